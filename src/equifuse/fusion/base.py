@@ -1,0 +1,175 @@
+"""What every fusion module is: the call, presence masks, and the checks that come before any mathematics."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from equifuse.errors import InputError, UnknownNameError
+from equifuse.solve import SolverStats
+
+
+@dataclass
+class FusionOutput:
+    """What a fusion returns.
+
+    Attributes:
+        fused: ``(B, ..., out_dim)``.
+        modalities: per modality, its state after fusion ``(B, ..., k)``; what an absent one holds is stated by the
+            fusion.
+        losses: unweighted scalar regularisers by name, {} if none; weigh them by ``fusion.loss_weights``.
+        stats: per-sample convergence ``(B, ...)``, or None for a closed-form fusion.
+    """
+
+    fused: Tensor
+    modalities: dict[str, Tensor]
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    stats: SolverStats | None = None
+
+
+@dataclass
+class Rows:
+    """The inputs of one call with every leading shape flattened: what a fusion's mathematics works on.
+
+    Attributes:
+        values: per modality given, ``(R, l_m)``; the rows where it is absent hold zeros and pass no gradient.
+        masks: per modality given, bool ``(R, 1)``, or None where every row has it.
+        count: ``R``.
+        like: any of the values, for device and dtype.
+    """
+
+    values: dict[str, Tensor]
+    masks: dict[str, Tensor | None]
+    count: int
+
+    @property
+    def like(self) -> Tensor:
+        """Any of the values, for device and dtype."""
+        return next(iter(self.values.values()))
+
+    def mask(self, name: str) -> Tensor:
+        """Bool ``(R, 1)``: which rows have modality ``name``."""
+        if name not in self.values:
+            return torch.zeros(self.count, 1, dtype=torch.bool, device=self.like.device)
+        mask = self.masks[name]
+        if mask is None:
+            return torch.ones(self.count, 1, dtype=torch.bool, device=self.like.device)
+        return mask
+
+
+class Fusion(nn.Module, ABC):
+    """Base of every fusion module: modalities in, one representation out.
+
+    Args:
+        dims: modality name -> width ``l_m``; the order is the modality order.
+
+    Raises:
+        InputError: no modality, or a width below 1.
+    """
+
+    name: ClassVar[str]
+    out_dim: int
+
+    def __init__(self, dims: Mapping[str, int]) -> None:
+        super().__init__()
+        if not dims:
+            raise InputError("a fusion needs at least one modality")
+        for name, width in dims.items():
+            if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+                raise InputError(f"modality {name!r}: its width must be a positive integer, got {width!r}")
+            if not isinstance(name, str) or not name or "." in name:
+                raise InputError(f"modality names must be non-empty strings without a dot, got {name!r}")
+        self.dims: dict[str, int] = dict(dims)
+        self.loss_weights: dict[str, float] = {}
+
+    @abstractmethod
+    def fuse(self, rows: Rows) -> FusionOutput:
+        """The fusion itself, on flattened rows ``(R, l_m)``; outputs are ``(R, ...)``."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """``{"name": …, "dims": …, options}`` as plain values, from which ``make_fusion(**config)`` builds it anew."""
+
+    def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> FusionOutput:
+        """Fuse a batch.
+
+        Args:
+            inputs: modality name -> ``(B, ..., l_m)``, the same leading shape for all. A modality of ``dims`` that is
+                not in it is absent from the whole batch. Every leading position is fused alone.
+            present: modality name -> bool ``(B,)`` or the full leading shape; a modality without a key is present
+                in every sample. What an absent modality's rows hold does not matter (NaN included), and no gradient
+                flows into them. A sample's result equals that of a batch in which the modality was never given.
+
+        Returns:
+            :class:`FusionOutput` with leading shape ``(B, ...)``.
+
+        Raises:
+            UnknownNameError: a modality this fusion was not built for.
+            InputError: no modality given, a wrong width, differing leading shapes, or an unusable mask.
+        """
+        leading, rows = flatten(inputs, present, self.dims)
+        output = self.fuse(rows)
+        output.fused = output.fused.reshape(*leading, -1)
+        output.modalities = {name: state.reshape(*leading, -1) for name, state in output.modalities.items()}
+        if output.stats is not None:
+            output.stats = output.stats.reshape(*leading)
+        return output
+
+    def extra_repr(self) -> str:
+        """Widths in and out."""
+        return f"{self.dims} -> {self.out_dim}"
+
+
+def flatten(
+    inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None, dims: Mapping[str, int]
+) -> tuple[tuple[int, ...], Rows]:
+    """Check a call's arguments and flatten them to rows; see :meth:`Fusion.forward`."""
+    present = present or {}
+    for name in (*inputs, *present):
+        if name not in dims:
+            raise UnknownNameError("modality", name, dims)
+    given = [name for name in dims if name in inputs]
+    if not given:
+        raise InputError(f"no modality given; expected some of {', '.join(dims)}")
+    leading: tuple[int, ...] | None = None
+    values: dict[str, Tensor] = {}
+    masks: dict[str, Tensor | None] = {}
+    for name in given:
+        x = inputs[name]
+        if x.dim() < 2 or x.shape[-1] != dims[name]:
+            width = x.shape[-1] if x.dim() else 0
+            raise InputError(
+                f"modality {name!r} has width {width} (shape {tuple(x.shape)}), the fusion was built for {dims[name]}"
+            )
+        if not x.is_floating_point():
+            raise InputError(f"modality {name!r} must be floating point, got {x.dtype}; call .float() on it")
+        if leading is None:
+            leading = tuple(x.shape[:-1])
+        elif tuple(x.shape[:-1]) != leading:
+            raise InputError(
+                f"modality {name!r} has leading shape {tuple(x.shape[:-1])}, {given[0]!r} has {leading}; "
+                "all modalities must share it"
+            )
+        mask = _row_mask(name, present[name], leading, x.device) if name in present else None
+        flat = x.reshape(-1, dims[name])
+        values[name] = flat if mask is None else torch.where(mask, flat, 0.0)
+        masks[name] = mask
+    assert leading is not None
+    return leading, Rows(values, masks, values[given[0]].shape[0])
+
+
+def _row_mask(name: str, mask: Tensor, leading: tuple[int, ...], device: torch.device) -> Tensor:
+    if mask.dtype != torch.bool:
+        raise InputError(f"present[{name!r}] must be a bool tensor, got {mask.dtype}")
+    if tuple(mask.shape) == leading[:1]:
+        mask = mask.reshape(-1, *[1] * (len(leading) - 1)).expand(leading)
+    elif tuple(mask.shape) != leading:
+        raise InputError(
+            f"present[{name!r}] has shape {tuple(mask.shape)}, expected {leading[:1]} or the leading shape {leading}"
+        )
+    return mask.to(device).reshape(-1, 1)

@@ -1,0 +1,57 @@
+"""Plain concatenation: the baseline every fusion has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from equifuse.errors import InputError
+from equifuse.fusion.base import Fusion, FusionOutput, Rows
+from equifuse.fusion.registry import register
+
+
+@register
+class Concat(Fusion):
+    """Concatenate the modalities; an absent one contributes zeros.
+
+    Args:
+        dims: modality name -> width ``l_m``.
+        dim: project each modality to this width first by an affine map; None (default) leaves them as they are.
+
+    ``out_dim`` is ``Σ l_m``, or ``M · dim`` with projections. ``modalities`` holds the parts.
+
+    Raises:
+        InputError: a width below 1.
+    """
+
+    name: ClassVar[str] = "concat"
+
+    def __init__(self, dims: Mapping[str, int], dim: int | None = None) -> None:
+        super().__init__(dims)
+        if dim is not None and dim < 1:
+            raise InputError(f"dim must be at least 1 or None, got {dim}")
+        self.dim = dim
+        self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in self.dims.items()} if dim else {})
+        self.out_dim = len(self.dims) * dim if dim else sum(self.dims.values())
+
+    def fuse(self, rows: Rows) -> FusionOutput:
+        """Concatenate rows ``(R, l_m)`` to ``(R, out_dim)``."""
+        parts = {}
+        for name, width in self.dims.items():
+            if name not in rows.values:
+                parts[name] = rows.like.new_zeros(rows.count, self.dim or width)
+                continue
+            part = rows.values[name]
+            if self.dim:
+                part = self.project[name](part)
+                mask = rows.masks[name]
+                part = part if mask is None else torch.where(mask, part, 0.0)
+            parts[name] = part
+        return FusionOutput(torch.cat(list(parts.values()), dim=-1), parts)
+
+    def config(self) -> dict[str, Any]:
+        """Name, widths and options."""
+        return {"name": self.name, "dims": self.dims, "dim": self.dim}

@@ -1,0 +1,275 @@
+"""Poisson-Nernst-Planck fusion (GMF): dissociation, concentration, reconstruction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from equifuse.errors import InputError
+from equifuse.fusion.base import Fusion, FusionOutput, Rows
+from equifuse.fusion.registry import make_fusion, register
+
+
+class _Dissociation(nn.Module):
+    """One modality's affine maps: ``x -> s``, then invariant and specific concentration, then reconstruction."""
+
+    def __init__(self, width: int, shared: int, expanded: int, boundary: int) -> None:
+        super().__init__()
+        self.boundary = boundary
+        self.dissociate = nn.Linear(width, expanded)
+        self.invariant = nn.Linear(boundary, shared)
+        self.specific = nn.Linear(expanded - boundary, width)
+        self.reconstruct = nn.Linear(shared + width, width)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(R, l)`` -> invariant ``(R, l*)`` and specific ``(R, l)``."""
+        s = self.dissociate(x)
+        return self.invariant(s[:, : self.boundary]), self.specific(s[:, self.boundary :])
+
+    @torch.no_grad()
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight ``(l* + l, l)`` and bias of the one affine map equal to :meth:`forward`, outputs concatenated."""
+        upper, lower = self.dissociate.weight[: self.boundary], self.dissociate.weight[self.boundary :]
+        upper_bias, lower_bias = self.dissociate.bias[: self.boundary], self.dissociate.bias[self.boundary :]
+        weight = torch.cat([self.invariant.weight @ upper, self.specific.weight @ lower])
+        bias = torch.cat([self.invariant(upper_bias), self.specific(lower_bias)])
+        return weight, bias
+
+
+def recombine(
+    invariant: Mapping[str, Tensor], specific: Mapping[str, Tensor], rows: Rows, dims: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """``Z_m = [inv_{(m+1) mod M} ; spec_m]`` with what is absent filled in, per row.
+
+    The invariant part of an absent modality is the mean of the invariant parts that are present in that row; the
+    specific part of an absent modality is zero.
+
+    Args:
+        invariant: per modality given, ``(R, l*)``.
+        specific: per modality given, ``(R, l_m)``.
+        rows: the call's rows, for the masks.
+        dims: all modalities in order.
+
+    Returns:
+        Per modality of ``dims``, ``(R, l* + l_m)``.
+    """
+    names = list(dims)
+    all_present = all(name in rows.values and rows.masks[name] is None for name in names)
+    kept = {m: inv if rows.masks[m] is None else torch.where(rows.mask(m), inv, 0.0) for m, inv in invariant.items()}
+    fill = None
+    if not all_present:
+        count = torch.stack([rows.mask(m) for m in kept]).sum(0).clamp(min=1)
+        fill = torch.stack(list(kept.values())).sum(0) / count
+    recombined = {}
+    for index, m in enumerate(names):
+        k = names[(index + 1) % len(names)]
+        if fill is None:
+            shared = kept[k]
+        else:
+            shared = torch.where(rows.mask(k), kept[k], fill) if k in kept else fill
+        if m not in specific:
+            own = rows.like.new_zeros(rows.count, dims[m])
+        else:
+            mask = rows.masks[m]
+            own = specific[m] if mask is None else torch.where(mask, specific[m], 0.0)
+        recombined[m] = torch.cat([shared, own], dim=-1)
+    return recombined
+
+
+def _hand_over(parts: dict[str, Tensor], rows: Rows, backend: Fusion | None) -> FusionOutput:
+    """Concatenate the recombined features, or fuse those of the modalities present by the backend."""
+    if backend is None:
+        return FusionOutput(torch.cat(list(parts.values()), dim=-1), parts)
+    return backend.fuse(Rows({m: _masked(parts[m], rows.masks[m]) for m in rows.values}, rows.masks, rows.count))
+
+
+def _masked(value: Tensor, mask: Tensor | None) -> Tensor:
+    return value if mask is None else torch.where(mask, value, 0.0)
+
+
+@register
+class GMF(Fusion):
+    """Generalized multimodal fusion by the Poisson-Nernst-Planck equation (Xiong et al. 2024, arXiv 2410.15475).
+
+    All maps are affine. For modality ``m`` with ``n = expansion``, ``b_m = floor(boundary·n·l_m)``, ``l* = min l_m``:
+
+    - dissociation ``s_m = P_dis x_m`` ``(n·l_m)``;
+    - concentration ``inv_m = P_cinv s_m[:b_m]`` ``(l*)``, ``spec_m = P_cspec s_m[b_m:]`` ``(l_m)``;
+    - recombination ``Z_m = [inv_{(m+1) mod M} ; spec_m]`` ``(l* + l_m)``;
+    - reconstruction ``x̂_m = P_recon Z_m``, loss ``Σ_m mean (x_m − x̂_m)²``, the mean running over the features and
+      over the rows that have the modality, so that every modality weighs the same whatever its width.
+
+    A missing modality: its invariant part is taken to be the mean of the invariant parts present in the same
+    sample, its specific part zero; it adds nothing to the reconstruction loss. ``modalities`` holds the ``Z_m``
+    (stand-alone), or the backend's states. A backend is told which modalities are absent.
+
+    Args:
+        dims: modality name -> width ``l_m``; at least two, widths need not agree.
+        expansion: ``n``, > 2 (the paper's bound); paper and default 4.
+        boundary: ``b``, share of ``s_m`` that is modality-invariant, in (0, 1); paper and default 0.5.
+        backend: any fusion fed with the ``Z_m`` (a Fusion built for the widths ``l* + l_m``, or the name of one), or
+            None (default) for concatenation.
+        backend_options: options for a backend given by name.
+        reconstruction_weight: default weight λ of the reconstruction loss, ≥ 0.
+
+    ``out_dim`` is ``Σ (l* + l_m)``, or the backend's.
+
+    Raises:
+        InputError: fewer than two modalities, an option out of range, or a backend of other widths.
+    """
+
+    name: ClassVar[str] = "gmf"
+
+    def __init__(
+        self,
+        dims: Mapping[str, int],
+        *,
+        expansion: float = 4,
+        boundary: float = 0.5,
+        backend: Fusion | str | None = None,
+        backend_options: Mapping[str, Any] | None = None,
+        reconstruction_weight: float = 0.1,
+    ) -> None:
+        super().__init__(dims)
+        if len(self.dims) < 2:
+            raise InputError(f"GMF exchanges parts between modalities and needs at least two, got {list(self.dims)}")
+        if not expansion > 2:
+            raise InputError(f"expansion must be greater than 2, got {expansion}")
+        if not 0 < boundary < 1:
+            raise InputError(f"boundary must be between 0 and 1, got {boundary}")
+        if reconstruction_weight < 0:
+            raise InputError(f"reconstruction_weight must not be negative, got {reconstruction_weight}")
+        self.expansion, self.boundary = expansion, boundary
+        self.reconstruction_weight = reconstruction_weight
+        self.shared_dim = min(self.dims.values())
+        self.maps = nn.ModuleDict()
+        for m, width in self.dims.items():
+            expanded = int(expansion * width)
+            split = int(boundary * expansion * width)
+            if not 0 < split < expanded:
+                raise InputError(
+                    f"modality {m!r} (width {width}): boundary {boundary} of {expanded} features leaves one part "
+                    "empty; raise expansion or move boundary towards 0.5"
+                )
+            self.maps[m] = _Dissociation(width, self.shared_dim, expanded, split)
+        self.backend = _make_backend(backend, backend_options, recombined_dims(self.dims))
+        self.out_dim = self.backend.out_dim if self.backend else sum(recombined_dims(self.dims).values())
+        self.loss_weights = {
+            **(self.backend.loss_weights if self.backend else {}),
+            "reconstruction": reconstruction_weight,
+        }
+
+    def fuse(self, rows: Rows) -> FusionOutput:
+        """Dissociate, recombine and hand over rows ``(R, l_m)``."""
+        invariant, specific = {}, {}
+        for m, x in rows.values.items():
+            invariant[m], specific[m] = self.maps[m](x)
+        parts = recombine(invariant, specific, rows, self.dims)
+        output = _hand_over(parts, rows, self.backend)
+        loss = rows.like.new_zeros(())
+        for m, x in rows.values.items():
+            dissociation = self.maps[m]
+            assert isinstance(dissociation, _Dissociation)
+            error = F.mse_loss(dissociation.reconstruct(parts[m]), x, reduction="none").mean(dim=1, keepdim=True)
+            loss = loss + _masked_mean(error, rows.masks[m])
+        output.losses = {**output.losses, "reconstruction": loss}
+        return output
+
+    def folded(self) -> FoldedGMF:
+        """The inference form: each modality's maps collapsed into one, the same outputs to rounding.
+
+        Costs ``l_m · (l* + l_m)`` multiplications per modality whatever the expansion is. The weights are copied; the
+        backend is shared. There is no reconstruction, hence no ``reconstruction`` loss.
+        """
+        return FoldedGMF.of(self)
+
+    def config(self) -> dict[str, Any]:
+        """Name, widths and options; a backend as its own configuration."""
+        backend = self.backend.config() if self.backend else {"name": None}
+        return {
+            "name": self.name,
+            "dims": self.dims,
+            "expansion": self.expansion,
+            "boundary": self.boundary,
+            "backend": backend["name"],
+            "backend_options": {k: v for k, v in backend.items() if k not in ("name", "dims")},
+            "reconstruction_weight": self.reconstruction_weight,
+        }
+
+
+class FoldedGMF(Fusion):
+    """Inference form of :class:`GMF`, made by :meth:`GMF.folded`: one affine map per modality.
+
+    Args:
+        dims: modality name -> width ``l_m``.
+        backend: the fusion fed with the recombined features, or None for concatenation.
+    """
+
+    name: ClassVar[str] = "gmf_folded"
+
+    def __init__(self, dims: Mapping[str, int], backend: Fusion | None = None) -> None:
+        super().__init__(dims)
+        self.shared_dim = min(self.dims.values())
+        self.maps = nn.ModuleDict({m: nn.Linear(width, self.shared_dim + width) for m, width in self.dims.items()})
+        self.backend = backend
+        self.out_dim = backend.out_dim if backend else sum(recombined_dims(self.dims).values())
+        self.loss_weights = dict(backend.loss_weights) if backend else {}
+
+    @classmethod
+    def of(cls, gmf: GMF) -> FoldedGMF:
+        """Fold a :class:`GMF`; dtype, device and training mode are kept."""
+        folded = cls(gmf.dims, gmf.backend)
+        for m, dissociation in gmf.maps.items():
+            assert isinstance(dissociation, _Dissociation)
+            weight, bias = dissociation.folded()
+            linear = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
+            with torch.no_grad():
+                linear.weight.copy_(weight)
+                linear.bias.copy_(bias)
+            folded.maps[m] = linear
+        return folded.train(gmf.training)
+
+    def fuse(self, rows: Rows) -> FusionOutput:
+        """One product per modality, then recombination."""
+        invariant, specific = {}, {}
+        for m, x in rows.values.items():
+            both = self.maps[m](x)
+            invariant[m], specific[m] = both[:, : self.shared_dim], both[:, self.shared_dim :]
+        return _hand_over(recombine(invariant, specific, rows, self.dims), rows, self.backend)
+
+    def config(self) -> dict[str, Any]:
+        """Refused: save the GMF and fold after loading.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("a folded GMF is not saved; save the GMF it came from and call folded() after loading")
+
+
+def recombined_dims(dims: Mapping[str, int]) -> dict[str, int]:
+    """Widths ``l* + l_m`` of the features that :class:`GMF` hands to its backend."""
+    shared = min(dims.values())
+    return {m: shared + width for m, width in dims.items()}
+
+
+def _make_backend(
+    backend: Fusion | str | None, options: Mapping[str, Any] | None, dims: Mapping[str, int]
+) -> Fusion | None:
+    if isinstance(backend, str):
+        return make_fusion(backend, dims, **(options or {}))
+    if options:
+        raise InputError("backend_options go with a backend given by name")
+    if backend is not None and (list(backend.dims.items()) != list(dims.items())):
+        raise InputError(f"the backend was built for {backend.dims}, GMF hands it {dict(dims)}; see recombined_dims")
+    return backend
+
+
+def _masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of ``(R, 1)`` over the rows of ``mask``; 0 where it is empty."""
+    if mask is None:
+        return values.mean() if values.numel() else values.sum()
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)

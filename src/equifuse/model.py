@@ -1,0 +1,432 @@
+"""Encoders + fusion + head as one module, and how it is stored."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from equifuse.errors import DataError, InputError, OutputExistsError, UnknownNameError
+from equifuse.fusion import Fusion, FusionOutput, make_fusion
+
+_FORMAT = 1
+_WEIGHTS, _CONFIG = "model.safetensors", "model.json"
+TASKS = ("classification", "multilabel", "regression", "retrieval")
+
+
+@dataclass
+class ModelOutput:
+    """What a :class:`FusionModel` returns.
+
+    Attributes:
+        prediction: ``(B, K)`` raw outputs: logits, regression values, or embeddings for retrieval.
+        fusion: the fusion's output, with its regularisers and convergence.
+    """
+
+    prediction: Tensor
+    fusion: FusionOutput
+
+
+class Standardize(nn.Module):
+    """``(x − mean) / scale``, clipped; a part of the model, so that a stored model takes raw features.
+
+    Args:
+        shape: trailing shape of one sample.
+        clip: absolute bound after standardising, > 0, or None for no bound.
+
+    Raises:
+        InputError: ``clip`` is not positive.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    kind: ClassVar[str] = "standardize"
+
+    def __init__(self, shape: tuple[int, ...], clip: float | None = 5.0) -> None:
+        super().__init__()
+        if clip is not None and not clip > 0:
+            raise InputError(f"clip must be positive or None, got {clip}")
+        self.clip = clip
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("scale", torch.ones(shape))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Set mean and deviation per feature from ``x`` ``(n, *shape)``; a constant feature is only centred."""
+        if x.shape[0] == 0:
+            return
+        x = x.double()
+        mean, std = x.mean(0), x.std(0, correction=0)
+        # Below this a feature is constant up to the rounding of its own mean.
+        constant = std <= 1e-7 * mean.abs() + 1e-30
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(constant, 1.0, std))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, *shape) -> (B, *shape)``."""
+        x = (x - self.mean) / self.scale
+        return x if self.clip is None else x.clamp(-self.clip, self.clip)
+
+
+class MLPEncoder(nn.Module):
+    """Hidden layers of Linear, LayerNorm, ReLU and Dropout over the flattened features of a modality.
+
+    LayerNorm and not BatchNorm: a sample's result must not depend on its batch-mates.
+
+    Args:
+        width: flattened input width ``l``.
+        hidden: width of each hidden layer; the last is the output width.
+        dropout: probability, in [0, 1).
+
+    Raises:
+        InputError: no hidden layer, or a value out of range.
+    """
+
+    kind: ClassVar[str] = "mlp"
+
+    def __init__(self, width: int, hidden: tuple[int, ...] = (128,), dropout: float = 0.3) -> None:
+        super().__init__()
+        if not hidden or min(hidden) < 1:
+            raise InputError(f"hidden must list at least one positive width, got {hidden}")
+        if not 0 <= dropout < 1:
+            raise InputError(f"dropout must be in [0, 1), got {dropout}")
+        widths = [width, *hidden]
+        self.layers = nn.Sequential()
+        for before, after in pairwise(widths):
+            self.layers.extend([nn.Linear(before, after), nn.LayerNorm(after), nn.ReLU(), nn.Dropout(dropout)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, …) -> (B, hidden[-1])``."""
+        out: Tensor = self.layers(x.flatten(1))
+        return out
+
+
+class LinearHead(nn.Module):
+    """Dropout and one affine map ``(B, in_dim) -> (B, outputs)``, on features normalised to unit size.
+
+    Args:
+        in_dim: width of the fused representation.
+        outputs: number of outputs ``K``.
+        dropout: probability, in [0, 1).
+    """
+
+    kind: ClassVar[str] = "linear"
+
+    def __init__(self, in_dim: int, outputs: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(in_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(in_dim, outputs)
+
+    def forward(self, fused: Tensor) -> Tensor:
+        """``(B, in_dim) -> (B, K)``."""
+        out: Tensor = self.linear(self.dropout(self.norm(fused)))
+        return out
+
+
+class FusionModel(nn.Module):
+    """Encoders per modality, a fusion, and a head: ``dict of raw inputs -> predictions``.
+
+    Args:
+        encoders: modality name -> module ``(B, …) -> (B, ..., l_m)``, ``l_m`` the width the fusion was built for, or
+            None for the identity. Exactly the fusion's modalities. An encoder only ever sees the samples that have
+            the modality.
+        fusion: any :class:`~equifuse.Fusion`.
+        head: module ``(B, ..., out_dim) -> (B, ..., K)``.
+        task: "classification", "multilabel", "regression", "retrieval", or None where the model is only a module.
+        classes: class or target names, K of them, or None.
+
+    Raises:
+        UnknownNameError: an encoder for a modality the fusion does not have, or an unknown task.
+        InputError: a modality has no encoder.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, nn.Module | None],
+        fusion: Fusion,
+        head: nn.Module,
+        *,
+        task: str | None = None,
+        classes: tuple[str, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        for name in encoders:
+            if name not in fusion.dims:
+                raise UnknownNameError("modality", name, fusion.dims)
+        missing = [name for name in fusion.dims if name not in encoders]
+        if missing:
+            raise InputError(f"no encoder for modality {missing[0]!r}; give None to feed it as it is")
+        if task is not None and task not in TASKS:
+            raise UnknownNameError("task", task, TASKS)
+        self.encoders = nn.ModuleDict({name: encoders[name] or nn.Identity() for name in fusion.dims})
+        self.fusion = fusion
+        self.head = head
+        self.task = task
+        self.classes = tuple(classes) if classes is not None else None
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._recipe: dict[str, Any] | None = None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modality names in order."""
+        return tuple(self.encoders)
+
+    @property
+    def n_outputs(self) -> int | None:
+        """Number of outputs ``K`` if the model was made by :func:`build_model`, else None."""
+        return None if self._recipe is None else int(self._recipe["n_outputs"])
+
+    def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> ModelOutput:
+        """Predict a batch.
+
+        Args:
+            inputs: modality name -> ``(B, …)``; a modality left out is absent from the whole batch.
+            present: modality name -> bool ``(B,)``; what an absent sample's input holds does not matter.
+
+        Returns:
+            :class:`ModelOutput`.
+
+        Raises:
+            UnknownNameError: a modality the model does not have.
+            InputError: a shape, width or mask does not fit.
+        """
+        present = present or {}
+        for name in (*inputs, *present):
+            if name not in self.encoders:
+                raise UnknownNameError("modality", name, self.modalities)
+        encoded = {}
+        for name, encoder in self.encoders.items():
+            if name in inputs:
+                self._check_shape(name, inputs[name])
+                encoded[name] = _encode(encoder, inputs[name], present.get(name), self.fusion.dims[name])
+        output = self.fusion(encoded, present)
+        return ModelOutput(self.head(output.fused), output)
+
+    def _check_shape(self, name: str, x: Tensor) -> None:
+        expected = self.shapes.get(name)
+        if expected is None or tuple(x.shape[1:]) == expected:
+            return
+        if len(expected) == 1 and x.dim() == 2:
+            raise InputError(f"modality {name!r} has width {x.shape[1]}, the model was built for {expected[0]}")
+        raise InputError(f"modality {name!r} has shape {tuple(x.shape[1:])}, the model was built for {expected}")
+
+    @torch.no_grad()
+    def fit_preprocessing(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> None:
+        """Fit each :class:`Standardize` on the *training* part: ``inputs`` ``(n, *shape)``, ``present`` bool ``(n,)``."""
+        for name, encoder in self.encoders.items():
+            for module in encoder.modules():
+                if isinstance(module, Standardize) and name in inputs:
+                    x = inputs[name]
+                    mask = (present or {}).get(name)
+                    module.fit(x if mask is None else x[mask])
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Store the model as a folder of ``model.safetensors`` and ``model.json``; atomic, never a pickle.
+
+        The recipe of a model made by :func:`build_model` is stored with it. For other models the fusion's recipe is
+        stored, and :func:`load` needs the encoders and the head.
+
+        Args:
+            path: folder to create.
+            overwrite: replace an existing folder.
+
+        Raises:
+            OutputExistsError: the path exists and ``overwrite`` is False.
+        """
+        from safetensors.torch import save_file  # noqa: PLC0415
+
+        path = Path(path)
+        if path.exists() and not overwrite:
+            raise OutputExistsError(f"{path} already exists; choose another path or pass overwrite=True")
+        described = {
+            "format": _FORMAT,
+            "task": self.task,
+            "classes": self.classes,
+            "shapes": self.shapes,
+            "fusion": self.fusion.config(),
+            "recipe": self._recipe,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        try:
+            tensors = {key: value.detach().cpu().contiguous().clone() for key, value in self.state_dict().items()}
+            save_file(tensors, staging / _WEIGHTS)
+            (staging / _CONFIG).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+            staging.chmod(0o755)
+            if path.exists():
+                # A folder cannot be replaced in one step: the old one is moved aside, and is only removed after the
+                # new one stands in its place.
+                aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
+                path.replace(aside / path.name)
+                staging.replace(path)
+                _remove(aside)
+            else:
+                staging.replace(path)
+        finally:
+            if staging.exists():
+                _remove(staging)
+
+
+def _remove(folder: Path) -> None:
+    import shutil  # noqa: PLC0415
+
+    shutil.rmtree(folder)
+
+
+def _encode(encoder: nn.Module, x: Tensor, mask: Tensor | None, width: int) -> Tensor:
+    """Encode the samples that have the modality; the others get zeros, which the fusion masks out anyway."""
+    if mask is None:
+        encoded: Tensor = encoder(x)
+        return encoded
+    if mask.dtype != torch.bool or mask.dim() < 1 or mask.shape[0] != x.shape[0]:
+        raise InputError(f"a present mask must be bool with {x.shape[0]} samples, got {mask.dtype} {tuple(mask.shape)}")
+    if mask.dim() > 1:
+        # Present per position: positions cannot be dropped from a sample, so what is absent is blanked instead.
+        extra = x.dim() - mask.dim()
+        return encoder(torch.where(mask.reshape(*mask.shape, *[1] * extra), x, 0.0))  # type: ignore[no-any-return]
+    if not bool(mask.any()):
+        return x.new_zeros(x.shape[0], width)
+    some: Tensor = encoder(x[mask])
+    return some.new_zeros(x.shape[0], *some.shape[1:]).index_put((mask.nonzero().squeeze(1),), some)
+
+
+def build_model(
+    shapes: Mapping[str, tuple[int, ...] | int],
+    task: str,
+    n_outputs: int,
+    *,
+    fusion: str = "deq",
+    fusion_options: Mapping[str, Any] | None = None,
+    encoder: str = "mlp",
+    encoder_options: Mapping[str, Any] | None = None,
+    classes: tuple[str, ...] | None = None,
+    head_dropout: float = 0.0,
+    clip: float | None = 5.0,
+) -> FusionModel:
+    """A model from names and numbers, as the command line builds it; it can be stored without any code.
+
+    Every modality is standardised (fit with :meth:`FusionModel.fit_preprocessing`), flattened and encoded.
+
+    Args:
+        shapes: modality name -> shape of one sample (or its width).
+        task: "classification", "multilabel", "regression" or "retrieval".
+        n_outputs: number of outputs ``K``: classes, labels, targets, or the embedding width.
+        fusion: name of a fusion.
+        fusion_options: its options.
+        encoder: "mlp" or "identity".
+        encoder_options: for "mlp": ``hidden`` (widths, default [128]) and ``dropout`` (default 0.3).
+        classes: names of the outputs.
+        head_dropout: dropout before the head, in [0, 1).
+        clip: bound on standardised inputs, or None.
+
+    Raises:
+        UnknownNameError: an unknown fusion, encoder, task or option.
+        InputError: a value out of range.
+    """
+    given = {name: (shape,) if isinstance(shape, int) else tuple(shape) for name, shape in shapes.items()}
+    options = dict(encoder_options or {})
+    if encoder not in ("mlp", "identity"):
+        raise UnknownNameError("encoder", encoder, ("mlp", "identity"))
+    allowed = ("hidden", "dropout") if encoder == "mlp" else ()
+    for option in options:
+        if option not in allowed:
+            raise UnknownNameError(f"option of encoder {encoder!r}:", option, allowed)
+    if task not in TASKS:
+        raise UnknownNameError("task", task, TASKS)
+    if n_outputs < 1:
+        raise InputError(f"n_outputs must be at least 1, got {n_outputs}")
+    encoders: dict[str, nn.Module | None] = {}
+    dims: dict[str, int] = {}
+    for name, shape in given.items():
+        width = math.prod(shape)
+        if encoder == "mlp":
+            hidden = options.get("hidden", (128,))
+            hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
+            body: nn.Module = MLPEncoder(width, hidden, options.get("dropout", 0.3))
+            dims[name] = hidden[-1]
+        else:
+            body, dims[name] = nn.Flatten(1), width
+        encoders[name] = nn.Sequential(Standardize(shape, clip), body)
+    module = make_fusion(fusion, dims, **dict(fusion_options or {}))
+    model = FusionModel(
+        encoders, module, LinearHead(module.out_dim, n_outputs, head_dropout), task=task, classes=classes
+    )
+    model.shapes = given
+    model._recipe = {
+        "n_outputs": n_outputs,
+        "encoder": encoder,
+        "encoder_options": options,
+        "head_dropout": head_dropout,
+        "clip": clip,
+    }
+    return model
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    encoders: Mapping[str, nn.Module | None] | None = None,
+    head: nn.Module | None = None,
+) -> FusionModel:
+    """Load a model stored by :meth:`FusionModel.save`, in evaluation mode, on the CPU.
+
+    Args:
+        path: the folder.
+        encoders: needed for a model that was not made by :func:`build_model`: modules of the same structure.
+        head: likewise.
+
+    Raises:
+        DataError: nothing there, a damaged or unknown file, weights that do not fit, or modules that must be given.
+    """
+    from safetensors import SafetensorError  # noqa: PLC0415
+    from safetensors.torch import load_file  # noqa: PLC0415
+
+    path = Path(path)
+    if not (path / _CONFIG).is_file() or not (path / _WEIGHTS).is_file():
+        raise DataError(f"no model at {path}: expected a folder with {_CONFIG} and {_WEIGHTS}")
+    try:
+        described = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
+        found = described["format"]
+        if found != _FORMAT:
+            raise DataError(f"{path} has model format {found}, this version reads {_FORMAT}")
+        classes = tuple(described["classes"]) if described["classes"] is not None else None
+        shapes = {name: tuple(shape) for name, shape in described["shapes"].items()}
+        fusion = dict(described["fusion"])
+        recipe = described["recipe"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path / _CONFIG} is damaged: {error!r}") from None
+    name, dims = fusion.pop("name", None), fusion.pop("dims", None)
+    try:
+        tensors = load_file(path / _WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path / _WEIGHTS} cannot be read: {error}") from None
+    if recipe is not None and encoders is None and head is None:
+        model = build_model(shapes, described["task"], fusion=name, fusion_options=fusion, classes=classes, **recipe)
+    else:
+        if encoders is None or head is None:
+            raise DataError(f"the model at {path} has modules of its own; pass load(path, encoders=..., head=...)")
+        module = make_fusion(name, dims, **fusion)
+        model = FusionModel(encoders, module, head, task=described["task"], classes=classes)
+        model.shapes = shapes
+    try:
+        model.to(_float_dtype(tensors)).load_state_dict(tensors)
+    except RuntimeError as error:
+        raise DataError(f"the weights at {path} do not fit the model: {str(error).splitlines()[-1].strip()}") from None
+    return model.eval()
+
+
+def _float_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """The dtype the model was stored in: that of its first floating-point tensor."""
+    return next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)

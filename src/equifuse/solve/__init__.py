@@ -1,0 +1,72 @@
+"""Fixed points: solvers, gradients, spectra. Knows tensors, knows nothing of fusion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from equifuse.errors import InputError, UnknownNameError
+from equifuse.solve import gradient as _gradient
+from equifuse.solve.anderson import Anderson
+from equifuse.solve.broyden import Broyden
+from equifuse.solve.gradient import Gradient, Implicit, Phantom, Unrolled, fixed_point
+from equifuse.solve.krylov import GMRES
+from equifuse.solve.loop import Solver, SolverStats
+from equifuse.solve.picard import Picard
+from equifuse.solve.spectrum import jacobian_penalty, spectral_radius
+
+__all__ = [
+    "GMRES",
+    "Anderson",
+    "Broyden",
+    "Gradient",
+    "Implicit",
+    "Phantom",
+    "Picard",
+    "Solver",
+    "SolverStats",
+    "Unrolled",
+    "fixed_point",
+    "jacobian_penalty",
+    "make_gradient",
+    "make_solver",
+    "spectral_radius",
+]
+
+_SOLVERS: dict[str, type[Solver] | type[GMRES]] = {kind.name: kind for kind in (Anderson, Broyden, Picard, GMRES)}
+
+
+def _any_solver(spec: Solver | GMRES | str | Mapping[str, Any]) -> Solver | GMRES:
+    if isinstance(spec, Solver | GMRES):
+        return spec
+    options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
+    name = str(options.pop("name", None))
+    if name not in _SOLVERS:
+        raise UnknownNameError("solver", name, _SOLVERS)
+    try:
+        return _SOLVERS[name](**options)
+    except TypeError as error:
+        raise InputError(f"solver {name!r}: {error}") from None
+
+
+def make_solver(spec: Solver | str | Mapping[str, Any]) -> Solver:
+    """A solver from a solver, a name (``"anderson"``), or ``{"name": "anderson", "tol": 1e-5, …}``.
+
+    Raises:
+        UnknownNameError: no such solver.
+        InputError: an option it does not have, or a linear solver where a fixed-point solver is needed.
+    """
+    solver = _any_solver(spec)
+    if not isinstance(solver, Solver):
+        raise InputError(f"{solver.name!r} solves linear systems only; use it as Implicit(solver=...)")
+    return solver
+
+
+def make_gradient(spec: Gradient | str | Mapping[str, Any]) -> Gradient:
+    """A gradient rule from a rule, a name (``"implicit"``), or ``{"name": "phantom", "steps": 3}``.
+
+    Raises:
+        UnknownNameError: no such rule.
+        InputError: an option it does not have.
+    """
+    return _gradient.make_gradient(spec if isinstance(spec, Gradient | str) else dict(spec), _any_solver)

@@ -1,0 +1,105 @@
+"""Anderson acceleration (Anderson 1965; Walker & Ni 2011, type II), per sample and batched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from equifuse.errors import InputError
+from equifuse.solve.history import write
+from equifuse.solve.loop import Solver, StepRule
+
+
+class _AndersonRule(StepRule):
+    """Differences of the last ``m`` iterates and residuals, and the Gram matrix of the latter.
+
+    With ``r = f(z) − z``, ``ΔR = (r_{k-m+1} − r_{k-m}, …)`` and ``ΔZ`` likewise, the coefficients solve
+    ``min_γ ‖r_k − ΔR γ‖²`` and the next iterate is ``z + β r − (ΔZ + β ΔR) γ``. The columns of ``ΔR`` are scaled
+    to unit length before the ridge term is added, so the ridge is relative to each column: the residual may fall
+    by ten orders of magnitude and the term never dominates (an absolute one does).
+    """
+
+    def __init__(self, z: Tensor, memory: int, ridge: float) -> None:
+        batch, width = z.shape
+        self.memory = memory
+        self.ridge = max(ridge, 10 * torch.finfo(z.dtype).eps)
+        self.dz = z.new_zeros(batch, memory, width)
+        self.dr = z.new_zeros(batch, memory, width)
+        self.gram = z.new_zeros(batch, memory, memory)
+        self.valid = torch.zeros(batch, memory, dtype=torch.bool, device=z.device)
+        self.last_z: Tensor | None = None
+        self.last_r: Tensor | None = None
+        self.count = 0
+
+    def step(self, z: Tensor, fz: Tensor, damping: Tensor, restart: Tensor) -> Tensor:
+        r = fz - z
+        if self.last_z is None or self.last_r is None:
+            self.last_z, self.last_r = z, r
+            return z + damping * r
+        slot = self.count % self.memory
+        self.count += 1
+        new_dr = r - self.last_r
+        self.dz = write(self.dz, slot, z - self.last_z)
+        self.dr = write(self.dr, slot, new_dr)
+        self.last_z, self.last_r = z, r
+        products = self.dr @ torch.stack([new_dr, r], dim=2)  # (B, m, 2): one pass over the history
+        row, rhs = products[:, :, 0], products[:, :, 1]
+        self.gram = write(self.gram, slot, row)
+        self.gram = write(self.gram.transpose(1, 2), slot, row).transpose(1, 2)
+        with torch.no_grad():
+            valid = self.valid & ~restart[:, None]  # a new tensor: the last one may be on a tape
+            valid[:, slot] = ~restart & (row[:, slot] > 0) & torch.isfinite(row[:, slot])
+            self.valid = valid
+        gamma = self._coefficients(rhs)
+        mixed_r = (gamma[:, None, :] @ self.dr).squeeze(1)
+        mixed_z = (gamma[:, None, :] @ self.dz).squeeze(1)
+        return z + damping * (r - mixed_r) - mixed_z
+
+    def _coefficients(self, rhs: Tensor) -> Tensor:
+        """``γ`` ``(B, m)`` of the column-scaled ridge least squares; exactly 0 on columns that are not valid."""
+        used = min(self.count, self.memory)
+        valid = self.valid[:, :used]
+        gram, rhs = self.gram[:, :used, :used], rhs[:, :used]
+        diagonal = torch.where(valid, gram.diagonal(dim1=1, dim2=2), 1.0)
+        scale = diagonal.rsqrt()
+        scale = torch.where(valid, scale, 0.0)
+        both = valid[:, :, None] & valid[:, None, :]
+        scaled = torch.where(both, gram, 0.0) * scale[:, :, None] * scale[:, None, :]
+        # The small systems are solved in float64: they are tiny, and nearly parallel columns are the normal case.
+        system = scaled.double() + torch.diag_embed(torch.where(valid, self.ridge, 1.0).double())
+        target = (torch.where(valid, rhs, 0.0) * scale).double()
+        solution, _ = torch.linalg.solve_ex(system, target)
+        gamma = torch.where(valid, solution.to(scale.dtype) * scale, 0.0)
+        return torch.nn.functional.pad(gamma, (0, self.memory - used))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anderson(Solver):
+    """Anderson acceleration: the next iterate combines the last ``memory`` ones so that their residuals cancel.
+
+    The default. Each sample has its own coefficients; when a sample stalls it is damped and restarted alone.
+
+    Args:
+        memory: differences remembered, ≥ 1.
+        ridge: relative ridge on the unit-length residual differences, ≥ 0; at least ten machine epsilons is used.
+
+    See :class:`equifuse.solve.Solver` for ``tol``, ``max_steps``, ``damping`` and ``patience``.
+    """
+
+    memory: int = 6
+    ridge: float = 0.0
+    name: ClassVar[str] = "anderson"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.memory < 1:
+            raise InputError(f"memory must be at least 1, got {self.memory}")
+        if self.ridge < 0:
+            raise InputError(f"ridge must not be negative, got {self.ridge}")
+
+    def start(self, z: Tensor) -> StepRule:
+        """Empty history for states ``(B, N)``."""
+        return _AndersonRule(z, min(self.memory, max(1, self.max_steps - 1)), self.ridge)

@@ -1,0 +1,252 @@
+"""``fixed_point`` and its gradient rules: implicit (adjoint equation), phantom, unrolled."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from equifuse.errors import ConvergenceWarning, EquifuseError, InputError, NotConvergedError, UnknownNameError
+from equifuse.solve.anderson import Anderson
+from equifuse.solve.krylov import GMRES, solve_adjoint
+from equifuse.solve.loop import FixedPointMap, Solver, SolverStats, iterate
+
+
+class Gradient(ABC):
+    """How a gradient is taken through a fixed point; independent of the solver that found it."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
+        """``z`` with a gradient with respect to everything ``f`` closes over; called with gradients enabled."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Name and options as plain values; :func:`equifuse.solve.make_gradient` reads them back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Implicit(Gradient):
+    """The exact gradient by the implicit function theorem (Bai et al. 2019, eq. 3).
+
+    With ``J = ∂f/∂z`` at ``z*`` and the incoming gradient ``g``, solves ``u = Jᵀu + g`` to the adjoint solver's own
+    tolerance and back-propagates ``u`` through one evaluation of ``f``. Memory does not depend on the number of
+    steps. The start ``z0`` gets no gradient: the fixed point does not depend on it. Differentiating twice is
+    refused with an error (use :class:`Unrolled`).
+
+    Args:
+        solver: :class:`GMRES` (default; the equation is linear) or any fixed-point solver.
+    """
+
+    solver: Solver | GMRES = field(default_factory=GMRES)
+    name: ClassVar[str] = "implicit"
+
+    def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
+        """One evaluation of ``f`` on the tape; the adjoint solve happens in the backward pass."""
+        z_in = z.detach().requires_grad_()
+        fz = f(z_in)
+        if not fz.requires_grad:
+            return z
+        default_tol = min(1e-5, solver.tol)
+        apply = cast(Callable[..., Tensor], _ImplicitFunction.apply)
+        return apply(fz, z.detach(), z_in, self.solver, default_tol, stats)
+
+    def config(self) -> dict[str, Any]:
+        """Name and the adjoint solver's options."""
+        return {"name": self.name, "solver": self.solver.config()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phantom(Gradient):
+    """An approximate gradient through a few damped steps at the solution (Geng et al. 2021, unrolled form).
+
+    Cheap and biased: the bias shrinks like ``ρ(J)^steps``. The value returned is the fixed point itself.
+
+    Args:
+        steps: evaluations of ``f`` recorded, ≥ 1.
+        damping: share of the residual each step moves by, in (0, 1].
+
+    Raises:
+        InputError: an argument is out of range.
+    """
+
+    steps: int = 5
+    damping: float = 1.0
+    name: ClassVar[str] = "phantom"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InputError(f"steps must be at least 1, got {self.steps}")
+        if not 0 < self.damping <= 1:
+            raise InputError(f"damping must be in (0, 1], got {self.damping}")
+
+    def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
+        """``steps`` damped evaluations on the tape, shifted to keep the value ``z``."""
+        walked = z.detach()
+        for _ in range(self.steps):
+            walked = walked + self.damping * (f(walked).to(walked.dtype) - walked)
+        return z + (walked - walked.detach())
+
+    def config(self) -> dict[str, Any]:
+        """Name and options."""
+        return {"name": self.name, "steps": self.steps, "damping": self.damping}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unrolled(Gradient):
+    """Back-propagation through every step of the solver: exact for the iterate returned, memory grows with steps.
+
+    Supports double backward. Note that it is the slowest and largest choice; it is here as a reference.
+    """
+
+    name: ClassVar[str] = "unrolled"
+
+    def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
+        """The solver itself ran on the tape; nothing is left to attach."""
+        return z
+
+    def config(self) -> dict[str, Any]:
+        """Name only."""
+        return {"name": self.name}
+
+
+class _ImplicitFunction(torch.autograd.Function):
+    """Identity on ``z*`` forward; backward replaces the gradient ``g`` at ``f(z*)`` by ``u = Jᵀu + g``.
+
+    A custom function rather than a hook: hooks keep the graph alive, and fail under ``torch.compile`` and DDP.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        fz: Tensor,
+        z: Tensor,
+        z_in: Tensor,
+        method: Solver | GMRES,
+        default_tol: float,
+        stats: SolverStats,
+    ) -> Tensor:
+        # fz is kept on ctx with its graph: products with Jᵀ are vector-Jacobian products of that one evaluation.
+        ctx.fz, ctx.z_in = fz, z_in
+        ctx.method, ctx.default_tol, ctx.stats = method, default_tol, stats
+        ctx.set_materialize_grads(False)
+        return z.to(fz.dtype, copy=True)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
+        c = cast(Any, ctx)
+        if torch.is_grad_enabled():
+            raise EquifuseError(
+                "double backward through an implicit fixed point is not supported; use gradient=Unrolled()"
+            )
+        (g,) = grad_outputs
+        if g is None:
+            return None, None, None, None, None, None
+        fz, z_in, shape = c.fz, c.z_in, g.shape
+        if fz is None:
+            raise EquifuseError("this fixed point was already back-propagated; pass retain_graph=True the first time")
+        batch = shape[0]
+
+        def product(u: Tensor) -> Tensor:
+            with torch.enable_grad():
+                (image,) = torch.autograd.grad(
+                    fz, z_in, u.view(shape).to(fz.dtype), retain_graph=True, allow_unused=True
+                )
+            return torch.zeros_like(u) if image is None else image.reshape(batch, -1).to(u.dtype)
+
+        rhs = g.reshape(batch, -1)
+        if c.method.name == GMRES.name:
+            tol = c.method.tol if c.method.tol is not None else c.default_tol
+            u, stats = solve_adjoint(product, rhs, c.method, tol)
+        else:
+            u, stats = iterate(lambda u: product(u) + rhs, rhs, c.method)
+        c.stats.adjoint = stats
+        _report(stats, "adjoint", strict=False)
+        return u.view(shape).to(fz.dtype), None, None, None, None, None
+
+
+def fixed_point(
+    f: FixedPointMap,
+    z0: Tensor,
+    *,
+    solver: Solver | None = None,
+    gradient: Gradient | None = None,
+    strict: bool = False,
+) -> tuple[Tensor, SolverStats]:
+    """Solve ``z = f(z)`` for every sample of a batch, differentiably.
+
+    ``f`` may close over tensors and modules that need gradients, and must treat samples independently (no batch
+    statistics, no randomness from one call to the next). It is always evaluated outside ``torch.autocast``, in
+    the dtype of ``z0``; the solver's own state is float32 (float64 for a float64 ``z0``), because a tolerance of
+    1e-4 is out of reach of a half-precision iterate. Dropout inside ``f`` must use a mask fixed outside of it.
+
+    Args:
+        f: map ``(B, …) -> (B, …)``.
+        z0: ``(B, …)`` floating-point start; gets no gradient.
+        solver: default ``Anderson()``: relative tolerance 1e-4 per sample, at most 50 evaluations.
+        gradient: default ``Implicit()``. Under ``torch.no_grad`` none is taken.
+        strict: raise instead of warning when a sample does not converge.
+
+    Returns:
+        ``z`` ``(B, …)`` in the dtype of ``z0`` and the :class:`SolverStats`. A sample that did not converge holds its
+        best iterate, with ``stats.converged`` False; there is one :class:`ConvergenceWarning` per call.
+
+    Raises:
+        InputError: ``z0`` is not a floating-point tensor with a batch axis, or ``f`` changes its shape.
+        NotConvergedError: ``strict`` and a sample did not converge.
+    """
+    solver = Anderson() if solver is None else solver
+    gradient = Implicit() if gradient is None else gradient
+    if not isinstance(solver, Solver):
+        raise InputError(f"solver must be a Solver such as Anderson(), got {type(solver).__name__}")
+    if not isinstance(gradient, Gradient):
+        raise InputError(f"gradient must be a Gradient such as Implicit(), got {type(gradient).__name__}")
+    if not z0.is_floating_point() or z0.dim() == 0:
+        raise InputError(f"z0 must be a floating-point tensor (B, ...), got {z0.dtype} of shape {tuple(z0.shape)}")
+    differentiable = torch.is_grad_enabled()
+    with torch.autocast(z0.device.type, enabled=False):
+        with torch.set_grad_enabled(differentiable and isinstance(gradient, Unrolled)):
+            z, stats = iterate(f, z0.detach(), solver)
+        _report(stats, "forward", strict)
+        z = z.to(z0.dtype)
+        if differentiable:
+            z = gradient.attach(f, z, stats, solver)
+    return z, stats
+
+
+def _report(stats: SolverStats, which: str, strict: bool) -> None:
+    if bool(stats.converged.all()):
+        return
+    failed = int((~stats.converged).sum())
+    message = (
+        f"{failed} of {stats.converged.numel()} samples did not converge in the {which} solve "
+        f"(largest relative residual {stats.residual.max().item():.1e} after {int(stats.steps.max())} evaluations); "
+        "raise max_steps or tol, or lower the map's spectral radius"
+    )
+    if strict:
+        raise NotConvergedError(message)
+    warnings.warn(message, ConvergenceWarning, stacklevel=3)
+
+
+def make_gradient(spec: Gradient | str | dict[str, Any], solvers: Callable[[Any], Solver | GMRES]) -> Gradient:
+    """A gradient rule from a name or ``{"name": …, options}``; ``solvers`` reads a nested solver specification."""
+    if isinstance(spec, Gradient):
+        return spec
+    options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
+    kinds: dict[str, type[Gradient]] = {kind.name: kind for kind in (Implicit, Phantom, Unrolled)}
+    name = options.pop("name", None)
+    if name not in kinds:
+        raise UnknownNameError("gradient", str(name), kinds)
+    if "solver" in options:
+        options["solver"] = solvers(options["solver"])
+    try:
+        return kinds[name](**options)
+    except TypeError as error:
+        raise InputError(f"gradient {name!r}: {error}") from None

@@ -1,0 +1,186 @@
+"""Batched Krylov methods: Arnoldi, and GMRES (Saad & Schultz 1986) for many small independent linear systems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from equifuse.errors import InputError
+from equifuse.solve.loop import SolverStats
+
+LinearMap = Callable[[Tensor], Tensor]
+
+
+class ArnoldiBasis:
+    """Orthonormal Krylov bases of ``A``, one per sample, with ``A V_k = V_{k+1} H_k``.
+
+    Args:
+        start: ``(B, N)`` first directions; a zero row gives an empty basis for that sample.
+        size: most basis vectors.
+    """
+
+    def __init__(self, start: Tensor, size: int) -> None:
+        batch, width = start.shape
+        self.norm = torch.linalg.vector_norm(start, dim=1)
+        self.vectors = start.new_zeros(batch, size + 1, width)
+        self.hessenberg = start.new_zeros(batch, size + 1, size)
+        self.vectors[:, 0] = _unit(start, self.norm)
+        self.size = 0
+
+    def newest(self) -> Tensor:
+        """``(B, N)`` the latest basis vector."""
+        return self.vectors[:, self.size]
+
+    def extend(self, image: Tensor) -> Tensor:
+        """Add the direction ``image = A · newest()``; returns the new column of ``H`` ``(B, size + 1)``.
+
+        Gram-Schmidt is done twice: once is not orthogonal enough in float32. A direction that lies in the span
+        up to rounding (a happy breakdown) is dropped for that sample: its row continues with zeros.
+        """
+        k = self.size
+        basis = self.vectors[:, : k + 1]
+        before = torch.linalg.vector_norm(image, dim=1)
+        coefficients = image.new_zeros(image.shape[0], k + 1)
+        for _ in range(2):
+            projection = (basis @ image[:, :, None]).squeeze(2)
+            image = image - (projection[:, None, :] @ basis).squeeze(1)
+            coefficients += projection
+        height = torch.linalg.vector_norm(image, dim=1)
+        height = torch.where(height > 10 * torch.finfo(image.dtype).eps * before, height, 0.0)
+        self.vectors[:, k + 1] = _unit(image, height)
+        self.hessenberg[:, : k + 1, k] = coefficients
+        self.hessenberg[:, k + 1, k] = height
+        self.size += 1
+        return self.hessenberg[:, : k + 2, k]
+
+
+def _unit(vector: Tensor, norm: Tensor) -> Tensor:
+    usable = (norm > 0)[:, None]
+    return torch.where(usable, vector / torch.where(usable, norm[:, None], 1.0), 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GMRES:
+    """GMRES for the adjoint equation ``u = Jᵀu + g``: the residual-minimal method for a linear system.
+
+    Args:
+        tol: relative tolerance per sample on ``‖g − (I − Jᵀ)u‖ / ‖g‖``, > 0; ``None`` takes the smaller of 1e-5
+            and the forward solver's tolerance. Never asks for less than the dtype can give.
+        max_steps: most products with ``Jᵀ``, ≥ 1.
+        restart: Krylov vectors kept before starting over from the current solution; bounds the memory.
+
+    Raises:
+        InputError: an argument is out of range.
+    """
+
+    tol: float | None = None
+    max_steps: int = 60
+    restart: int = 30
+    name: ClassVar[str] = "gmres"
+
+    def __post_init__(self) -> None:
+        if self.tol is not None and not self.tol > 0:
+            raise InputError(f"tol must be positive, got {self.tol}")
+        if self.max_steps < 1 or self.restart < 1:
+            raise InputError(f"max_steps and restart must be at least 1, got {self.max_steps} and {self.restart}")
+
+    def config(self) -> dict[str, Any]:
+        """Name and options as plain values."""
+        return {"name": self.name, **asdict(self)}
+
+
+class _LeastSquares:
+    """``min_y ‖β e₁ − H y‖`` per sample, one column of ``H`` at a time, by Givens rotations.
+
+    Args:
+        norm: ``(B,)`` the ``β``.
+        size: most columns.
+    """
+
+    def __init__(self, norm: Tensor, size: int) -> None:
+        batch = norm.shape[0]
+        self.triangle = norm.new_zeros(batch, size, size)
+        self.cosines, self.sines = norm.new_zeros(batch, size), norm.new_zeros(batch, size)
+        self.rhs = norm.new_zeros(batch, size + 1)
+        self.rhs[:, 0] = norm
+
+    def append(self, k: int, column: Tensor, active: Tensor) -> Tensor:
+        """Take column ``k`` ``(B, k + 2)``; returns the residual norms ``(B,)``.
+
+        The later coefficients of a sample that is not ``active`` become zero, so its solution stays what it was.
+        """
+        column = column.clone()
+        for i in range(k):  # the rotations of the earlier columns, then one of its own
+            cosine, sine = self.cosines[:, i], self.sines[:, i]
+            top = cosine * column[:, i] + sine * column[:, i + 1]
+            column[:, i + 1] = cosine * column[:, i + 1] - sine * column[:, i]
+            column[:, i] = top
+        length = torch.hypot(column[:, k], column[:, k + 1])
+        usable = length > 0
+        safe = torch.where(usable, length, 1.0)
+        self.cosines[:, k] = torch.where(usable, column[:, k] / safe, 1.0)
+        self.sines[:, k] = torch.where(usable, column[:, k + 1] / safe, 0.0)
+        self.triangle[:, :k, k] = column[:, :k]
+        self.triangle[:, k, k] = torch.where(active & usable, length, 1.0)
+        self.rhs[:, k + 1] = torch.where(active, -self.sines[:, k] * self.rhs[:, k], 0.0)
+        self.rhs[:, k] = torch.where(active, self.cosines[:, k] * self.rhs[:, k], 0.0)
+        return self.rhs[:, k + 1].abs()
+
+    def solution(self, k: int) -> Tensor:
+        """``y`` ``(B, k, 1)`` of the first ``k`` columns."""
+        return torch.linalg.solve_triangular(self.triangle[:, :k, :k], self.rhs[:, :k, None], upper=True)
+
+
+def solve_adjoint(product: LinearMap, g: Tensor, method: GMRES, tol: float) -> tuple[Tensor, SolverStats]:
+    """Solve ``u − product(u) = g`` per row by restarted GMRES.
+
+    Args:
+        product: ``u -> Jᵀu``, ``(B, N) -> (B, N)``, independent per row.
+        g: ``(B, N)`` right-hand side.
+        method: budget.
+        tol: relative tolerance to stop at.
+
+    Returns:
+        ``u`` ``(B, N)`` and the statistics; ``residual`` is the true relative residual at restarts and Arnoldi's
+        own (equal in exact arithmetic) inside a cycle.
+    """
+    tol = max(tol, 20 * torch.finfo(g.dtype).eps)
+    scale = torch.linalg.vector_norm(g, dim=1)
+    floor = tol * scale
+    u = torch.zeros_like(g)
+    residual_vector, residual = g, scale
+    running = residual > floor
+    steps = torch.zeros(g.shape[0], dtype=torch.int64, device=g.device)
+    trace = [_relative(residual, scale)]
+    done = 0
+    while done < method.max_steps and bool(running.any()):
+        size = min(method.restart, method.max_steps - done)
+        basis = ArnoldiBasis(torch.where(running[:, None], residual_vector, 0.0), size)
+        squares = _LeastSquares(basis.norm, size)
+        active = running
+        while basis.size < size and bool(active.any()):
+            v = basis.newest()
+            column = basis.extend(v - product(v))
+            residual = torch.where(active, squares.append(basis.size - 1, column, active), residual)
+            steps = steps + active
+            trace.append(_relative(residual, scale))
+            active = active & (residual > floor)
+        u = u + (squares.solution(basis.size).transpose(1, 2) @ basis.vectors[:, : basis.size]).squeeze(1)
+        done += basis.size
+        running = residual > floor
+        if done < method.max_steps and bool(running.any()):
+            residual_vector = g - u + product(u)
+            residual = torch.where(running, torch.linalg.vector_norm(residual_vector, dim=1), residual)
+            running = residual > floor
+            done += 1
+    return u, SolverStats(
+        converged=residual <= floor, residual=_relative(residual, scale), steps=steps, trace=torch.stack(trace)
+    )
+
+
+def _relative(residual: Tensor, scale: Tensor) -> Tensor:
+    return torch.where(scale > 0, residual / torch.where(scale > 0, scale, 1.0), 0.0)

@@ -1,0 +1,248 @@
+"""The one fixed-point loop: per-sample status, best iterate, safeguards, trace. Step rules live in their own files."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from equifuse.errors import InputError
+
+FixedPointMap = Callable[[Tensor], Tensor]
+
+# A sample whose residual exceeds its best by this factor has left the basin: go back to the best iterate.
+_BLOW_UP = 10.0
+# However often a sample stalls, its plain steps never shrink below this share of f(z) - z ...
+_LEAST_DAMPING = 1.0 / 16
+# ... and a recovery never lasts longer than this many times the solver's patience.
+_LONGEST_RECOVERY = 16
+
+
+@dataclass
+class SolverStats:
+    """What a fixed-point solve achieved, per sample.
+
+    Attributes:
+        converged: bool ``(B,)``, whether the relative residual reached the tolerance.
+        residual: ``(B,)``, ``‖f(z) − z‖ / ‖f(z)‖`` of the returned iterate.
+        steps: int64 ``(B,)``, evaluations of ``f`` made for the sample until it stopped.
+        trace: ``(K, B)``, the relative residual at each evaluation; a stopped sample repeats its last value.
+        parts: statistics of the parts of a composite solve (a modality, the fusion state), else empty.
+        adjoint: statistics of the backward solve, filled in by the backward pass.
+    """
+
+    converged: Tensor
+    residual: Tensor
+    steps: Tensor
+    trace: Tensor
+    parts: dict[str, SolverStats] = field(default_factory=dict)
+    adjoint: SolverStats | None = None
+
+    def summary(self) -> dict[str, float]:
+        """Scalars for a log line: share converged, mean and largest steps, largest residual."""
+        if self.converged.numel() == 0:
+            return {"converged": 1.0, "mean_steps": 0.0, "max_steps": 0.0, "max_residual": 0.0}
+        return {
+            "converged": self.converged.float().mean().item(),
+            "mean_steps": self.steps.float().mean().item(),
+            "max_steps": float(self.steps.max().item()),
+            "max_residual": self.residual.max().item(),
+        }
+
+    def reshape(self, *leading: int) -> SolverStats:
+        """The same statistics with the sample axis viewed as ``leading``, parts included."""
+        return SolverStats(
+            self.converged.reshape(leading),
+            self.residual.reshape(leading),
+            self.steps.reshape(leading),
+            self.trace.reshape(-1, *leading),
+            {name: part.reshape(*leading) for name, part in self.parts.items()},
+            self.adjoint,
+        )
+
+
+class StepRule(ABC):
+    """The state of one solve: proposes the next iterate from the latest evaluation, sample by sample."""
+
+    @abstractmethod
+    def step(self, z: Tensor, fz: Tensor, damping: Tensor, restart: Tensor) -> Tensor:
+        """The next iterate.
+
+        Args:
+            z: ``(B, N)`` current iterate.
+            fz: ``(B, N)`` its image.
+            damping: ``(B, 1)`` share of the residual to move by, in (0, 1].
+            restart: bool ``(B,)``; for these samples ``z`` is unrelated to the previous call, so what was
+                remembered about them must be forgotten.
+
+        Returns:
+            ``(B, N)``.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solver(ABC):
+    """A fixed-point solver: tolerance, budget and step rule.
+
+    Args:
+        tol: relative tolerance per sample on ``‖f(z) − z‖ / ‖f(z)‖``, > 0.
+        max_steps: most evaluations of ``f``, ≥ 1.
+        damping: share of the residual a plain step moves by, in (0, 1].
+        patience: evaluations without a new best residual after which a sample is sent back to its best iterate,
+            forgets its history, and takes plain steps for a while, damped from the third time on; other samples are
+            not touched. 0 switches this off.
+
+    Raises:
+        InputError: an argument is out of range.
+    """
+
+    tol: float = 1e-4
+    max_steps: int = 50
+    damping: float = 1.0
+    patience: int = 10
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if not self.tol > 0:
+            raise InputError(f"tol must be positive, got {self.tol}")
+        if self.max_steps < 1:
+            raise InputError(f"max_steps must be at least 1, got {self.max_steps}")
+        if not 0 < self.damping <= 1:
+            raise InputError(f"damping must be in (0, 1], got {self.damping}")
+        if self.patience < 0:
+            raise InputError(f"patience must not be negative, got {self.patience}")
+
+    @abstractmethod
+    def start(self, z: Tensor) -> StepRule:
+        """A fresh step rule for states shaped like ``z`` ``(B, N)``."""
+
+    def config(self) -> dict[str, Any]:
+        """Name and options as plain values; :func:`equifuse.solve.make_solver` reads them back."""
+        return {"name": self.name, **asdict(self)}
+
+
+def work_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype a solve is carried out in: float64 stays, anything narrower than float32 is widened to it."""
+    return dtype if dtype in (torch.float32, torch.float64) else torch.float32
+
+
+def relative_residual(z: Tensor, fz: Tensor) -> Tensor:
+    """``‖f(z) − z‖ / ‖f(z)‖`` per row of ``(B, N)``; 0 where both vanish, +inf where anything is not finite."""
+    residual = torch.linalg.vector_norm(fz - z, dim=1)
+    scale = torch.linalg.vector_norm(fz, dim=1)
+    relative = torch.where(residual == 0, residual, residual / scale)
+    return torch.where(torch.isfinite(residual) & torch.isfinite(scale), relative, torch.inf)
+
+
+class _Safeguard:
+    """Sends stalled samples back to their best iterate, each on its own.
+
+    An accelerated iteration can be trapped where the map has a kink, and a plain one can run in a cycle. So a stalled
+    sample forgets its history and takes plain steps from its best iterate for a while, then is accelerated again;
+    each further stall doubles the length of the plain phase, and every second one halves its damping.
+    """
+
+    def __init__(self, solver: Solver, batch: int, like: Tensor) -> None:
+        self.patience = solver.patience
+        self.first_damping = solver.damping
+        self.stalls = torch.zeros(batch, dtype=torch.int64, device=like.device)
+        self.since_best = torch.zeros_like(self.stalls)
+        self.recovery = torch.zeros_like(self.stalls)
+        self.damping = torch.full((batch, 1), solver.damping, dtype=like.dtype, device=like.device)
+
+    @property
+    def recovering(self) -> Tensor:
+        """Bool ``(B,)``: samples that take plain steps for now."""
+        return self.recovery > 0
+
+    def watch(self, relative: Tensor, best: Tensor, better: Tensor) -> Tensor:
+        """Note the latest residuals ``(B,)``; returns bool ``(B,)``, the samples to send back to their best iterate."""
+        self.since_best = torch.where(better, 0, self.since_best + 1)
+        self.recovery = (self.recovery - 1).clamp(min=0)
+        restart = ~torch.isfinite(relative)
+        if self.patience:
+            steady = self.recovery == 0
+            restart = restart | (steady & ((relative > _BLOW_UP * best) | (self.since_best >= self.patience)))
+            length = (self.patience * 2**self.stalls).clamp(max=_LONGEST_RECOVERY * self.patience)
+            self.recovery = torch.where(restart, length, self.recovery)
+            # The patience of the accelerated phase starts when the recovery ends.
+            self.since_best = torch.where(restart, -length, self.since_best)
+        factor = (0.5 ** (self.stalls // 2)).to(self.damping.dtype)[:, None]
+        shrunk = (self.first_damping * factor).clamp(min=min(_LEAST_DAMPING, self.first_damping))
+        self.damping = torch.where(restart[:, None], shrunk, self.damping)
+        self.stalls = self.stalls + restart
+        return restart
+
+
+def iterate(f: FixedPointMap, z0: Tensor, solver: Solver) -> tuple[Tensor, SolverStats]:
+    """Run ``solver`` on ``z = f(z)`` from ``z0``; each sample stops on its own.
+
+    A sample's iterates depend on that sample alone (as long as ``f`` treats samples independently): once it has
+    converged its state is frozen, and safeguards act on it without touching the others. Differentiable with
+    respect to everything ``f`` closes over when run with gradients enabled.
+
+    Args:
+        f: map ``(B, …) -> (B, …)``.
+        z0: ``(B, …)`` start.
+        solver: the solver.
+
+    Returns:
+        The best iterate of each sample, shaped like ``z0`` and in the working dtype (at least float32), and the
+        statistics. An iterate is never non-finite if ``z0`` is finite.
+
+    Raises:
+        InputError: ``f`` returned another shape than it was given.
+    """
+    dtype = work_dtype(z0.dtype)
+    batch = z0.shape[0]
+    z = z0.reshape(batch, -1).to(dtype)
+
+    def evaluate(z: Tensor) -> Tensor:
+        fz = f(z.view(z0.shape).to(z0.dtype))
+        if fz.shape != z0.shape:
+            raise InputError(f"the map must keep its input's shape {tuple(z0.shape)}, it returned {tuple(fz.shape)}")
+        return fz.reshape(batch, -1).to(dtype)
+
+    rule = solver.start(z)
+    guard = _Safeguard(solver, batch, z)
+    running = torch.ones(batch, dtype=torch.bool, device=z.device)
+    steps = torch.zeros(batch, dtype=torch.int64, device=z.device)
+    best, best_image = z, z
+    best_residual = torch.full((batch,), torch.inf, dtype=dtype, device=z.device)
+    shown = best_residual
+    trace: list[Tensor] = []
+
+    for k in range(solver.max_steps):
+        fz = evaluate(z)
+        with torch.no_grad():
+            relative = relative_residual(z, fz)
+            shown = torch.where(running, relative, shown)
+            trace.append(shown)
+            steps = steps + running
+            better = running & (relative < best_residual)
+            best_residual = torch.where(better, relative, best_residual)
+            running = running & (best_residual > solver.tol)
+            restart = guard.watch(relative, best_residual, better)
+        best = torch.where(better[:, None], z, best)
+        best_image = torch.where(better[:, None], fz, best_image)
+        if k + 1 == solver.max_steps or not bool(running.any()):
+            break
+        origin = torch.where(restart[:, None], best, z)
+        image = torch.where(restart[:, None], best_image, fz)
+        proposal = rule.step(origin, image, guard.damping, restart)
+        # While recovering, and where a step rule broke down numerically, the damped plain step is taken.
+        accelerated = ~guard.recovering & torch.isfinite(proposal.detach()).all(dim=1)
+        proposal = torch.where(accelerated[:, None], proposal, origin + guard.damping * (image - origin))
+        z = torch.where(running[:, None], proposal, z)
+
+    stats = SolverStats(
+        converged=best_residual <= solver.tol,
+        residual=best_residual,
+        steps=steps,
+        trace=torch.stack(trace) if trace else best_residual[None],
+    )
+    return best.view(z0.shape), stats

@@ -1,0 +1,29 @@
+"""Plain (Picard) iteration: ``z ← z + damping · (f(z) − z)``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from equifuse.solve.loop import Solver, StepRule
+
+
+class _PicardRule(StepRule):
+    def step(self, z: Tensor, fz: Tensor, damping: Tensor, restart: Tensor) -> Tensor:
+        return z + damping * (fz - z)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picard(Solver):
+    """Plain iteration, no memory. Converges linearly, only where ``f`` contracts, and is the yardstick for the rest.
+
+    See :class:`equifuse.solve.Solver` for ``tol``, ``max_steps``, ``damping`` and ``patience``.
+    """
+
+    name: ClassVar[str] = "picard"
+
+    def start(self, z: Tensor) -> StepRule:
+        """A stateless rule."""
+        return _PicardRule()
