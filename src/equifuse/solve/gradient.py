@@ -15,7 +15,7 @@ from torch.autograd.function import FunctionCtx
 from equifuse.errors import ConvergenceWarning, EquifuseError, InputError, NotConvergedError, UnknownNameError
 from equifuse.solve.anderson import Anderson
 from equifuse.solve.krylov import GMRES, solve_adjoint
-from equifuse.solve.loop import FixedPointMap, Solver, SolverStats, iterate
+from equifuse.solve.loop import FixedPointMap, Solver, SolverStats, iterate, rows
 
 
 class Gradient(ABC):
@@ -52,7 +52,7 @@ class Implicit(Gradient):
         """One evaluation of ``f`` on the tape; the adjoint solve happens in the backward pass."""
         z_in = z.detach().requires_grad_()
         fz = f(z_in)
-        if not fz.requires_grad:
+        if not _needs_more_than(fz, z_in):
             return z
         default_tol = min(1e-5, solver.tol)
         apply = cast(Callable[..., Tensor], _ImplicitFunction.apply)
@@ -152,16 +152,15 @@ class _ImplicitFunction(torch.autograd.Function):
         fz, z_in, shape = c.fz, c.z_in, g.shape
         if fz is None:
             raise EquifuseError("this fixed point was already back-propagated; pass retain_graph=True the first time")
-        batch = shape[0]
 
         def product(u: Tensor) -> Tensor:
             with torch.enable_grad():
                 (image,) = torch.autograd.grad(
                     fz, z_in, u.view(shape).to(fz.dtype), retain_graph=True, allow_unused=True
                 )
-            return torch.zeros_like(u) if image is None else image.reshape(batch, -1).to(u.dtype)
+            return torch.zeros_like(u) if image is None else rows(image).to(u.dtype)
 
-        rhs = g.reshape(batch, -1)
+        rhs = rows(g)
         if c.method.name == GMRES.name:
             tol = c.method.tol if c.method.tol is not None else c.default_tol
             u, stats = solve_adjoint(product, rhs, c.method, tol)
@@ -170,6 +169,20 @@ class _ImplicitFunction(torch.autograd.Function):
         c.stats.adjoint = stats
         _report(stats, "adjoint", strict=False)
         return u.view(shape).to(fz.dtype), None, None, None, None, None
+
+
+def _needs_more_than(fz: Tensor, z_in: Tensor) -> bool:
+    """Whether ``fz`` has a gradient with respect to anything beside ``z_in``; stops at the first leaf that says so."""
+    stack, seen = [fz.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if getattr(node, "variable", z_in) is not z_in:
+            return True
+        stack.extend(parent for parent, _ in node.next_functions)
+    return False
 
 
 def fixed_point(

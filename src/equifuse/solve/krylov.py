@@ -132,7 +132,8 @@ class _LeastSquares:
 
     def solution(self, k: int) -> Tensor:
         """``y`` ``(B, k, 1)`` of the first ``k`` columns."""
-        return torch.linalg.solve_triangular(self.triangle[:, :k, :k], self.rhs[:, :k, None], upper=True)
+        y: Tensor = torch.linalg.solve_triangular(self.triangle[:, :k, :k], self.rhs[:, :k, None], upper=True)
+        return y
 
 
 def solve_adjoint(product: LinearMap, g: Tensor, method: GMRES, tol: float) -> tuple[Tensor, SolverStats]:

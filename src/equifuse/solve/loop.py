@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -130,6 +131,11 @@ def work_dtype(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
 
+def rows(x: Tensor) -> Tensor:
+    """``(B, …)`` viewed as ``(B, N)``, also where ``B`` is 0."""
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+
+
 def relative_residual(z: Tensor, fz: Tensor) -> Tensor:
     """``‖f(z) − z‖ / ‖f(z)‖`` per row of ``(B, N)``; 0 where both vanish, +inf where anything is not finite."""
     residual = torch.linalg.vector_norm(fz - z, dim=1)
@@ -199,13 +205,13 @@ def iterate(f: FixedPointMap, z0: Tensor, solver: Solver) -> tuple[Tensor, Solve
     """
     dtype = work_dtype(z0.dtype)
     batch = z0.shape[0]
-    z = z0.reshape(batch, -1).to(dtype)
+    z = rows(z0).to(dtype)
 
     def evaluate(z: Tensor) -> Tensor:
         fz = f(z.view(z0.shape).to(z0.dtype))
         if fz.shape != z0.shape:
             raise InputError(f"the map must keep its input's shape {tuple(z0.shape)}, it returned {tuple(fz.shape)}")
-        return fz.reshape(batch, -1).to(dtype)
+        return rows(fz).to(dtype)
 
     rule = solver.start(z)
     guard = _Safeguard(solver, batch, z)

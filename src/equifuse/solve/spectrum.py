@@ -9,7 +9,7 @@ from torch import Tensor
 
 from equifuse.errors import InputError
 from equifuse.solve.krylov import ArnoldiBasis
-from equifuse.solve.loop import FixedPointMap, work_dtype
+from equifuse.solve.loop import FixedPointMap, rows, work_dtype
 
 
 def transposed_jacobian(f: FixedPointMap, z: Tensor) -> Callable[[Tensor], Tensor]:
@@ -17,13 +17,12 @@ def transposed_jacobian(f: FixedPointMap, z: Tensor) -> Callable[[Tensor], Tenso
     with torch.enable_grad():
         z_in = z.detach().requires_grad_()
         fz = f(z_in)
-    batch = z.shape[0]
 
     def product(u: Tensor) -> Tensor:
         if not fz.requires_grad:
             return torch.zeros_like(u)
         (image,) = torch.autograd.grad(fz, z_in, u.reshape(z.shape).to(fz.dtype), retain_graph=True, allow_unused=True)
-        return torch.zeros_like(u) if image is None else image.reshape(batch, -1).to(u.dtype)
+        return torch.zeros_like(u) if image is None else rows(image).to(u.dtype)
 
     return product
 

@@ -1,0 +1,215 @@
+import gc
+import tracemalloc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+import equifuse as ef
+
+TIGHT = ef.Anderson(tol=1e-13, max_steps=500)
+EXACT = {
+    "gmres": ef.Implicit(),
+    "gmres restarted": ef.Implicit(solver=ef.GMRES(tol=1e-12, max_steps=400, restart=5)),
+    "anderson": ef.Implicit(solver=ef.Anderson(tol=1e-13, max_steps=500)),
+    "broyden": ef.Implicit(solver=ef.Broyden(tol=1e-13, max_steps=500, memory=50)),
+    "picard": ef.Implicit(solver=ef.Picard(tol=1e-13, max_steps=3000)),
+    "unrolled": ef.Unrolled(),
+}
+
+
+class Layer(nn.Module):
+    def __init__(self, width=8, dtype=torch.float64):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(width, width, dtype=dtype) * 0.5 / width**0.5)
+        self.x = nn.Parameter(torch.randn(5, width, dtype=dtype))
+
+    def forward(self, z):
+        return torch.tanh(z @ self.w + self.x)
+
+
+def dense_gradients(layer, cotangent):
+    """The implicit function theorem by dense linear algebra, one sample at a time."""
+    z, _ = ef.fixed_point(layer, torch.zeros_like(layer.x), solver=TIGHT, gradient=ef.Phantom())
+    z = z.detach()
+    u = torch.empty_like(z)
+    for i in range(len(z)):
+        jacobian = torch.autograd.functional.jacobian(
+            lambda row, i=i: torch.tanh(row @ layer.w + layer.x[i]), z[i]
+        ).detach()
+        u[i] = torch.linalg.solve(torch.eye(z.shape[1], dtype=z.dtype) - jacobian.T, cotangent[i])
+    return torch.autograd.grad((layer(z) * u).sum(), (layer.w, layer.x))
+
+
+@pytest.mark.parametrize("gradient", EXACT.values(), ids=EXACT.keys())
+def test_gradient_equals_the_dense_solve(gradient):
+    layer = Layer()
+    cotangent = torch.randn(5, 8, dtype=torch.float64)
+    expected = dense_gradients(layer, cotangent)
+    z, stats = ef.fixed_point(layer, torch.zeros_like(layer.x), solver=TIGHT, gradient=gradient)
+    got = torch.autograd.grad((z * cotangent).sum(), (layer.w, layer.x))
+    for a, b in zip(got, expected, strict=True):
+        assert float((a - b).norm() / b.norm()) < 1e-9
+    if isinstance(gradient, ef.Implicit):
+        assert bool(stats.adjoint.converged.all())
+    else:
+        assert stats.adjoint is None
+
+
+def test_phantom_gradient_bias_falls_with_steps_and_keeps_the_value():
+    layer = Layer()
+    cotangent = torch.randn(5, 8, dtype=torch.float64)
+    expected = torch.cat([g.flatten() for g in dense_gradients(layer, cotangent)])
+    exact, _ = ef.fixed_point(layer, torch.zeros_like(layer.x), solver=TIGHT)
+    errors = []
+    for steps in (1, 4, 16, 64):
+        z, _ = ef.fixed_point(layer, torch.zeros_like(layer.x), solver=TIGHT, gradient=ef.Phantom(steps=steps))
+        assert torch.equal(z.detach(), exact.detach())
+        got = torch.cat([g.flatten() for g in torch.autograd.grad((z * cotangent).sum(), (layer.w, layer.x))])
+        errors.append(float((got - expected).norm() / expected.norm()))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 1e-2
+    assert errors[-1] < 1e-9
+
+
+def test_gradcheck_through_the_solver():
+    b = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    w = (torch.randn(4, 4, dtype=torch.float64) * 0.3).requires_grad_()
+
+    def solve(w, b):
+        return ef.fixed_point(lambda z: torch.tanh(z @ w + b), torch.zeros_like(b), solver=TIGHT)[0]
+
+    assert torch.autograd.gradcheck(solve, (w, b))
+
+
+def test_stages_compose():
+    """A fixed point inside the map of another one: the adjoints chain in reverse order by themselves."""
+    a, b = Layer(), Layer()
+    cotangent = torch.randn(5, 8, dtype=torch.float64)
+
+    def run(gradient):
+        first, _ = ef.fixed_point(a, torch.zeros_like(a.x), solver=TIGHT, gradient=gradient)
+        z, _ = ef.fixed_point(
+            lambda z: torch.tanh(z @ b.w + b.x * first), torch.zeros_like(b.x), solver=TIGHT, gradient=gradient
+        )
+        return torch.autograd.grad((z * cotangent).sum(), (a.w, a.x, b.w, b.x))
+
+    for got, expected in zip(run(ef.Implicit()), run(ef.Unrolled()), strict=True):
+        assert float((got - expected).norm() / expected.norm()) < 1e-9
+
+
+def test_double_backward_is_refused_and_unrolled_supports_it():
+    layer = Layer()
+    z, _ = ef.fixed_point(layer, torch.zeros_like(layer.x), solver=TIGHT)
+    with pytest.raises(ef.EquifuseError, match=r"double backward.*Unrolled"):
+        torch.autograd.grad(z.sum(), layer.w, create_graph=True)
+    z, _ = ef.fixed_point(layer, torch.zeros_like(layer.x), solver=TIGHT, gradient=ef.Unrolled())
+    (g,) = torch.autograd.grad(z.sum(), layer.w, create_graph=True)
+    (second,) = torch.autograd.grad(g.square().sum(), layer.w)
+    assert bool(torch.isfinite(second).all())
+    assert float(second.abs().max()) > 0
+
+
+def test_backward_twice_with_retain_graph_accumulates():
+    layer = Layer()
+    z, _ = ef.fixed_point(layer, torch.zeros_like(layer.x), solver=TIGHT)
+    z.sum().backward(retain_graph=True)
+    once = layer.w.grad.clone()
+    z.sum().backward()
+    torch.testing.assert_close(layer.w.grad, 2 * once)
+
+
+def test_no_grad_and_nothing_to_differentiate():
+    layer = Layer()
+    with torch.no_grad():
+        z, _ = ef.fixed_point(layer, torch.zeros_like(layer.x))
+    assert not z.requires_grad
+    with torch.inference_mode():
+        z, _ = ef.fixed_point(layer, torch.zeros_like(layer.x))
+    assert not z.requires_grad
+    z, _ = ef.fixed_point(torch.cos, torch.zeros(2, 2))
+    assert not z.requires_grad
+
+
+def test_start_gets_no_gradient():
+    layer = Layer()
+    z0 = torch.zeros(5, 8, dtype=torch.float64, requires_grad=True)
+    for gradient in (ef.Implicit(), ef.Phantom(), ef.Unrolled()):
+        z, _ = ef.fixed_point(layer, z0, solver=TIGHT, gradient=gradient)
+        z.sum().backward()
+        assert z0.grad is None
+
+
+def test_autocast_keeps_the_solver_in_float32():
+    layer = Layer(dtype=torch.float32)
+    seen = set()
+
+    def f(z):
+        out = layer(z)
+        seen.update({z.dtype, out.dtype})
+        return out
+
+    plain, _ = ef.fixed_point(f, torch.zeros(5, 8), solver=ef.Anderson(tol=1e-6))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z, stats = ef.fixed_point(f, torch.zeros(5, 8), solver=ef.Anderson(tol=1e-6))
+        z.sum().backward()
+    assert seen == {torch.float32}
+    assert bool(stats.converged.all())
+    assert torch.equal(z, plain)
+
+
+def test_an_adjoint_that_does_not_converge_is_reported():
+    layer = Layer()
+    z, stats = ef.fixed_point(
+        layer,
+        torch.zeros_like(layer.x),
+        solver=TIGHT,
+        gradient=ef.Implicit(solver=ef.GMRES(tol=1e-12, max_steps=2)),
+    )
+    with pytest.warns(ef.ConvergenceWarning, match="adjoint"):
+        z.sum().backward()
+    assert not bool(stats.adjoint.converged.all())
+
+
+def test_graph_is_freed_without_the_garbage_collector():
+    layer = Layer()
+    gc.collect()
+    gc.disable()
+    try:
+        z, stats = ef.fixed_point(layer, torch.zeros_like(layer.x), solver=TIGHT)
+        node = weakref.ref(z.grad_fn)
+        z.sum().backward()
+        del z, stats
+        assert node() is None
+    finally:
+        gc.enable()
+
+
+def test_memory_does_not_grow_over_a_thousand_training_steps():
+    layer = Layer(width=4, dtype=torch.float32)
+    optimiser = torch.optim.SGD(layer.parameters(), lr=1e-3)
+
+    def train(steps):
+        for _ in range(steps):
+            z, _ = ef.fixed_point(layer, torch.zeros(5, 4))
+            optimiser.zero_grad()
+            z.square().sum().backward()
+            optimiser.step()
+
+    def tensors():
+        gc.collect()
+        return sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
+
+    train(50)
+    before = tensors()
+    tracemalloc.start()
+    train(50)
+    gc.collect()
+    start = tracemalloc.get_traced_memory()[0]
+    train(900)
+    gc.collect()
+    grown = tracemalloc.get_traced_memory()[0] - start
+    tracemalloc.stop()
+    assert tensors() == before
+    assert grown < 50_000  # bytes over 900 steps; a leaked graph would be megabytes
