@@ -4,6 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the workers already fill the cores
+
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

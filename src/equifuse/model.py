@@ -289,7 +289,7 @@ def _encode(encoder: nn.Module, x: Tensor, mask: Tensor | None, width: int) -> T
         encoded: Tensor = encoder(x)
         return encoded
     if mask.dtype != torch.bool or mask.dim() < 1 or mask.shape[0] != x.shape[0]:
-        raise InputError(f"a present mask must be bool with {x.shape[0]} samples, got {mask.dtype} {tuple(mask.shape)}")
+        raise InputError(f"a mask must be bool with {x.shape[0]} samples, got {mask.dtype} {tuple(mask.shape)}")
     if mask.dim() > 1:
         # Present per position: positions cannot be dropped from a sample, so what is absent is blanked instead.
         extra = x.dim() - mask.dim()

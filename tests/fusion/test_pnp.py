@@ -131,7 +131,7 @@ def test_any_fusion_as_backend():
         ({"a": 4, "b": 4}, {"backend": ef.Concat({"a": 4, "b": 4})}, "recombined_dims"),
         ({"a": 4, "b": 4}, {"backend_options": {"dim": 4}}, "by name"),
         ({"a": 4, "b": 4}, {"backend": "dek"}, "did you mean 'deq'"),
-        ({"a": 4, "b": 4}, {"backend": "deq", "backend_options": {"dims": 3}}, "'dims'"),
+        ({"a": 4, "b": 4}, {"backend": "deq", "backend_options": {"din": 16}}, "did you mean 'dim'"),
     ],
 )
 def test_mistakes(dims, options, error):

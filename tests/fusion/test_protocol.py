@@ -46,6 +46,14 @@ def make(kind: str, dims=None) -> ef.Fusion:
     return fusion.double()
 
 
+def loosened(fusion: ef.Fusion) -> ef.Fusion:
+    """With a tolerance that float32 can reach."""
+    for module in fusion.modules():
+        if isinstance(module, ef.DEQFusion):
+            module.solver = ef.Anderson(tol=1e-5, max_steps=100)
+    return fusion
+
+
 KINDS = [
     "deq",
     "deq mean",
@@ -119,6 +127,9 @@ def test_no_gradient_flows_into_absent_inputs(kind):
 @kinds
 def test_parameter_gradients_ignore_nan_in_absent_rows(kind):
     fusion = make(kind)
+    if kind == "concat":
+        assert not list(fusion.parameters())
+        return
     x = batch()
     mask = torch.tensor([True, False, True, False, True])
     gradients = []
@@ -173,7 +184,9 @@ def test_absent_everywhere_and_nothing_present_stay_finite(kind):
     assert bool(torch.isfinite(out.fused).all())
 
 
-@pytest.mark.parametrize("kind", ["deq", "deq mean", "deq no gate", "deq no blocks", "deq recursion", "deq weighted sum"])
+@pytest.mark.parametrize(
+    "kind", ["deq", "deq mean", "deq no gate", "deq no blocks", "deq recursion", "deq weighted sum"]
+)
 def test_permuting_modalities_permutes_outputs(kind):
     """Equal weights per modality under another order: the same fused state, the same state for each modality."""
     fusion = make(kind)
@@ -219,24 +232,26 @@ def test_configuration_rebuilds_the_module(kind):
 @kinds
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_dtypes_in_are_dtypes_out(kind, dtype):
-    fusion = make(kind).to(dtype)
+    fusion = loosened(make(kind).to(dtype))
     x = {m: v.to(dtype) for m, v in batch().items()}
     out = fusion(x)
     assert out.fused.dtype == dtype
-    out.fused.float().square().sum().backward()
+    if any(p.requires_grad for p in fusion.parameters()):
+        out.fused.float().square().sum().backward()
     assert all(p.grad is None or p.grad.dtype == dtype for p in fusion.parameters())
     reference = make(kind)({m: v.double() for m, v in x.items()}).fused
     tolerance = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}[dtype]
-    assert float((out.fused.double() - reference).norm() / reference.norm()) < tolerance
+    assert float((out.fused.detach().double() - reference.detach()).norm() / reference.norm()) < tolerance
 
 
 @kinds
 def test_autocast(kind):
-    fusion = make(kind).float()
+    fusion = loosened(make(kind).float())
     x = {m: v.float() for m, v in batch().items()}
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = fusion(x)
-    out.fused.float().sum().backward()
+    if any(p.requires_grad for p in fusion.parameters()):
+        out.fused.float().sum().backward()
     exact = fusion(x).fused
     assert float((out.fused.float() - exact).norm() / exact.norm()) < 0.05
 
@@ -271,7 +286,9 @@ def test_registry():
         assert inspect.getdoc(type(fusion))
     with pytest.raises(ef.UnknownNameError, match="did you mean 'concat'"):
         ef.make_fusion("concatt", DIMS)
-    with pytest.raises(ef.UnknownNameError, match="unknown option of fusion 'gmf': 'expandion'; did you mean 'expansion'"):
+    with pytest.raises(
+        ef.UnknownNameError, match="unknown option of fusion 'gmf': 'expandion'; did you mean 'expansion'"
+    ):
         ef.make_fusion("gmf", DIMS, expandion=3)
 
 
@@ -281,7 +298,7 @@ def test_unusable_dims_are_refused(dims):
         ef.Concat(dims)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     widths=st.lists(st.integers(1, 7), min_size=2, max_size=5),
     size=st.integers(1, 4),

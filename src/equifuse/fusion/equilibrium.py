@@ -23,6 +23,7 @@ from equifuse.solve import (
     make_gradient,
     make_solver,
 )
+from equifuse.solve.gradient import report
 from equifuse.solve.loop import relative_residual, work_dtype
 
 _GROUPS = 4
@@ -232,7 +233,7 @@ class DEQFusion(Fusion):
         names = list(rows.values)
         order = list(self.dims)
         index = [order.index(m) for m in names]
-        x = torch.stack([self.project[m](v) if self.projection else v for m, v in rows.values.items()]).to(dtype)
+        x = torch.stack([self._project(m, v).to(dtype) for m, v in rows.values.items()])
         mask = torch.stack([rows.mask(m) for m in names])
         if any(rows.masks[m] is not None for m in names):
             x = torch.where(mask, x, 0.0)
@@ -245,6 +246,15 @@ class DEQFusion(Fusion):
             for name, parameter in module.named_parameters() if module is not None else ():
                 weights[f"{label}.{name}"] = parameter.to(dtype)
         return _Problem(names, x, mask, mask.sum(0).to(dtype), x_fuse, weights)
+
+    def _project(self, name: str, x: Tensor) -> Tensor:
+        if not self.projection:
+            return x
+        linear = self.project[name]
+        assert isinstance(linear, nn.Linear)
+        # Autocast is off here, and may have left the input narrower than the weights.
+        projected: Tensor = linear(x.to(linear.weight.dtype))
+        return projected
 
     def _modality_map(self, z: Tensor, p: _Problem) -> Tensor:
         """``f_m(z_m; x_m)`` for all given modalities, ``(M', R, d) -> (M', R, d)``; zero where absent."""
@@ -309,7 +319,7 @@ class DEQFusion(Fusion):
         with torch.autocast(rows.like.device.type, enabled=False):
             p = self._problem(rows)
             if self.mix is None:
-                output = FusionOutput(p.x_fuse, self._by_name(p.x))
+                output = FusionOutput(p.x_fuse, self._by_name(p.x, p))
             elif self.iterations is not None:
                 output = self._recur(p, self.iterations)
             else:
@@ -321,10 +331,9 @@ class DEQFusion(Fusion):
         output.modalities = {m: state.to(dtype) for m, state in output.modalities.items()}
         return output
 
-    def _by_name(self, states: Tensor, p: _Problem | None = None) -> dict[str, Tensor]:
+    def _by_name(self, states: Tensor, p: _Problem) -> dict[str, Tensor]:
         """Stacked states ``(M', R, d)`` by modality, zeros for a modality that was never given."""
-        names = p.names if p is not None else list(self.dims)
-        given = dict(zip(names, states, strict=True))
+        given = dict(zip(p.names, states, strict=True))
         return {m: given[m] if m in given else states.new_zeros(states.shape[1:]) for m in self.dims}
 
     def _solve(self, p: _Problem) -> FusionOutput:
@@ -337,6 +346,7 @@ class DEQFusion(Fusion):
                 solver=self.solver,
                 gradient=self.gradient,
                 strict=self.strict,
+                warn=False,
             )
             states = flat.view_as(p.x)
             parts = _split_stats(stats, p)
@@ -347,10 +357,13 @@ class DEQFusion(Fusion):
             solver=self.solver,
             gradient=self.gradient,
             strict=self.strict,
+            warn=False,
         )
         modality_parts = list(parts.values())
         parts["fusion"] = stats
-        return FusionOutput(fused, self._by_name(states, p), stats=_merge_stats(modality_parts, stats, parts))
+        merged = _merge_stats(modality_parts, stats, parts)
+        report(merged, "forward")
+        return FusionOutput(fused, self._by_name(states, p), stats=merged)
 
     def _recur(self, p: _Problem, iterations: int) -> FusionOutput:
         """The weight-tied recursion: the joint map applied ``iterations`` times from zero."""
@@ -488,6 +501,7 @@ def _split_stats(stats: SolverStats, p: _Problem) -> dict[str, SolverStats]:
             residual=torch.where(here, stats.residual[pick], 0.0),
             steps=torch.where(here, stats.steps[pick], 0),
             trace=torch.where(here, trace[:, i], 0.0),
+            backward=stats.backward,
         )
     return parts
 

@@ -166,8 +166,8 @@ class _ImplicitFunction(torch.autograd.Function):
             u, stats = solve_adjoint(product, rhs, c.method, tol)
         else:
             u, stats = iterate(lambda u: product(u) + rhs, rhs, c.method)
-        c.stats.adjoint = stats
-        _report(stats, "adjoint", strict=False)
+        c.stats.backward[:] = [stats]
+        report(stats, "adjoint")
         return u.view(shape).to(fz.dtype), None, None, None, None, None
 
 
@@ -192,6 +192,7 @@ def fixed_point(
     solver: Solver | None = None,
     gradient: Gradient | None = None,
     strict: bool = False,
+    warn: bool = True,
 ) -> tuple[Tensor, SolverStats]:
     """Solve ``z = f(z)`` for every sample of a batch, differentiably.
 
@@ -206,6 +207,7 @@ def fixed_point(
         solver: default ``Anderson()``: relative tolerance 1e-4 per sample, at most 50 evaluations.
         gradient: default ``Implicit()``. Under ``torch.no_grad`` none is taken.
         strict: raise instead of warning when a sample does not converge.
+        warn: False leaves the warning to the caller, who has the statistics.
 
     Returns:
         ``z`` ``(B, …)`` in the dtype of ``z0`` and the :class:`SolverStats`. A sample that did not converge holds its
@@ -227,14 +229,16 @@ def fixed_point(
     with torch.autocast(z0.device.type, enabled=False):
         with torch.set_grad_enabled(differentiable and isinstance(gradient, Unrolled)):
             z, stats = iterate(f, z0.detach(), solver)
-        _report(stats, "forward", strict)
+        if strict or warn:
+            report(stats, "forward", strict=strict)
         z = z.to(z0.dtype)
         if differentiable:
             z = gradient.attach(f, z, stats, solver)
     return z, stats
 
 
-def _report(stats: SolverStats, which: str, strict: bool) -> None:
+def report(stats: SolverStats, which: str, *, strict: bool = False) -> None:
+    """Warn once (or raise :class:`NotConvergedError`) if some sample of a solve did not converge."""
     if bool(stats.converged.all()):
         return
     failed = int((~stats.converged).sum())

@@ -33,7 +33,7 @@ class SolverStats:
         steps: int64 ``(B,)``, evaluations of ``f`` made for the sample until it stopped.
         trace: ``(K, B)``, the relative residual at each evaluation; a stopped sample repeats its last value.
         parts: statistics of the parts of a composite solve (a modality, the fusion state), else empty.
-        adjoint: statistics of the backward solve, filled in by the backward pass.
+        backward: filled in by the backward pass with the statistics of its solve; see ``adjoint``.
     """
 
     converged: Tensor
@@ -41,7 +41,12 @@ class SolverStats:
     steps: Tensor
     trace: Tensor
     parts: dict[str, SolverStats] = field(default_factory=dict)
-    adjoint: SolverStats | None = None
+    backward: list[SolverStats] = field(default_factory=list)
+
+    @property
+    def adjoint(self) -> SolverStats | None:
+        """Statistics of the latest backward solve, None before there was one."""
+        return self.backward[-1] if self.backward else None
 
     def summary(self) -> dict[str, float]:
         """Scalars for a log line: share converged, mean and largest steps, largest residual."""
@@ -62,7 +67,7 @@ class SolverStats:
             self.steps.reshape(leading),
             self.trace.reshape(-1, *leading),
             {name: part.reshape(*leading) for name, part in self.parts.items()},
-            self.adjoint,
+            self.backward,  # the same list: what the backward pass writes is seen in every view
         )
 
 
