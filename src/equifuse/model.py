@@ -222,7 +222,7 @@ class FusionModel(nn.Module):
 
     @torch.no_grad()
     def fit_preprocessing(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> None:
-        """Fit each :class:`Standardize` on the *training* part: ``inputs`` ``(n, *shape)``, ``present`` bool ``(n,)``."""
+        """Fit each :class:`Standardize` on the *training* part: ``inputs`` ``(n, *shape)``, ``present`` ``(n,)``."""
         for name, encoder in self.encoders.items():
             for module in encoder.modules():
                 if isinstance(module, Standardize) and name in inputs:
