@@ -1,0 +1,18 @@
+"""Data sets: readers, splits, checks. NumPy only; knows nothing of models."""
+
+from equifuse.datasets.catalog import available, load
+from equifuse.datasets.dataset import MultimodalDataset, Split
+from equifuse.datasets.digits import load_digits_views
+from equifuse.datasets.npz import read_npz, write_npz
+from equifuse.datasets.table import read_inputs
+
+__all__ = [
+    "MultimodalDataset",
+    "Split",
+    "available",
+    "load",
+    "load_digits_views",
+    "read_inputs",
+    "read_npz",
+    "write_npz",
+]

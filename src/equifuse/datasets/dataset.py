@@ -1,0 +1,204 @@
+"""A data set in memory: splits of modalities, presence and targets, checked once when it is made."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equifuse.errors import DataError, UnknownNameError
+
+Array = NDArray[np.generic]
+TASKS = ("classification", "multilabel", "regression", "retrieval")
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set.
+
+    Attributes:
+        inputs: modality name -> float32 ``(n, *shape)``.
+        present: modality name -> bool ``(n,)``; a modality without a key is present in every row. Absent rows hold NaN.
+        target: int64 ``(n,)`` class indices, or float32 ``(n, K)`` for regression and multilabel, or None (retrieval
+            without labels).
+        ids: ``(n,)`` row identifiers, or None.
+    """
+
+    inputs: dict[str, NDArray[np.float32]]
+    present: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    target: Array | None = None
+    ids: Array | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def take(self, rows: NDArray[np.intp]) -> Split:
+        """The given rows as a new split."""
+        return Split(
+            {m: x[rows] for m, x in self.inputs.items()},
+            {m: mask[rows] for m, mask in self.present.items()},
+            None if self.target is None else self.target[rows],
+            None if self.ids is None else self.ids[rows],
+        )
+
+
+@dataclass(frozen=True)
+class MultimodalDataset:
+    """Named train, val and test splits of several modalities and a task.
+
+    Attributes:
+        name: for reports.
+        splits: ``"train"``, ``"val"`` and ``"test"``.
+        task: "classification", "multilabel", "regression" or "retrieval".
+        classes: names of the classes or targets, or None.
+
+    Raises:
+        DataError: the splits disagree, a present row holds NaN or infinity, or labels do not fit the task.
+        UnknownNameError: an unknown task.
+    """
+
+    name: str
+    splits: dict[str, Split]
+    task: str
+    classes: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise UnknownNameError("task", self.task, TASKS)
+        missing = [part for part in PARTS if part not in self.splits]
+        if missing:
+            raise DataError(f"data set {self.name!r} has no {missing[0]!r} split")
+        for part, split in self.splits.items():
+            self._check_split(part, split)
+        self._check_labels()
+
+    def _check_split(self, part: str, split: Split) -> None:
+        reference = self.splits["train"]
+        if list(split.inputs) != list(reference.inputs) or not split.inputs:
+            raise DataError(
+                f"split {part!r} of {self.name!r} has modalities {list(split.inputs)}, 'train' has "
+                f"{list(reference.inputs)}; all splits need the same, in the same order"
+            )
+        rows = len(split)
+        if rows == 0:
+            raise DataError(f"split {part!r} of {self.name!r} has no rows")
+        for m, x in split.inputs.items():
+            if len(x) != rows:
+                raise DataError(f"modality {m!r} has {len(x)} rows in split {part!r}, others have {rows}")
+            if x.shape[1:] != reference.inputs[m].shape[1:] or x.ndim < 2:
+                raise DataError(
+                    f"modality {m!r} has shape {x.shape[1:]} in split {part!r}, "
+                    f"{reference.inputs[m].shape[1:]} in 'train'"
+                )
+            check_finite(m, x, split.present.get(m), f"split {part!r}")
+        if split.target is not None and len(split.target) != rows:
+            raise DataError(f"split {part!r} of {self.name!r} has {len(split.target)} labels for {rows} rows")
+
+    def _check_labels(self) -> None:
+        if self.task == "retrieval" and all(split.target is None for split in self.splits.values()):
+            return
+        for part, split in self.splits.items():
+            target = split.target
+            if target is None:
+                raise DataError(f"split {part!r} of {self.name!r} has no labels; task {self.task!r} needs them")
+            if self.task in ("regression", "multilabel"):
+                if target.ndim != 2 or not np.isfinite(target).all():
+                    raise DataError(
+                        f"targets of split {part!r} must be finite numbers (n, K), got shape {target.shape}"
+                    )
+                if self.task == "multilabel" and not np.isin(target, (0, 1)).all():
+                    raise DataError(f"multilabel targets of split {part!r} must be 0 or 1")
+            elif target.ndim != 1 or target.dtype.kind not in "iu":
+                raise DataError(
+                    f"labels of split {part!r} must be integers (n,), got {target.dtype} of shape {target.shape}"
+                )
+        if self.task in ("regression", "multilabel"):
+            return
+        seen = np.unique(_target(self.splits["train"]))
+        if seen[0] < 0:
+            raise DataError(f"labels must start at 0, got {seen[0]}")
+        for part, split in self.splits.items():
+            unseen = np.setdiff1d(_target(split), seen)
+            if len(unseen):
+                raise DataError(f"class {self._class_name(int(unseen[0]))} of split {part!r} does not occur in 'train'")
+        expected = len(self.classes) if self.classes else int(seen[-1]) + 1
+        if len(seen) != expected or seen[-1] != expected - 1:
+            absent = np.setdiff1d(np.arange(expected), seen)
+            raise DataError(
+                f"labels must run from 0 to {expected - 1} without gaps in 'train'; "
+                + (f"{absent[0]} is missing" if len(absent) else f"{seen[-1]} is too large")
+            )
+
+    def _class_name(self, label: int) -> str:
+        return repr(self.classes[label]) if self.classes and 0 <= label < len(self.classes) else str(label)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modality names in order."""
+        return tuple(self.splits["train"].inputs)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of one row of each modality."""
+        return {m: x.shape[1:] for m, x in self.splits["train"].inputs.items()}
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Flattened width of each modality."""
+        return {m: math.prod(shape) for m, shape in self.shapes.items()}
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of classes, labels or targets; 0 for retrieval without labels."""
+        target = self.splits["train"].target
+        if target is None:
+            return 0
+        return int(target.shape[1]) if target.ndim == 2 else int(target.max()) + 1
+
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits of a SHA-256 over all values and splits: equal data, equal digits."""
+        digest = hashlib.sha256()
+        for part in PARTS:
+            split = self.splits[part]
+            arrays: Mapping[str, Array | None] = {**split.inputs, **split.present, "target": split.target}
+            for key, array in arrays.items():
+                digest.update(f"{part}/{key}".encode())
+                if array is not None:
+                    digest.update(f"{array.dtype}{array.shape}".encode())
+                    digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def check_finite(modality: str, x: NDArray[np.float32], present: NDArray[np.bool_] | None, where: str) -> None:
+    """Refuse NaN and infinity in rows that count as present.
+
+    Raises:
+        DataError: naming the modality and the number of rows.
+    """
+    flat = x.reshape(len(x), -1) if len(x) else x
+    bad = ~np.isfinite(flat).all(axis=1) if len(x) else np.zeros(0, bool)
+    if present is not None:
+        bad &= present
+    if bad.any():
+        raise DataError(
+            f"modality {modality!r} has NaN or infinite values in {int(bad.sum())} of {len(x)} rows of {where}; "
+            "impute them, or make a whole row NaN to mark the modality as missing there"
+        )
+
+
+def missing_rows(x: NDArray[np.float32]) -> NDArray[np.bool_] | None:
+    """Bool ``(n,)`` presence of a modality whose missing rows are all NaN; None if no row is missing."""
+    if x.size == 0:
+        return None
+    present: NDArray[np.bool_] = ~np.isnan(x.reshape(len(x), -1)).all(axis=1)
+    return None if present.all() else present
+
+
+def _target(split: Split) -> Array:
+    assert split.target is not None
+    return split.target
