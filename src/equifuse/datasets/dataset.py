@@ -195,7 +195,7 @@ def missing_rows(x: NDArray[np.float32]) -> NDArray[np.bool_] | None:
     """Bool ``(n,)`` presence of a modality whose missing rows are all NaN; None if no row is missing."""
     if x.size == 0:
         return None
-    present: NDArray[np.bool_] = ~np.isnan(x.reshape(len(x), -1)).all(axis=1)
+    present = np.asarray(~np.isnan(x.reshape(len(x), -1)).all(axis=1), dtype=np.bool_)
     return None if present.all() else present
 
 

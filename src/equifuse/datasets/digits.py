@@ -28,8 +28,8 @@ def fourier(images: Floats) -> Floats:
 
     Unchanged by circular shifts of the image.
     """
-    magnitudes: Floats = np.abs(np.fft.rfft2(images))
-    return magnitudes.reshape(len(images), -1)
+    magnitudes: Floats = np.asarray(np.abs(np.fft.rfft2(images)), dtype=np.float64).reshape(len(images), -1)
+    return magnitudes
 
 
 def _radial(n: int, m: int, rho: Floats) -> Floats:
@@ -67,7 +67,7 @@ def profiles(images: Floats) -> Floats:
 
     def first(mask: NDArray[np.bool_]) -> Floats:
         """Index of the first True along the last axis, the length if there is none."""
-        return np.where(mask.any(-1), mask.argmax(-1), size).astype(np.float64)
+        return np.asarray(np.where(mask.any(-1), mask.argmax(-1), size), dtype=np.float64)
 
     columns = ink.transpose(0, 2, 1)
     sides = (first(ink), first(ink[:, :, ::-1]), first(columns), first(columns[:, :, ::-1]))

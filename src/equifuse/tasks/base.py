@@ -1,0 +1,199 @@
+"""What a task is: a loss, metrics, and how raw outputs are read; and the batch it works on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from equifuse.errors import InputError, UnknownNameError
+from equifuse.model import FusionModel, ModelOutput
+
+Columns = dict[str, NDArray[Any]]
+
+
+@dataclass
+class Batch:
+    """Samples of a split as tensors.
+
+    Attributes:
+        inputs: modality name -> ``(B, *shape)``.
+        present: modality name -> bool ``(B,)``; a modality without a key is present in every sample.
+        target: int64 ``(B,)``, float32 ``(B, K)``, or None.
+    """
+
+    inputs: dict[str, Tensor]
+    present: dict[str, Tensor] = field(default_factory=dict)
+    target: Tensor | None = None
+
+    def __len__(self) -> int:
+        return next(iter(self.inputs.values())).shape[0]
+
+    def take(self, rows: Tensor) -> Batch:
+        """The given rows ``(n,)`` (indices or a bool mask)."""
+        return Batch(
+            {m: x[rows] for m, x in self.inputs.items()},
+            {m: mask[rows] for m, mask in self.present.items()},
+            None if self.target is None else self.target[rows],
+        )
+
+    def to(self, device: torch.device | str, **options: Any) -> Batch:
+        """The same samples on another device; ``options`` go to :meth:`torch.Tensor.to`."""
+        return Batch(
+            {m: x.to(device, **options) for m, x in self.inputs.items()},
+            {m: mask.to(device, **options) for m, mask in self.present.items()},
+            None if self.target is None else self.target.to(device, **options),
+        )
+
+    def without(self, modalities: Iterable[str]) -> Batch:
+        """The same samples with whole modalities taken away.
+
+        Raises:
+            UnknownNameError: a modality the batch does not have.
+            InputError: nothing would be left.
+        """
+        dropped = set(modalities)
+        for name in sorted(dropped):
+            if name not in self.inputs:
+                raise UnknownNameError("modality", name, self.inputs)
+        if dropped == set(self.inputs):
+            raise InputError(f"all modalities ({', '.join(self.inputs)}) were taken away; at least one must stay")
+        return Batch(
+            {m: x for m, x in self.inputs.items() if m not in dropped},
+            {m: mask for m, mask in self.present.items() if m not in dropped},
+            self.target,
+        )
+
+
+@dataclass
+class Evaluation:
+    """A model's result on a whole split, on the CPU.
+
+    Attributes:
+        metrics: metric name -> value, ``"loss"`` (the task's) among them.
+        prediction: raw outputs, first axis ``n``.
+        converged: bool ``(n,)``, or None for a closed-form fusion.
+        residual: ``(n,)`` relative residuals, or None.
+        steps: int64 ``(n,)`` solver steps, or None.
+    """
+
+    metrics: dict[str, float]
+    prediction: Tensor
+    converged: Tensor | None = None
+    residual: Tensor | None = None
+    steps: Tensor | None = None
+
+    def convergence(self) -> dict[str, float] | None:
+        """Share of samples converged, mean and largest steps, largest residual; None for a closed-form fusion."""
+        if self.converged is None or self.residual is None or self.steps is None:
+            return None
+        return {
+            "converged": self.converged.double().mean().item(),
+            "mean_steps": self.steps.double().mean().item(),
+            "max_steps": float(self.steps.max().item()),
+            "max_residual": self.residual.max().item(),
+        }
+
+
+class Task(ABC):
+    """Loss, metrics and reading of raw outputs ``(n, K)``.
+
+    Args:
+        classes: names of the outputs, or None.
+
+    Attributes:
+        monitor: the validation metric that early stopping watches.
+        mode: ``"min"`` or ``"max"``, which way the monitor is better.
+    """
+
+    name: ClassVar[str]
+    monitor: ClassVar[str] = "loss"
+    mode: ClassVar[str] = "min"
+
+    def __init__(self, classes: tuple[str, ...] | None = None) -> None:
+        self.classes = classes
+
+    @abstractmethod
+    def loss(self, prediction: Tensor, target: Tensor | None) -> Tensor:
+        """Scalar loss of raw outputs ``(B, K)``, mean over the samples."""
+
+    @abstractmethod
+    def metrics(self, prediction: Tensor, target: Tensor | None) -> dict[str, float]:
+        """Metrics of a whole split; one that is undefined there is left out."""
+
+    @abstractmethod
+    def predict(self, prediction: Tensor) -> Columns:
+        """Raw outputs ``(n, K)`` as named columns ``(n,)`` for a table."""
+
+    def forward(self, model: FusionModel, batch: Batch) -> ModelOutput:
+        """What :meth:`loss` and :meth:`metrics` are computed from; by default the model's output."""
+        return model(batch.inputs, batch.present)  # type: ignore[no-any-return]
+
+    def forward_loss(self, model: FusionModel, batch: Batch) -> tuple[Tensor, ModelOutput]:
+        """Task loss of a batch, and the output it was computed from."""
+        output = self.forward(model, batch)
+        return self.loss(output.prediction, batch.target), output
+
+    @torch.no_grad()
+    def evaluate(self, model: FusionModel, batches: Iterable[Batch]) -> Evaluation:
+        """Evaluate a model, in evaluation mode, on all batches of a split taken together.
+
+        Raises:
+            InputError: there is no batch.
+        """
+        training = model.training
+        model.eval()
+        try:
+            device = next(model.parameters()).device
+            pairs = [(self.forward(model, batch.to(device)), batch.target) for batch in batches]
+        finally:
+            model.train(training)
+        return self.gather(pairs)
+
+    def gather(self, pairs: list[tuple[ModelOutput, Tensor | None]]) -> Evaluation:
+        """Join the outputs and targets of all batches, and measure them.
+
+        Raises:
+            InputError: there is no batch.
+        """
+        if not pairs:
+            raise InputError("there is nothing to evaluate")
+        prediction = torch.cat([output.prediction.detach().float().cpu() for output, _ in pairs])
+        targets = [target.cpu() for _, target in pairs if target is not None]
+        target = torch.cat(targets) if targets else None
+        stats = [output.fusion.stats for output, _ in pairs]
+        evaluation = Evaluation(
+            {"loss": self.loss(prediction, target).item(), **self.metrics(prediction, target)}, prediction
+        )
+        if all(s is not None for s in stats):
+            evaluation.converged = torch.cat([s.converged.cpu() for s in stats if s is not None])
+            evaluation.residual = torch.cat([s.residual.float().cpu() for s in stats if s is not None])
+            evaluation.steps = torch.cat([s.steps.cpu() for s in stats if s is not None])
+        return evaluation
+
+
+def needed(target: Tensor | None) -> Tensor:
+    """The target, where the task cannot do without.
+
+    Raises:
+        InputError: it is None.
+    """
+    if target is None:
+        raise InputError("this task needs labels, the split has none")
+    return target
+
+
+def probabilities(prediction: Tensor) -> NDArray[np.float64]:
+    """Softmax of logits ``(n, K)`` in float64, so that every row sums to 1 to rounding."""
+    return torch.softmax(prediction.double(), dim=-1).numpy()
+
+
+def output_names(classes: tuple[str, ...] | None, count: int) -> tuple[str, ...]:
+    """Names of ``count`` outputs: the classes, or their numbers."""
+    return classes if classes is not None else tuple(str(i) for i in range(count))

@@ -1,0 +1,54 @@
+"""Any number of labels per sample."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from equifuse.tasks.base import Columns, Task, needed, output_names
+
+
+class Multilabel(Task):
+    """Binary cross-entropy on logits ``(B, K)`` against 0/1 targets ``(B, K)``.
+
+    Metrics: ``f1_micro``, ``f1_macro``, ``f1_weighted``, ``f1_samples`` at probability 0.5, and ``map`` (mean average
+    precision over the labels that occur in the split; left out where none does).
+    """
+
+    name: ClassVar[str] = "multilabel"
+
+    def loss(self, prediction: Tensor, target: Tensor | None) -> Tensor:
+        """Mean binary cross-entropy over samples and labels."""
+        return F.binary_cross_entropy_with_logits(prediction, needed(target))
+
+    def metrics(self, prediction: Tensor, target: Tensor | None) -> dict[str, float]:
+        """See the class docstring."""
+        from sklearn import metrics  # noqa: PLC0415
+
+        y, p = needed(target).numpy().astype(np.int64), torch.sigmoid(prediction.double()).numpy()
+        chosen = (p > 0.5).astype(np.int64)
+        found = {
+            f"f1_{average}": float(_f1(metrics.f1_score, y, chosen, average))
+            for average in ("micro", "macro", "weighted", "samples")
+        }
+        occurs = y.any(axis=0)
+        if occurs.any():
+            found["map"] = float(metrics.average_precision_score(y[:, occurs], p[:, occurs], average="macro"))
+        return found
+
+    def predict(self, prediction: Tensor) -> Columns:
+        """``prediction`` (names of the labels above 0.5, joined by ``;``) and ``prob_<label>``."""
+        p = torch.sigmoid(prediction.double()).numpy()
+        names = output_names(self.classes, p.shape[1])
+        joined = np.array([";".join(n for n, on in zip(names, row, strict=True) if on) for row in p > 0.5], dtype=str)
+        return {"prediction": joined, **{f"prob_{name}": p[:, k] for k, name in enumerate(names)}}
+
+
+def _f1(score, y, chosen, average):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    if y.shape[1] == 1:  # scikit-learn takes one column for a binary problem, which has no such averages
+        y, chosen = np.hstack([y, y]), np.hstack([chosen, chosen])
+    return score(y, chosen, average=average, zero_division=0)
