@@ -4,10 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 
-.PHONY: demo test check setup clean
-
-demo: setup
-	$(BIN)/equifuse demo --out $(OUT)
+.PHONY: test check setup clean
 
 test: setup check
 	$(BIN)/python -m pytest -n auto

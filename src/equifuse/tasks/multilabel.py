@@ -31,8 +31,10 @@ class Multilabel(Task):
 
         y, p = needed(target).numpy().astype(np.int64), torch.sigmoid(prediction.double()).numpy()
         chosen = (p > 0.5).astype(np.int64)
+        # scikit-learn takes a single column for a binary problem without averages; a copy changes none of them.
+        pair = (y, chosen) if y.shape[1] > 1 else (np.hstack([y, y]), np.hstack([chosen, chosen]))
         found = {
-            f"f1_{average}": float(_f1(metrics.f1_score, y, chosen, average))
+            f"f1_{average}": float(metrics.f1_score(*pair, average=average, zero_division=0))
             for average in ("micro", "macro", "weighted", "samples")
         }
         occurs = y.any(axis=0)
@@ -46,9 +48,3 @@ class Multilabel(Task):
         names = output_names(self.classes, p.shape[1])
         joined = np.array([";".join(n for n, on in zip(names, row, strict=True) if on) for row in p > 0.5], dtype=str)
         return {"prediction": joined, **{f"prob_{name}": p[:, k] for k, name in enumerate(names)}}
-
-
-def _f1(score, y, chosen, average):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    if y.shape[1] == 1:  # scikit-learn takes one column for a binary problem, which has no such averages
-        y, chosen = np.hstack([y, y]), np.hstack([chosen, chosen])
-    return score(y, chosen, average=average, zero_division=0)
