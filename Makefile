@@ -4,7 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 
-.PHONY: test check setup clean
+.PHONY: demo test check setup clean
+
+demo: setup
+	$(BIN)/equifuse demo --out $(OUT)
 
 test: setup check
 	$(BIN)/python -m pytest -n auto

@@ -22,7 +22,11 @@ class UnknownNameError(EquifuseError, LookupError):
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
         super().__init__(f"unknown {kind} {name!r}; {hint}known: {', '.join(known) or 'none'}")
-        self.name, self.known = name, known
+        self.kind, self.name, self.known = kind, name, known
+
+    def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, list[str]]]:
+        # Exceptions are pickled by their message, and it is not what the constructor takes.
+        return type(self), (self.kind, self.name, self.known)
 
 
 class DataError(EquifuseError, ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from equifuse.errors import InputError, UnknownNameError
-from equifuse.tasks.base import Batch, Evaluation, Task
+from equifuse.tasks.base import Batch, Columns, Evaluation, Task
 from equifuse.tasks.classification import Classification
 from equifuse.tasks.multilabel import Multilabel
 from equifuse.tasks.regression import Regression
@@ -15,6 +15,7 @@ __all__ = [
     "TASKS",
     "Batch",
     "Classification",
+    "Columns",
     "Evaluation",
     "Multilabel",
     "Regression",

@@ -110,11 +110,13 @@ class Task(ABC):
     Attributes:
         monitor: the validation metric that early stopping watches.
         mode: ``"min"`` or ``"max"``, which way the monitor is better.
+        headline: the metric shown where there is room for one.
     """
 
     name: ClassVar[str]
     monitor: ClassVar[str] = "loss"
     mode: ClassVar[str] = "min"
+    headline: ClassVar[str]
 
     def __init__(self, classes: tuple[str, ...] | None = None) -> None:
         self.classes = classes

@@ -15,8 +15,9 @@ from equifuse.tasks.base import Columns, Task, needed, output_names, probabiliti
 class Classification(Task):
     """Cross-entropy on logits ``(B, K)`` against int64 labels ``(B,)``.
 
-    Metrics: ``accuracy``, ``f1_macro``, ``f1_weighted``, ``log_loss``, and ``auc`` (ROC; one class against the rest,
-    macro mean, for more than two classes), left out where a class does not occur in the split.
+    Metrics: ``accuracy``, ``f1_macro``, ``f1_weighted``, ``log_loss``; for two classes ``f1`` (of class 1); and ``auc``
+    (ROC; one class against the rest, macro mean, for more than two classes), left out where a class does not occur in
+    the split.
 
     Args:
         classes: class names, or None.
@@ -27,6 +28,7 @@ class Classification(Task):
     """
 
     name: ClassVar[str] = "classification"
+    headline: ClassVar[str] = "accuracy"
 
     def __init__(self, classes: tuple[str, ...] | None = None, label_smoothing: float = 0.0) -> None:
         super().__init__(classes)
@@ -50,6 +52,8 @@ class Classification(Task):
             "f1_weighted": metrics.f1_score(y, best, average="weighted", zero_division=0),
             "log_loss": metrics.log_loss(y, p, labels=labels),
         }
+        if len(labels) == 2:
+            found["f1"] = metrics.f1_score(y, best, zero_division=0)
         if len(labels) > 1 and len(np.unique(y)) == len(labels):
             binary = len(labels) == 2
             found["auc"] = metrics.roc_auc_score(y, p[:, 1] if binary else p, multi_class="ovr", average="macro")

@@ -20,6 +20,7 @@ class Multilabel(Task):
     """
 
     name: ClassVar[str] = "multilabel"
+    headline: ClassVar[str] = "f1_weighted"
 
     def loss(self, prediction: Tensor, target: Tensor | None) -> Tensor:
         """Mean binary cross-entropy over samples and labels."""

@@ -19,6 +19,7 @@ class Regression(Task):
     """
 
     name: ClassVar[str] = "regression"
+    headline: ClassVar[str] = "mae"
 
     def loss(self, prediction: Tensor, target: Tensor | None) -> Tensor:
         """Mean squared error over samples and targets."""

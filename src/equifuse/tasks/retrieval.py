@@ -37,6 +37,7 @@ class Retrieval(Task):
     """
 
     name: ClassVar[str] = "retrieval"
+    headline: ClassVar[str] = "recall@10"
 
     def __init__(self, classes: tuple[str, ...] | None = None, modalities: tuple[str, ...] | None = None) -> None:
         super().__init__(classes)

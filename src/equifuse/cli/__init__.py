@@ -1,0 +1,66 @@
+"""The command line: one file per command, no logic of its own."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import typer
+from typer.main import get_command
+
+from equifuse.cli import data, demo, evaluate, predict, train
+from equifuse.errors import EquifuseError
+
+app = typer.Typer(
+    name="equifuse",
+    help="Multimodal fusion: train, evaluate and use models of several modalities.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("datasets")(data.datasets)
+app.command("demo")(demo.demo)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from equifuse import __version__
+
+        typer.echo(f"equifuse {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", help="Print the version.", callback=_version, is_eager=True),
+) -> None:
+    """Multimodal fusion: train, evaluate and use models of several modalities."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: a user's mistake is one line on standard error and exit code 2, never a traceback.
+
+    Args:
+        arguments: words of the command line; default those of the process.
+    """
+    warnings.showwarning = _one_line
+    try:
+        # Wrong options are the command-line library's own errors: it prints them, and exits with 2 by itself.
+        get_command(app).main(arguments, prog_name="equifuse")
+    except EquifuseError as error:
+        _complain(str(error))
+    except OSError as error:  # a full disk, a folder that may not be written
+        _complain(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+
+
+def _one_line(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _complain(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,28 @@
+"""``equifuse evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder made by 'equifuse train'.")],
+    data: Annotated[str | None, typer.Option(help="Another data set; default the run's own.")] = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    without: Annotated[list[str] | None, typer.Option(help="Modality to take away; may be repeated.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Evaluate a trained model, optionally with modalities taken away."""
+    import json
+
+    from equifuse.report.table import metrics_table, show
+    from equifuse.training import evaluate_run
+
+    metrics = evaluate_run(run, data=data, split=split, without=tuple(without or ()))
+    if as_json:
+        typer.echo(json.dumps(metrics, indent=1))
+    else:
+        show(metrics_table({split: metrics}))

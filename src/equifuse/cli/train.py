@@ -1,0 +1,76 @@
+"""``equifuse train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    data: Annotated[str | None, typer.Option(help="Name of a data set, or path of an .npz file.")] = None,
+    fusion: Annotated[str | None, typer.Option(help="Fusion: deq, gmf, concat.  [default: deq]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<data>-<fusion>-seed<seed>.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.  [default: 0]")] = None,
+    backend: Annotated[str | None, typer.Option(help="For gmf: the fusion behind it, e.g. deq.")] = None,
+    dim: Annotated[int | None, typer.Option(help="Common width of deq (or of concat's projections).")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--set", help="Further fusion option, key=value; may be repeated.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of options; those given here win.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Encoder per modality: mlp, identity.")] = None,
+    hidden: Annotated[
+        list[int] | None, typer.Option(help="Width of an MLP encoder's layer; repeat for more layers.")
+    ] = None,
+    dropout: Annotated[float | None, typer.Option(help="Dropout of the MLP encoders.")] = None,
+    head_dropout: Annotated[float | None, typer.Option(help="Dropout before the head.")] = None,
+    embedding: Annotated[int | None, typer.Option(help="Width of a retrieval model's embedding.")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="For classification.")] = None,
+    modality_dropout: Annotated[float | None, typer.Option(help="Chance to hide a modality of a sample.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Most epochs.  [default: 100]")] = None,
+    patience: Annotated[int | None, typer.Option(help="Epochs without improvement to stop after.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples per step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay.")] = None,
+    val_fraction: Annotated[float | None, typer.Option(help="Validation share where the set has none.")] = None,
+    accelerator: Annotated[str | None, typer.Option(help="cpu, gpu or auto.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Train a model; the best epoch on validation is kept and measured on test."""
+    from equifuse.report.table import metrics_table, show
+    from equifuse.training import TrainConfig
+    from equifuse.training import train as run
+
+    given = {
+        "data": data,
+        "fusion": fusion,
+        "dim": dim,
+        "backend": backend,
+        "encoder": encoder,
+        "hidden": hidden or None,
+        "dropout": dropout,
+        "head_dropout": head_dropout,
+        "embedding": embedding,
+        "label_smoothing": label_smoothing,
+        "modality_dropout": modality_dropout,
+        "seed": seed,
+        "epochs": epochs,
+        "patience": patience,
+        "batch_size": batch_size,
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "val_fraction": val_fraction,
+        "accelerator": accelerator,
+    }
+    resolved = TrainConfig.from_options(config, given, option)
+    parts = (Path(resolved.data).stem, resolved.fusion, resolved.backend, f"seed{resolved.seed}")
+    folder = out or Path("runs") / "-".join(part for part in parts if part)
+    try:
+        result = run(resolved, folder, resume=resume, progress=not quiet)
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; continue with the same options, --out {folder} and --resume", err=True)
+        raise typer.Exit(130) from None
+    show(metrics_table(result.metrics))
+    typer.echo(f"run folder: {result.path}")

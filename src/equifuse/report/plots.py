@@ -1,0 +1,121 @@
+"""Figures of a run, drawn without a display and without global state."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Okabe and Ito's palette: told apart by colour-blind readers too.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", suffix=".png", delete=False) as f:
+        try:
+            figure.savefig(f, format="png")
+            f.close()
+            Path(f.name).chmod(0o644)
+            Path(f.name).replace(path)
+        finally:
+            Path(f.name).unlink(missing_ok=True)
+
+
+def learning_curves(histories: list[dict[str, float]] | Mapping[str, list[dict[str, float]]], path: Path) -> None:
+    """Training loss (dashed) and validation loss (solid) over epochs, one colour per label.
+
+    Args:
+        histories: one run's history, or label -> history.
+        path: PNG to write.
+    """
+    labelled = histories if isinstance(histories, Mapping) else {"": histories}
+    figure, (axis,) = _figure(6.5, 4)
+    for colour, (label, history) in zip(_cycle(len(labelled)), labelled.items(), strict=True):
+        epochs = [row["epoch"] + 1 for row in history]
+        prefix = f"{label}: " if label else ""
+        train = [row.get("train_task_loss", math.nan) for row in history]
+        axis.plot(epochs, train, color=colour, linestyle="--", alpha=0.6, label=f"{prefix}training")
+        axis.plot(epochs, [row["val_loss"] for row in history], color=colour, label=f"{prefix}validation")
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("task loss")
+    axis.set_yscale("log" if _positive(labelled) else "linear")
+    axis.legend(frameon=False, fontsize="small")
+    _save(figure, path)
+
+
+def _positive(histories: Mapping[str, list[dict[str, float]]]) -> bool:
+    return all(row["val_loss"] > 0 and row.get("train_task_loss", 1) > 0 for h in histories.values() for row in h)
+
+
+def convergence(traces: Mapping[str, Mapping[str, Any]], path: Path, *, tol: float | None = None) -> None:
+    """Relative residual per step, median over samples with the range from the 10th to the 90th percentile.
+
+    Args:
+        traces: panel title -> part of the state -> residuals ``(K, n)``.
+        path: PNG to write.
+        tol: the tolerance, drawn as a line.
+    """
+    figure, axes = _figure(5.2 * len(traces), 4, len(traces))
+    for axis, (title, parts) in zip(axes, traces.items(), strict=True):
+        for colour, (name, trace) in zip(_cycle(len(parts)), parts.items(), strict=True):
+            values = np.maximum(np.asarray(trace, dtype=np.float64), 1e-12)
+            low, median, high = np.percentile(values, [10, 50, 90], axis=1)
+            steps = np.arange(1, len(values) + 1)
+            axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+            axis.plot(steps, median, color=colour, marker="o", markersize=3, label=name)
+        if tol is not None:
+            axis.axhline(tol, color="grey", linestyle=":", label=f"tolerance {tol:g}")
+        axis.set_yscale("log")
+        axis.set_xlabel("evaluations")
+        axis.set_ylabel("relative residual")
+        axis.set_title(title, fontsize="medium")
+        axis.legend(frameon=False, fontsize="small")
+    _save(figure, path)
+
+
+def modality_removal(
+    scores: Mapping[str, Mapping[str, tuple[float, float]]], path: Path, *, metric: str = "accuracy"
+) -> None:
+    """A metric with each modality removed, as grouped bars with the spread over seeds.
+
+    Args:
+        scores: method -> what was removed -> (mean, standard deviation or NaN).
+        path: PNG to write.
+        metric: its name.
+    """
+    removed = list(dict.fromkeys(name for by_removed in scores.values() for name in by_removed))
+    figure, (axis,) = _figure(max(6.5, 1.6 * len(removed)), 4)
+    width = 0.8 / len(scores)
+    for i, (colour, (label, by_removed)) in enumerate(zip(_cycle(len(scores)), scores.items(), strict=True)):
+        places = [x + (i - (len(scores) - 1) / 2) * width for x, name in enumerate(removed) if name in by_removed]
+        means = [by_removed[name][0] for name in removed if name in by_removed]
+        spreads = [by_removed[name][1] for name in removed if name in by_removed]
+        errors = [0.0 if math.isnan(s) else s for s in spreads]
+        axis.bar(places, means, width * 0.92, yerr=errors, color=colour, label=label, error_kw={"elinewidth": 1})
+    axis.set_xticks(range(len(removed)), removed)
+    axis.set_xlabel("modality removed")
+    axis.set_ylabel(metric)
+    axis.legend(frameon=False, fontsize="small", ncols=len(scores), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    _save(figure, path)
+
+
+def _cycle(count: int) -> list[str]:
+    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]

@@ -1,0 +1,68 @@
+"""Tables for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from equifuse.datasets import MultimodalDataset
+
+
+def show(table: Table) -> None:
+    """Print a table to standard output."""
+    Console().print(table)
+
+
+def metrics_table(metrics: Mapping[str, Any]) -> Table:
+    """Metrics of splits side by side; other entries of ``metrics.json`` go to the caption."""
+    splits = {part: values for part, values in metrics.items() if part in ("train", "val", "test")}
+    table = Table(title="metrics")
+    table.add_column("metric")
+    for part in splits:
+        table.add_column(part, justify="right")
+    for key in dict.fromkeys(key for values in splits.values() for key in values):
+        table.add_row(key, *(f"{values[key]:.4f}" if key in values else "" for values in splits.values()))
+    notes = []
+    if "parameters" in metrics:
+        notes.append(f"{metrics['parameters']:,} parameters, {metrics['train_seconds']:.1f} s")
+        notes.append(f"best epoch {metrics['best_epoch']} of {metrics['epochs']}")
+    if metrics.get("convergence"):
+        found = metrics["convergence"]
+        notes.append(f"{found['converged']:.1%} converged, {found['mean_steps']:.1f} steps on average")
+    table.caption = "; ".join(notes) or None
+    return table
+
+
+def datasets_table(sets: Iterable[MultimodalDataset]) -> Table:
+    """Task, modalities with widths, and rows of each data set."""
+    table = Table("name", "task", "outputs", "modalities", "train / val / test")
+    for dataset in sets:
+        widths = ", ".join(f"{m} {width}" for m, width in dataset.dims.items())
+        rows = " / ".join(str(len(dataset.splits[part])) for part in ("train", "val", "test"))
+        table.add_row(dataset.name, dataset.task, str(dataset.n_outputs or "-"), widths, rows)
+    return table
+
+
+def text_table(title: str, header: list[str], rows: Iterable[list[str]]) -> Table:
+    """Rows of text under a header; all columns but the first are aligned to the right."""
+    table = Table(title=title)
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def plus_minus(mean_and_deviation: Sequence[float], scale: float = 100) -> str:
+    """``"98.1 ± 0.3"`` of ``(0.981, 0.003)``."""
+    mean, deviation = mean_and_deviation
+    return f"{mean * scale:.1f} ± {deviation * scale:.1f}"
+
+
+def to_markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -1,0 +1,19 @@
+"""Training runs: configuration, the run folder, evaluation and prediction. Lightning is loaded when training starts."""
+
+from equifuse.training.config import TrainConfig
+from equifuse.training.evaluation import evaluate_model, evaluate_run
+from equifuse.training.folder import Run, initial_model, load_run
+from equifuse.training.prediction import predict_run
+from equifuse.training.runner import RunResult, train
+
+__all__ = [
+    "Run",
+    "RunResult",
+    "TrainConfig",
+    "evaluate_model",
+    "evaluate_run",
+    "initial_model",
+    "load_run",
+    "predict_run",
+    "train",
+]

@@ -1,0 +1,226 @@
+"""Everything that decides a training run, in one place, from keywords, a YAML file, or a stored run."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from equifuse.errors import DataError, InputError, UnknownNameError
+from equifuse.fusion import fusion_options
+
+# The part of a run's config.yaml that records what happened, as against what was asked for.
+RECORD = "run"
+_SCIENTIFIC = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What to train, on what, and how.
+
+    Args:
+        data: name or path of a data set.
+        fusion: name of a fusion.
+        dim: the fusion's common width (of the backend, for GMF with one), or None for the fusion's default.
+        backend: for ``gmf``: name of the fusion behind it, or None for concatenation.
+        fusion_options: further options of the fusion.
+        encoder: ``"mlp"`` or ``"identity"``.
+        hidden: widths of the MLP encoders' layers.
+        dropout: dropout of the MLP encoders, in [0, 1).
+        head_dropout: dropout before the head, in [0, 1).
+        embedding: width of the embedding of a retrieval model.
+        label_smoothing: for classification, in [0, 1).
+        modality_dropout: probability with which each modality of each training sample is hidden, in [0, 1); one that
+            the sample has is always kept. Off by default.
+        seed: of the initial weights, the order of the samples, dropout, and a split that the data set does not have.
+        epochs: most passes over the training part, ≥ 1.
+        patience: epochs without a better validation loss after which training stops, ≥ 1.
+        batch_size: samples per step, ≥ 1.
+        lr: AdamW's learning rate, > 0.
+        weight_decay: AdamW's, ≥ 0.
+        val_fraction: share of the training part held out where the data set has no validation part, in (0, 1).
+        accelerator: ``"cpu"``, ``"gpu"`` or ``"auto"``.
+
+    Raises:
+        UnknownNameError: an unknown fusion, encoder or accelerator.
+        InputError: a value of the wrong type or out of range.
+    """
+
+    data: str
+    fusion: str = "deq"
+    dim: int | None = None
+    backend: str | None = None
+    fusion_options: dict[str, Any] = field(default_factory=dict)
+    encoder: str = "mlp"
+    hidden: tuple[int, ...] = (128,)
+    dropout: float = 0.3
+    head_dropout: float = 0.0
+    embedding: int = 64
+    label_smoothing: float = 0.0
+    modality_dropout: float = 0.0
+    seed: int = 0
+    epochs: int = 100
+    patience: int = 15
+    batch_size: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    val_fraction: float = 0.2
+    accelerator: str = "cpu"
+
+    def __post_init__(self) -> None:
+        given: Any = self.hidden  # YAML gives a number or a list
+        hidden = tuple(given) if isinstance(given, (list, tuple)) else (given,)
+        object.__setattr__(self, "hidden", hidden)
+        for name in ("embedding", "epochs", "patience", "batch_size"):
+            self._check(name, int, lambda v: v >= 1, "a whole number of at least 1")
+        self._check("seed", int, lambda v: 0 <= v < 2**31, "a whole number of at least 0 and below 2^31")
+        for name in ("dropout", "head_dropout", "label_smoothing", "modality_dropout"):
+            self._check(name, (int, float), lambda v: 0 <= v < 1, "in [0, 1)")
+        self._check("val_fraction", (int, float), lambda v: 0 < v < 1, "between 0 and 1")
+        self._check("lr", (int, float), lambda v: 0 < v < math.inf, "a positive number")
+        self._check("weight_decay", (int, float), lambda v: 0 <= v < math.inf, "a number of at least 0")
+        if self.dim is not None:
+            self._check("dim", int, lambda v: v >= 1, "a whole number of at least 1")
+        if not all(isinstance(width, int) and width >= 1 for width in hidden) or not hidden:
+            raise InputError(f"hidden must list whole numbers of at least 1, got {self.hidden}")
+        if not isinstance(self.fusion_options, Mapping):
+            raise InputError(f"fusion_options must be a mapping, got {self.fusion_options!r}")
+        for name in ("data", "fusion", "encoder", "accelerator"):
+            self._check(name, str, bool, "a name")
+        for kind, value, known in (
+            ("encoder", self.encoder, ("mlp", "identity")),
+            ("accelerator", self.accelerator, ("cpu", "gpu", "auto")),
+        ):
+            if value not in known:
+                raise UnknownNameError(kind, value, known)
+        self.resolved_fusion_options()
+
+    def _check(self, name: str, kind: Any, fits: Any, expected: str) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, kind) or not fits(value):
+            raise InputError(f"{name} must be {expected}, got {value!r}")
+
+    def resolved_fusion_options(self) -> dict[str, Any]:
+        """The fusion's options with ``dim`` and ``backend`` put where the fusion expects them.
+
+        Raises:
+            UnknownNameError: an unknown fusion or backend.
+            InputError: the fusion has no use for ``dim`` or ``backend``, or an option is given twice.
+        """
+        known = fusion_options(self.fusion)
+        options = dict(self.fusion_options)
+        backend = self.backend or options.get("backend")
+        given = {"backend": self.backend, "dim": self.dim}
+        for name, value in given.items():
+            if value is not None and name in options:
+                raise InputError(f"{name} is given twice: {value!r}, and {options[name]!r} in fusion_options")
+        if self.backend is not None:
+            if "backend" not in known:
+                raise InputError(f"fusion {self.fusion!r} takes no backend; use fusion 'gmf' with it")
+            fusion_options(self.backend)
+            options["backend"] = self.backend
+        if self.dim is not None:
+            if "dim" in known:
+                options["dim"] = self.dim
+            elif isinstance(backend, str) and "dim" in fusion_options(backend):
+                options["backend_options"] = {"dim": self.dim, **(options.get("backend_options") or {})}
+            else:
+                raise InputError(
+                    f"fusion {self.fusion!r} has no option 'dim'" + (" without a backend" * ("backend" in known))
+                )
+        return options
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; :meth:`from_dict` reads them back."""
+        return {**asdict(self), "hidden": list(self.hidden)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """A configuration from plain values.
+
+        Raises:
+            UnknownNameError: a key that is none, naming the nearest one.
+            InputError: ``data`` is missing, or a value does not fit.
+        """
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise UnknownNameError("option", str(key), known)
+        if values.get("data") is None:
+            raise InputError("no data set given: pass its name or path as data")
+        return cls(**values)
+
+    @classmethod
+    def from_options(
+        cls, file: Path | None, options: Mapping[str, Any], settings: list[str] | None = None
+    ) -> TrainConfig:
+        """A configuration from a YAML file, overridden by options, overridden by ``key=value`` settings of the fusion.
+
+        Args:
+            file: YAML file of options (a run's ``config.yaml`` will do), or None.
+            options: options by name; None means not given.
+            settings: ``"key=value"`` each, for ``fusion_options``; values are YAML, dots in keys nest.
+
+        Raises:
+            DataError: the file is missing or is not YAML.
+            UnknownNameError: an unknown key.
+            InputError: a value does not fit.
+        """
+        values = read_config(file) if file is not None else {}
+        values |= {name: value for name, value in options.items() if value is not None}
+        if settings:
+            values["fusion_options"] = {**(values.get("fusion_options") or {}), **_parse_settings(settings)}
+        return cls.from_dict(values)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The options in a YAML file, without the record of a run.
+
+    Raises:
+        DataError: the file is missing or is not a YAML mapping.
+    """
+    import yaml  # noqa: PLC0415
+
+    if not path.is_file():
+        raise DataError(f"no such file: {path}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path} must hold options as 'name: value' lines")
+    return {key: _numbers(value) for key, value in content.items() if key != RECORD}
+
+
+def _parse_settings(settings: list[str]) -> dict[str, Any]:
+    import yaml  # noqa: PLC0415
+
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"expected key=value, got {setting!r}")
+        try:
+            value = _numbers(yaml.safe_load(text))
+        except yaml.YAMLError:
+            raise InputError(f"cannot read the value of {setting!r}") from None
+        *path, last = key.strip().split(".")
+        place = parsed
+        for step in path:
+            place = place.setdefault(step, {})
+            if not isinstance(place, dict):
+                raise InputError(f"{setting!r}: {step!r} already has a value")
+        place[last] = value
+    return parsed
+
+
+def _numbers(value: Any) -> Any:
+    """YAML takes ``1e-3`` for a string; it is a number here."""
+    if isinstance(value, dict):
+        return {key: _numbers(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_numbers(entry) for entry in value]
+    return float(value) if isinstance(value, str) and _SCIENTIFIC.fullmatch(value) else value

@@ -1,0 +1,144 @@
+"""The run folder: what is in it, and reading it back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from equifuse import datasets
+from equifuse.datasets import MultimodalDataset
+from equifuse.errors import DataError, InputError
+from equifuse.model import FusionModel, LinearHead, build_model
+from equifuse.model import load as load_model
+from equifuse.tasks import Task, make_task
+from equifuse.training.config import RECORD, TrainConfig, read_config
+from equifuse.training.data import as_batch
+
+CONFIG, METRICS, HISTORY, MODEL, PLOTS = "config.yaml", "metrics.json", "history.json", "model", "plots"
+LAST = "checkpoints/last.ckpt"
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, read back.
+
+    Attributes:
+        path: the run folder.
+        config: what was asked for.
+        record: what ``config.yaml`` recorded beside it: data set, fusion, versions, command.
+        model: the trained model, in evaluation mode.
+        task: its task.
+    """
+
+    path: Path
+    config: TrainConfig
+    record: dict[str, Any]
+    model: FusionModel
+    task: Task
+
+    def dataset(self) -> MultimodalDataset:
+        """The data set the run was trained on.
+
+        Raises:
+            DataError: it is not there any more, or has changed since.
+        """
+        dataset = load_data(self.config)
+        if dataset.fingerprint() != self.record["data"]["fingerprint"]:
+            raise DataError(f"data set {self.config.data!r} has changed since {self.path} was trained on it")
+        return dataset
+
+
+def read_run_config(run: Path) -> tuple[TrainConfig, dict[str, Any]]:
+    """Configuration and record of a run folder.
+
+    Raises:
+        DataError: it is not one.
+    """
+    import yaml  # noqa: PLC0415
+
+    if not (run / CONFIG).is_file():
+        raise DataError(f"no run at {run}: expected a folder with {CONFIG}")
+    config = TrainConfig.from_dict(read_config(run / CONFIG))
+    record = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8")).get(RECORD)
+    if not isinstance(record, dict):
+        raise DataError(f"{run / CONFIG} has no {RECORD!r} section; it was not written by a training run")
+    return config, record
+
+
+def load_run(run: PathLike) -> Run:
+    """Read a finished run.
+
+    Raises:
+        DataError: it is none, or is damaged.
+    """
+    path = Path(run)
+    config, record = read_run_config(path)
+    if not (path / METRICS).is_file():
+        raise DataError(f"the run at {path} is not finished; resume it first")
+    model = load_model(path / MODEL)
+    return Run(path, config, record, model, task_of(model, config.label_smoothing))
+
+
+def load_data(config: TrainConfig) -> MultimodalDataset:
+    """The data set of a configuration."""
+    return datasets.load(config.data, val_fraction=config.val_fraction, seed=config.seed)
+
+
+def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionModel:
+    """The untrained model of a configuration; the same for the same seed, and standardised on the training part only.
+
+    Raises:
+        UnknownNameError: an option the fusion does not have.
+        InputError: a value that does not fit.
+    """
+    train = as_batch(dataset.splits["train"])
+    with own_random_numbers(config.seed):
+        model = build_model(
+            dataset.shapes,
+            dataset.task,
+            config.embedding if dataset.task == "retrieval" else dataset.n_outputs,
+            fusion=config.fusion,
+            fusion_options=config.resolved_fusion_options(),
+            encoder=config.encoder,
+            encoder_options={"hidden": config.hidden, "dropout": config.dropout} if config.encoder == "mlp" else {},
+            classes=dataset.classes,
+            head_dropout=config.head_dropout,
+        )
+    model.fit_preprocessing(train.inputs, train.present)
+    if dataset.task == "regression" and train.target is not None:
+        # Start from the mean of the targets: from zero, most epochs would be spent on getting there.
+        assert isinstance(model.head, LinearHead)
+        with torch.no_grad():
+            model.head.linear.bias.copy_(train.target.mean(0))
+    return model
+
+
+def task_of(model: FusionModel, label_smoothing: float = 0.0) -> Task:
+    """The task a model was built for.
+
+    Raises:
+        InputError: it was built for none.
+    """
+    if model.task is None:
+        raise InputError("the model has no task")
+    options: dict[str, Any] = {"classes": model.classes}
+    if model.task == "classification":
+        options["label_smoothing"] = label_smoothing
+    elif model.task == "retrieval":
+        options["modalities"] = model.modalities
+    return make_task(model.task, **options)
+
+
+@contextmanager
+def own_random_numbers(seed: int) -> Iterator[None]:
+    """Seed PyTorch inside the block; the caller's generators are as they were afterwards."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield

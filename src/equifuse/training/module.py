@@ -1,0 +1,233 @@
+"""The training loop as Lightning sees it, and its callbacks. The only file that imports Lightning."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
+from torch import Tensor
+
+from equifuse.errors import ConvergenceWarning, InputError
+from equifuse.model import FusionModel, ModelOutput
+from equifuse.tasks import Batch, Task
+from equifuse.training.config import TrainConfig
+from equifuse.training.data import Batches, drop_modalities, mix
+from equifuse.training.files import atomic
+
+Row = dict[str, float]
+_STATE = "equifuse"
+
+
+class Training(pl.LightningModule):
+    """Task loss plus the fusion's weighted regularisers, a history per epoch, and the best weights seen.
+
+    Args:
+        model: the model; it is trained in place.
+        task: loss and metrics.
+        config: optimiser, modality dropout, seed.
+
+    Attributes:
+        history: one row of numbers per epoch.
+        best: epoch, monitored value and weights of the best epoch so far, or None.
+        stopped: whether early stopping has ended the run.
+    """
+
+    def __init__(self, model: FusionModel, task: Task, config: TrainConfig) -> None:
+        super().__init__()
+        self.model, self.task, self.config = model, task, config
+        self.history: list[Row] = []
+        self.best: dict[str, Any] | None = None
+        self.stopped = False
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self._validation: list[tuple[ModelOutput, Tensor | None]] = []
+        self._row: Row = {}
+        self._began = 0.0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW over all parameters."""
+        return torch.optim.AdamW(self.model.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay)
+
+    def on_train_epoch_start(self) -> None:
+        """Start the epoch's random numbers from ``(seed, epoch)``."""
+        self._began = time.perf_counter()
+        self._sums, self._count = {}, 0
+        torch.manual_seed(mix(self.config.seed, self.current_epoch))
+        batches = self.trainer.train_dataloader
+        assert isinstance(batches, Batches)
+        batches.epoch = self.current_epoch
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Total loss of a batch."""
+        if self.config.modality_dropout:
+            batch = drop_modalities(batch, self.config.modality_dropout)
+        loss, output = self.task.forward_loss(self.model, batch)
+        parts = {"task_loss": loss, **output.fusion.losses}
+        for name, weight in self.model.fusion.loss_weights.items():
+            if weight and name in output.fusion.losses:
+                loss = loss + weight * output.fusion.losses[name]
+        stats = output.fusion.stats
+        if stats is not None:
+            parts |= {"steps": stats.steps.float().mean(), "converged": stats.converged.float().mean()}
+        for name, value in {"loss": loss, **parts}.items():
+            # Summed as tensors: reading a number out in every step would wait for the device.
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach() * len(batch)
+        self._count += len(batch)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last epoch's outputs.
+
+        Raises:
+            InputError: the training has diverged.
+        """
+        self._validation = []
+        finite = [torch.isfinite(tensor).all() for tensor in (self._sums["loss"], *self.model.parameters())]
+        if not bool(torch.stack(finite).all()):
+            raise InputError(
+                f"training diverged in epoch {self.current_epoch + 1}: the loss is not finite; lower the learning rate "
+                f"(now {self.config.lr:g})"
+            )
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep a batch's outputs; the split is measured as a whole."""
+        self._validation.append((self.task.forward(self.model, batch), batch.target))
+
+    def on_validation_epoch_end(self) -> None:
+        """Measure the validation part, and keep the weights if they are the best so far."""
+        evaluation = self.task.gather(self._validation)
+        self._validation = []
+        value = evaluation.metrics[self.task.monitor]
+        self._row = {f"val_{name}": number for name, number in evaluation.metrics.items()}
+        self.log("monitor", value, prog_bar=False, logger=False)
+        sign = 1 if self.task.mode == "min" else -1
+        if math.isfinite(value) and (self.best is None or sign * value < sign * self.best["value"]):
+            weights = {key: tensor.detach().cpu().clone() for key, tensor in self.model.state_dict().items()}
+            self.best = {"epoch": self.current_epoch, "value": value, "weights": weights}
+
+    def on_train_epoch_end(self) -> None:
+        """Complete the history's row."""
+        means = {f"train_{name}": (total / self._count).item() for name, total in self._sums.items()}
+        seconds = time.perf_counter() - self._began
+        self.history.append({"epoch": float(self.current_epoch), **means, **self._row, "seconds": seconds})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a resumed run needs; numbers and tensors only, so that it can be read without unpickling code."""
+        checkpoint[_STATE] = {"history": self.history, "best": self.best, "stopped": self.trainer.should_stop}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take history and best weights from a checkpoint."""
+        state = checkpoint[_STATE]
+        self.history, self.best, self.stopped = state["history"], state["best"], state["stopped"]
+
+
+class LastEpoch(Checkpoint):
+    """Writes ``path`` after every epoch, whole or not at all, so that an interrupted run can go on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save; early stopping has had its say by now."""
+        with atomic(self.path) as staging:
+            trainer.save_checkpoint(staging)
+
+
+class Report(Callback):
+    """Hands each epoch's row and the best value to a function."""
+
+    def __init__(self, tell: Callable[[Row, float], None]) -> None:
+        self.tell = tell
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Pass on the latest complete row."""
+        assert isinstance(pl_module, Training)
+        # Callbacks run before the module's own hook, which completes the row; the validation is already in it.
+        if pl_module.best is not None:
+            self.tell({"epoch": float(trainer.current_epoch), **pl_module._row}, pl_module.best["value"])
+
+
+def fit(
+    module: Training, train: Batches, val: Batches, last: Path, tell: Callable[[Row, float], None] | None = None
+) -> None:
+    """Train with early stopping; continue from ``last`` if it exists. The best weights end up in the model.
+
+    Args:
+        module: model, task and configuration.
+        train: training batches.
+        val: validation batches.
+        last: where the checkpoint is.
+        tell: called after each epoch with its row and the best monitored value.
+
+    Raises:
+        InputError: training diverged.
+        KeyboardInterrupt: the user interrupted; ``last`` holds the last complete epoch.
+    """
+    config, resumed = module.config, last.is_file()
+    if resumed:
+        module.on_load_checkpoint(torch.load(last, weights_only=True, map_location="cpu"))
+    if not (resumed and (module.stopped or len(module.history) >= config.epochs)):
+        with _quiet():
+            stopping = EarlyStopping(
+                "monitor", patience=config.patience, mode=module.task.mode, verbose=False, check_finite=False
+            )
+            trainer = pl.Trainer(
+                max_epochs=config.epochs,
+                accelerator=config.accelerator,
+                devices=1,
+                logger=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                callbacks=[stopping, LastEpoch(last), *([Report(tell)] if tell else [])],
+                default_root_dir=last.parent,
+            )
+            with _interruptible():
+                trainer.fit(module, train, val, ckpt_path=last if resumed else None, weights_only=True)
+    if module.best is None:
+        raise InputError(f"the validation {module.task.monitor} was never finite; lower the learning rate")
+    module.model.to("cpu").load_state_dict(module.best["weights"])
+    module.model.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's banners and hints away; unconverged samples are counted in the history instead."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning(\.|$)")
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lightning turns Ctrl-C into ``SystemExit`` and leaves it switched off; make it a KeyboardInterrupt again."""
+    try:
+        handler = signal.getsignal(signal.SIGINT)
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if sys.is_finalizing() is False and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, handler)

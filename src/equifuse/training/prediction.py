@@ -1,0 +1,105 @@
+"""Predict the rows of a file with a trained model."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from equifuse import datasets
+from equifuse.errors import ConvergenceWarning, DataError, InputError
+from equifuse.model import FusionModel
+from equifuse.tasks import Batch, Columns, Evaluation, Task
+from equifuse.training.data import Batches
+from equifuse.training.evaluation import warn_unconverged
+from equifuse.training.files import atomic, refuse_existing
+from equifuse.training.folder import PathLike, load_run
+
+TABLE_SUFFIXES = (".csv", ".parquet", ".npz")
+
+
+def predict_run(run: PathLike, input_path: PathLike, out_path: PathLike) -> Columns:
+    """Predict the rows of a file and write them as a table.
+
+    Columns: ``id`` (or ``row``, from 0), the task's (``prediction``, ``prob_<class>``, …), and ``converged``,
+    ``residual`` and ``steps`` where the fusion solves for an equilibrium.
+
+    Args:
+        run: the run folder.
+        input_path: CSV, Parquet or ``.npz``; see :func:`equifuse.datasets.read_inputs`.
+        out_path: CSV, Parquet or ``.npz`` to create.
+
+    Returns:
+        The columns written, ``(n,)`` each.
+
+    Raises:
+        OutputExistsError: ``out_path`` exists.
+        DataError: no run there, or an input file that is missing, malformed or does not fit.
+        InputError: an output of unknown kind.
+    """
+    out_path = Path(out_path)
+    if out_path.suffix not in TABLE_SUFFIXES:
+        raise InputError(f"{out_path}: cannot write {out_path.suffix!r}; use one of {', '.join(TABLE_SUFFIXES)}")
+    if out_path.exists():
+        refuse_existing(out_path)
+        raise InputError(f"{out_path} is a folder")
+    opened = load_run(run)
+    inputs, present, ids = datasets.read_inputs(input_path, opened.model.shapes)
+    rows = len(next(iter(inputs.values())))
+    if rows == 0:
+        raise DataError(f"{input_path} has no rows")
+    batch = Batch(
+        {m: torch.from_numpy(x) for m, x in inputs.items()}, {m: torch.from_numpy(p) for m, p in present.items()}
+    )
+    columns: Columns = {"row": np.arange(rows)} if ids is None else {"id": ids}
+    columns |= _predict(opened.model, opened.task, Batches(batch), str(input_path))
+    with atomic(out_path) as staging:
+        _write_table(staging, columns)
+    return columns
+
+
+def _predict(model: FusionModel, task: Task, batches: Batches, where: str) -> Columns:
+    predictions, stats = [], []
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for batch in batches:
+            output = model(batch.inputs, batch.present)
+            predictions.append(output.prediction.float())
+            stats.append(output.fusion.stats)
+    prediction = torch.cat(predictions)
+    joined = Evaluation({}, prediction)
+    columns = task.predict(prediction)
+    if all(s is not None for s in stats):
+        joined.converged = torch.cat([s.converged for s in stats])
+        joined.residual = torch.cat([s.residual for s in stats])
+        joined.steps = torch.cat([s.steps for s in stats])
+        columns |= {name: getattr(joined, name).numpy() for name in ("converged", "residual", "steps")}
+    warn_unconverged(joined.convergence(), where)
+    return columns
+
+
+def _write_table(path: Path, columns: Columns) -> None:
+    if path.suffix == ".npz":
+        with path.open("wb") as file:
+            np.savez(file, **columns)  # type: ignore[arg-type]
+        return
+    import pyarrow as pa  # noqa: PLC0415
+
+    table = pa.table({name: _plain(column) for name, column in columns.items()})
+    if path.suffix == ".parquet":
+        from pyarrow import parquet  # noqa: PLC0415
+
+        parquet.write_table(table, path)
+    else:
+        from pyarrow import csv  # noqa: PLC0415
+
+        csv.write_csv(table, path, csv.WriteOptions(quoting_style="needed"))
+
+
+def _plain(column: NDArray[Any]) -> NDArray[Any] | list[Any]:
+    """Arrow takes numbers from NumPy, and text from lists."""
+    return column if column.dtype.kind in "biuf" else column.tolist()

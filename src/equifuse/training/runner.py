@@ -1,0 +1,165 @@
+"""Train a model into a run folder."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from equifuse.datasets import MultimodalDataset
+from equifuse.errors import DataError, InputError
+from equifuse.model import FusionModel
+from equifuse.tasks import Task
+from equifuse.training.config import RECORD, TrainConfig
+from equifuse.training.data import Batches, as_batch
+from equifuse.training.evaluation import evaluate_model, evaluate_quietly, score_without_each
+from equifuse.training.figures import draw_convergence, draw_learning, draw_removal, single
+from equifuse.training.files import read_json, refuse_existing, write_json, write_yaml
+from equifuse.training.folder import (
+    CONFIG,
+    HISTORY,
+    LAST,
+    METRICS,
+    MODEL,
+    PLOTS,
+    PathLike,
+    initial_model,
+    load_data,
+    own_random_numbers,
+    read_run_config,
+    task_of,
+)
+from equifuse.training.progress import Tell, epoch_bar
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a training run left behind.
+
+    Attributes:
+        path: the run folder.
+        metrics: content of its ``metrics.json``.
+        history: one row of numbers per epoch.
+    """
+
+    path: Path
+    metrics: dict[str, Any]
+    history: list[dict[str, float]]
+
+
+def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress: bool | Tell = True) -> RunResult:
+    """Train a model into a run folder.
+
+    The folder holds ``config.yaml`` (everything that decided the run), ``metrics.json``, ``history.json``, ``model/``,
+    ``plots/`` and ``checkpoints/last.ckpt``. Preprocessing is fitted on the training part; early stopping watches the
+    task's loss on the validation part; the test part is only looked at at the end, with the best weights. The same
+    configuration on the same machine gives the same numbers, interrupted and resumed or not.
+
+    Args:
+        config: what to train.
+        out: the run folder to create.
+        resume: go on with an interrupted run of the same configuration; a finished one is returned as it is.
+        progress: show a bar on standard error, or call this after each epoch with its row and the best loss so far.
+
+    Returns:
+        :class:`RunResult`.
+
+    Raises:
+        OutputExistsError: ``out`` exists and ``resume`` is False.
+        DataError: the data cannot be used, there is nothing to resume, or the data changed since.
+        UnknownNameError: an unknown name among the options.
+        InputError: an option that does not fit, a resumed run of another configuration, or training diverged.
+    """
+    out = Path(out)
+    if not resume:
+        refuse_existing(out)
+    elif not (out / CONFIG).is_file():
+        raise DataError(f"nothing to resume at {out}: it has no {CONFIG}")
+    if Path(config.data).is_file():
+        config = TrainConfig.from_dict({**config.to_dict(), "data": str(Path(config.data).resolve())})
+    if resume:
+        _check_same(config, read_run_config(out)[0], out)
+        if (out / METRICS).is_file():
+            return RunResult(out, read_json(out / METRICS), read_json(out / HISTORY))
+    if config.accelerator == "gpu" and not torch.cuda.is_available():
+        raise InputError("accelerator 'gpu' was asked for, but there is none; use 'cpu' or 'auto'")
+    dataset = load_data(config)
+    if resume and dataset.fingerprint() != read_run_config(out)[1]["data"]["fingerprint"]:
+        raise DataError(f"data set {config.data!r} has changed since {out} was started")
+    model = initial_model(config, dataset)
+    task = task_of(model, config.label_smoothing)
+    if not resume:
+        write_yaml(out / CONFIG, {**config.to_dict(), RECORD: _record(config, dataset, model)})
+    history, best_epoch = _fit(config, dataset, model, task, out, progress)
+
+    evaluations = {part: evaluate_model(model, task, dataset, part) for part in ("val", "test")}
+    headline = evaluations["test"].metrics[task.headline]
+    without = score_without_each(model, task, dataset)
+    untrained = initial_model(config, dataset)
+    metrics = {
+        **{part: evaluation.metrics for part, evaluation in evaluations.items()},
+        "without": without,
+        "train_seconds": sum(row["seconds"] for row in history),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "convergence": evaluations["test"].convergence(),
+        "convergence_at_start": evaluate_quietly(untrained, task, dataset).convergence(),
+        "epochs": len(history),
+        "best_epoch": best_epoch + 1,
+    }
+    model.save(out / MODEL, overwrite=resume)
+    write_json(out / HISTORY, history)
+    draw_learning(out / PLOTS, {config.fusion: history})
+    draw_convergence(out / PLOTS, untrained, model, dataset)
+    if without:
+        draw_removal(out / PLOTS, {config.fusion: single({"nothing": headline, **without})}, task.headline)
+    # Last: a folder with metrics is a finished run.
+    write_json(out / METRICS, metrics)
+    return RunResult(out, metrics, history)
+
+
+def _fit(
+    config: TrainConfig, dataset: MultimodalDataset, model: FusionModel, task: Task, out: Path, progress: bool | Tell
+) -> tuple[list[dict[str, float]], int]:
+    """Train with Lightning; returns the history and the best epoch, and leaves the best weights in the model."""
+    from equifuse.training.module import Training, fit  # noqa: PLC0415
+
+    module = Training(model, task, config)
+    batches = Batches(as_batch(dataset.splits["train"]), config.batch_size, config.seed)
+    validation = Batches(as_batch(dataset.splits["val"]))
+    bar = epoch_bar(config.epochs) if progress is True else nullcontext(lambda _: progress or None)
+    with own_random_numbers(config.seed), bar as follow:
+        fit(module, batches, validation, out / LAST, follow(f"{config.fusion} on {dataset.name}"))
+    assert module.best is not None
+    return module.history, int(module.best["epoch"])
+
+
+def _record(config: TrainConfig, dataset: MultimodalDataset, model: FusionModel) -> dict[str, Any]:
+    return {
+        "data": {
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint(),
+            "task": dataset.task,
+            "shapes": {m: list(shape) for m, shape in dataset.shapes.items()},
+            "rows": {part: len(split) for part, split in dataset.splits.items()},
+        },
+        "fusion": model.fusion.config(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("equifuse", "torch", "lightning", "numpy", "scikit-learn")},
+        },
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def _check_same(asked: TrainConfig, stored: TrainConfig, out: Path) -> None:
+    for name, value in asked.to_dict().items():
+        before = stored.to_dict()[name]
+        if value != before:
+            raise InputError(f"the run at {out} has {name}={before!r}, not {value!r}; resume it with the same options")
