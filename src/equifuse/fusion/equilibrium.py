@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,6 +15,7 @@ from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion.base import Fusion, FusionOutput, Rows, flatten
 from equifuse.fusion.registry import register
 from equifuse.solve import (
+    Anderson,
     Gradient,
     Solver,
     SolverStats,
@@ -28,6 +29,8 @@ from equifuse.solve.loop import relative_residual, work_dtype
 
 _GROUPS = 4
 _NORM_EPS = 1e-5
+# Converged samples leave the batch, so a generous limit costs only what the stragglers need.
+_SOLVER = Anderson(tol=1e-4, max_steps=200)
 
 
 def group_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -137,7 +140,8 @@ class DEQFusion(Fusion):
         dim: common width ``d``, a multiple of 4; default 128.
         combine: ``"sum"`` (the paper, default) or ``"mean"``, which divides the gated sum by the number of modalities
             present, so that the gain does not depend on it.
-        solver: a solver, its name, or ``{"name": …, options}``; default Anderson to 1e-4 in at most 50 evaluations.
+        solver: a solver, its name, or ``{"name": …, options}``; default Anderson to 1e-4 in at most 200 evaluations
+            (converged samples leave the batch, so the limit concerns stragglers alone).
             A plain attribute, may be replaced later.
         gradient: likewise a gradient rule; default :class:`~equifuse.solve.Implicit`.
         jacobian_weight: default weight of the ``jacobian`` loss (Hutchinson estimate of ``‖∂f/∂z‖²_F/(B·N)`` of the
@@ -163,7 +167,7 @@ class DEQFusion(Fusion):
         dim: int = 128,
         *,
         combine: Literal["sum", "mean"] = "sum",
-        solver: Solver | str | Mapping[str, Any] = "anderson",
+        solver: Solver | str | Mapping[str, Any] = _SOLVER,
         gradient: Gradient | str | Mapping[str, Any] = "implicit",
         jacobian_weight: float = 0.0,
         projection: bool = True,
@@ -341,7 +345,7 @@ class DEQFusion(Fusion):
         states = p.x
         if self.blocks is not None:
             flat, stats = fixed_point(
-                lambda z: self._modality_map(z.view_as(p.x), p).reshape(z.shape),
+                _ModalityRows(self, p),
                 p.x.new_zeros(p.x.shape[0] * p.x.shape[1], self.dim),
                 solver=self.solver,
                 gradient=self.gradient,
@@ -352,7 +356,7 @@ class DEQFusion(Fusion):
             parts = _split_stats(stats, p)
         constant = self._gate_constant(states.sum(0), p)
         fused, stats = fixed_point(
-            lambda z: self._fusion_map(z, constant, p),
+            _FusionRows(self, p, constant),
             torch.zeros_like(p.x_fuse),
             solver=self.solver,
             gradient=self.gradient,
@@ -389,7 +393,7 @@ class DEQFusion(Fusion):
         cls,
         state_dict: Mapping[str, Tensor],
         *,
-        solver: Solver | str | Mapping[str, Any] = "anderson",
+        solver: Solver | str | Mapping[str, Any] = _SOLVER,
         gradient: Gradient | str | Mapping[str, Any] = "implicit",
     ) -> DEQFusion:
         """Read weights in the key layout of the authors' public code.
@@ -466,6 +470,67 @@ class JointMap:
     def __call__(self, z: Tensor) -> Tensor:
         """One evaluation."""
         return self._fusion._joint_map(z, self._problem)
+
+
+class _ModalityRows:
+    """The modality blocks on states stacked as rows ``(n, d)``, modality after modality; see :meth:`take`.
+
+    Args:
+        fusion: the module whose map it is.
+        problem: constants of ``(M', R)`` places.
+        places: which of the ``M' · R`` places the rows are, in order; None for all of them.
+    """
+
+    def __init__(self, fusion: DEQFusion, problem: _Problem, places: Tensor | None = None) -> None:
+        self._fusion, self._problem, self._places = fusion, problem, places
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """One evaluation ``(n, d) -> (n, d)``."""
+        x = self._problem.x
+        if self._places is None:
+            return self._fusion._modality_map(z.view_as(x), self._problem).reshape(z.shape)
+        padded = x.new_zeros(x.shape[0] * x.shape[1], x.shape[2]).index_copy(0, self._places, z)
+        return self._fusion._modality_map(padded.view_as(x), self._problem).view_as(padded)[self._places]
+
+    def take(self, rows: Tensor) -> _ModalityRows:
+        """The map of some rows: each modality's places are padded to those of the modality with the most rows."""
+        p = self._problem
+        modality = rows // p.x.shape[1]
+        counts = torch.bincount(modality, minlength=p.x.shape[0])
+        widest = int(counts.max()) if len(rows) else 0
+        rank = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[modality]
+        places = modality * widest + rank
+        shape = (p.x.shape[0], widest)
+
+        def gather(tensor: Tensor) -> Tensor:
+            some = tensor.flatten(0, 1)[rows]
+            return some.new_zeros(shape[0] * shape[1], some.shape[1]).index_copy(0, places, some).view(*shape, -1)
+
+        smaller = replace(p, x=gather(p.x), mask=gather(p.mask))
+        return _ModalityRows(self._fusion, smaller, places)
+
+
+class _FusionRows:
+    """The fusion map on states ``(n, d)``; :meth:`take` gives that of some rows alone.
+
+    Args:
+        fusion: the module whose map it is.
+        problem: the batch's constants.
+        constant: ``(n, d)`` what the gate gets from the modality states.
+    """
+
+    def __init__(self, fusion: DEQFusion, problem: _Problem, constant: Tensor) -> None:
+        self._fusion, self._problem, self._constant = fusion, problem, constant
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """One evaluation ``(n, d) -> (n, d)``."""
+        return self._fusion._fusion_map(z, self._constant, self._problem)
+
+    def take(self, rows: Tensor) -> _FusionRows:
+        """The map of some rows."""
+        p = self._problem
+        smaller = replace(p, x_fuse=p.x_fuse[rows], count=p.count[rows])
+        return _FusionRows(self._fusion, smaller, self._constant[rows])
 
 
 def reference_layout(count: int) -> dict[str, tuple[str, int | None, bool]]:

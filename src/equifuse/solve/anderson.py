@@ -26,8 +26,9 @@ class _AndersonRule(StepRule):
         batch, width = z.shape
         self.memory = memory
         self.ridge = max(ridge, 10 * torch.finfo(z.dtype).eps)
-        self.dz = z.new_zeros(batch, memory, width)
-        self.dr = z.new_zeros(batch, memory, width)
+        # Only slots that were written are ever read, so the large buffers need no zeros.
+        self.dz = z.new_empty(batch, memory, width)
+        self.dr = z.new_empty(batch, memory, width)
         self.gram = z.new_zeros(batch, memory, memory)
         self.valid = torch.zeros(batch, memory, dtype=torch.bool, device=z.device)
         self.last_z: Tensor | None = None
@@ -45,24 +46,36 @@ class _AndersonRule(StepRule):
         self.dz = write(self.dz, slot, z - self.last_z)
         self.dr = write(self.dr, slot, new_dr)
         self.last_z, self.last_r = z, r
-        products = self.dr @ torch.stack([new_dr, r], dim=2)  # (B, m, 2): one pass over the history
+        used = min(self.count, self.memory)
+        dz, dr = self.dz[:, :used], self.dr[:, :used]
+        products = dr @ torch.stack([new_dr, r], dim=2)  # (B, used, 2): one pass over the history
         row, rhs = products[:, :, 0], products[:, :, 1]
-        self.gram = write(self.gram, slot, row)
-        self.gram = write(self.gram.transpose(1, 2), slot, row).transpose(1, 2)
+        self.gram = write(self.gram, (slice(None), slot, slice(used)), row)
+        self.gram = write(self.gram, (slice(None), slice(used), slot), row)
         with torch.no_grad():
             valid = self.valid & ~restart[:, None]  # a new tensor: the last one may be on a tape
             valid[:, slot] = ~restart & (row[:, slot] > 0) & torch.isfinite(row[:, slot])
             self.valid = valid
-        gamma = self._coefficients(rhs)
-        mixed_r = (gamma[:, None, :] @ self.dr).squeeze(1)
-        mixed_z = (gamma[:, None, :] @ self.dz).squeeze(1)
+        gamma = self._coefficients(rhs, used)
+        mixed_r = (gamma[:, None, :] @ dr).squeeze(1)
+        mixed_z = (gamma[:, None, :] @ dz).squeeze(1)
         return z + damping * (r - mixed_r) - mixed_z
 
-    def _coefficients(self, rhs: Tensor) -> Tensor:
-        """``γ`` ``(B, m)`` of the column-scaled ridge least squares; exactly 0 on columns that are not valid."""
+    def keep(self, rows: Tensor) -> None:
         used = min(self.count, self.memory)
+        for name in ("dz", "dr"):
+            kept = getattr(self, name)
+            smaller = kept.new_empty(len(rows), *kept.shape[1:])
+            smaller[:, :used] = kept[rows, :used]
+            setattr(self, name, smaller)
+        self.gram, self.valid = self.gram[rows], self.valid[rows]
+        if self.last_z is not None and self.last_r is not None:
+            self.last_z, self.last_r = self.last_z[rows], self.last_r[rows]
+
+    def _coefficients(self, rhs: Tensor, used: int) -> Tensor:
+        """``γ`` ``(B, used)`` of the column-scaled ridge least squares; exactly 0 on columns that are not valid."""
         valid = self.valid[:, :used]
-        gram, rhs = self.gram[:, :used, :used], rhs[:, :used]
+        gram = self.gram[:, :used, :used]
         diagonal = torch.where(valid, gram.diagonal(dim1=1, dim2=2), 1.0)
         scale = diagonal.rsqrt()
         scale = torch.where(valid, scale, 0.0)
@@ -72,8 +85,7 @@ class _AndersonRule(StepRule):
         system = scaled.double() + torch.diag_embed(torch.where(valid, self.ridge, 1.0).double())
         target = (torch.where(valid, rhs, 0.0) * scale).double()
         solution, _ = torch.linalg.solve_ex(system, target)
-        gamma = torch.where(valid, solution.to(scale.dtype) * scale, 0.0)
-        return torch.nn.functional.pad(gamma, (0, self.memory - used))
+        return torch.where(valid, solution.to(scale.dtype) * scale, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,6 +57,11 @@ class _BroydenRule(StepRule):
         self.v = write(self.v, slot, torch.where(useful, hs, 0.0))
         return z - damping * self._apply(self.u, self.v, g)
 
+    def keep(self, rows: Tensor) -> None:
+        self.u, self.v = self.u[rows], self.v[rows]
+        if self.last_z is not None and self.last_g is not None:
+            self.last_z, self.last_g = self.last_z[rows], self.last_g[rows]
+
     @staticmethod
     def _apply(left: Tensor, right: Tensor, x: Tensor) -> Tensor:
         """``−x + Σ left_i (right_iᵀ x)`` for ``x`` ``(B, N)``."""

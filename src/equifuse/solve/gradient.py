@@ -15,7 +15,8 @@ from torch.autograd.function import FunctionCtx
 from equifuse.errors import ConvergenceWarning, EquifuseError, InputError, NotConvergedError, UnknownNameError
 from equifuse.solve.anderson import Anderson
 from equifuse.solve.krylov import GMRES, solve_adjoint
-from equifuse.solve.loop import FixedPointMap, Solver, SolverStats, iterate, rows
+from equifuse.solve.loop import FixedPointMap, Solver, SolverStats, Take, iterate, rows, work_dtype
+from equifuse.solve.spectrum import transposed_jacobian
 
 
 class Gradient(ABC):
@@ -56,7 +57,7 @@ class Implicit(Gradient):
             return z
         default_tol = min(1e-5, solver.tol)
         apply = cast(Callable[..., Tensor], _ImplicitFunction.apply)
-        return apply(fz, z.detach(), z_in, self.solver, default_tol, stats)
+        return apply(fz, z.detach(), z_in, self.solver, default_tol, stats, getattr(f, "take", None))
 
     def config(self) -> dict[str, Any]:
         """Name and the adjoint solver's options."""
@@ -132,10 +133,11 @@ class _ImplicitFunction(torch.autograd.Function):
         method: Solver | GMRES,
         default_tol: float,
         stats: SolverStats,
+        take: Take | None,
     ) -> Tensor:
         # fz is kept on ctx with its graph: products with Jᵀ are vector-Jacobian products of that one evaluation.
         ctx.fz, ctx.z_in = fz, z_in
-        ctx.method, ctx.default_tol, ctx.stats = method, default_tol, stats
+        ctx.method, ctx.default_tol, ctx.stats, ctx.take = method, default_tol, stats, take
         ctx.set_materialize_grads(False)
         return z.to(fz.dtype, copy=True)
 
@@ -148,7 +150,7 @@ class _ImplicitFunction(torch.autograd.Function):
             )
         (g,) = grad_outputs
         if g is None:
-            return None, None, None, None, None, None
+            return None, None, None, None, None, None, None
         fz, z_in, shape = c.fz, c.z_in, g.shape
         if fz is None:
             raise EquifuseError("this fixed point was already back-propagated; pass retain_graph=True the first time")
@@ -160,15 +162,23 @@ class _ImplicitFunction(torch.autograd.Function):
                 )
             return torch.zeros_like(u) if image is None else rows(image).to(u.dtype)
 
-        rhs = rows(g)
-        if c.method.name == GMRES.name:
-            tol = c.method.tol if c.method.tol is not None else c.default_tol
-            u, stats = solve_adjoint(product, rhs, c.method, tol)
-        else:
-            u, stats = iterate(lambda u: product(u) + rhs, rhs, c.method)
+        def take_product(index: Tensor) -> Callable[[Tensor], Tensor]:
+            return transposed_jacobian(c.take(index), z_in.detach()[index])
+
+        def take_map(index: Tensor) -> FixedPointMap:
+            some, right = take_product(index), rhs[index]
+            return lambda u: some(u) + right
+
+        rhs = rows(g).to(work_dtype(g.dtype))
+        with torch.autocast(g.device.type, enabled=False):  # the backward pass may be run inside of one
+            if c.method.name == GMRES.name:
+                tol = c.method.tol if c.method.tol is not None else c.default_tol
+                u, stats = solve_adjoint(product, rhs, c.method, tol, take_product if c.take else None)
+            else:
+                u, stats = iterate(lambda u: product(u) + rhs, rhs, c.method, take_map if c.take else None)
         c.stats.backward[:] = [stats]
         report(stats, "adjoint")
-        return u.view(shape).to(fz.dtype), None, None, None, None, None
+        return u.view(shape).to(fz.dtype), None, None, None, None, None, None
 
 
 def _needs_more_than(fz: Tensor, z_in: Tensor) -> bool:
@@ -202,7 +212,9 @@ def fixed_point(
     1e-4 is out of reach of a half-precision iterate. Dropout inside ``f`` must use a mask fixed outside of it.
 
     Args:
-        f: map ``(B, …) -> (B, …)``.
+        f: map ``(B, …) -> (B, …)``. If it has a method ``take(rows)`` that returns the map of some samples alone
+            (``rows``: sorted int64 indices into the batch), converged samples leave the batch, and a few slow ones
+            cost next to nothing.
         z0: ``(B, …)`` floating-point start; gets no gradient.
         solver: default ``Anderson()``: relative tolerance 1e-4 per sample, at most 50 evaluations.
         gradient: default ``Implicit()``. Under ``torch.no_grad`` none is taken.
@@ -228,7 +240,7 @@ def fixed_point(
     differentiable = torch.is_grad_enabled()
     with torch.autocast(z0.device.type, enabled=False):
         with torch.set_grad_enabled(differentiable and isinstance(gradient, Unrolled)):
-            z, stats = iterate(f, z0.detach(), solver)
+            z, stats = iterate(f, z0.detach(), solver, getattr(f, "take", None))
         if strict or warn:
             report(stats, "forward", strict=strict)
         z = z.to(z0.dtype)

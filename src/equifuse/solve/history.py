@@ -1,14 +1,19 @@
-"""Per-sample columns remembered by a step rule, in a ring buffer."""
+"""What a step rule remembers of each sample, in ring buffers."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def write(buffer: Tensor, slot: int, value: Tensor) -> Tensor:
-    """``buffer`` with ``buffer[:, slot] = value``: in place, or on a copy while a graph is being recorded."""
+def write(buffer: Tensor, place: Any, value: Tensor) -> Tensor:
+    """``buffer`` with ``buffer[place] = value``: in place, or on a copy while a graph is being recorded.
+
+    An integer ``place`` is a slot of the second axis.
+    """
     if torch.is_grad_enabled():
         buffer = buffer.clone()
-    buffer[:, slot] = value
+    buffer[(slice(None), place) if isinstance(place, int) else place] = value
     return buffer

@@ -13,6 +13,8 @@ from equifuse.errors import InputError
 from equifuse.solve.loop import SolverStats
 
 LinearMap = Callable[[Tensor], Tensor]
+# Solved rows leave the batch once no more than this share is left: copying the rest is not free.
+_WORTH_DROPPING = 0.7
 
 
 class ArnoldiBasis:
@@ -26,7 +28,7 @@ class ArnoldiBasis:
     def __init__(self, start: Tensor, size: int) -> None:
         batch, width = start.shape
         self.norm = torch.linalg.vector_norm(start, dim=1)
-        self.vectors = start.new_zeros(batch, size + 1, width)
+        self.vectors = start.new_empty(batch, size + 1, width)  # what was not written is never read
         self.hessenberg = start.new_zeros(batch, size + 1, size)
         self.vectors[:, 0] = _unit(start, self.norm)
         self.size = 0
@@ -56,6 +58,17 @@ class ArnoldiBasis:
         self.hessenberg[:, k + 1, k] = height
         self.size += 1
         return self.hessenberg[:, : k + 2, k]
+
+    def combine(self, weights: Tensor) -> Tensor:
+        """``(B, N)`` combination of the first ``k`` vectors by ``weights`` ``(B, k, 1)``."""
+        return (weights.transpose(1, 2) @ self.vectors[:, : weights.shape[1]]).squeeze(1)
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all samples but ``rows`` (indices)."""
+        used = self.size + 1
+        vectors = self.vectors.new_empty(len(rows), *self.vectors.shape[1:])
+        vectors[:, :used] = self.vectors[rows, :used]
+        self.vectors, self.hessenberg, self.norm = vectors, self.hessenberg[rows], self.norm[rows]
 
 
 def _unit(vector: Tensor, norm: Tensor) -> Tensor:
@@ -130,13 +143,21 @@ class _LeastSquares:
         self.rhs[:, k] = torch.where(active, self.cosines[:, k] * self.rhs[:, k], 0.0)
         return self.rhs[:, k + 1].abs()
 
+    def keep(self, rows: Tensor) -> None:
+        """Forget all samples but ``rows`` (indices)."""
+        self.triangle, self.cosines, self.sines, self.rhs = (
+            tensor[rows] for tensor in (self.triangle, self.cosines, self.sines, self.rhs)
+        )
+
     def solution(self, k: int) -> Tensor:
         """``y`` ``(B, k, 1)`` of the first ``k`` columns."""
         y: Tensor = torch.linalg.solve_triangular(self.triangle[:, :k, :k], self.rhs[:, :k, None], upper=True)
         return y
 
 
-def solve_adjoint(product: LinearMap, g: Tensor, method: GMRES, tol: float) -> tuple[Tensor, SolverStats]:
+def solve_adjoint(
+    product: LinearMap, g: Tensor, method: GMRES, tol: float, take: Callable[[Tensor], LinearMap] | None = None
+) -> tuple[Tensor, SolverStats]:
     """Solve ``u − product(u) = g`` per row by restarted GMRES.
 
     Args:
@@ -144,39 +165,54 @@ def solve_adjoint(product: LinearMap, g: Tensor, method: GMRES, tol: float) -> t
         g: ``(B, N)`` right-hand side.
         method: budget.
         tol: relative tolerance to stop at.
+        take: row indices (sorted, int64) -> the product of these rows alone. With it, solved rows leave the batch.
 
     Returns:
         ``u`` ``(B, N)`` and the statistics; ``residual`` is the true relative residual at restarts and Arnoldi's
         own (equal in exact arithmetic) inside a cycle.
     """
     tol = max(tol, 20 * torch.finfo(g.dtype).eps)
+    batch = g.shape[0]
     scale = torch.linalg.vector_norm(g, dim=1)
-    floor = tol * scale
     u = torch.zeros_like(g)
-    residual_vector, residual = g, scale
-    running = residual > floor
-    steps = torch.zeros(g.shape[0], dtype=torch.int64, device=g.device)
+    steps = torch.zeros(batch, dtype=torch.int64, device=g.device)
+    residual, floor = scale, tol * scale  # of the whole batch
     trace = [_relative(residual, scale)]
+    index = torch.arange(batch, device=g.device)  # the rows being worked on
+    right, active = g, residual > floor
     done = 0
-    while done < method.max_steps and bool(running.any()):
+    while done < method.max_steps and bool(active.any()):
         size = min(method.restart, method.max_steps - done)
-        basis = ArnoldiBasis(torch.where(running[:, None], residual_vector, 0.0), size)
+        basis = ArnoldiBasis(torch.where(active[:, None], right, 0.0), size)
         squares = _LeastSquares(basis.norm, size)
-        active = running
-        while basis.size < size and bool(active.any()):
+        while basis.size < size:
+            left = int(active.count_nonzero())
+            if left == 0:
+                break
+            if take is not None and left <= _WORTH_DROPPING * active.numel():
+                # Where the cycle goes on, its combination is only made at its end.
+                found = basis.combine(squares.solution(basis.size)).masked_fill(active[:, None], 0.0)
+                u = u.index_add(0, index, found)
+                here = active.nonzero().squeeze(1)
+                index, active = index[here], active[here]
+                basis.keep(here)
+                squares.keep(here)
+                product = take(index)
             v = basis.newest()
             column = basis.extend(v - product(v))
-            residual = torch.where(active, squares.append(basis.size - 1, column, active), residual)
-            steps = steps + active
+            now = torch.where(active, squares.append(basis.size - 1, column, active), residual[index])
+            residual = residual.index_copy(0, index, now)
+            steps = steps.index_add(0, index, active.long())
             trace.append(_relative(residual, scale))
-            active = active & (residual > floor)
-        u = u + (squares.solution(basis.size).transpose(1, 2) @ basis.vectors[:, : basis.size]).squeeze(1)
+            active = active & (now > floor[index])
+        u = u.index_add(0, index, basis.combine(squares.solution(basis.size)))
         done += basis.size
-        running = residual > floor
-        if done < method.max_steps and bool(running.any()):
-            residual_vector = g - u + product(u)
-            residual = torch.where(running, torch.linalg.vector_norm(residual_vector, dim=1), residual)
-            running = residual > floor
+        active = residual[index] > floor[index]
+        if done < method.max_steps and bool(active.any()):
+            right = g[index] - u[index] + product(u[index])
+            now = torch.where(active, torch.linalg.vector_norm(right, dim=1), residual[index])
+            residual = residual.index_copy(0, index, now)
+            active = now > floor[index]
             done += 1
     return u, SolverStats(
         converged=residual <= floor, residual=_relative(residual, scale), steps=steps, trace=torch.stack(trace)

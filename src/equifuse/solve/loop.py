@@ -14,6 +14,7 @@ from torch import Tensor
 from equifuse.errors import InputError
 
 FixedPointMap = Callable[[Tensor], Tensor]
+Take = Callable[[Tensor], FixedPointMap]
 
 # A sample whose residual exceeds its best by this factor has left the basin: go back to the best iterate.
 _BLOW_UP = 10.0
@@ -21,6 +22,9 @@ _BLOW_UP = 10.0
 _LEAST_DAMPING = 1.0 / 16
 # ... and a recovery never lasts longer than this many times the solver's patience.
 _LONGEST_RECOVERY = 16
+# Converged samples leave the batch once no more than this share is left: copying the rest is not free.
+_WORTH_DROPPING = 0.7
+_CHECK_EVERY = 4
 
 
 @dataclass
@@ -89,6 +93,10 @@ class StepRule(ABC):
             ``(B, N)``.
         """
 
+    @abstractmethod
+    def keep(self, rows: Tensor) -> None:
+        """Forget all samples but ``rows`` (sorted indices); the next call is for these alone."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Solver(ABC):
@@ -149,6 +157,20 @@ def relative_residual(z: Tensor, fz: Tensor) -> Tensor:
     return torch.where(torch.isfinite(residual) & torch.isfinite(scale), relative, torch.inf)
 
 
+def none_of(mask: Tensor) -> bool:
+    """Whether no entry is True, where asking costs nothing: on a GPU it would wait for the device, so False."""
+    return mask.device.type == "cpu" and not bool(mask.any())
+
+
+def select(mask: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
+    """``chosen`` ``(B, N)`` for the samples of ``mask`` ``(B,)``, else ``other``; copies nothing if all agree (CPU)."""
+    if mask.device.type == "cpu":
+        count = int(mask.count_nonzero())
+        if count in (0, mask.numel()):
+            return chosen if count else other
+    return torch.where(mask[:, None], chosen, other)
+
+
 class _Safeguard:
     """Sends stalled samples back to their best iterate, each on its own.
 
@@ -178,6 +200,9 @@ class _Safeguard:
         if self.patience:
             steady = self.recovery == 0
             restart = restart | (steady & ((relative > _BLOW_UP * best) | (self.since_best >= self.patience)))
+        if none_of(restart):
+            return restart
+        if self.patience:
             length = (self.patience * 2**self.stalls).clamp(max=_LONGEST_RECOVERY * self.patience)
             self.recovery = torch.where(restart, length, self.recovery)
             # The patience of the accelerated phase starts when the recovery ends.
@@ -188,8 +213,46 @@ class _Safeguard:
         self.stalls = self.stalls + restart
         return restart
 
+    def keep(self, rows: Tensor) -> None:
+        """Forget all samples but ``rows`` (indices)."""
+        self.stalls, self.since_best, self.recovery, self.damping = (
+            tensor[rows] for tensor in (self.stalls, self.since_best, self.recovery, self.damping)
+        )
 
-def iterate(f: FixedPointMap, z0: Tensor, solver: Solver) -> tuple[Tensor, SolverStats]:
+
+@dataclass
+class _Best:
+    """The best iterate of each sample so far, its image, its relative residual, and the evaluations made."""
+
+    z: Tensor
+    image: Tensor
+    residual: Tensor
+    steps: Tensor
+
+    def take(self, rows: Tensor) -> _Best:
+        """The given samples."""
+        return _Best(self.z[rows], self.image[rows], self.residual[rows], self.steps[rows])
+
+    def put(self, rows: Tensor, other: _Best) -> _Best:
+        """These samples with ``rows`` replaced."""
+        return _Best(
+            self.z.index_copy(0, rows, other.z),
+            self.image,  # only needed inside the loop
+            self.residual.index_copy(0, rows, other.residual),
+            self.steps.index_copy(0, rows, other.steps),
+        )
+
+
+def _evaluate(f: FixedPointMap, z: Tensor, like: Tensor) -> Tensor:
+    """``f`` on rows ``(n, N)``, given to it in the shape and dtype of ``like`` ``(B, …)``."""
+    state = z.view(z.shape[0], *like.shape[1:]).to(like.dtype)
+    fz = f(state)
+    if fz.shape != state.shape:
+        raise InputError(f"the map must keep its input's shape {tuple(state.shape)}, it returned {tuple(fz.shape)}")
+    return rows(fz).to(z.dtype)
+
+
+def iterate(f: FixedPointMap, z0: Tensor, solver: Solver, take: Take | None = None) -> tuple[Tensor, SolverStats]:
     """Run ``solver`` on ``z = f(z)`` from ``z0``; each sample stops on its own.
 
     A sample's iterates depend on that sample alone (as long as ``f`` treats samples independently): once it has
@@ -200,6 +263,8 @@ def iterate(f: FixedPointMap, z0: Tensor, solver: Solver) -> tuple[Tensor, Solve
         f: map ``(B, …) -> (B, …)``.
         z0: ``(B, …)`` start.
         solver: the solver.
+        take: row indices (sorted, int64) -> the map of these samples alone. With it, converged samples leave the
+            batch, and stragglers cost next to nothing.
 
     Returns:
         The best iterate of each sample, shaped like ``z0`` and in the working dtype (at least float32), and the
@@ -208,52 +273,61 @@ def iterate(f: FixedPointMap, z0: Tensor, solver: Solver) -> tuple[Tensor, Solve
     Raises:
         InputError: ``f`` returned another shape than it was given.
     """
-    dtype = work_dtype(z0.dtype)
     batch = z0.shape[0]
-    z = rows(z0).to(dtype)
-
-    def evaluate(z: Tensor) -> Tensor:
-        fz = f(z.view(z0.shape).to(z0.dtype))
-        if fz.shape != z0.shape:
-            raise InputError(f"the map must keep its input's shape {tuple(z0.shape)}, it returned {tuple(fz.shape)}")
-        return rows(fz).to(dtype)
-
+    z = rows(z0).to(work_dtype(z0.dtype))
     rule = solver.start(z)
     guard = _Safeguard(solver, batch, z)
     running = torch.ones(batch, dtype=torch.bool, device=z.device)
-    steps = torch.zeros(batch, dtype=torch.int64, device=z.device)
-    best, best_image = z, z
-    best_residual = torch.full((batch,), torch.inf, dtype=dtype, device=z.device)
-    shown = best_residual
+    unknown = torch.full((batch,), torch.inf, dtype=z.dtype, device=z.device)
+    best = _Best(z, z, unknown, torch.zeros(batch, dtype=torch.int64, device=z.device))
+    whole, index = best, None  # the whole batch, and which of its samples are still here (None: all)
+    shown = unknown
     trace: list[Tensor] = []
+    may_drop = take is not None and not torch.is_grad_enabled()
 
     for k in range(solver.max_steps):
-        fz = evaluate(z)
+        fz = _evaluate(f, z, z0)
         with torch.no_grad():
             relative = relative_residual(z, fz)
             shown = torch.where(running, relative, shown)
-            trace.append(shown)
-            steps = steps + running
-            better = running & (relative < best_residual)
-            best_residual = torch.where(better, relative, best_residual)
-            running = running & (best_residual > solver.tol)
-            restart = guard.watch(relative, best_residual, better)
-        best = torch.where(better[:, None], z, best)
-        best_image = torch.where(better[:, None], fz, best_image)
-        if k + 1 == solver.max_steps or not bool(running.any()):
+            trace.append(shown if index is None else trace[-1].index_copy(0, index, shown))
+            better = running & (relative < best.residual)
+            residual = torch.where(better, relative, best.residual)
+            steps = best.steps + running
+            running = running & (residual > solver.tol)
+            restart = guard.watch(relative, residual, better)
+        best = _Best(select(better, z, best.z), select(better, fz, best.image), residual, steps)
+        if k + 1 == solver.max_steps:
             break
-        origin = torch.where(restart[:, None], best, z)
-        image = torch.where(restart[:, None], best_image, fz)
+        # On a GPU the question makes the host wait, so it is not asked in every step.
+        if z.device.type == "cpu" or k % _CHECK_EVERY == _CHECK_EVERY - 1:
+            left = int(running.count_nonzero())
+            if left == 0:
+                break
+            if may_drop and left <= _WORTH_DROPPING * running.numel():
+                assert take is not None
+                here = running.nonzero().squeeze(1)
+                whole = best if index is None else whole.put(index, best)
+                index = here if index is None else index[here]
+                f, best, z, fz, shown, restart, running = (
+                    take(index), best.take(here), z[here], fz[here], shown[here], restart[here], running[here]
+                )  # fmt: skip
+                guard.keep(here)
+                rule.keep(here)
+        origin = select(restart, best.z, z)
+        image = select(restart, best.image, fz)
         proposal = rule.step(origin, image, guard.damping, restart)
         # While recovering, and where a step rule broke down numerically, the damped plain step is taken.
-        accelerated = ~guard.recovering & torch.isfinite(proposal.detach()).all(dim=1)
-        proposal = torch.where(accelerated[:, None], proposal, origin + guard.damping * (image - origin))
-        z = torch.where(running[:, None], proposal, z)
+        plain = guard.recovering | ~torch.isfinite(proposal.detach()).all(dim=1)
+        if not none_of(plain):
+            proposal = torch.where(plain[:, None], origin + guard.damping * (image - origin), proposal)
+        z = select(running, proposal, z)
 
+    whole = best if index is None else whole.put(index, best)
     stats = SolverStats(
-        converged=best_residual <= solver.tol,
-        residual=best_residual,
-        steps=steps,
-        trace=torch.stack(trace) if trace else best_residual[None],
+        converged=whole.residual <= solver.tol,
+        residual=whole.residual,
+        steps=whole.steps,
+        trace=torch.stack(trace) if trace else whole.residual[None],
     )
-    return best.view(z0.shape), stats
+    return whole.z.view(z0.shape), stats

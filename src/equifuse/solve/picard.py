@@ -14,6 +14,9 @@ class _PicardRule(StepRule):
     def step(self, z: Tensor, fz: Tensor, damping: Tensor, restart: Tensor) -> Tensor:
         return z + damping * (fz - z)
 
+    def keep(self, rows: Tensor) -> None:
+        """Nothing is remembered."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Picard(Solver):
