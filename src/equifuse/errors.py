@@ -17,16 +17,16 @@ class InputError(EquifuseError, ValueError):
 class UnknownNameError(EquifuseError, LookupError):
     """A modality, fusion, data set or option that does not exist; the message names the nearest one that does."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], advice: str = "") -> None:
         known = list(known)
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        super().__init__(f"unknown {kind} {name!r}; {hint}known: {', '.join(known) or 'none'}")
-        self.kind, self.name, self.known = kind, name, known
+        super().__init__(f"unknown {kind} {name!r}; {hint}known: {', '.join(known) or 'none'}{advice}")
+        self.kind, self.name, self.known, self.advice = kind, name, known, advice
 
-    def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, list[str]]]:
+    def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, list[str], str]]:
         # Exceptions are pickled by their message, and it is not what the constructor takes.
-        return type(self), (self.kind, self.name, self.known)
+        return type(self), (self.kind, self.name, self.known, self.advice)
 
 
 class DataError(EquifuseError, ValueError):

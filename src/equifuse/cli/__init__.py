@@ -6,6 +6,7 @@ import sys
 import warnings
 
 import typer
+from typer.exceptions import TyperException
 from typer.main import get_command
 
 from equifuse.cli import data, demo, evaluate, predict, train
@@ -14,7 +15,6 @@ from equifuse.errors import EquifuseError
 app = typer.Typer(
     name="equifuse",
     help="Multimodal fusion: train, evaluate and use models of several modalities.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -48,9 +48,12 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: words of the command line; default those of the process.
     """
     warnings.showwarning = _one_line
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        # Wrong options are the command-line library's own errors: it prints them, and exits with 2 by itself.
-        get_command(app).main(arguments, prog_name="equifuse")
+        code = get_command(app).main(words or ["--help"], prog_name="equifuse", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except TyperException as error:  # a wrong option
+        _complain(error.format_message() if hasattr(error, "format_message") else str(error))
     except EquifuseError as error:
         _complain(str(error))
     except OSError as error:  # a full disk, a folder that may not be written

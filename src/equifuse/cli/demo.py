@@ -11,7 +11,7 @@ import typer
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to create.")] = Path("runs/demo"),
     seeds: Annotated[int, typer.Option(help="Seeds per method.", min=1)] = 3,
-    epochs: Annotated[int, typer.Option(help="Most epochs per run.", min=1)] = 40,
+    epochs: Annotated[int, typer.Option(help="Most epochs per run.", min=1)] = 30,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted demonstration.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:

@@ -61,5 +61,6 @@ def load(
         return read_npz(path, val_fraction=val_fraction, seed=seed)
     folder = _root(root)
     if folder is None or not (folder / f"{text}.npz").is_file():
-        raise UnknownNameError("data set", text, available(root))
+        hint = "" if folder else f" (pass the path of an .npz file, or set {ENVIRONMENT_VARIABLE} to a folder of them)"
+        raise UnknownNameError("data set", text, available(root), hint)
     return read_npz(folder / f"{text}.npz", val_fraction=val_fraction, seed=seed)

@@ -94,7 +94,7 @@ def convergence(traces: Mapping[str, Mapping[str, Any]], path: Path, *, tol: flo
 def modality_removal(
     scores: Mapping[str, Mapping[str, tuple[float, float]]], path: Path, *, metric: str = "accuracy"
 ) -> None:
-    """A metric with each modality removed, as grouped bars with the spread over seeds.
+    """A metric with each modality removed, as grouped points with the spread over seeds.
 
     Args:
         scores: method -> what was removed -> (mean, standard deviation or NaN).
@@ -109,7 +109,8 @@ def modality_removal(
         means = [by_removed[name][0] for name in removed if name in by_removed]
         spreads = [by_removed[name][1] for name in removed if name in by_removed]
         errors = [0.0 if math.isnan(s) else s for s in spreads]
-        axis.bar(places, means, width * 0.92, yerr=errors, color=colour, label=label, error_kw={"elinewidth": 1})
+        # Points and not bars: what matters are differences of a few per cent, far from a bar's foot at 0.
+        axis.errorbar(places, means, yerr=errors, fmt="o", color=colour, label=label, capsize=3, elinewidth=1)
     axis.set_xticks(range(len(removed)), removed)
     axis.set_xlabel("modality removed")
     axis.set_ylabel(metric)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -19,7 +20,7 @@ def show(table: Table) -> None:
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
     """Metrics of splits side by side; other entries of ``metrics.json`` go to the caption."""
     splits = {part: values for part, values in metrics.items() if part in ("train", "val", "test")}
-    table = Table(title="metrics")
+    table = Table(title="metrics", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("metric")
     for part in splits:
         table.add_column(part, justify="right")
@@ -38,7 +39,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
 
 def datasets_table(sets: Iterable[MultimodalDataset]) -> Table:
     """Task, modalities with widths, and rows of each data set."""
-    table = Table("name", "task", "outputs", "modalities", "train / val / test")
+    table = Table("name", "task", "outputs", "modalities", "train / val / test", box=box.SIMPLE_HEAD, pad_edge=False)
     for dataset in sets:
         widths = ", ".join(f"{m} {width}" for m, width in dataset.dims.items())
         rows = " / ".join(str(len(dataset.splits[part])) for part in ("train", "val", "test"))
@@ -48,9 +49,9 @@ def datasets_table(sets: Iterable[MultimodalDataset]) -> Table:
 
 def text_table(title: str, header: list[str], rows: Iterable[list[str]]) -> Table:
     """Rows of text under a header; all columns but the first are aligned to the right."""
-    table = Table(title=title)
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i == 0 else "right")
+        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table

@@ -14,12 +14,12 @@ from equifuse.solve.loop import Solver, StepRule
 
 
 class _AndersonRule(StepRule):
-    """Differences of the last ``m`` iterates and residuals, and the Gram matrix of the latter.
+    """Differences of the last ``m`` images and residuals, and the Gram matrix of the latter.
 
-    With ``r = f(z) − z``, ``ΔR = (r_{k-m+1} − r_{k-m}, …)`` and ``ΔZ`` likewise, the coefficients solve
-    ``min_γ ‖r_k − ΔR γ‖²`` and the next iterate is ``z + β r − (ΔZ + β ΔR) γ``. The columns of ``ΔR`` are scaled
-    to unit length before the ridge term is added, so the ridge is relative to each column: the residual may fall
-    by ten orders of magnitude and the term never dominates (an absolute one does).
+    With ``r = f(z) − z``, ``ΔR = (r_{k-m+1} − r_{k-m}, …)`` and ``ΔF`` likewise of ``f(z)``, the coefficients solve
+    ``min_γ ‖r_k − ΔR γ‖²`` and the next iterate is ``f(z) − ΔF γ − (1 − β) (r − ΔR γ)``. The columns of ``ΔR`` are
+    scaled to unit length before the ridge term is added, so the ridge is relative to each column: the residual may
+    fall by ten orders of magnitude and the term never dominates (an absolute one does).
     """
 
     def __init__(self, z: Tensor, memory: int, ridge: float) -> None:
@@ -27,27 +27,28 @@ class _AndersonRule(StepRule):
         self.memory = memory
         self.ridge = max(ridge, 10 * torch.finfo(z.dtype).eps)
         # Only slots that were written are ever read, so the large buffers need no zeros.
-        self.dz = z.new_empty(batch, memory, width)
+        self.df = z.new_empty(batch, memory, width)
         self.dr = z.new_empty(batch, memory, width)
         self.gram = z.new_zeros(batch, memory, memory)
         self.valid = torch.zeros(batch, memory, dtype=torch.bool, device=z.device)
-        self.last_z: Tensor | None = None
+        self.last_f: Tensor | None = None
         self.last_r: Tensor | None = None
         self.count = 0
 
     def step(self, z: Tensor, fz: Tensor, damping: Tensor, restart: Tensor) -> Tensor:
         r = fz - z
-        if self.last_z is None or self.last_r is None:
-            self.last_z, self.last_r = z, r
-            return z + damping * r
+        damped = damping.device.type != "cpu" or bool((damping != 1).any())
+        if self.last_f is None or self.last_r is None:
+            self.last_f, self.last_r = fz, r
+            return z + damping * r if damped else fz
         slot = self.count % self.memory
         self.count += 1
         new_dr = r - self.last_r
-        self.dz = write(self.dz, slot, z - self.last_z)
+        self.df = write(self.df, slot, fz - self.last_f)
         self.dr = write(self.dr, slot, new_dr)
-        self.last_z, self.last_r = z, r
+        self.last_f, self.last_r = fz, r
         used = min(self.count, self.memory)
-        dz, dr = self.dz[:, :used], self.dr[:, :used]
+        df, dr = self.df[:, :used], self.dr[:, :used]
         products = dr @ torch.stack([new_dr, r], dim=2)  # (B, used, 2): one pass over the history
         row, rhs = products[:, :, 0], products[:, :, 1]
         self.gram = write(self.gram, (slice(None), slot, slice(used)), row)
@@ -57,20 +58,21 @@ class _AndersonRule(StepRule):
             valid[:, slot] = ~restart & (row[:, slot] > 0) & torch.isfinite(row[:, slot])
             self.valid = valid
         gamma = self._coefficients(rhs, used)
-        mixed_r = (gamma[:, None, :] @ dr).squeeze(1)
-        mixed_z = (gamma[:, None, :] @ dz).squeeze(1)
-        return z + damping * (r - mixed_r) - mixed_z
+        mixed = fz - (gamma[:, None, :] @ df).squeeze(1)
+        if not damped:
+            return mixed
+        return mixed - (1 - damping) * (r - (gamma[:, None, :] @ dr).squeeze(1))
 
     def keep(self, rows: Tensor) -> None:
         used = min(self.count, self.memory)
-        for name in ("dz", "dr"):
+        for name in ("df", "dr"):
             kept = getattr(self, name)
             smaller = kept.new_empty(len(rows), *kept.shape[1:])
             smaller[:, :used] = kept[rows, :used]
             setattr(self, name, smaller)
         self.gram, self.valid = self.gram[rows], self.valid[rows]
-        if self.last_z is not None and self.last_r is not None:
-            self.last_z, self.last_r = self.last_z[rows], self.last_r[rows]
+        if self.last_f is not None and self.last_r is not None:
+            self.last_f, self.last_r = self.last_f[rows], self.last_r[rows]
 
     def _coefficients(self, rhs: Tensor, used: int) -> Tensor:
         """``γ`` ``(B, used)`` of the column-scaled ridge least squares; exactly 0 on columns that are not valid."""

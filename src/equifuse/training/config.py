@@ -112,6 +112,9 @@ class TrainConfig:
         """
         known = fusion_options(self.fusion)
         options = dict(self.fusion_options)
+        for name in options:
+            if name not in known:
+                raise UnknownNameError(f"option of fusion {self.fusion!r}:", name, known)
         backend = self.backend or options.get("backend")
         given = {"backend": self.backend, "dim": self.dim}
         for name, value in given.items():
