@@ -30,7 +30,7 @@ from equifuse.solve.loop import relative_residual, work_dtype
 _GROUPS = 4
 _NORM_EPS = 1e-5
 # Converged samples leave the batch, so a generous limit costs only what the stragglers need.
-_SOLVER = Anderson(tol=1e-4, max_steps=200)
+_SOLVER = Anderson(tol=1e-4, max_steps=100)
 
 
 def group_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class DEQFusion(Fusion):
         dim: common width ``d``, a multiple of 4; default 128.
         combine: ``"sum"`` (the paper, default) or ``"mean"``, which divides the gated sum by the number of modalities
             present, so that the gain does not depend on it.
-        solver: a solver, its name, or ``{"name": …, options}``; default Anderson to 1e-4 in at most 200 evaluations
+        solver: a solver, its name, or ``{"name": …, options}``; default Anderson to 1e-4 in at most 100 evaluations
             (converged samples leave the batch, so the limit concerns stragglers alone).
             A plain attribute, may be replaced later.
         gradient: likewise a gradient rule; default :class:`~equifuse.solve.Implicit`.
@@ -495,7 +495,8 @@ class _ModalityRows:
     def take(self, rows: Tensor) -> _ModalityRows:
         """The map of some rows: each modality's places are padded to those of the modality with the most rows."""
         p = self._problem
-        modality = rows // p.x.shape[1]
+        flat = rows if self._places is None else self._places[rows]
+        modality = flat // p.x.shape[1]
         counts = torch.bincount(modality, minlength=p.x.shape[0])
         widest = int(counts.max()) if len(rows) else 0
         rank = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[modality]
@@ -503,8 +504,8 @@ class _ModalityRows:
         shape = (p.x.shape[0], widest)
 
         def gather(tensor: Tensor) -> Tensor:
-            some = tensor.flatten(0, 1)[rows]
-            return some.new_zeros(shape[0] * shape[1], some.shape[1]).index_copy(0, places, some).view(*shape, -1)
+            some = tensor.flatten(0, 1)[flat]
+            return some.new_zeros(shape[0] * shape[1], some.shape[1]).index_copy(0, places, some).view(*shape, some.shape[1])
 
         smaller = replace(p, x=gather(p.x), mask=gather(p.mask))
         return _ModalityRows(self._fusion, smaller, places)
