@@ -85,7 +85,8 @@ class MLPEncoder(nn.Module):
     Args:
         width: flattened input width ``l``.
         hidden: width of each hidden layer; the last is the output width.
-        dropout: probability, in [0, 1).
+        dropout: probability after each hidden layer, in [0, 1).
+        input_dropout: probability of each input feature, in [0, 1); of use where features outnumber samples.
 
     Raises:
         InputError: no hidden layer, or a value out of range.
@@ -93,20 +94,24 @@ class MLPEncoder(nn.Module):
 
     kind: ClassVar[str] = "mlp"
 
-    def __init__(self, width: int, hidden: tuple[int, ...] = (128,), dropout: float = 0.3) -> None:
+    def __init__(
+        self, width: int, hidden: tuple[int, ...] = (128,), dropout: float = 0.3, input_dropout: float = 0.0
+    ) -> None:
         super().__init__()
         if not hidden or min(hidden) < 1:
             raise InputError(f"hidden must list at least one positive width, got {hidden}")
-        if not 0 <= dropout < 1:
-            raise InputError(f"dropout must be in [0, 1), got {dropout}")
+        for name, value in (("dropout", dropout), ("input_dropout", input_dropout)):
+            if not 0 <= value < 1:
+                raise InputError(f"{name} must be in [0, 1), got {value}")
         widths = [width, *hidden]
+        self.input_dropout = nn.Dropout(input_dropout)
         self.layers = nn.Sequential()
         for before, after in pairwise(widths):
             self.layers.extend([nn.Linear(before, after), nn.LayerNorm(after), nn.ReLU(), nn.Dropout(dropout)])
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, …) -> (B, hidden[-1])``."""
-        out: Tensor = self.layers(x.flatten(1))
+        out: Tensor = self.layers(self.input_dropout(x.flatten(1)))
         return out
 
 
@@ -324,7 +329,8 @@ def build_model(
         fusion: name of a fusion.
         fusion_options: its options.
         encoder: "mlp" or "identity".
-        encoder_options: for "mlp": ``hidden`` (widths, default [128]) and ``dropout`` (default 0.3).
+        encoder_options: for "mlp": ``hidden`` (widths, default [128]), ``dropout`` (default 0.3) and ``input_dropout``
+            (default 0).
         classes: names of the outputs.
         head_dropout: dropout before the head, in [0, 1).
         clip: bound on standardised inputs, or None.
@@ -337,7 +343,7 @@ def build_model(
     options = dict(encoder_options or {})
     if encoder not in ("mlp", "identity"):
         raise UnknownNameError("encoder", encoder, ("mlp", "identity"))
-    allowed = ("hidden", "dropout") if encoder == "mlp" else ()
+    allowed = ("hidden", "dropout", "input_dropout") if encoder == "mlp" else ()
     for option in options:
         if option not in allowed:
             raise UnknownNameError(f"option of encoder {encoder!r}:", option, allowed)
@@ -352,7 +358,7 @@ def build_model(
         if encoder == "mlp":
             hidden = options.get("hidden", (128,))
             hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
-            body: nn.Module = MLPEncoder(width, hidden, options.get("dropout", 0.3))
+            body: nn.Module = MLPEncoder(width, **{**options, "hidden": hidden})
             dims[name] = hidden[-1]
         else:
             body, dims[name] = nn.Flatten(1), width

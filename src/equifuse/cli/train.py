@@ -24,6 +24,7 @@ def train(
         list[int] | None, typer.Option(help="Width of an MLP encoder's layer; repeat for more layers.")
     ] = None,
     dropout: Annotated[float | None, typer.Option(help="Dropout of the MLP encoders.")] = None,
+    input_dropout: Annotated[float | None, typer.Option(help="Dropout of the input features.")] = None,
     head_dropout: Annotated[float | None, typer.Option(help="Dropout before the head.")] = None,
     embedding: Annotated[int | None, typer.Option(help="Width of a retrieval model's embedding.")] = None,
     label_smoothing: Annotated[float | None, typer.Option(help="For classification.")] = None,
@@ -51,6 +52,7 @@ def train(
         "encoder": encoder,
         "hidden": hidden or None,
         "dropout": dropout,
+        "input_dropout": input_dropout,
         "head_dropout": head_dropout,
         "embedding": embedding,
         "label_smoothing": label_smoothing,

@@ -56,10 +56,9 @@ def read_inputs(
     inputs, present = {}, {}
     for m, x in flat.items():
         width = math.prod(shapes[m])
-        if x.reshape(len(x), -1).shape[1] != width and len(x):
-            raise DataError(
-                f"modality {m!r} has width {x.reshape(len(x), -1).shape[1]}, the model was built for {width}"
-            )
+        found = math.prod(x.shape[1:])
+        if found != width:
+            raise DataError(f"modality {m!r} has width {found}, the model was built for {width}")
         mask = missing_rows(x)
         check_finite(m, x, mask, str(path))
         inputs[m] = x.reshape(len(x), *shapes[m])

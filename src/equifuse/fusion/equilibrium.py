@@ -505,7 +505,8 @@ class _ModalityRows:
 
         def gather(tensor: Tensor) -> Tensor:
             some = tensor.flatten(0, 1)[flat]
-            return some.new_zeros(shape[0] * shape[1], some.shape[1]).index_copy(0, places, some).view(*shape, some.shape[1])
+            padded = some.new_zeros(shape[0] * shape[1], some.shape[1]).index_copy(0, places, some)
+            return padded.view(*shape, some.shape[1])
 
         smaller = replace(p, x=gather(p.x), mask=gather(p.mask))
         return _ModalityRows(self._fusion, smaller, places)

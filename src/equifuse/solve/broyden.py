@@ -10,7 +10,7 @@ from torch import Tensor
 
 from equifuse.errors import InputError
 from equifuse.solve.history import write
-from equifuse.solve.loop import Solver, StepRule
+from equifuse.solve.loop import Solver, StepRule, none_of
 
 # Below this share of ‖s‖² the secant denominator carries no information and the update is skipped.
 _LEAST_CURVATURE = 1e-6
@@ -25,8 +25,9 @@ class _BroydenRule(StepRule):
     def __init__(self, z: Tensor, memory: int) -> None:
         batch, width = z.shape
         self.memory = memory
-        self.u = z.new_zeros(batch, memory, width)
-        self.v = z.new_zeros(batch, memory, width)
+        # Only slots that were written are ever read, so the buffers need no zeros.
+        self.u = z.new_empty(batch, memory, width)
+        self.v = z.new_empty(batch, memory, width)
         self.last_z: Tensor | None = None
         self.last_g: Tensor | None = None
         self.count = 0
@@ -36,18 +37,21 @@ class _BroydenRule(StepRule):
         if self.last_z is None or self.last_g is None:
             self.last_z, self.last_g = z, g
             return z + damping * g
-        keep = ~restart[:, None, None]
-        self.u = self.u * keep if torch.is_grad_enabled() else self.u.mul_(keep)
-        self.v = self.v * keep if torch.is_grad_enabled() else self.v.mul_(keep)
         slot = self.count % self.memory
+        used = min(self.count, self.memory)
         self.count += 1
-        # The oldest update is dropped to make room; what is left is still a valid low-rank inverse estimate.
-        self.u = write(self.u, slot, torch.zeros_like(z))
-        self.v = write(self.v, slot, torch.zeros_like(z))
+        if not none_of(restart):
+            # A zero is no update: H of these samples is −I again.
+            self.u = write(self.u, (restart, slice(used)), self.u.new_zeros(()))
+            self.v = write(self.v, (restart, slice(used)), self.v.new_zeros(()))
+        if used == self.memory:
+            # The oldest update makes room; what is left is still a valid low-rank inverse estimate.
+            self.u = write(self.u, slot, torch.zeros_like(z))
+        u, v = self.u[:, :used], self.v[:, :used]
         s, y = z - self.last_z, g - self.last_g
         self.last_z, self.last_g = z, g
-        hy = self._apply(self.u, self.v, y)
-        hs = self._apply(self.v, self.u, s)
+        hy = self._apply(u, v, y)
+        hs = self._apply(v, u, s)
         curvature = (s * hy).sum(1, keepdim=True)
         with torch.no_grad():
             useful = curvature.abs() > _LEAST_CURVATURE * (s * s).sum(1, keepdim=True)
@@ -55,10 +59,16 @@ class _BroydenRule(StepRule):
         safe = torch.where(useful, curvature, 1.0)
         self.u = write(self.u, slot, torch.where(useful, (s - hy) / safe, 0.0))
         self.v = write(self.v, slot, torch.where(useful, hs, 0.0))
-        return z - damping * self._apply(self.u, self.v, g)
+        used = min(self.count, self.memory)
+        return z - damping * self._apply(self.u[:, :used], self.v[:, :used], g)
 
     def keep(self, rows: Tensor) -> None:
-        self.u, self.v = self.u[rows], self.v[rows]
+        used = min(self.count, self.memory)
+        for name in ("u", "v"):
+            kept = getattr(self, name)
+            smaller = kept.new_empty(len(rows), *kept.shape[1:])
+            smaller[:, :used] = kept[rows, :used]
+            setattr(self, name, smaller)
         if self.last_z is not None and self.last_g is not None:
             self.last_z, self.last_g = self.last_z[rows], self.last_g[rows]
 

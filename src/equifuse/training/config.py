@@ -29,7 +29,8 @@ class TrainConfig:
         fusion_options: further options of the fusion.
         encoder: ``"mlp"`` or ``"identity"``.
         hidden: widths of the MLP encoders' layers.
-        dropout: dropout of the MLP encoders, in [0, 1).
+        dropout: dropout of the MLP encoders' hidden layers, in [0, 1).
+        input_dropout: dropout of the MLP encoders' input features, in [0, 1).
         head_dropout: dropout before the head, in [0, 1).
         embedding: width of the embedding of a retrieval model.
         label_smoothing: for classification, in [0, 1).
@@ -57,6 +58,7 @@ class TrainConfig:
     encoder: str = "mlp"
     hidden: tuple[int, ...] = (128,)
     dropout: float = 0.3
+    input_dropout: float = 0.0
     head_dropout: float = 0.0
     embedding: int = 64
     label_smoothing: float = 0.0
@@ -77,7 +79,7 @@ class TrainConfig:
         for name in ("embedding", "epochs", "patience", "batch_size"):
             self._check(name, int, lambda v: v >= 1, "a whole number of at least 1")
         self._check("seed", int, lambda v: 0 <= v < 2**31, "a whole number of at least 0 and below 2^31")
-        for name in ("dropout", "head_dropout", "label_smoothing", "modality_dropout"):
+        for name in ("dropout", "input_dropout", "head_dropout", "label_smoothing", "modality_dropout"):
             self._check(name, (int, float), lambda v: 0 <= v < 1, "in [0, 1)")
         self._check("val_fraction", (int, float), lambda v: 0 < v < 1, "between 0 and 1")
         self._check("lr", (int, float), lambda v: 0 < v < math.inf, "a positive number")

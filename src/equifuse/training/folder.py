@@ -107,7 +107,7 @@ def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionMode
             fusion=config.fusion,
             fusion_options=config.resolved_fusion_options(),
             encoder=config.encoder,
-            encoder_options={"hidden": config.hidden, "dropout": config.dropout} if config.encoder == "mlp" else {},
+            encoder_options=_encoder_options(config),
             classes=dataset.classes,
             head_dropout=config.head_dropout,
         )
@@ -118,6 +118,12 @@ def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionMode
         with torch.no_grad():
             model.head.linear.bias.copy_(train.target.mean(0))
     return model
+
+
+def _encoder_options(config: TrainConfig) -> dict[str, Any]:
+    if config.encoder != "mlp":
+        return {}
+    return {"hidden": config.hidden, "dropout": config.dropout, "input_dropout": config.input_dropout}
 
 
 def task_of(model: FusionModel, label_smoothing: float = 0.0) -> Task:
