@@ -3,7 +3,10 @@ import json
 import pytest
 
 import equifuse as ef
-from equifuse.training.demo import HEADER, METHODS, rows, run_demo
+from equifuse.training.comparison import HEADER, four_methods, rows
+from equifuse.training.demo import run_demo
+
+METHODS = four_methods()
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ def demo(
 ) -> None:
     """Train deq, gmf, gmf -> deq and concat on the embedded digits, and compare them."""
     from equifuse.report.table import show, text_table
-    from equifuse.training.demo import HEADER, rows, run_demo
+    from equifuse.training.comparison import HEADER, rows
+    from equifuse.training.demo import run_demo
 
     summary = run_demo(out, seeds=seeds, epochs=epochs, resume=resume, progress=not quiet)
     show(text_table(f"digits, five views, test part, {seeds} seeds", HEADER, rows(summary)))

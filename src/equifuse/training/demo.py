@@ -1,187 +1,20 @@
-"""The demonstration: four fusions on the embedded digits, over several seeds."""
+"""The demonstration: four methods on the embedded digits."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import statistics
-import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
+from equifuse.training.comparison import compare, four_methods
 
-from equifuse import datasets
-from equifuse.errors import ConvergenceWarning
-from equifuse.model import load as load_model
-from equifuse.report.table import plus_minus, to_markdown
-from equifuse.training.config import TrainConfig
-from equifuse.training.figures import draw_convergence, draw_learning, draw_removal
-from equifuse.training.files import refuse_existing, write_json, write_text, write_yaml
-from equifuse.training.folder import CONFIG, METRICS, MODEL, PLOTS, initial_model
-from equifuse.training.runner import RunResult, train
-
-METHODS: dict[str, dict[str, Any]] = {
-    "deq": {"fusion": "deq", "dim": 64},
-    "gmf": {"fusion": "gmf"},
-    "gmf -> deq": {"fusion": "gmf", "backend": "deq", "dim": 64},
-    "concat": {"fusion": "concat"},
-}
-HEADER = ["method", "accuracy %", "macro-F1 %", "params", "seconds", "converged", "steps"]
-_DATA = "digits"
-_SETTINGS = {"data": _DATA, "hidden": [64], "batch_size": 128, "lr": 2e-3, "patience": 6}
+_DIM = 64
+_SETTINGS = {"data": "digits", "hidden": [_DIM], "batch_size": 128, "lr": 2e-3, "patience": 6}
 
 
 def run_demo(
-    out: Path,
-    *,
-    seeds: int = 3,
-    epochs: int = 30,
-    resume: bool = False,
-    progress: bool = True,
-    processes: int | None = None,
+    out: Path, *, seeds: int = 3, epochs: int = 30, resume: bool = False, progress: bool = True
 ) -> dict[str, Any]:
-    """Train every method with every seed, then compare; returns what ``metrics.json`` holds.
-
-    Each model is trained in a process of its own with one thread: on layers this small, threads only wait for each
-    other.
-
-    Args:
-        out: folder to create: a run folder per method and seed, ``config.yaml``, ``metrics.json``, ``table.md`` and
-            ``plots/``.
-        seeds: seeds 0, 1, … per method.
-        epochs: at most, per run.
-        resume: continue an interrupted demonstration.
-        progress: show a progress bar on standard error.
-        processes: models trained at a time; default one per core, at most 4.
-
-    Raises:
-        OutputExistsError: ``out`` exists and ``resume`` is False.
-        InputError: ``resume`` with other options than before.
-    """
-    if not resume:
-        refuse_existing(out)
-    configs = {
-        (label, seed): TrainConfig.from_dict({**_SETTINGS, **method, "seed": seed, "epochs": epochs})
-        for seed in range(seeds)  # seeds outside: the time left is then an average over the methods
-        for label, method in METHODS.items()
-    }
-    described = {label: configs[label, 0].to_dict() for label in METHODS}
-    write_yaml(out / CONFIG, {"seeds": list(range(seeds)), "methods": described})
-    jobs = {key: (config, _folder(out, *key), resume) for key, config in configs.items()}
-    results = _train_all(jobs, processes or min(os.cpu_count() or 1, 4), progress)
-    runs = {label: [results[label, seed] for seed in range(seeds)] for label in METHODS}
-    summary = {
-        "data": _DATA,
-        "seeds": list(range(seeds)),
-        "methods": {label: _summary([r.metrics for r in of_method]) for label, of_method in runs.items()},
-    }
-    _draw(out / PLOTS, runs, configs["deq", 0], summary)
-    write_text(out / "table.md", to_markdown(HEADER, rows(summary)))
-    write_json(out / METRICS, summary)
-    return summary
-
-
-def rows(summary: dict[str, Any]) -> list[list[str]]:
-    """The table's rows of text under :data:`HEADER`: one per method, mean ± standard deviation over the seeds."""
-    return [
-        [
-            label,
-            plus_minus(method["accuracy"]),
-            plus_minus(method["f1_macro"]),
-            f"{method['parameters']:,}",
-            f"{method['seconds'][0]:.1f}",
-            "-" if method["converged"] is None else f"{100 * method['converged']:.1f} %",
-            "-" if method["mean_steps"] is None else f"{method['mean_steps']:.1f}",
-        ]
-        for label, method in summary["methods"].items()
-    ]
-
-
-def _folder(out: Path, label: str, seed: int) -> Path:
-    return out / label.replace(" -> ", "-") / f"seed{seed}"
-
-
-Job = tuple[TrainConfig, Path, bool]
-Key = tuple[str, int]
-
-
-def _train_all(jobs: dict[Key, Job], processes: int, progress: bool) -> dict[Key, RunResult]:
-    results: dict[Key, RunResult] = {}
-    # Forking a process that has already used threads can lock up; a fresh interpreter cannot.
-    context = multiprocessing.get_context("spawn")
-    with (
-        _bar(len(jobs), progress) as advance,
-        ProcessPoolExecutor(processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-    ):
-        futures = {pool.submit(_train_one, job): key for key, job in jobs.items()}
-        try:
-            for future in as_completed(futures):
-                key = futures[future]
-                results[key] = future.result()
-                advance(f"{key[0]}, seed {key[1]}")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return results
-
-
-def _train_one(job: Job) -> RunResult:
-    config, folder, resume = job
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the table has a column for it
-        return train(config, folder, resume=resume and (folder / CONFIG).is_file(), progress=False)
-
-
-@contextmanager
-def _bar(models: int, shown: bool) -> Iterator[Callable[[str], None]]:
-    """A progress bar over models; yields a function that takes the label of the one just finished."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
-
-    columns = (
-        TextColumn("training"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("models {task.description}"),
-        TimeRemainingColumn(),
+    """Compare deq, gmf, gmf -> deq and concat on the digits; see :func:`equifuse.training.comparison.compare`."""
+    return compare(
+        out, four_methods(_DIM), {**_SETTINGS, "epochs": epochs}, seeds=seeds, resume=resume, progress=progress
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as progress:
-        job = progress.add_task("", total=models)
-        yield lambda label: progress.update(job, advance=1, description=f"(latest: {label})")
-
-
-def _mean_and_deviation(values: list[float]) -> list[float]:
-    """Mean and sample standard deviation, the latter 0 for a single value."""
-    return [statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0]
-
-
-def _summary(metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    def of(values: list[float]) -> list[float]:
-        return _mean_and_deviation(values)
-
-    solved = [m["convergence"] for m in metrics if m["convergence"] is not None]
-    at_start = [m["convergence_at_start"] for m in metrics if m["convergence_at_start"] is not None]
-    without = {"nothing": of([m["test"]["accuracy"] for m in metrics])}
-    without |= {name: of([m["without"][name] for m in metrics]) for name in metrics[0]["without"]}
-    return {
-        "accuracy": of([m["test"]["accuracy"] for m in metrics]),
-        "f1_macro": of([m["test"]["f1_macro"] for m in metrics]),
-        "parameters": metrics[0]["parameters"],
-        "seconds": of([m["train_seconds"] for m in metrics]),
-        "converged": statistics.fmean(s["converged"] for s in solved) if solved else None,
-        "mean_steps": statistics.fmean(s["mean_steps"] for s in solved) if solved else None,
-        "mean_steps_at_start": statistics.fmean(s["mean_steps"] for s in at_start) if at_start else None,
-        "accuracy_without": without,
-    }
-
-
-def _draw(folder: Path, runs: dict[str, list[RunResult]], deq: TrainConfig, summary: dict[str, Any]) -> None:
-    draw_learning(folder, {label: of_method[0].history for label, of_method in runs.items()})
-    dataset = datasets.load(_DATA)
-    draw_convergence(folder, initial_model(deq, dataset), load_model(runs["deq"][0].path / MODEL), dataset)
-    scores = {label: method["accuracy_without"] for label, method in summary["methods"].items()}
-    draw_removal(folder, scores, "accuracy")
