@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equifuse.errors import InputError
-from equifuse.solve.history import write
+from equifuse.solve.history import keep_rows, write
 from equifuse.solve.loop import Solver, StepRule
 
 
@@ -65,11 +65,7 @@ class _AndersonRule(StepRule):
 
     def keep(self, rows: Tensor) -> None:
         used = min(self.count, self.memory)
-        for name in ("df", "dr"):
-            kept = getattr(self, name)
-            smaller = kept.new_empty(len(rows), *kept.shape[1:])
-            smaller[:, :used] = kept[rows, :used]
-            setattr(self, name, smaller)
+        self.df, self.dr = keep_rows(self.df, rows, used), keep_rows(self.dr, rows, used)
         self.gram, self.valid = self.gram[rows], self.valid[rows]
         if self.last_f is not None and self.last_r is not None:
             self.last_f, self.last_r = self.last_f[rows], self.last_r[rows]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equifuse.errors import InputError
-from equifuse.solve.history import write
+from equifuse.solve.history import keep_rows, write
 from equifuse.solve.loop import Solver, StepRule, none_of
 
 # Below this share of ‖s‖² the secant denominator carries no information and the update is skipped.
@@ -64,11 +64,7 @@ class _BroydenRule(StepRule):
 
     def keep(self, rows: Tensor) -> None:
         used = min(self.count, self.memory)
-        for name in ("u", "v"):
-            kept = getattr(self, name)
-            smaller = kept.new_empty(len(rows), *kept.shape[1:])
-            smaller[:, :used] = kept[rows, :used]
-            setattr(self, name, smaller)
+        self.u, self.v = keep_rows(self.u, rows, used), keep_rows(self.v, rows, used)
         if self.last_z is not None and self.last_g is not None:
             self.last_z, self.last_g = self.last_z[rows], self.last_g[rows]
 

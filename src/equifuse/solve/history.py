@@ -17,3 +17,10 @@ def write(buffer: Tensor, place: Any, value: Tensor) -> Tensor:
         buffer = buffer.clone()
     buffer[(slice(None), place) if isinstance(place, int) else place] = value
     return buffer
+
+
+def keep_rows(buffer: Tensor, rows: Tensor, used: int) -> Tensor:
+    """The given samples of a buffer ``(B, slots, …)``; only its first ``used`` slots hold anything."""
+    smaller = buffer.new_empty(len(rows), *buffer.shape[1:])
+    smaller[:, :used] = buffer[rows, :used]
+    return smaller

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from equifuse.errors import InputError
+from equifuse.solve.history import keep_rows
 from equifuse.solve.loop import SolverStats
 
 LinearMap = Callable[[Tensor], Tensor]
@@ -65,10 +66,8 @@ class ArnoldiBasis:
 
     def keep(self, rows: Tensor) -> None:
         """Forget all samples but ``rows`` (indices)."""
-        used = self.size + 1
-        vectors = self.vectors.new_empty(len(rows), *self.vectors.shape[1:])
-        vectors[:, :used] = self.vectors[rows, :used]
-        self.vectors, self.hessenberg, self.norm = vectors, self.hessenberg[rows], self.norm[rows]
+        self.vectors = keep_rows(self.vectors, rows, self.size + 1)
+        self.hessenberg, self.norm = self.hessenberg[rows], self.norm[rows]
 
 
 def _unit(vector: Tensor, norm: Tensor) -> Tensor:

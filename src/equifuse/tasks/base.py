@@ -166,18 +166,23 @@ class Task(ABC):
         """
         if not pairs:
             raise InputError("there is nothing to evaluate")
-        prediction = torch.cat([output.prediction.detach().float().cpu() for output, _ in pairs])
+        evaluation = join([output for output, _ in pairs])
         targets = [target.cpu() for _, target in pairs if target is not None]
         target = torch.cat(targets) if targets else None
-        stats = [output.fusion.stats for output, _ in pairs]
-        evaluation = Evaluation(
-            {"loss": self.loss(prediction, target).item(), **self.metrics(prediction, target)}, prediction
-        )
-        if all(s is not None for s in stats):
-            evaluation.converged = torch.cat([s.converged.cpu() for s in stats if s is not None])
-            evaluation.residual = torch.cat([s.residual.float().cpu() for s in stats if s is not None])
-            evaluation.steps = torch.cat([s.steps.cpu() for s in stats if s is not None])
+        loss = self.loss(evaluation.prediction, target).item()
+        evaluation.metrics = {"loss": loss, **self.metrics(evaluation.prediction, target)}
         return evaluation
+
+
+def join(outputs: list[ModelOutput]) -> Evaluation:
+    """The outputs of all batches, at least one, as one evaluation without metrics yet."""
+    evaluation = Evaluation({}, torch.cat([output.prediction.detach().float().cpu() for output in outputs]))
+    stats = [output.fusion.stats for output in outputs]
+    if all(s is not None for s in stats):
+        evaluation.converged = torch.cat([s.converged.cpu() for s in stats if s is not None])
+        evaluation.residual = torch.cat([s.residual.float().cpu() for s in stats if s is not None])
+        evaluation.steps = torch.cat([s.steps.cpu() for s in stats if s is not None])
+    return evaluation
 
 
 def needed(target: Tensor | None) -> Tensor:

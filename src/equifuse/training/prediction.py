@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from equifuse import datasets
 from equifuse.errors import ConvergenceWarning, DataError, InputError
 from equifuse.model import FusionModel
-from equifuse.tasks import Batch, Columns, Evaluation, Task
+from equifuse.tasks import Batch, Columns, Task
+from equifuse.tasks.base import join
 from equifuse.training.data import Batches
 from equifuse.training.evaluation import warn_unconverged
 from equifuse.training.files import atomic, refuse_existing
@@ -63,23 +64,13 @@ def predict_run(run: PathLike, input_path: PathLike, out_path: PathLike) -> Colu
 
 
 def _predict(model: FusionModel, task: Task, batches: Batches, where: str) -> Columns:
-    predictions, stats = [], []
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        for batch in batches:
-            output = model(batch.inputs, batch.present)
-            predictions.append(output.prediction.float())
-            stats.append(output.fusion.stats)
-    prediction = torch.cat(predictions)
-    joined = Evaluation({}, prediction)
-    columns = task.predict(prediction)
-    if all(s is not None for s in stats):
-        joined.converged = torch.cat([s.converged for s in stats])
-        joined.residual = torch.cat([s.residual for s in stats])
-        joined.steps = torch.cat([s.steps for s in stats])
-        columns |= {name: getattr(joined, name).numpy() for name in ("converged", "residual", "steps")}
+        warnings.simplefilter("ignore", ConvergenceWarning)  # one for the whole file instead
+        joined = join([model(batch.inputs, batch.present) for batch in batches])
     warn_unconverged(joined.convergence(), where)
-    return columns
+    solved = {"converged": joined.converged, "residual": joined.residual, "steps": joined.steps}
+    found = {name: values.numpy() for name, values in solved.items() if values is not None}
+    return {**task.predict(joined.prediction), **found}
 
 
 def _write_table(path: Path, columns: Columns) -> None:
