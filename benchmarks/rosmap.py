@@ -24,7 +24,14 @@ from equifuse.report.table import plus_minus, to_markdown
 from equifuse.training.comparison import compare, four_methods
 from equifuse.training.files import write_text
 
-SETTINGS: dict[str, Any] = {"input_dropout": 0.5, "dropout": 0.5, "epochs": 200, "patience": 25}
+SETTINGS: dict[str, Any] = {
+    "hidden": [32],
+    "input_dropout": 0.5,
+    "dropout": 0.5,
+    "weight_decay": 3.0,
+    "epochs": 200,
+    "patience": 25,
+}
 
 
 def logistic_regression(path: str, seed: int) -> dict[str, float]:

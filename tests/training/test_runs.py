@@ -179,6 +179,27 @@ def test_preprocessing_is_fitted_on_the_training_part_alone(quick):
     torch.testing.assert_close(model.encoders["b"][0].mean, torch.from_numpy(there.mean(0)), rtol=1e-5, atol=1e-6)
 
 
+def test_weight_decay_leaves_gains_and_biases_alone(quick):
+    from equifuse.training.module import split_by_decay
+
+    chosen = config(quick)
+    model = training.initial_model(chosen, ef.datasets.load(chosen.data))
+    matrices, others = split_by_decay(model)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert len(matrices) + len(others) == len(names)
+    assert {names[id(p)] for p in matrices} == {
+        "encoders.a.1.layers.0.weight",
+        "encoders.b.1.layers.0.weight",
+        "fusion.project.a.weight",
+        "fusion.project.b.weight",
+        "fusion.blocks.weight1",
+        "fusion.blocks.weight2",
+        "fusion.gate.weight",
+        "fusion.mix.weight",
+        "head.linear.weight",
+    }
+
+
 def test_batches_cover_the_split_in_another_order_each_epoch(quick):
     whole = as_batch(ef.datasets.load(quick["data"]).splits["train"])
     batches = Batches(whole, 32, seed=0)

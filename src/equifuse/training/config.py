@@ -41,7 +41,7 @@ class TrainConfig:
         patience: epochs without a better validation loss after which training stops, ≥ 1.
         batch_size: samples per step, ≥ 1.
         lr: AdamW's learning rate, > 0.
-        weight_decay: AdamW's, ≥ 0.
+        weight_decay: AdamW's, ≥ 0; biases and the gains of norms are not decayed.
         val_fraction: share of the training part held out where the data set has no validation part, in (0, 1).
         accelerator: ``"cpu"``, ``"gpu"`` or ``"auto"``.
 

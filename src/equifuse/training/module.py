@@ -16,7 +16,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
-from torch import Tensor
+from torch import Tensor, nn
 
 from equifuse.errors import ConvergenceWarning, InputError
 from equifuse.model import FusionModel, ModelOutput
@@ -56,8 +56,13 @@ class Training(pl.LightningModule):
         self._began = 0.0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over all parameters."""
-        return torch.optim.AdamW(self.model.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay)
+        """AdamW; gains and biases are not decayed: what they are at rest is not 0."""
+        matrices, others = split_by_decay(self.model)
+        groups = [
+            {"params": matrices, "weight_decay": self.config.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW([group for group in groups if group["params"]], lr=self.config.lr)
 
     def on_train_epoch_start(self) -> None:
         """Start the epoch's random numbers from ``(seed, epoch)``."""
@@ -130,6 +135,18 @@ class Training(pl.LightningModule):
         """Take history and best weights from a checkpoint."""
         state = checkpoint[_STATE]
         self.history, self.best, self.stopped = state["history"], state["best"], state["stopped"]
+
+
+def split_by_decay(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Parameters to which weight decay applies, and those to which it does not: biases, scalars, and norms' gains."""
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for module in model.modules():
+        is_norm = "norm" in type(module).__name__.lower()
+        for name, parameter in module.named_parameters(recurse=False):
+            free = is_norm or parameter.dim() < 2 or name.startswith("bias")
+            (others if free else matrices).append(parameter)
+    return matrices, others
 
 
 class LastEpoch(Checkpoint):
