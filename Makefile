@@ -3,25 +3,33 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
+# --no-compile: bytecode is made when a module is first imported, not for every file of every package
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check setup clean
+.PHONY: demo test check setup setup-dev clean
 
 demo: setup
 	$(BIN)/equifuse demo --out $(OUT)
 
-test: setup check
+test: check
 	$(BIN)/python -m pytest -n auto
 
-check: setup
+check: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 setup: $(VENV)/.installed
 
+setup-dev: $(VENV)/.installed-dev
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(PIP_INSTALL) --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP_INSTALL) --editable ".[dev]"
 	touch $@
 
 clean:
