@@ -61,7 +61,7 @@ def test_arnoldi_relation_and_orthonormality(dtype):
     basis = ArnoldiBasis(torch.randn(3, 20, dtype=dtype), 8)
     for _ in range(8):
         basis.extend(torch.einsum("bij,bj->bi", a, basis.newest()))
-    v, h = basis.vectors, basis.hessenberg
+    v, h = torch.stack([basis.vectors[i] for i in range(9)], dim=1), basis.hessenberg
     eye = torch.eye(9, dtype=dtype).expand(3, 9, 9)
     tolerance = 100 * torch.finfo(dtype).eps
     torch.testing.assert_close(v @ v.mT, eye, rtol=0, atol=tolerance)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equifuse.errors import InputError
-from equifuse.solve.history import keep_rows, write
+from equifuse.solve.history import Slots, write
 from equifuse.solve.loop import Solver, StepRule
 
 
@@ -23,12 +23,9 @@ class _AndersonRule(StepRule):
     """
 
     def __init__(self, z: Tensor, memory: int, ridge: float) -> None:
-        batch, width = z.shape
-        self.memory = memory
+        batch = z.shape[0]
         self.ridge = max(ridge, 10 * torch.finfo(z.dtype).eps)
-        # Only slots that were written are ever read, so the large buffers need no zeros.
-        self.df = z.new_empty(batch, memory, width)
-        self.dr = z.new_empty(batch, memory, width)
+        self.df, self.dr = Slots(z, memory), Slots(z, memory)
         self.gram = z.new_zeros(batch, memory, memory)
         self.valid = torch.zeros(batch, memory, dtype=torch.bool, device=z.device)
         self.last_f: Tensor | None = None
@@ -41,16 +38,13 @@ class _AndersonRule(StepRule):
         if self.last_f is None or self.last_r is None:
             self.last_f, self.last_r = fz, r
             return z + damping * r if damped else fz
-        slot = self.count % self.memory
+        slot = self.count % self.dr.size
         self.count += 1
-        new_dr = r - self.last_r
-        self.df = write(self.df, slot, fz - self.last_f)
-        self.dr = write(self.dr, slot, new_dr)
+        self.df.put_difference(slot, fz, self.last_f)
+        self.dr.put_difference(slot, r, self.last_r)
         self.last_f, self.last_r = fz, r
-        used = min(self.count, self.memory)
-        df, dr = self.df[:, :used], self.dr[:, :used]
-        products = dr @ torch.stack([new_dr, r], dim=2)  # (B, used, 2): one pass over the history
-        row, rhs = products[:, :, 0], products[:, :, 1]
+        used = self.dr.used
+        row, rhs = self.dr.dots(self.dr[slot]), self.dr.dots(r)
         self.gram = write(self.gram, (slice(None), slot, slice(used)), row)
         self.gram = write(self.gram, (slice(None), slice(used), slot), row)
         with torch.no_grad():
@@ -58,14 +52,14 @@ class _AndersonRule(StepRule):
             valid[:, slot] = ~restart & (row[:, slot] > 0) & torch.isfinite(row[:, slot])
             self.valid = valid
         gamma = self._coefficients(rhs, used)
-        mixed = fz - (gamma[:, None, :] @ df).squeeze(1)
+        mixed = self.df.add_to(fz, gamma, -1.0)
         if not damped:
             return mixed
-        return mixed - (1 - damping) * (r - (gamma[:, None, :] @ dr).squeeze(1))
+        return mixed - (1 - damping) * self.dr.add_to(r, gamma, -1.0)
 
     def keep(self, rows: Tensor) -> None:
-        used = min(self.count, self.memory)
-        self.df, self.dr = keep_rows(self.df, rows, used), keep_rows(self.dr, rows, used)
+        self.df.keep(rows)
+        self.dr.keep(rows)
         self.gram, self.valid = self.gram[rows], self.valid[rows]
         if self.last_f is not None and self.last_r is not None:
             self.last_f, self.last_r = self.last_f[rows], self.last_r[rows]

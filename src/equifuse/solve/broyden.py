@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equifuse.errors import InputError
-from equifuse.solve.history import keep_rows, write
+from equifuse.solve.history import Slots
 from equifuse.solve.loop import Solver, StepRule, none_of
 
 # Below this share of ‖s‖² the secant denominator carries no information and the update is skipped.
@@ -23,11 +23,7 @@ class _BroydenRule(StepRule):
     """
 
     def __init__(self, z: Tensor, memory: int) -> None:
-        batch, width = z.shape
-        self.memory = memory
-        # Only slots that were written are ever read, so the buffers need no zeros.
-        self.u = z.new_empty(batch, memory, width)
-        self.v = z.new_empty(batch, memory, width)
+        self.u, self.v = Slots(z, memory), Slots(z, memory)
         self.last_z: Tensor | None = None
         self.last_g: Tensor | None = None
         self.count = 0
@@ -37,42 +33,38 @@ class _BroydenRule(StepRule):
         if self.last_z is None or self.last_g is None:
             self.last_z, self.last_g = z, g
             return z + damping * g
-        slot = self.count % self.memory
-        used = min(self.count, self.memory)
+        slot = self.count % self.u.size
         self.count += 1
         if not none_of(restart):
             # A zero is no update: H of these samples is −I again.
-            self.u = write(self.u, (restart, slice(used)), self.u.new_zeros(()))
-            self.v = write(self.v, (restart, slice(used)), self.v.new_zeros(()))
-        if used == self.memory:
+            self.u.clear(restart)
+            self.v.clear(restart)
+        if self.u.used == self.u.size:
             # The oldest update makes room; what is left is still a valid low-rank inverse estimate.
-            self.u = write(self.u, slot, torch.zeros_like(z))
-        u, v = self.u[:, :used], self.v[:, :used]
+            self.u.put(slot, torch.zeros_like(z))
         s, y = z - self.last_z, g - self.last_g
         self.last_z, self.last_g = z, g
-        hy = self._apply(u, v, y)
-        hs = self._apply(v, u, s)
+        hy = _apply(self.u, self.v, y)
+        hs = _apply(self.v, self.u, s)
         curvature = (s * hy).sum(1, keepdim=True)
         with torch.no_grad():
             useful = curvature.abs() > _LEAST_CURVATURE * (s * s).sum(1, keepdim=True)
             useful &= torch.isfinite(curvature) & ~restart[:, None]
         safe = torch.where(useful, curvature, 1.0)
-        self.u = write(self.u, slot, torch.where(useful, (s - hy) / safe, 0.0))
-        self.v = write(self.v, slot, torch.where(useful, hs, 0.0))
-        used = min(self.count, self.memory)
-        return z - damping * self._apply(self.u[:, :used], self.v[:, :used], g)
+        self.u.put(slot, torch.where(useful, (s - hy) / safe, 0.0))
+        self.v.put(slot, torch.where(useful, hs, 0.0))
+        return z - damping * _apply(self.u, self.v, g)
 
     def keep(self, rows: Tensor) -> None:
-        used = min(self.count, self.memory)
-        self.u, self.v = keep_rows(self.u, rows, used), keep_rows(self.v, rows, used)
+        self.u.keep(rows)
+        self.v.keep(rows)
         if self.last_z is not None and self.last_g is not None:
             self.last_z, self.last_g = self.last_z[rows], self.last_g[rows]
 
-    @staticmethod
-    def _apply(left: Tensor, right: Tensor, x: Tensor) -> Tensor:
-        """``−x + Σ left_i (right_iᵀ x)`` for ``x`` ``(B, N)``."""
-        weights = right @ x[:, :, None]  # (B, m, 1)
-        return (weights.transpose(1, 2) @ left).squeeze(1) - x
+
+def _apply(left: Slots, right: Slots, x: Tensor) -> Tensor:
+    """``−x + Σ left_i (right_iᵀ x)`` for ``x`` ``(B, N)``."""
+    return left.add_to(-x, right.dots(x))
 
 
 @dataclass(frozen=True, kw_only=True)

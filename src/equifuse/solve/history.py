@@ -1,26 +1,106 @@
-"""What a step rule remembers of each sample, in ring buffers."""
+"""What an iteration remembers of each sample: vectors in slots, and products with all of them."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def write(buffer: Tensor, place: Any, value: Tensor) -> Tensor:
-    """``buffer`` with ``buffer[place] = value``: in place, or on a copy while a graph is being recorded.
+class Slots:
+    """Up to ``size`` vectors per sample, slot by slot ``(B, N)``.
 
-    An integer ``place`` is a slot of the second axis.
+    One slot after the other is contiguous in memory and products run slot by slot: on a CPU a batched matrix product of
+    so small matrices is several times slower than the elementwise passes that it consists of. On other devices all
+    slots are handled by one kernel. While a graph is recorded nothing is written in place.
+
+    Args:
+        like: ``(B, N)`` tensor whose shape, dtype and device a slot has.
+        size: number of slots, ≥ 1.
     """
+
+    def __init__(self, like: Tensor, size: int) -> None:
+        self.size = size
+        self.used = 0  # slots 0 … used - 1 hold something
+        self._buffer = None if torch.is_grad_enabled() else like.new_empty(size, *like.shape)
+        self._slots: list[Tensor] = [] if self._buffer is None else list(self._buffer)
+
+    def __getitem__(self, slot: int) -> Tensor:
+        return self._slots[slot]
+
+    def put(self, slot: int, value: Tensor) -> None:
+        """Let ``slot`` (at most the first unused one) hold ``value`` ``(B, N)``."""
+        if self._buffer is not None:
+            self._slots[slot].copy_(value)
+        elif slot == len(self._slots):
+            self._slots.append(value)
+        else:
+            self._slots[slot] = value
+        self.used = max(self.used, slot + 1)
+
+    def put_difference(self, slot: int, a: Tensor, b: Tensor) -> None:
+        """``put(slot, a - b)`` without a temporary."""
+        if self._buffer is None:
+            self.put(slot, a - b)
+        else:
+            torch.sub(a, b, out=self._slots[slot])
+            self.used = max(self.used, slot + 1)
+
+    def clear(self, samples: Tensor) -> None:
+        """Zero the vectors of ``samples``, bool ``(B,)``."""
+        for slot in range(self.used):
+            self._slots[slot] = self._slots[slot].masked_fill(samples[:, None], 0.0)
+            if self._buffer is not None:
+                self._buffer[slot] = self._slots[slot]
+                self._slots[slot] = self._buffer[slot]
+
+    def dots(self, x: Tensor) -> Tensor:
+        """``(B, used)`` inner products with ``x`` ``(B, N)``."""
+        if self._together:
+            assert self._buffer is not None
+            return (self._buffer[: self.used] * x).sum(-1).t()
+        if self.used == 0:
+            return x.new_zeros(x.shape[0], 0)
+        return torch.stack([(slot * x).sum(1) for slot in self._slots[: self.used]], dim=1)
+
+    def add_to(self, x: Tensor, weights: Tensor, scale: float = 1.0) -> Tensor:
+        """``x + scale · Σ_j weights_j slot_j``, a new tensor.
+
+        Args:
+            x: ``(B, N)``.
+            weights: ``(B, k)`` for the first ``k ≤ used`` slots.
+            scale: common factor.
+        """
+        count = weights.shape[1]
+        if self._together and count:
+            assert self._buffer is not None
+            return x + scale * (weights.t()[:, :, None] * self._buffer[:count]).sum(0)
+        if self._buffer is None:
+            for j in range(count):
+                x = x + scale * weights[:, j, None] * self._slots[j]
+            return x
+        total = x.clone()
+        for j in range(count):
+            total.addcmul_(self._slots[j], weights[:, j, None], value=scale)
+        return total
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all samples but ``rows`` (indices)."""
+        if self._buffer is None:
+            self._slots = [slot[rows] for slot in self._slots]
+            return
+        smaller = self._buffer.new_empty(self.size, len(rows), *self._buffer.shape[2:])
+        for slot in range(self.used):
+            torch.index_select(self._buffer[slot], 0, rows, out=smaller[slot])
+        self._buffer, self._slots = smaller, list(smaller)
+
+    @property
+    def _together(self) -> bool:
+        return self._buffer is not None and self._buffer.device.type != "cpu"
+
+
+def write(buffer: Tensor, place: tuple[slice | int, ...], value: Tensor) -> Tensor:
+    """``buffer`` with ``buffer[place] = value``: in place, or on a copy while a graph is being recorded."""
     if torch.is_grad_enabled():
         buffer = buffer.clone()
-    buffer[(slice(None), place) if isinstance(place, int) else place] = value
+    buffer[place] = value
     return buffer
-
-
-def keep_rows(buffer: Tensor, rows: Tensor, used: int) -> Tensor:
-    """The given samples of a buffer ``(B, slots, …)``; only its first ``used`` slots hold anything."""
-    smaller = buffer.new_empty(len(rows), *buffer.shape[1:])
-    smaller[:, :used] = buffer[rows, :used]
-    return smaller

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from equifuse.errors import InputError
-from equifuse.solve.history import keep_rows
+from equifuse.solve.history import Slots
 from equifuse.solve.loop import SolverStats
 
 LinearMap = Callable[[Tensor], Tensor]
@@ -27,16 +27,15 @@ class ArnoldiBasis:
     """
 
     def __init__(self, start: Tensor, size: int) -> None:
-        batch, width = start.shape
         self.norm = torch.linalg.vector_norm(start, dim=1)
-        self.vectors = start.new_empty(batch, size + 1, width)  # what was not written is never read
-        self.hessenberg = start.new_zeros(batch, size + 1, size)
-        self.vectors[:, 0] = _unit(start, self.norm)
+        self.vectors = Slots(start, size + 1)
+        self.hessenberg = start.new_zeros(start.shape[0], size + 1, size)
+        self.vectors.put(0, _unit(start, self.norm))
         self.size = 0
 
     def newest(self) -> Tensor:
         """``(B, N)`` the latest basis vector."""
-        return self.vectors[:, self.size]
+        return self.vectors[self.size]
 
     def extend(self, image: Tensor) -> Tensor:
         """Add the direction ``image = A · newest()``; returns the new column of ``H`` ``(B, size + 1)``.
@@ -45,28 +44,27 @@ class ArnoldiBasis:
         up to rounding (a happy breakdown) is dropped for that sample: its row continues with zeros.
         """
         k = self.size
-        basis = self.vectors[:, : k + 1]
         before = torch.linalg.vector_norm(image, dim=1)
         coefficients = image.new_zeros(image.shape[0], k + 1)
         for _ in range(2):
-            projection = (basis @ image[:, :, None]).squeeze(2)
-            image = image - (projection[:, None, :] @ basis).squeeze(1)
+            projection = self.vectors.dots(image)
+            image = self.vectors.add_to(image, projection, -1.0)
             coefficients += projection
         height = torch.linalg.vector_norm(image, dim=1)
         height = torch.where(height > 10 * torch.finfo(image.dtype).eps * before, height, 0.0)
-        self.vectors[:, k + 1] = _unit(image, height)
+        self.vectors.put(k + 1, _unit(image, height))
         self.hessenberg[:, : k + 1, k] = coefficients
         self.hessenberg[:, k + 1, k] = height
         self.size += 1
         return self.hessenberg[:, : k + 2, k]
 
-    def combine(self, weights: Tensor) -> Tensor:
-        """``(B, N)`` combination of the first ``k`` vectors by ``weights`` ``(B, k, 1)``."""
-        return (weights.transpose(1, 2) @ self.vectors[:, : weights.shape[1]]).squeeze(1)
+    def add_to(self, x: Tensor, weights: Tensor) -> Tensor:
+        """``x`` plus the combination of the first ``k`` vectors by ``weights`` ``(B, k)``."""
+        return self.vectors.add_to(x, weights)
 
     def keep(self, rows: Tensor) -> None:
         """Forget all samples but ``rows`` (indices)."""
-        self.vectors = keep_rows(self.vectors, rows, self.size + 1)
+        self.vectors.keep(rows)
         self.hessenberg, self.norm = self.hessenberg[rows], self.norm[rows]
 
 
@@ -149,9 +147,9 @@ class _LeastSquares:
         )
 
     def solution(self, k: int) -> Tensor:
-        """``y`` ``(B, k, 1)`` of the first ``k`` columns."""
+        """``y`` ``(B, k)`` of the first ``k`` columns."""
         y: Tensor = torch.linalg.solve_triangular(self.triangle[:, :k, :k], self.rhs[:, :k, None], upper=True)
-        return y
+        return y.squeeze(2)
 
 
 def solve_adjoint(
@@ -190,8 +188,8 @@ def solve_adjoint(
                 break
             if take is not None and left <= _WORTH_DROPPING * active.numel():
                 # Where the cycle goes on, its combination is only made at its end.
-                found = basis.combine(squares.solution(basis.size)).masked_fill(active[:, None], 0.0)
-                u = u.index_add(0, index, found)
+                weights = squares.solution(basis.size).masked_fill(active[:, None], 0.0)
+                u = u.index_copy(0, index, basis.add_to(u[index], weights))
                 here = active.nonzero().squeeze(1)
                 index, active = index[here], active[here]
                 basis.keep(here)
@@ -204,7 +202,7 @@ def solve_adjoint(
             steps = steps.index_add(0, index, active.long())
             trace.append(_relative(residual, scale))
             active = active & (now > floor[index])
-        u = u.index_add(0, index, basis.combine(squares.solution(basis.size)))
+        u = u.index_copy(0, index, basis.add_to(u[index], squares.solution(basis.size)))
         done += basis.size
         active = residual[index] > floor[index]
         if done < method.max_steps and bool(active.any()):

@@ -318,7 +318,7 @@ def iterate(f: FixedPointMap, z0: Tensor, solver: Solver, take: Take | None = No
         image = select(restart, best.image, fz)
         proposal = rule.step(origin, image, guard.damping, restart)
         # While recovering, and where a step rule broke down numerically, the damped plain step is taken.
-        plain = guard.recovering | ~torch.isfinite(proposal.detach()).all(dim=1)
+        plain = guard.recovering | ~torch.isfinite(torch.linalg.vector_norm(proposal.detach(), dim=1))
         if not none_of(plain):
             proposal = torch.where(plain[:, None], origin + guard.damping * (image - origin), proposal)
         z = select(running, proposal, z)
