@@ -22,7 +22,7 @@ snare_seq tcga_brca_pam50 tcga_gbmlgg uci_har_subset utd_mhad wikipedia
 """
 
 
-@pytest.mark.filterwarnings("default::equifuse.errors.ConvergenceWarning")  # a straggler may remain; see the share below
+@pytest.mark.filterwarnings("default::equifuse.errors.ConvergenceWarning")  # a straggler may remain
 @pytest.mark.parametrize("method", METHODS)
 def test_digits(method, tmp_path):
     options = {"data": "digits", "hidden": [32], "batch_size": 128, "lr": 3e-3, "epochs": 8, **METHODS[method]}

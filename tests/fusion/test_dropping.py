@@ -5,7 +5,6 @@ import torch
 
 import equifuse as ef
 from equifuse.fusion.base import flatten
-from equifuse.fusion.equilibrium import _FusionRows, _ModalityRows
 
 DIMS = {"a": 4, "b": 6, "c": 5}
 
@@ -18,8 +17,7 @@ def maps(masked):
     _, rows = flatten(x, present, DIMS)
     with torch.no_grad():
         problem = fusion._problem(rows)
-        constant = fusion._gate_constant(torch.randn(7, 8, dtype=torch.float64), problem)
-    return _ModalityRows(fusion, problem), _FusionRows(fusion, problem, constant)
+        return fusion._modality_map(problem), fusion._fusion_map(torch.randn(3, 7, 8, dtype=torch.float64), problem)
 
 
 @pytest.mark.parametrize("masked", [False, True])

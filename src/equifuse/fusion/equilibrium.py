@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion.base import Fusion, FusionOutput, Rows, flatten
+from equifuse.fusion.maps import GROUPS, BlockWeights, FusionMap, FusionWeights, ModalityMap
 from equifuse.fusion.registry import register
 from equifuse.solve import (
     Anderson,
@@ -27,16 +27,8 @@ from equifuse.solve import (
 from equifuse.solve.gradient import report
 from equifuse.solve.loop import relative_residual, work_dtype
 
-_GROUPS = 4
-_NORM_EPS = 1e-5
 # Converged samples leave the batch, so a generous limit costs only what the stragglers need.
 _SOLVER = Anderson(tol=1e-4, max_steps=100)
-
-
-def group_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """GroupNorm with 4 groups over the last axis of ``(..., d)``, then ``· weight + bias`` (broadcast)."""
-    grouped = x.reshape(*x.shape[:-1], _GROUPS, x.shape[-1] // _GROUPS)
-    return F.layer_norm(grouped, grouped.shape[-1:], eps=_NORM_EPS).reshape(x.shape) * weight + bias
 
 
 class _Norm(nn.Module):
@@ -69,6 +61,21 @@ class ModalityBlocks(nn.Module):
         self.norm2 = _Norm(dim, count)
         self.norm3 = _Norm(dim, count, gain=_OUTER_GAIN)
 
+    def weights(self) -> BlockWeights:
+        """The parameters, for :class:`~equifuse.fusion.maps.ModalityMap`."""
+        return BlockWeights(
+            weight1=self.weight1,
+            bias1=self.bias1,
+            gain1=self.norm1.weight,
+            shift1=self.norm1.bias,
+            weight2=self.weight2,
+            bias2=self.bias2,
+            gain2=self.norm2.weight,
+            shift2=self.norm2.bias,
+            gain3=self.norm3.weight,
+            shift3=self.norm3.bias,
+        )
+
 
 # The initialisation, see DEQFusion's docstring for what each number is for.
 _OUTER_GAIN = 0.25
@@ -79,7 +86,7 @@ _MIX_BIAS = (-0.5, 1.5)
 
 def _fan(low: float, high: float, dim: int) -> Tensor:
     """``(dim,)`` values evenly spaced from ``low`` to ``high`` within each norm group."""
-    return torch.linspace(low, high, dim // _GROUPS).repeat(_GROUPS)
+    return torch.linspace(low, high, dim // GROUPS).repeat(GROUPS)
 
 
 @dataclass
@@ -89,18 +96,22 @@ class _Problem:
     Attributes:
         names: the ``M'`` modalities given, in order.
         x: ``(M', R, d)`` projected inputs, zero where absent.
-        mask: bool ``(M', R, 1)``.
+        mask: bool ``(M', R, 1)``, or None where everything is present.
         count: ``(R, 1)`` number of modalities present.
         x_fuse: ``(R, d)``.
-        weights: the stacked parameters of the given modalities, in the working dtype.
+        blocks: the stacked parameters of the given modalities, in the working dtype; None without blocks.
+        fusion: the parameters of the fusion map; None for a weighted sum.
+        gate_bias: ``(d,)``, or None without a gate.
     """
 
     names: list[str]
     x: Tensor
-    mask: Tensor
+    mask: Tensor | None
     count: Tensor
     x_fuse: Tensor
-    weights: dict[str, Tensor]
+    blocks: BlockWeights | None
+    fusion: FusionWeights | None
+    gate_bias: Tensor | None
 
 
 @register
@@ -178,8 +189,8 @@ class DEQFusion(Fusion):
         weighted_sum_only: bool = False,
     ) -> None:
         super().__init__(dims)
-        if dim < _GROUPS or dim % _GROUPS:
-            raise InputError(f"dim must be a positive multiple of {_GROUPS} (the number of norm groups), got {dim}")
+        if dim < GROUPS or dim % GROUPS:
+            raise InputError(f"dim must be a positive multiple of {GROUPS} (the number of norm groups), got {dim}")
         if combine not in ("sum", "mean"):
             raise UnknownNameError("combine", combine, ("sum", "mean"))
         if jacobian_weight < 0:
@@ -238,18 +249,25 @@ class DEQFusion(Fusion):
         order = list(self.dims)
         index = [order.index(m) for m in names]
         x = torch.stack([self._project(m, v).to(dtype) for m, v in rows.values.items()])
-        mask = torch.stack([rows.mask(m) for m in names])
+        mask = None
+        count = x.new_full((rows.count, 1), len(names))
         if any(rows.masks[m] is not None for m in names):
+            mask = torch.stack([rows.mask(m) for m in names])
             x = torch.where(mask, x, 0.0)
+            count = mask.sum(0).to(dtype)
         w = self.fuse_weights[index].to(dtype)
         x_fuse = torch.tensordot(w, x, dims=1) + self.fuse_bias.to(dtype)
-        weights: dict[str, Tensor] = {}
-        for name, parameter in self.blocks.named_parameters() if self.blocks is not None else ():
-            weights[name] = (parameter if len(names) == len(order) else parameter[index]).to(dtype)
-        for module, label in ((self.gate, "gate"), (self.mix, "mix"), (self.norm, "norm")):
-            for name, parameter in module.named_parameters() if module is not None else ():
-                weights[f"{label}.{name}"] = parameter.to(dtype)
-        return _Problem(names, x, mask, mask.sum(0).to(dtype), x_fuse, weights)
+        blocks = None
+        if self.blocks is not None:
+            stacked = self.blocks.weights()
+            blocks = BlockWeights(*((p if len(names) == len(order) else p[index]).to(dtype) for p in stacked))
+        fusion = gate_bias = None
+        if self.mix is not None and self.norm is not None:
+            gate = None if self.gate is None else self.gate.weight.to(dtype)
+            gate_bias = None if self.gate is None else self.gate.bias.to(dtype)
+            rest = (self.mix.weight, self.mix.bias, self.norm.weight, self.norm.bias)
+            fusion = FusionWeights(gate, *(p.to(dtype) for p in rest))
+        return _Problem(names, x, mask, count, x_fuse, blocks, fusion, gate_bias)
 
     def _project(self, name: str, x: Tensor) -> Tensor:
         if not self.projection:
@@ -260,37 +278,29 @@ class DEQFusion(Fusion):
         projected: Tensor = linear(x.to(linear.weight.dtype))
         return projected
 
-    def _modality_map(self, z: Tensor, p: _Problem) -> Tensor:
-        """``f_m(z_m; x_m)`` for all given modalities, ``(M', R, d) -> (M', R, d)``; zero where absent."""
-        if self.blocks is None:
-            return p.x
-        w = p.weights
-        h = F.relu(group_norm(torch.baddbmm(w["bias1"], z, w["weight1"]), w["norm1.weight"], w["norm1.bias"]))
-        u = group_norm(torch.baddbmm(w["bias2"], h, w["weight2"]) + p.x, w["norm2.weight"], w["norm2.bias"])
-        return torch.where(p.mask, group_norm(F.relu(u + z), w["norm3.weight"], w["norm3.bias"]), 0.0)
+    def _modality_map(self, p: _Problem) -> ModalityMap:
+        assert p.blocks is not None
+        return ModalityMap(p.x, p.mask, p.blocks)
 
-    def _gate_constant(self, total: Tensor, p: _Problem) -> Tensor:
-        """``(Σ_m z_m) Wα + M bα``, what the gate gets from the modality states: constant in the fusion solve."""
-        if self.gate is None:
-            return total
-        return F.linear(total, p.weights["gate.weight"]) + p.count * p.weights["gate.bias"]
+    def _fusion_map(self, states: Tensor, p: _Problem) -> FusionMap:
+        """The fusion map given the modality states ``(M', R, d)``.
 
-    def _fusion_map(self, z: Tensor, constant: Tensor, p: _Problem) -> Tensor:
-        """``f_fuse(z_fuse)`` ``(R, d) -> (R, d)``, given the modality states through ``constant``."""
-        w = p.weights
-        if self.gate is None:
-            purified = constant + p.count * z
-        else:
-            purified = z * (constant + F.linear(p.count * z, w["gate.weight"]))
-        if self.combine == "mean":
-            purified = purified / p.count.clamp(min=1)
-        mixed = F.linear(purified, w["mix.weight"], w["mix.bias"]) + p.x_fuse
-        return group_norm(F.relu(mixed), w["norm.weight"], w["norm.bias"])
+        The gate is linear and shared, so what it gets from the states, ``(Σ_m z_m) Wα + M bα``, is one product.
+        """
+        assert p.fusion is not None
+        constant = states.sum(0)
+        if p.fusion.gate is not None:
+            assert p.gate_bias is not None
+            constant = torch.addmm(p.count * p.gate_bias, constant, p.fusion.gate.t())
+        share = p.count.clamp(min=1).reciprocal() if self.combine == "mean" else None
+        return FusionMap(p.x_fuse, constant, p.count, share, p.fusion)
 
     def _joint_map(self, z: Tensor, p: _Problem) -> Tensor:
         """``f`` on the whole state, ``(R, M' + 1, d) -> (R, M' + 1, d)``; the gate sees the new modality states."""
-        states = self._modality_map(z[:, :-1].transpose(0, 1), p)
-        fused = self._fusion_map(z[:, -1], self._gate_constant(states.sum(0), p), p)
+        states = p.x
+        if p.blocks is not None:
+            states = self._modality_map(p).evaluate(z[:, :-1].transpose(0, 1))[0]
+        fused = self._fusion_map(states, p)(z[:, -1])
         return torch.cat([states.transpose(0, 1), fused[:, None]], dim=1)
 
     def equilibrium_map(
@@ -343,31 +353,22 @@ class DEQFusion(Fusion):
     def _solve(self, p: _Problem) -> FusionOutput:
         parts: dict[str, SolverStats] = {}
         states = p.x
-        if self.blocks is not None:
-            flat, stats = fixed_point(
-                _ModalityRows(self, p),
-                p.x.new_zeros(p.x.shape[0] * p.x.shape[1], self.dim),
-                solver=self.solver,
-                gradient=self.gradient,
-                strict=self.strict,
-                warn=False,
-            )
+        if p.blocks is not None:
+            flat, stats = self._fixed_point(self._modality_map(p))
             states = flat.view_as(p.x)
             parts = _split_stats(stats, p)
-        constant = self._gate_constant(states.sum(0), p)
-        fused, stats = fixed_point(
-            _FusionRows(self, p, constant),
-            torch.zeros_like(p.x_fuse),
-            solver=self.solver,
-            gradient=self.gradient,
-            strict=self.strict,
-            warn=False,
-        )
+        fused, stats = self._fixed_point(self._fusion_map(states, p))
         modality_parts = list(parts.values())
         parts["fusion"] = stats
         merged = _merge_stats(modality_parts, stats, parts)
         report(merged, "forward")
         return FusionOutput(fused, self._by_name(states, p), stats=merged)
+
+    def _fixed_point(self, f: ModalityMap | FusionMap) -> tuple[Tensor, SolverStats]:
+        """The fixed point of one block of the system; ``f(0)`` is known almost for nothing, so it is the start."""
+        with torch.no_grad():
+            start = f.at_zero()
+        return fixed_point(f, start, solver=self.solver, gradient=self.gradient, strict=self.strict, warn=False)
 
     def _recur(self, p: _Problem, iterations: int) -> FusionOutput:
         """The weight-tied recursion: the joint map applied ``iterations`` times from zero."""
@@ -472,69 +473,6 @@ class JointMap:
         return self._fusion._joint_map(z, self._problem)
 
 
-class _ModalityRows:
-    """The modality blocks on states stacked as rows ``(n, d)``, modality after modality; see :meth:`take`.
-
-    Args:
-        fusion: the module whose map it is.
-        problem: constants of ``(M', R)`` places.
-        places: which of the ``M' · R`` places the rows are, in order; None for all of them.
-    """
-
-    def __init__(self, fusion: DEQFusion, problem: _Problem, places: Tensor | None = None) -> None:
-        self._fusion, self._problem, self._places = fusion, problem, places
-
-    def __call__(self, z: Tensor) -> Tensor:
-        """One evaluation ``(n, d) -> (n, d)``."""
-        x = self._problem.x
-        if self._places is None:
-            return self._fusion._modality_map(z.view_as(x), self._problem).reshape(z.shape)
-        padded = x.new_zeros(x.shape[0] * x.shape[1], x.shape[2]).index_copy(0, self._places, z)
-        return self._fusion._modality_map(padded.view_as(x), self._problem).view_as(padded)[self._places]
-
-    def take(self, rows: Tensor) -> _ModalityRows:
-        """The map of some rows: each modality's places are padded to those of the modality with the most rows."""
-        p = self._problem
-        flat = rows if self._places is None else self._places[rows]
-        modality = flat // p.x.shape[1]
-        counts = torch.bincount(modality, minlength=p.x.shape[0])
-        widest = int(counts.max()) if len(rows) else 0
-        rank = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[modality]
-        places = modality * widest + rank
-        shape = (p.x.shape[0], widest)
-
-        def gather(tensor: Tensor) -> Tensor:
-            some = tensor.flatten(0, 1)[flat]
-            padded = some.new_zeros(shape[0] * shape[1], some.shape[1]).index_copy(0, places, some)
-            return padded.view(*shape, some.shape[1])
-
-        smaller = replace(p, x=gather(p.x), mask=gather(p.mask))
-        return _ModalityRows(self._fusion, smaller, places)
-
-
-class _FusionRows:
-    """The fusion map on states ``(n, d)``; :meth:`take` gives that of some rows alone.
-
-    Args:
-        fusion: the module whose map it is.
-        problem: the batch's constants.
-        constant: ``(n, d)`` what the gate gets from the modality states.
-    """
-
-    def __init__(self, fusion: DEQFusion, problem: _Problem, constant: Tensor) -> None:
-        self._fusion, self._problem, self._constant = fusion, problem, constant
-
-    def __call__(self, z: Tensor) -> Tensor:
-        """One evaluation ``(n, d) -> (n, d)``."""
-        return self._fusion._fusion_map(z, self._constant, self._problem)
-
-    def take(self, rows: Tensor) -> _FusionRows:
-        """The map of some rows."""
-        p = self._problem
-        smaller = replace(p, x_fuse=p.x_fuse[rows], count=p.count[rows])
-        return _FusionRows(self._fusion, smaller, self._constant[rows])
-
-
 def reference_layout(count: int) -> dict[str, tuple[str, int | None, bool]]:
     """Key of the authors' code -> (parameter of :class:`DEQFusion`, index into it, whether it is stored transposed)."""
     layout: dict[str, tuple[str, int | None, bool]] = {"bias": ("fuse_bias", None, False)}
@@ -561,7 +499,7 @@ def _split_stats(stats: SolverStats, p: _Problem) -> dict[str, SolverStats]:
     trace = stats.trace.view(-1, count, rows)
     parts = {}
     for i, name in enumerate(p.names):
-        here = p.mask[i, :, 0]
+        here = torch.ones_like(stats.converged[:rows]) if p.mask is None else p.mask[i, :, 0]
         pick = slice(i * rows, (i + 1) * rows)
         parts[name] = SolverStats(
             converged=stats.converged[pick] | ~here,

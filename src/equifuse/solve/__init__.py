@@ -9,6 +9,7 @@ from equifuse.errors import InputError, UnknownNameError
 from equifuse.solve import gradient as _gradient
 from equifuse.solve.anderson import Anderson
 from equifuse.solve.broyden import Broyden
+from equifuse.solve.explicit import ExplicitMap
 from equifuse.solve.gradient import Gradient, Implicit, Phantom, Unrolled, fixed_point
 from equifuse.solve.krylov import GMRES
 from equifuse.solve.loop import Solver, SolverStats
@@ -19,6 +20,7 @@ __all__ = [
     "GMRES",
     "Anderson",
     "Broyden",
+    "ExplicitMap",
     "Gradient",
     "Implicit",
     "Phantom",

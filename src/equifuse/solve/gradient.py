@@ -14,7 +14,8 @@ from torch.autograd.function import FunctionCtx
 
 from equifuse.errors import ConvergenceWarning, EquifuseError, InputError, NotConvergedError, UnknownNameError
 from equifuse.solve.anderson import Anderson
-from equifuse.solve.krylov import GMRES, solve_adjoint
+from equifuse.solve.explicit import ExplicitMap
+from equifuse.solve.krylov import GMRES, LinearMap, solve_adjoint
 from equifuse.solve.loop import FixedPointMap, Solver, SolverStats, Take, iterate, rows, work_dtype
 from equifuse.solve.spectrum import transposed_jacobian
 
@@ -50,12 +51,17 @@ class Implicit(Gradient):
     name: ClassVar[str] = "implicit"
 
     def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
-        """One evaluation of ``f`` on the tape; the adjoint solve happens in the backward pass."""
+        """One evaluation of ``f``, whose products with ``Jᵀ`` the backward pass solves the adjoint equation with."""
+        default_tol = min(1e-5, solver.tol)
+        if isinstance(f, ExplicitMap):
+            if not any(tensor.requires_grad for tensor in f.closure):
+                return z
+            explicit = cast(Callable[..., Tensor], _ExplicitFunction.apply)
+            return explicit(f, z.detach(), self.solver, default_tol, stats, *f.closure)
         z_in = z.detach().requires_grad_()
         fz = f(z_in)
         if not _needs_more_than(fz, z_in):
             return z
-        default_tol = min(1e-5, solver.tol)
         apply = cast(Callable[..., Tensor], _ImplicitFunction.apply)
         return apply(fz, z.detach(), z_in, self.solver, default_tol, stats, getattr(f, "take", None))
 
@@ -144,13 +150,10 @@ class _ImplicitFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
         c = cast(Any, ctx)
-        if torch.is_grad_enabled():
-            raise EquifuseError(
-                "double backward through an implicit fixed point is not supported; use gradient=Unrolled()"
-            )
+        _refuse_double_backward()
         (g,) = grad_outputs
         if g is None:
-            return None, None, None, None, None, None, None
+            return (None,) * 7
         fz, z_in, shape = c.fz, c.z_in, g.shape
         if fz is None:
             raise EquifuseError("this fixed point was already back-propagated; pass retain_graph=True the first time")
@@ -162,23 +165,84 @@ class _ImplicitFunction(torch.autograd.Function):
                 )
             return torch.zeros_like(u) if image is None else rows(image).to(u.dtype)
 
-        def take_product(index: Tensor) -> Callable[[Tensor], Tensor]:
+        def take(index: Tensor) -> LinearMap:
             return transposed_jacobian(c.take(index), z_in.detach()[index])
 
-        def take_map(index: Tensor) -> FixedPointMap:
-            some, right = take_product(index), rhs[index]
-            return lambda u: some(u) + right
-
-        rhs = rows(g).to(work_dtype(g.dtype))
-        with torch.autocast(g.device.type, enabled=False):  # the backward pass may be run inside of one
-            if c.method.name == GMRES.name:
-                tol = c.method.tol if c.method.tol is not None else c.default_tol
-                u, stats = solve_adjoint(product, rhs, c.method, tol, take_product if c.take else None)
-            else:
-                u, stats = iterate(lambda u: product(u) + rhs, rhs, c.method, take_map if c.take else None)
-        c.stats.backward[:] = [stats]
-        report(stats, "adjoint")
+        u = _solve_adjoint(c.method, c.default_tol, g, product, take if c.take else None, c.stats)
         return u.view(shape).to(fz.dtype), None, None, None, None, None, None
+
+
+class _ExplicitFunction(torch.autograd.Function):
+    """Identity on ``z*`` forward; backward solves ``u = Jᵀu + g`` and pulls ``u`` back to the map's closure."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        f: ExplicitMap,
+        z: Tensor,
+        method: Solver | GMRES,
+        default_tol: float,
+        stats: SolverStats,
+        *closure: Tensor,
+    ) -> Tensor:
+        saved = f.linearize(z)
+        ctx.save_for_backward(*saved, *closure)  # the closure too, so that autograd refuses weights changed since
+        ctx.f, ctx.method, ctx.default_tol, ctx.stats, ctx.count = f, method, default_tol, stats, len(saved)
+        ctx.set_materialize_grads(False)
+        return z.clone()
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
+        c = cast(Any, ctx)
+        _refuse_double_backward()
+        (g,) = grad_outputs
+        saved = c.saved_tensors[: c.count]
+        if g is None:
+            return (None,) * (5 + len(c.saved_tensors) - c.count)
+        f, shape = cast(ExplicitMap, c.f), g.shape
+
+        def product(u: Tensor) -> Tensor:
+            return rows(f.transposed(saved, u.view(shape)))
+
+        def take(index: Tensor) -> LinearMap:
+            some, kept = f.take(index), f.take_saved(saved, index)
+            return lambda u: rows(some.transposed(kept, u.view(len(u), *shape[1:])))
+
+        u = _solve_adjoint(c.method, c.default_tol, g, product, take, c.stats)
+        with torch.autocast(g.device.type, enabled=False):
+            return (None, None, None, None, None, *f.pull(saved, u.view(shape)))
+
+
+def _refuse_double_backward() -> None:
+    if torch.is_grad_enabled():
+        raise EquifuseError("double backward through an implicit fixed point is not supported; use gradient=Unrolled()")
+
+
+def _solve_adjoint(
+    method: Solver | GMRES,
+    default_tol: float,
+    g: Tensor,
+    product: LinearMap,
+    take: Callable[[Tensor], LinearMap] | None,
+    stats: SolverStats,
+) -> Tensor:
+    """``u`` ``(B, N)`` with ``u = Jᵀu + g``, its statistics noted in ``stats``."""
+    rhs = rows(g).to(work_dtype(g.dtype))
+
+    def take_map(index: Tensor) -> FixedPointMap:
+        assert take is not None
+        some, right = take(index), rhs[index]
+        return lambda u: some(u) + right
+
+    with torch.autocast(g.device.type, enabled=False):  # the backward pass may be run inside of one
+        if isinstance(method, GMRES):
+            tol = method.tol if method.tol is not None else default_tol
+            u, adjoint = solve_adjoint(product, rhs, method, tol, take)
+        else:
+            u, adjoint = iterate(lambda u: product(u) + rhs, rhs, method, take_map if take else None)
+    stats.backward[:] = [adjoint]
+    report(adjoint, "adjoint")
+    return u
 
 
 def _needs_more_than(fz: Tensor, z_in: Tensor) -> bool:

@@ -1,0 +1,340 @@
+"""The two maps of deep-equilibrium fusion: modality blocks and fusion state, each with its derivative.
+
+Both are written as ``evaluate`` (plain differentiable operations), ``pull_back`` (the derivative, by hand) and a thin
+:class:`~equifuse.solve.ExplicitMap` around them that a solver can call. ``R`` rows, ``M`` modalities, width ``d``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from equifuse.solve.explicit import ExplicitMap, Saved
+
+GROUPS = 4
+NORM_EPS = 1e-5
+# Below this many numbers a call costs more than its arithmetic, so one fused operation beats several lean ones.
+_FUSED_BELOW = 2**17
+
+
+def _grouped(v: Tensor) -> Tensor:
+    return v.view(*v.shape[:-1], GROUPS, v.shape[-1] // GROUPS)
+
+
+def normalise(v: Tensor, eps: float = NORM_EPS) -> tuple[Tensor, Tensor]:
+    """GroupNorm with 4 groups and no affine part.
+
+    Args:
+        v: ``(..., d)``.
+        eps: added to the variance.
+
+    Returns:
+        The normalised ``(..., d)`` and the reciprocal deviations ``(..., 4, 1)``.
+    """
+    grouped = _grouped(v)
+    if v.numel() < _FUSED_BELOW:
+        normal, _, scale = torch.native_layer_norm(grouped, grouped.shape[-1:], None, None, eps)
+    else:
+        centred = grouped - grouped.mean(-1, keepdim=True)
+        scale = (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
+        normal = centred * scale
+    return normal.flatten(-2), scale
+
+
+def normalise_pull(normal: Tensor, scale: Tensor, g: Tensor) -> Tensor:
+    """The derivative of :func:`normalise`, transposed, applied to ``g`` ``(..., d)``."""
+    n, g = _grouped(normal), _grouped(g)
+    along = (g * n).mean(-1, keepdim=True)
+    return ((g - g.mean(-1, keepdim=True)).addcmul_(n, along, value=-1.0).mul_(scale)).flatten(-2)
+
+
+def group_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = NORM_EPS) -> Tensor:
+    """GroupNorm with 4 groups over the last axis of ``(..., d)``, then ``· weight + bias`` (broadcast)."""
+    return torch.addcmul(bias, normalise(x, eps)[0], weight)
+
+
+class BlockWeights(NamedTuple):
+    """Parameters of the modality blocks, stacked: matrices ``(M, d, d)`` (in × out), vectors ``(M, 1, d)``."""
+
+    weight1: Tensor
+    bias1: Tensor
+    gain1: Tensor
+    shift1: Tensor
+    weight2: Tensor
+    bias2: Tensor
+    gain2: Tensor
+    shift2: Tensor
+    gain3: Tensor
+    shift3: Tensor
+
+
+class _BlockSaved(NamedTuple):
+    z: Tensor
+    normal1: Tensor
+    scale1: Tensor
+    hidden: Tensor
+    normal2: Tensor
+    scale2: Tensor
+    positive: Tensor
+    normal3: Tensor
+    scale3: Tensor
+
+
+class ModalityMap(ExplicitMap):
+    """``f_m(z_m; x_m)`` for all modalities, on states stacked as rows ``(n, d)``, modality after modality.
+
+    ``h = ReLU(GN(z W1 + b1))``, ``u = GN(h W2 + b2 + x)``, ``f = GN(ReLU(u + z))``; 0 where a modality is absent.
+
+    Args:
+        x: ``(M, R, d)`` injected inputs.
+        mask: bool ``(M, R, 1)``, which rows have the modality; None for all.
+        weights: the blocks' parameters.
+        eps: of the norms.
+        places: which of the ``M · R`` places the rows are, in order; None for all of them.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        weights: BlockWeights,
+        eps: float = NORM_EPS,
+        places: Tensor | None = None,
+    ) -> None:
+        self.x, self.mask, self.weights, self.eps, self.places = x, mask, weights, eps, places
+
+    @property
+    def closure(self) -> tuple[Tensor, ...]:
+        """The tensors it depends on besides the state."""
+        return (self.x, *self.weights)
+
+    def _stack(self, rows: Tensor) -> Tensor:
+        """Rows ``(n, k)`` in their places ``(M, R, k)``."""
+        if self.places is not None:
+            count, height = self.x.shape[:2]
+            rows = rows.new_zeros(count * height, rows.shape[1]).index_copy(0, self.places, rows)
+        return rows.view(*self.x.shape[:2], rows.shape[1])
+
+    def _flat(self, stacked: Tensor) -> Tensor:
+        flat = stacked.flatten(0, 1)
+        return flat if self.places is None else flat[self.places]
+
+    def evaluate(self, z: Tensor) -> tuple[Tensor, _BlockSaved]:
+        """``(M, R, d) -> (M, R, d)``, and what the derivative needs."""
+        w = self.weights
+        normal1, scale1 = normalise(torch.baddbmm(w.bias1, z, w.weight1), self.eps)
+        hidden = F.relu(torch.addcmul(w.shift1, normal1, w.gain1))
+        normal2, scale2 = normalise(torch.baddbmm(self.x + w.bias2, hidden, w.weight2), self.eps)
+        outer = F.relu(torch.addcmul(w.shift2, normal2, w.gain2) + z)
+        normal3, scale3 = normalise(outer, self.eps)
+        image = torch.addcmul(w.shift3, normal3, w.gain3)
+        if self.mask is not None:
+            image = torch.where(self.mask, image, 0.0)
+        return image, _BlockSaved(z, normal1, scale1, hidden, normal2, scale2, outer, normal3, scale3)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """One evaluation ``(n, d) -> (n, d)``."""
+        return self._flat(self.evaluate(self._stack(z))[0])
+
+    def at_zero(self) -> Tensor:
+        """``f(0)`` ``(n, d)``: the first product vanishes, the second is the same for every row."""
+        w = self.weights
+        hidden = F.relu(group_norm(w.bias1, w.gain1, w.shift1, self.eps))
+        injected = self.x + torch.baddbmm(w.bias2, hidden, w.weight2)
+        outer = F.relu(group_norm(injected, w.gain2, w.shift2, self.eps))
+        image = group_norm(outer, w.gain3, w.shift3, self.eps)
+        return self._flat(image if self.mask is None else torch.where(self.mask, image, 0.0))
+
+    def linearize(self, z: Tensor) -> Saved:
+        """What the derivative at ``z`` ``(n, d)`` needs."""
+        saved = self.evaluate(self._stack(z))[1]
+        return tuple(saved._replace(positive=saved.positive > 0))
+
+    def _pull(self, saved: Saved, u: Tensor) -> tuple[Tensor, ...]:
+        """Gradients at the state, before the second product, after the first norm's affine, and before the first."""
+        w, s = self.weights, _BlockSaved(*saved)
+        outer = normalise_pull(s.normal3, s.scale3, u * w.gain3).mul_(s.positive)
+        second = normalise_pull(s.normal2, s.scale2, outer * w.gain2)
+        hidden = torch.bmm(second, w.weight2.mT).mul_(s.hidden > 0)
+        first = normalise_pull(s.normal1, s.scale1, hidden * w.gain1)
+        return outer, second, hidden, first
+
+    def _masked(self, u: Tensor) -> Tensor:
+        stacked = self._stack(u)
+        return stacked if self.mask is None else torch.where(self.mask, stacked, 0.0)
+
+    def transposed(self, saved: Saved, u: Tensor) -> Tensor:
+        """``Jᵀu`` ``(n, d)``."""
+        outer, _, _, first = self._pull(saved, self._masked(u))
+        return self._flat(torch.baddbmm(outer, first, self.weights.weight1.mT))
+
+    def pull(self, saved: Saved, u: Tensor) -> tuple[Tensor, ...]:
+        """The gradients of ``Σ u ⊙ f`` in the order of :attr:`closure`."""
+        s, u = _BlockSaved(*saved), self._masked(u)
+        outer, second, hidden, first = self._pull(saved, u)
+
+        def total(values: Tensor) -> Tensor:
+            return values.sum(1, keepdim=True)
+
+        weights = BlockWeights(
+            weight1=torch.bmm(s.z.mT, first),
+            bias1=total(first),
+            gain1=total(hidden * s.normal1),
+            shift1=total(hidden),
+            weight2=torch.bmm(s.hidden.mT, second),
+            bias2=total(second),
+            gain2=total(outer * s.normal2),
+            shift2=total(outer),
+            gain3=total(u * s.normal3),
+            shift3=total(u),
+        )
+        return (second, *weights)
+
+    def take(self, rows: Tensor) -> ModalityMap:
+        """The map of some rows: each modality's places are padded to those of the modality with the most rows."""
+        gather, places = self._gather(rows)
+        mask = None if self.mask is None else gather(self.mask)
+        return ModalityMap(gather(self.x), mask, self.weights, self.eps, places)
+
+    def take_saved(self, saved: Saved, rows: Tensor) -> Saved:
+        """What ``take(rows)`` needs in place of ``saved``."""
+        gather, _ = self._gather(rows)
+        return tuple(gather(tensor) for tensor in saved)
+
+    def _gather(self, rows: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """What moves a tensor ``(M, R, …)`` to the places of some rows, zeros where padded; and these places."""
+        count, height = self.x.shape[:2]
+        flat = rows if self.places is None else self.places[rows]
+        modality = flat // height
+        counts = torch.bincount(modality, minlength=count)
+        widest = int(counts.max()) if len(rows) else 0
+        rank = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[modality]
+        places = modality * widest + rank
+
+        def gather(tensor: Tensor) -> Tensor:
+            some = tensor.flatten(0, 1)[flat]
+            padded = some.new_zeros(count * widest, *some.shape[1:]).index_copy(0, places, some)
+            return padded.view(count, widest, *some.shape[1:])
+
+        return gather, places
+
+
+class FusionWeights(NamedTuple):
+    """Parameters of the fusion map; ``gate`` is None without one. Matrices ``(d, d)`` (out × in), vectors ``(d,)``."""
+
+    gate: Tensor | None
+    mix: Tensor
+    mix_bias: Tensor
+    gain: Tensor
+    shift: Tensor
+
+
+class _FusionSaved(NamedTuple):
+    z: Tensor
+    alpha: Tensor
+    purified: Tensor
+    positive: Tensor
+    normal: Tensor
+    scale: Tensor
+
+
+class FusionMap(ExplicitMap):
+    """``f_fuse(z_fuse)`` on states ``(n, d)``, given the modality states.
+
+    ``Σ_m z'_m = z ⊙ α`` with ``α = constant + (count · z) Wα`` (without a gate ``constant + count · z``);
+    ``f = GN(ReLU(share · (Σ_m z'_m) Wf + bf + x_fuse))``.
+
+    Args:
+        x_fuse: ``(n, d)``.
+        constant: ``(n, d)`` what the gate gets from the modality states, see :func:`gate_constant`.
+        count: ``(n, 1)`` number of modalities present.
+        share: ``(n, 1)`` factor of the gated sum, None for 1.
+        weights: the parameters.
+        eps: of the norm.
+    """
+
+    def __init__(
+        self,
+        x_fuse: Tensor,
+        constant: Tensor,
+        count: Tensor,
+        share: Tensor | None,
+        weights: FusionWeights,
+        eps: float = NORM_EPS,
+    ) -> None:
+        self.x_fuse, self.constant, self.count, self.share = x_fuse, constant, count, share
+        self.weights, self.eps = weights, eps
+
+    @property
+    def closure(self) -> tuple[Tensor, ...]:
+        """The tensors it depends on besides the state."""
+        gate = () if self.weights.gate is None else (self.weights.gate,)
+        return (self.x_fuse, self.constant, *gate, *self.weights[1:])
+
+    def evaluate(self, z: Tensor) -> tuple[Tensor, _FusionSaved]:
+        """``(n, d) -> (n, d)``, and what the derivative needs."""
+        w = self.weights
+        if w.gate is None:
+            alpha, purified = z, self.constant + self.count * z
+        else:
+            alpha = torch.addmm(self.constant, self.count * z, w.gate.t())
+            purified = z * alpha
+        if self.share is not None:
+            purified = purified * self.share
+        outer = F.relu(torch.addmm(self.x_fuse + w.mix_bias, purified, w.mix.t()))
+        normal, scale = normalise(outer, self.eps)
+        return torch.addcmul(w.shift, normal, w.gain), _FusionSaved(z, alpha, purified, outer, normal, scale)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """One evaluation ``(n, d) -> (n, d)``."""
+        return self.evaluate(z)[0]
+
+    def at_zero(self) -> Tensor:
+        """``f(0)`` ``(n, d)``: with a gate, nothing is left of the product."""
+        w = self.weights
+        if w.gate is None:
+            return self(torch.zeros_like(self.x_fuse))
+        return group_norm(F.relu(self.x_fuse + w.mix_bias), w.gain, w.shift, self.eps)
+
+    def linearize(self, z: Tensor) -> Saved:
+        """What the derivative at ``z`` ``(n, d)`` needs."""
+        saved = self.evaluate(z)[1]
+        return tuple(saved._replace(positive=saved.positive > 0))
+
+    def _pull(self, saved: Saved, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients before the norm's ReLU, and at the gated sum."""
+        w, s = self.weights, _FusionSaved(*saved)
+        mixed = normalise_pull(s.normal, s.scale, u * w.gain).mul_(s.positive)
+        purified = mixed @ w.mix
+        return mixed, purified if self.share is None else purified.mul_(self.share)
+
+    def transposed(self, saved: Saved, u: Tensor) -> Tensor:
+        """``Jᵀu`` ``(n, d)``."""
+        s, gate = _FusionSaved(*saved), self.weights.gate
+        _, purified = self._pull(saved, u)
+        if gate is None:
+            return purified.mul_(self.count)
+        return torch.addmm(purified * s.alpha, (purified * s.z).mul_(self.count), gate)
+
+    def pull(self, saved: Saved, u: Tensor) -> tuple[Tensor, ...]:
+        """The gradients of ``Σ u ⊙ f`` in the order of :attr:`closure`."""
+        s = _FusionSaved(*saved)
+        mixed, purified = self._pull(saved, u)
+        gate: tuple[Tensor, ...] = ()
+        if self.weights.gate is not None:
+            purified = purified * s.z
+            gate = (purified.t() @ (self.count * s.z),)
+        return (mixed, purified, *gate, mixed.t() @ s.purified, mixed.sum(0), (u * s.normal).sum(0), u.sum(0))
+
+    def take(self, rows: Tensor) -> FusionMap:
+        """The map of some rows."""
+        share = None if self.share is None else self.share[rows]
+        return FusionMap(self.x_fuse[rows], self.constant[rows], self.count[rows], share, self.weights, self.eps)
+
+    def take_saved(self, saved: Saved, rows: Tensor) -> Saved:
+        """What ``take(rows)`` needs in place of ``saved``."""
+        return tuple(tensor[rows] for tensor in saved)
