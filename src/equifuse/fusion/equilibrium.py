@@ -377,7 +377,7 @@ class DEQFusion(Fusion):
         for _ in range(iterations):
             before, z = z, self._joint_map(z, p)
             with torch.no_grad():
-                trace.append(relative_residual(before.flatten(1), z.flatten(1)))
+                trace.append(relative_residual((z - before).flatten(1), z.flatten(1)))
         residual = trace[-1]
         stats = SolverStats(
             converged=residual <= self.solver.tol,

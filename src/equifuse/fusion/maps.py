@@ -25,12 +25,13 @@ def _grouped(v: Tensor) -> Tensor:
     return v.view(*v.shape[:-1], GROUPS, v.shape[-1] // GROUPS)
 
 
-def normalise(v: Tensor, eps: float = NORM_EPS) -> tuple[Tensor, Tensor]:
+def normalise(v: Tensor, eps: float = NORM_EPS, *, reuse: bool = False) -> tuple[Tensor, Tensor]:
     """GroupNorm with 4 groups and no affine part.
 
     Args:
         v: ``(..., d)``.
         eps: added to the variance.
+        reuse: the result may be written over ``v``.
 
     Returns:
         The normalised ``(..., d)`` and the reciprocal deviations ``(..., 4, 1)``.
@@ -38,23 +39,37 @@ def normalise(v: Tensor, eps: float = NORM_EPS) -> tuple[Tensor, Tensor]:
     grouped = _grouped(v)
     if v.numel() < _FUSED_BELOW:
         normal, _, scale = torch.native_layer_norm(grouped, grouped.shape[-1:], None, None, eps)
+        return normal.flatten(-2), scale
+    mean = grouped.mean(-1, keepdim=True)
+    if reuse:
+        centred = grouped.sub_(mean)
+        norm = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
+        scale = (norm.square_().div_(grouped.shape[-1]).add_(eps)).rsqrt_()
+        normal = centred.mul_(scale)
     else:
-        centred = grouped - grouped.mean(-1, keepdim=True)
+        centred = grouped - mean
         scale = (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
         normal = centred * scale
     return normal.flatten(-2), scale
 
 
 def normalise_pull(normal: Tensor, scale: Tensor, g: Tensor) -> Tensor:
-    """The derivative of :func:`normalise`, transposed, applied to ``g`` ``(..., d)``."""
-    n, g = _grouped(normal), _grouped(g)
-    along = (g * n).mean(-1, keepdim=True)
-    return ((g - g.mean(-1, keepdim=True)).addcmul_(n, along, value=-1.0).mul_(scale)).flatten(-2)
+    """The derivative of :func:`normalise`, transposed, applied to ``g`` ``(..., d)``, which is overwritten."""
+    n, grouped = _grouped(normal), _grouped(g)
+    along = (grouped * n).mean(-1, keepdim=True)
+    mean = grouped.mean(-1, keepdim=True)
+    grouped.sub_(mean).addcmul_(n, along, value=-1.0).mul_(scale)
+    return g
+
+
+def affine(shift: Tensor, normal: Tensor, gain: Tensor, *, reuse: bool = False) -> Tensor:
+    """``normal · gain + shift``, written over ``normal`` if it may be."""
+    return torch.addcmul(shift, normal, gain, out=normal) if reuse else torch.addcmul(shift, normal, gain)
 
 
 def group_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = NORM_EPS) -> Tensor:
     """GroupNorm with 4 groups over the last axis of ``(..., d)``, then ``· weight + bias`` (broadcast)."""
-    return torch.addcmul(bias, normalise(x, eps)[0], weight)
+    return affine(bias, normalise(x, eps)[0], weight)
 
 
 class BlockWeights(NamedTuple):
@@ -106,6 +121,7 @@ class ModalityMap(ExplicitMap):
         places: Tensor | None = None,
     ) -> None:
         self.x, self.mask, self.weights, self.eps, self.places = x, mask, weights, eps, places
+        self._constant: Tensor | None = None
 
     @property
     def closure(self) -> tuple[Tensor, ...]:
@@ -123,22 +139,32 @@ class ModalityMap(ExplicitMap):
         flat = stacked.flatten(0, 1)
         return flat if self.places is None else flat[self.places]
 
-    def evaluate(self, z: Tensor) -> tuple[Tensor, _BlockSaved]:
-        """``(M, R, d) -> (M, R, d)``, and what the derivative needs."""
-        w = self.weights
-        normal1, scale1 = normalise(torch.baddbmm(w.bias1, z, w.weight1), self.eps)
-        hidden = F.relu(torch.addcmul(w.shift1, normal1, w.gain1))
-        normal2, scale2 = normalise(torch.baddbmm(self.x + w.bias2, hidden, w.weight2), self.eps)
-        outer = F.relu(torch.addcmul(w.shift2, normal2, w.gain2) + z)
-        normal3, scale3 = normalise(outer, self.eps)
-        image = torch.addcmul(w.shift3, normal3, w.gain3)
+    def evaluate(self, z: Tensor, *, keep: bool = True) -> tuple[Tensor, _BlockSaved]:
+        """``(M, R, d) -> (M, R, d)``, and what the derivative needs (unusable unless ``keep``)."""
+        w, reuse = self.weights, not keep
+        normal1, scale1 = normalise(torch.baddbmm(w.bias1, z, w.weight1), self.eps, reuse=reuse)
+        hidden = affine(w.shift1, normal1, w.gain1, reuse=reuse)
+        hidden = hidden.relu_() if reuse else F.relu(hidden)
+        normal2, scale2 = normalise(torch.baddbmm(self._injected(), hidden, w.weight2), self.eps, reuse=reuse)
+        outer = affine(w.shift2, normal2, w.gain2, reuse=reuse)
+        outer = outer.add_(z).relu_() if reuse else F.relu(outer + z)
+        normal3, scale3 = normalise(outer, self.eps, reuse=reuse)
+        image = affine(w.shift3, normal3, w.gain3, reuse=reuse)
         if self.mask is not None:
             image = torch.where(self.mask, image, 0.0)
         return image, _BlockSaved(z, normal1, scale1, hidden, normal2, scale2, outer, normal3, scale3)
 
+    def _injected(self) -> Tensor:
+        """``x + b2``, constant during a solve."""
+        if torch.is_grad_enabled():
+            return self.x + self.weights.bias2
+        if self._constant is None:
+            self._constant = self.x + self.weights.bias2
+        return self._constant
+
     def __call__(self, z: Tensor) -> Tensor:
         """One evaluation ``(n, d) -> (n, d)``."""
-        return self._flat(self.evaluate(self._stack(z))[0])
+        return self._flat(self.evaluate(self._stack(z), keep=torch.is_grad_enabled())[0])
 
     def at_zero(self) -> Tensor:
         """``f(0)`` ``(n, d)``: the first product vanishes, the second is the same for every row."""
@@ -268,6 +294,7 @@ class FusionMap(ExplicitMap):
     ) -> None:
         self.x_fuse, self.constant, self.count, self.share = x_fuse, constant, count, share
         self.weights, self.eps = weights, eps
+        self._constant: Tensor | None = None
 
     @property
     def closure(self) -> tuple[Tensor, ...]:
@@ -275,23 +302,33 @@ class FusionMap(ExplicitMap):
         gate = () if self.weights.gate is None else (self.weights.gate,)
         return (self.x_fuse, self.constant, *gate, *self.weights[1:])
 
-    def evaluate(self, z: Tensor) -> tuple[Tensor, _FusionSaved]:
-        """``(n, d) -> (n, d)``, and what the derivative needs."""
-        w = self.weights
+    def evaluate(self, z: Tensor, *, keep: bool = True) -> tuple[Tensor, _FusionSaved]:
+        """``(n, d) -> (n, d)``, and what the derivative needs (unusable unless ``keep``)."""
+        w, reuse = self.weights, not keep
         if w.gate is None:
             alpha, purified = z, self.constant + self.count * z
         else:
             alpha = torch.addmm(self.constant, self.count * z, w.gate.t())
-            purified = z * alpha
+            purified = alpha.mul_(z) if reuse else z * alpha
         if self.share is not None:
             purified = purified * self.share
-        outer = F.relu(torch.addmm(self.x_fuse + w.mix_bias, purified, w.mix.t()))
-        normal, scale = normalise(outer, self.eps)
-        return torch.addcmul(w.shift, normal, w.gain), _FusionSaved(z, alpha, purified, outer, normal, scale)
+        outer = torch.addmm(self._injected(), purified, w.mix.t())
+        outer = outer.relu_() if reuse else F.relu(outer)
+        normal, scale = normalise(outer, self.eps, reuse=reuse)
+        image = affine(w.shift, normal, w.gain, reuse=reuse)
+        return image, _FusionSaved(z, alpha, purified, outer, normal, scale)
+
+    def _injected(self) -> Tensor:
+        """``x_fuse + bf``, constant during a solve."""
+        if torch.is_grad_enabled():
+            return self.x_fuse + self.weights.mix_bias
+        if self._constant is None:
+            self._constant = self.x_fuse + self.weights.mix_bias
+        return self._constant
 
     def __call__(self, z: Tensor) -> Tensor:
         """One evaluation ``(n, d) -> (n, d)``."""
-        return self.evaluate(z)[0]
+        return self.evaluate(z, keep=torch.is_grad_enabled())[0]
 
     def at_zero(self) -> Tensor:
         """``f(0)`` ``(n, d)``: with a gate, nothing is left of the product."""

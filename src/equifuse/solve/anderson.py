@@ -32,8 +32,7 @@ class _AndersonRule(StepRule):
         self.last_r: Tensor | None = None
         self.count = 0
 
-    def step(self, z: Tensor, fz: Tensor, damping: Tensor, restart: Tensor) -> Tensor:
-        r = fz - z
+    def step(self, z: Tensor, fz: Tensor, r: Tensor, damping: Tensor, restart: Tensor) -> Tensor:
         damped = damping.device.type != "cpu" or bool((damping != 1).any())
         if self.last_f is None or self.last_r is None:
             self.last_f, self.last_r = fz, r

@@ -17,22 +17,21 @@ _LEAST_CURVATURE = 1e-6
 
 
 class _BroydenRule(StepRule):
-    """Root of ``g(z) = f(z) − z`` with ``H ≈ (∂g/∂z)⁻¹ = −I + Σ u_i v_iᵀ``, updated by Sherman-Morrison.
+    """Root of ``r(z) = f(z) − z`` with ``H ≈ (∂r/∂z)⁻¹ = −I + Σ u_i v_iᵀ``, updated by Sherman-Morrison.
 
-    With ``s = Δz``, ``y = Δg``: ``u = (s − H y) / (sᵀ H y)``, ``v = Hᵀ s``; the step is ``−H g``.
+    With ``s = Δz``, ``y = Δr``: ``u = (s − H y) / (sᵀ H y)``, ``v = Hᵀ s``; the step is ``−H r``.
     """
 
     def __init__(self, z: Tensor, memory: int) -> None:
         self.u, self.v = Slots(z, memory), Slots(z, memory)
         self.last_z: Tensor | None = None
-        self.last_g: Tensor | None = None
+        self.last_r: Tensor | None = None
         self.count = 0
 
-    def step(self, z: Tensor, fz: Tensor, damping: Tensor, restart: Tensor) -> Tensor:
-        g = fz - z
-        if self.last_z is None or self.last_g is None:
-            self.last_z, self.last_g = z, g
-            return z + damping * g
+    def step(self, z: Tensor, fz: Tensor, r: Tensor, damping: Tensor, restart: Tensor) -> Tensor:
+        if self.last_z is None or self.last_r is None:
+            self.last_z, self.last_r = z, r
+            return z + damping * r
         slot = self.count % self.u.size
         self.count += 1
         if not none_of(restart):
@@ -42,8 +41,8 @@ class _BroydenRule(StepRule):
         if self.u.used == self.u.size:
             # The oldest update makes room; what is left is still a valid low-rank inverse estimate.
             self.u.put(slot, torch.zeros_like(z))
-        s, y = z - self.last_z, g - self.last_g
-        self.last_z, self.last_g = z, g
+        s, y = z - self.last_z, r - self.last_r
+        self.last_z, self.last_r = z, r
         hy = _apply(self.u, self.v, y)
         hs = _apply(self.v, self.u, s)
         curvature = (s * hy).sum(1, keepdim=True)
@@ -53,13 +52,13 @@ class _BroydenRule(StepRule):
         safe = torch.where(useful, curvature, 1.0)
         self.u.put(slot, torch.where(useful, (s - hy) / safe, 0.0))
         self.v.put(slot, torch.where(useful, hs, 0.0))
-        return z - damping * _apply(self.u, self.v, g)
+        return z - damping * _apply(self.u, self.v, r)
 
     def keep(self, rows: Tensor) -> None:
         self.u.keep(rows)
         self.v.keep(rows)
-        if self.last_z is not None and self.last_g is not None:
-            self.last_z, self.last_g = self.last_z[rows], self.last_g[rows]
+        if self.last_z is not None and self.last_r is not None:
+            self.last_z, self.last_r = self.last_z[rows], self.last_r[rows]
 
 
 def _apply(left: Slots, right: Slots, x: Tensor) -> Tensor:

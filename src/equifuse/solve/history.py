@@ -23,6 +23,7 @@ class Slots:
         self.used = 0  # slots 0 … used - 1 hold something
         self._buffer = None if torch.is_grad_enabled() else like.new_empty(size, *like.shape)
         self._slots: list[Tensor] = [] if self._buffer is None else list(self._buffer)
+        self._scratch: Tensor | None = None
 
     def __getitem__(self, slot: int) -> Tensor:
         return self._slots[slot]
@@ -45,6 +46,14 @@ class Slots:
             torch.sub(a, b, out=self._slots[slot])
             self.used = max(self.used, slot + 1)
 
+    def put_scaled(self, slot: int, value: Tensor, factor: Tensor) -> None:
+        """``put(slot, value · factor)`` with ``factor`` ``(B, 1)``, without a temporary."""
+        if self._buffer is None:
+            self.put(slot, value * factor)
+        else:
+            torch.mul(value, factor, out=self._slots[slot])
+            self.used = max(self.used, slot + 1)
+
     def clear(self, samples: Tensor) -> None:
         """Zero the vectors of ``samples``, bool ``(B,)``."""
         for slot in range(self.used):
@@ -60,15 +69,20 @@ class Slots:
             return (self._buffer[: self.used] * x).sum(-1).t()
         if self.used == 0:
             return x.new_zeros(x.shape[0], 0)
-        return torch.stack([(slot * x).sum(1) for slot in self._slots[: self.used]], dim=1)
+        if self._buffer is None:
+            return torch.stack([(slot * x).sum(1) for slot in self._slots[: self.used]], dim=1)
+        if self._scratch is None:
+            self._scratch = torch.empty_like(x)  # large temporaries are dear: their pages are mapped anew each time
+        return torch.stack([torch.mul(slot, x, out=self._scratch).sum(1) for slot in self._slots[: self.used]], dim=1)
 
-    def add_to(self, x: Tensor, weights: Tensor, scale: float = 1.0) -> Tensor:
+    def add_to(self, x: Tensor, weights: Tensor, scale: float = 1.0, *, reuse: bool = False) -> Tensor:
         """``x + scale · Σ_j weights_j slot_j``, a new tensor.
 
         Args:
             x: ``(B, N)``.
             weights: ``(B, k)`` for the first ``k ≤ used`` slots.
             scale: common factor.
+            reuse: the result may be written over ``x``.
         """
         count = weights.shape[1]
         if self._together and count:
@@ -78,7 +92,7 @@ class Slots:
             for j in range(count):
                 x = x + scale * weights[:, j, None] * self._slots[j]
             return x
-        total = x.clone()
+        total = x if reuse else x.clone()
         for j in range(count):
             total.addcmul_(self._slots[j], weights[:, j, None], value=scale)
         return total
@@ -91,7 +105,7 @@ class Slots:
         smaller = self._buffer.new_empty(self.size, len(rows), *self._buffer.shape[2:])
         for slot in range(self.used):
             torch.index_select(self._buffer[slot], 0, rows, out=smaller[slot])
-        self._buffer, self._slots = smaller, list(smaller)
+        self._buffer, self._slots, self._scratch = smaller, list(smaller), None
 
     @property
     def _together(self) -> bool:

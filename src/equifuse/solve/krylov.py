@@ -30,7 +30,7 @@ class ArnoldiBasis:
         self.norm = torch.linalg.vector_norm(start, dim=1)
         self.vectors = Slots(start, size + 1)
         self.hessenberg = start.new_zeros(start.shape[0], size + 1, size)
-        self.vectors.put(0, _unit(start, self.norm))
+        self.vectors.put_scaled(0, start, _reciprocal(self.norm))
         self.size = 0
 
     def newest(self) -> Tensor:
@@ -38,7 +38,7 @@ class ArnoldiBasis:
         return self.vectors[self.size]
 
     def extend(self, image: Tensor) -> Tensor:
-        """Add the direction ``image = A · newest()``; returns the new column of ``H`` ``(B, size + 1)``.
+        """Add the direction ``image = A · newest()``, which is overwritten; returns the new column of ``H``.
 
         Gram-Schmidt is done twice: once is not orthogonal enough in float32. A direction that lies in the span
         up to rounding (a happy breakdown) is dropped for that sample: its row continues with zeros.
@@ -48,11 +48,11 @@ class ArnoldiBasis:
         coefficients = image.new_zeros(image.shape[0], k + 1)
         for _ in range(2):
             projection = self.vectors.dots(image)
-            image = self.vectors.add_to(image, projection, -1.0)
+            image = self.vectors.add_to(image, projection, -1.0, reuse=True)
             coefficients += projection
         height = torch.linalg.vector_norm(image, dim=1)
         height = torch.where(height > 10 * torch.finfo(image.dtype).eps * before, height, 0.0)
-        self.vectors.put(k + 1, _unit(image, height))
+        self.vectors.put_scaled(k + 1, image, _reciprocal(height))
         self.hessenberg[:, : k + 1, k] = coefficients
         self.hessenberg[:, k + 1, k] = height
         self.size += 1
@@ -68,9 +68,9 @@ class ArnoldiBasis:
         self.hessenberg, self.norm = self.hessenberg[rows], self.norm[rows]
 
 
-def _unit(vector: Tensor, norm: Tensor) -> Tensor:
-    usable = (norm > 0)[:, None]
-    return torch.where(usable, vector / torch.where(usable, norm[:, None], 1.0), 0.0)
+def _reciprocal(norm: Tensor) -> Tensor:
+    """``1 / norm`` as ``(B, 1)``, 0 where the norm is."""
+    return torch.where(norm > 0, norm.reciprocal(), 0.0)[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)

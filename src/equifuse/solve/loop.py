@@ -79,12 +79,13 @@ class StepRule(ABC):
     """The state of one solve: proposes the next iterate from the latest evaluation, sample by sample."""
 
     @abstractmethod
-    def step(self, z: Tensor, fz: Tensor, damping: Tensor, restart: Tensor) -> Tensor:
+    def step(self, z: Tensor, fz: Tensor, r: Tensor, damping: Tensor, restart: Tensor) -> Tensor:
         """The next iterate.
 
         Args:
             z: ``(B, N)`` current iterate.
             fz: ``(B, N)`` its image.
+            r: ``(B, N)`` its residual ``fz - z``.
             damping: ``(B, 1)`` share of the residual to move by, in (0, 1].
             restart: bool ``(B,)``; for these samples ``z`` is unrelated to the previous call, so what was
                 remembered about them must be forgotten.
@@ -149,9 +150,9 @@ def rows(x: Tensor) -> Tensor:
     return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
-def relative_residual(z: Tensor, fz: Tensor) -> Tensor:
-    """``‖f(z) − z‖ / ‖f(z)‖`` per row of ``(B, N)``; 0 where both vanish, +inf where anything is not finite."""
-    residual = torch.linalg.vector_norm(fz - z, dim=1)
+def relative_residual(r: Tensor, fz: Tensor) -> Tensor:
+    """``‖r‖ / ‖f(z)‖`` per row of ``(B, N)``; 0 where both vanish, +inf where anything is not finite."""
+    residual = torch.linalg.vector_norm(r, dim=1)
     scale = torch.linalg.vector_norm(fz, dim=1)
     relative = torch.where(residual == 0, residual, residual / scale)
     return torch.where(torch.isfinite(residual) & torch.isfinite(scale), relative, torch.inf)
@@ -287,8 +288,9 @@ def iterate(f: FixedPointMap, z0: Tensor, solver: Solver, take: Take | None = No
 
     for k in range(solver.max_steps):
         fz = _evaluate(f, z, z0)
+        r = fz - z
         with torch.no_grad():
-            relative = relative_residual(z, fz)
+            relative = relative_residual(r, fz)
             shown = torch.where(running, relative, shown)
             trace.append(shown if index is None else trace[-1].index_copy(0, index, shown))
             better = running & (relative < best.residual)
@@ -309,18 +311,19 @@ def iterate(f: FixedPointMap, z0: Tensor, solver: Solver, take: Take | None = No
                 here = running.nonzero().squeeze(1)
                 whole = best if index is None else whole.put(index, best)
                 index = here if index is None else index[here]
-                f, best, z, fz, shown, restart, running = (
-                    take(index), best.take(here), z[here], fz[here], shown[here], restart[here], running[here]
+                f, best, z, fz, r, shown, restart, running = (
+                    take(index), best.take(here), z[here], fz[here], r[here], shown[here], restart[here], running[here]
                 )  # fmt: skip
                 guard.keep(here)
                 rule.keep(here)
-        origin = select(restart, best.z, z)
-        image = select(restart, best.image, fz)
-        proposal = rule.step(origin, image, guard.damping, restart)
+        if not none_of(restart):
+            z, fz = select(restart, best.z, z), select(restart, best.image, fz)
+            r = fz - z
+        proposal = rule.step(z, fz, r, guard.damping, restart)
         # While recovering, and where a step rule broke down numerically, the damped plain step is taken.
         plain = guard.recovering | ~torch.isfinite(torch.linalg.vector_norm(proposal.detach(), dim=1))
         if not none_of(plain):
-            proposal = torch.where(plain[:, None], origin + guard.damping * (image - origin), proposal)
+            proposal = torch.where(plain[:, None], z + guard.damping * r, proposal)
         z = select(running, proposal, z)
 
     whole = best if index is None else whole.put(index, best)

@@ -11,8 +11,8 @@ from equifuse.solve.loop import Solver, StepRule
 
 
 class _PicardRule(StepRule):
-    def step(self, z: Tensor, fz: Tensor, damping: Tensor, restart: Tensor) -> Tensor:
-        return z + damping * (fz - z)
+    def step(self, z: Tensor, fz: Tensor, r: Tensor, damping: Tensor, restart: Tensor) -> Tensor:
+        return z + damping * r
 
     def keep(self, rows: Tensor) -> None:
         """Nothing is remembered."""
