@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from equifuse.errors import InputError
+from equifuse.solve.broyden import Broyden
 from equifuse.solve.history import Slots, write
 from equifuse.solve.loop import Solver, StepRule
 
@@ -83,18 +84,21 @@ class _AndersonRule(StepRule):
 class Anderson(Solver):
     """Anderson acceleration: the next iterate combines the last ``memory`` ones so that their residuals cancel.
 
-    The default. Each sample has its own coefficients; when a sample stalls it is damped and restarted alone.
+    The default. Each sample has its own coefficients; a sample that stalls, typically where the map has a kink, goes on
+    by :class:`~equifuse.solve.Broyden` from its best iterate, alone.
 
     Args:
-        memory: differences remembered, ≥ 1.
+        memory: differences remembered, ≥ 1. Room is made as it is needed, so only samples that take many steps pay for
+            a long memory, and maps with a spectral radius above 1 need one.
         ridge: relative ridge on the unit-length residual differences, ≥ 0; at least ten machine epsilons is used.
 
     See :class:`equifuse.solve.Solver` for ``tol``, ``max_steps``, ``damping`` and ``patience``.
     """
 
-    memory: int = 6
+    memory: int = 50
     ridge: float = 0.0
     name: ClassVar[str] = "anderson"
+    rescues: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,3 +110,7 @@ class Anderson(Solver):
     def start(self, z: Tensor) -> StepRule:
         """Empty history for states ``(B, N)``."""
         return _AndersonRule(z, min(self.memory, max(1, self.max_steps - 1)), self.ridge)
+
+    def rescue(self, z: Tensor) -> StepRule:
+        """Broyden's method, remembering everything."""
+        return Broyden(max_steps=self.max_steps, memory=self.max_steps).start(z)

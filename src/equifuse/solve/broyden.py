@@ -74,12 +74,13 @@ class Broyden(Solver):
     is less forgiving far from the solution.
 
     Args:
-        memory: rank-one updates kept, ≥ 1; the oldest makes room for the newest.
+        memory: rank-one updates kept, ≥ 1; the oldest makes room for the newest. Room is made as it is needed.
 
     See :class:`equifuse.solve.Solver` for ``tol``, ``max_steps``, ``damping`` and ``patience``.
     """
 
-    memory: int = 20
+    memory: int = 200
+    patience: int = 30  # its residual often rises before it falls
     name: ClassVar[str] = "broyden"
 
     def __post_init__(self) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Slots there is room for at first.
+_ROOM = 8
+
 
 class Slots:
     """Up to ``size`` vectors per sample, slot by slot ``(B, N)``.
@@ -13,15 +16,17 @@ class Slots:
     so small matrices is several times slower than the elementwise passes that it consists of. On other devices all
     slots are handled by one kernel. While a graph is recorded nothing is written in place.
 
+    Room is made as it is needed, so a large ``size`` costs nothing until it is used.
+
     Args:
         like: ``(B, N)`` tensor whose shape, dtype and device a slot has.
-        size: number of slots, ≥ 1.
+        size: most slots, ≥ 1.
     """
 
     def __init__(self, like: Tensor, size: int) -> None:
         self.size = size
         self.used = 0  # slots 0 … used - 1 hold something
-        self._buffer = None if torch.is_grad_enabled() else like.new_empty(size, *like.shape)
+        self._buffer = None if torch.is_grad_enabled() else like.new_empty(min(size, _ROOM), *like.shape)
         self._slots: list[Tensor] = [] if self._buffer is None else list(self._buffer)
         self._scratch: Tensor | None = None
 
@@ -31,7 +36,7 @@ class Slots:
     def put(self, slot: int, value: Tensor) -> None:
         """Let ``slot`` (at most the first unused one) hold ``value`` ``(B, N)``."""
         if self._buffer is not None:
-            self._slots[slot].copy_(value)
+            self._place(slot).copy_(value)
         elif slot == len(self._slots):
             self._slots.append(value)
         else:
@@ -43,7 +48,7 @@ class Slots:
         if self._buffer is None:
             self.put(slot, a - b)
         else:
-            torch.sub(a, b, out=self._slots[slot])
+            torch.sub(a, b, out=self._place(slot))
             self.used = max(self.used, slot + 1)
 
     def put_scaled(self, slot: int, value: Tensor, factor: Tensor) -> None:
@@ -51,8 +56,17 @@ class Slots:
         if self._buffer is None:
             self.put(slot, value * factor)
         else:
-            torch.mul(value, factor, out=self._slots[slot])
+            torch.mul(value, factor, out=self._place(slot))
             self.used = max(self.used, slot + 1)
+
+    def _place(self, slot: int) -> Tensor:
+        """The memory of a slot, with more room made if there is none."""
+        assert self._buffer is not None
+        if slot >= len(self._slots):
+            larger = self._buffer.new_empty(min(self.size, 2 * len(self._slots)), *self._buffer.shape[1:])
+            larger[: self.used] = self._buffer[: self.used]
+            self._buffer, self._slots = larger, list(larger)
+        return self._slots[slot]
 
     def clear(self, samples: Tensor) -> None:
         """Zero the vectors of ``samples``, bool ``(B,)``."""
@@ -102,7 +116,7 @@ class Slots:
         if self._buffer is None:
             self._slots = [slot[rows] for slot in self._slots]
             return
-        smaller = self._buffer.new_empty(self.size, len(rows), *self._buffer.shape[2:])
+        smaller = self._buffer.new_empty(len(self._slots), len(rows), *self._buffer.shape[2:])
         for slot in range(self.used):
             torch.index_select(self._buffer[slot], 0, rows, out=smaller[slot])
         self._buffer, self._slots, self._scratch = smaller, list(smaller), None

@@ -17,7 +17,7 @@ FixedPointMap = Callable[[Tensor], Tensor]
 Take = Callable[[Tensor], FixedPointMap]
 
 # A sample whose residual exceeds its best by this factor has left the basin: go back to the best iterate.
-_BLOW_UP = 10.0
+_BLOW_UP = 1e3
 # However often a sample stalls, its plain steps never shrink below this share of f(z) - z ...
 _LEAST_DAMPING = 1.0 / 16
 # ... and a recovery never lasts longer than this many times the solver's patience.
@@ -108,8 +108,8 @@ class Solver(ABC):
         max_steps: most evaluations of ``f``, ≥ 1.
         damping: share of the residual a plain step moves by, in (0, 1].
         patience: evaluations without a new best residual after which a sample is sent back to its best iterate,
-            forgets its history, and takes plain steps for a while, damped from the third time on; other samples are
-            not touched. 0 switches this off.
+            forgets its history, and goes on by the solver's second method, or else takes plain steps for a while,
+            damped from the third time on; other samples are not touched. 0 switches this off.
 
     Raises:
         InputError: an argument is out of range.
@@ -118,8 +118,10 @@ class Solver(ABC):
     tol: float = 1e-4
     max_steps: int = 50
     damping: float = 1.0
-    patience: int = 10
+    patience: int = 15
     name: ClassVar[str]
+    #: Whether stalled samples go on by a second method before they are damped.
+    rescues: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.tol > 0:
@@ -134,6 +136,10 @@ class Solver(ABC):
     @abstractmethod
     def start(self, z: Tensor) -> StepRule:
         """A fresh step rule for states shaped like ``z`` ``(B, N)``."""
+
+    def rescue(self, z: Tensor) -> StepRule:
+        """A fresh step rule of the second method; only called if the solver ``rescues``."""
+        return self.start(z)
 
     def config(self) -> dict[str, Any]:
         """Name and options as plain values; :func:`equifuse.solve.make_solver` reads them back."""
@@ -176,12 +182,15 @@ class _Safeguard:
     """Sends stalled samples back to their best iterate, each on its own.
 
     An accelerated iteration can be trapped where the map has a kink, and a plain one can run in a cycle. So a stalled
-    sample forgets its history and takes plain steps from its best iterate for a while, then is accelerated again;
-    each further stall doubles the length of the plain phase, and every second one halves its damping.
+    sample forgets its history and goes on from its best iterate by the solver's second method, to the end: that one's
+    residual may rise for long before it falls, so it gets no patience of its own. A solver without one takes plain
+    steps for a while instead; each further stall doubles their number, and every second one halves their damping.
     """
 
     def __init__(self, solver: Solver, batch: int, like: Tensor) -> None:
         self.patience = solver.patience
+        self.rescues = solver.rescues and solver.patience > 0
+        self.rescued = torch.zeros(batch, dtype=torch.bool, device=like.device)
         self.first_damping = solver.damping
         self.stalls = torch.zeros(batch, dtype=torch.int64, device=like.device)
         self.since_best = torch.zeros_like(self.stalls)
@@ -199,25 +208,31 @@ class _Safeguard:
         self.recovery = (self.recovery - 1).clamp(min=0)
         restart = ~torch.isfinite(relative)
         if self.patience:
-            steady = self.recovery == 0
-            restart = restart | (steady & ((relative > _BLOW_UP * best) | (self.since_best >= self.patience)))
+            stalled = (relative > _BLOW_UP * best) | (self.since_best >= self.patience)
+            restart = restart | (stalled & (self.recovery == 0) & ~self.rescued)
         if none_of(restart):
             return restart
-        if self.patience:
-            length = (self.patience * 2**self.stalls).clamp(max=_LONGEST_RECOVERY * self.patience)
-            self.recovery = torch.where(restart, length, self.recovery)
-            # The patience of the accelerated phase starts when the recovery ends.
-            self.since_best = torch.where(restart, -length, self.since_best)
+        if self.rescues:
+            self.rescued = self.rescued | restart
+        elif self.patience:
+            self._damp(restart)
+        return restart
+
+    def _damp(self, restart: Tensor) -> None:
+        """A plain phase for these samples."""
+        length = (self.patience * 2**self.stalls).clamp(max=_LONGEST_RECOVERY * self.patience)
+        self.recovery = torch.where(restart, length, self.recovery)
+        # The patience of the accelerated phase starts when the recovery ends.
+        self.since_best = torch.where(restart, -length, self.since_best)
         factor = (0.5 ** (self.stalls // 2)).to(self.damping.dtype)[:, None]
         shrunk = (self.first_damping * factor).clamp(min=min(_LEAST_DAMPING, self.first_damping))
         self.damping = torch.where(restart[:, None], shrunk, self.damping)
         self.stalls = self.stalls + restart
-        return restart
 
     def keep(self, rows: Tensor) -> None:
         """Forget all samples but ``rows`` (indices)."""
-        self.stalls, self.since_best, self.recovery, self.damping = (
-            tensor[rows] for tensor in (self.stalls, self.since_best, self.recovery, self.damping)
+        self.stalls, self.since_best, self.recovery, self.damping, self.rescued = (
+            tensor[rows] for tensor in (self.stalls, self.since_best, self.recovery, self.damping, self.rescued)
         )
 
 
@@ -276,7 +291,7 @@ def iterate(f: FixedPointMap, z0: Tensor, solver: Solver, take: Take | None = No
     """
     batch = z0.shape[0]
     z = rows(z0).to(work_dtype(z0.dtype))
-    rule = solver.start(z)
+    rule, second = solver.start(z), None
     guard = _Safeguard(solver, batch, z)
     running = torch.ones(batch, dtype=torch.bool, device=z.device)
     unknown = torch.full((batch,), torch.inf, dtype=z.dtype, device=z.device)
@@ -315,11 +330,16 @@ def iterate(f: FixedPointMap, z0: Tensor, solver: Solver, take: Take | None = No
                     take(index), best.take(here), z[here], fz[here], r[here], shown[here], restart[here], running[here]
                 )  # fmt: skip
                 guard.keep(here)
-                rule.keep(here)
+                for remembered in (rule, second):
+                    if remembered is not None:
+                        remembered.keep(here)
         if not none_of(restart):
             z, fz = select(restart, best.z, z), select(restart, best.image, fz)
             r = fz - z
         proposal = rule.step(z, fz, r, guard.damping, restart)
+        if not none_of(guard.rescued):
+            second = solver.rescue(z) if second is None else second
+            proposal = select(guard.rescued, second.step(z, fz, r, guard.damping, restart), proposal)
         # While recovering, and where a step rule broke down numerically, the damped plain step is taken.
         plain = guard.recovering | ~torch.isfinite(torch.linalg.vector_norm(proposal.detach(), dim=1))
         if not none_of(plain):
