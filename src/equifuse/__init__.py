@@ -35,6 +35,8 @@ from equifuse.solve import (
     Unrolled,
     fixed_point,
     jacobian_penalty,
+    residual_penalty,
+    spectral_penalty,
     spectral_radius,
 )
 
@@ -75,5 +77,7 @@ __all__ = [
     "jacobian_penalty",
     "load",
     "make_fusion",
+    "residual_penalty",
+    "spectral_penalty",
     "spectral_radius",
 ]

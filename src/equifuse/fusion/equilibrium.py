@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion.base import Fusion, FusionOutput, Rows, flatten
-from equifuse.fusion.maps import GROUPS, BlockWeights, FusionMap, FusionWeights, ModalityMap
+from equifuse.fusion.contraction import GATE_BOUND, scaled_blocks, scaled_fusion
+from equifuse.fusion.contraction import NORM_EPS as CONTRACTION_EPS
+from equifuse.fusion.maps import GROUPS, NORM_EPS, BlockWeights, FusionMap, FusionWeights, ModalityMap
 from equifuse.fusion.registry import register
 from equifuse.solve import (
     Anderson,
@@ -23,12 +25,16 @@ from equifuse.solve import (
     jacobian_penalty,
     make_gradient,
     make_solver,
+    residual_penalty,
+    spectral_penalty,
 )
 from equifuse.solve.gradient import report
 from equifuse.solve.loop import relative_residual, work_dtype
 
 # Converged samples leave the batch, so a generous limit costs only what the stragglers need.
 _SOLVER = Anderson(tol=1e-4, max_steps=100)
+# The residual penalty looks at the iterate after this many plain steps.
+_EARLY = 3
 
 
 class _Norm(nn.Module):
@@ -146,6 +152,13 @@ class DEQFusion(Fusion):
       the injection's norm has bias 0.5, so that few groups are switched off by the ReLU;
     - the gate's bias is 1: the gate is open, so modalities and fusion state matter from the first step.
 
+    Guaranteed contraction. With ``contraction=κ`` every norm has ε = 1 (which makes it 1-Lipschitz), the state enters
+    the gate's product clamped to [-1, 1], the gate is bounded smoothly by 2 per modality, and the outer gains are
+    multiplied by what it takes to make ``max|γ3| (1 + max|γ1| ‖W1‖ max|γ2| ‖W2‖) ≤ κ`` for each ``f_m`` and
+    ``max|γ| ‖Wf‖ (2 + ‖Wα‖) M ≤ κ`` for ``f_fuse`` (``M`` → 1 for ``combine="mean"``), with bounds on the spectral
+    norms that hold for any matrix. Each ``f_m`` is then a contraction, so ``z_m*`` exists and is unique (Banach); given
+    these, so is ``f_fuse``. The derivations are in :mod:`equifuse.fusion.contraction`.
+
     Args:
         dims: modality name -> width ``l_m``. Each is projected to ``dim`` by an affine map.
         dim: common width ``d``, a multiple of 4; default 128.
@@ -157,6 +170,13 @@ class DEQFusion(Fusion):
         gradient: likewise a gradient rule; default :class:`~equifuse.solve.Implicit`.
         jacobian_weight: default weight of the ``jacobian`` loss (Hutchinson estimate of ``‖∂f/∂z‖²_F/(B·N)`` of the
             joint map, 2 probes), computed in training mode when above 0; the paper's BRCA run used 20.
+        spectral_weight: likewise of the ``spectral`` loss, which is 0 while the spectral radius of ``∂f/∂z`` lies in
+            ``spectral_band`` and grows quadratically outside; see :func:`equifuse.spectral_penalty`.
+        spectral_band: lowest and highest radius; default (0.7, 0.9), as in mutual-equilibrium models.
+        residual_weight: likewise of the ``residual`` loss: ``‖f(z) − z‖² / ‖f(z)‖²`` after 3 plain steps from zero.
+            Small means that few steps suffice.
+        contraction: a number κ in (0, 1): the equilibrium is unique, and plain iteration of each part gains a factor
+            of κ per step at least, by construction, for any weights and inputs; see below. None (default) is the paper.
         projection: False feeds inputs as they are; all widths must then equal ``dim``.
         strict: raise :class:`~equifuse.errors.NotConvergedError` instead of warning.
         iterations: ablation "no equilibrium": apply the joint ``f`` this many times from zero, weight-tied, and
@@ -181,6 +201,10 @@ class DEQFusion(Fusion):
         solver: Solver | str | Mapping[str, Any] = _SOLVER,
         gradient: Gradient | str | Mapping[str, Any] = "implicit",
         jacobian_weight: float = 0.0,
+        spectral_weight: float = 0.0,
+        spectral_band: tuple[float, float] = (0.7, 0.9),
+        residual_weight: float = 0.0,
+        contraction: float | None = None,
         projection: bool = True,
         strict: bool = False,
         iterations: int | None = None,
@@ -193,8 +217,14 @@ class DEQFusion(Fusion):
             raise InputError(f"dim must be a positive multiple of {GROUPS} (the number of norm groups), got {dim}")
         if combine not in ("sum", "mean"):
             raise UnknownNameError("combine", combine, ("sum", "mean"))
-        if jacobian_weight < 0:
-            raise InputError(f"jacobian_weight must not be negative, got {jacobian_weight}")
+        weights = {"jacobian": jacobian_weight, "spectral": spectral_weight, "residual": residual_weight}
+        for label, weight in weights.items():
+            if weight < 0:
+                raise InputError(f"{label}_weight must not be negative, got {weight}")
+        if not 0 <= spectral_band[0] < spectral_band[1]:
+            raise InputError(f"spectral_band must be two increasing numbers of at least 0, got {spectral_band}")
+        if contraction is not None and not 0 < contraction < 1:
+            raise InputError(f"contraction must be between 0 and 1, or None, got {contraction}")
         if iterations is not None and iterations < 1:
             raise InputError(f"iterations must be at least 1 or None, got {iterations}")
         if not projection and any(width != dim for width in self.dims.values()):
@@ -205,7 +235,8 @@ class DEQFusion(Fusion):
         self.gradient = make_gradient(gradient)
         self.projection, self.strict, self.iterations = projection, strict, iterations
         self.has_blocks, self.has_gate, self.weighted_sum_only = modality_blocks, gate, weighted_sum_only
-        self.loss_weights = {"jacobian": jacobian_weight} if jacobian_weight else {}
+        self.contraction, self.spectral_band = contraction, (float(spectral_band[0]), float(spectral_band[1]))
+        self.loss_weights = {label: weight for label, weight in weights.items() if weight}
 
         count = len(self.dims)
         self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in self.dims.items()} if projection else {})
@@ -267,6 +298,10 @@ class DEQFusion(Fusion):
             gate_bias = None if self.gate is None else self.gate.bias.to(dtype)
             rest = (self.mix.weight, self.mix.bias, self.norm.weight, self.norm.bias)
             fusion = FusionWeights(gate, *(p.to(dtype) for p in rest))
+        if self.contraction is not None:
+            blocks = scaled_blocks(blocks, self.contraction) if blocks is not None else None
+            most = len(order) if self.combine == "sum" else 1
+            fusion = scaled_fusion(fusion, most, self.contraction) if fusion is not None else None
         return _Problem(names, x, mask, count, x_fuse, blocks, fusion, gate_bias)
 
     def _project(self, name: str, x: Tensor) -> Tensor:
@@ -280,7 +315,7 @@ class DEQFusion(Fusion):
 
     def _modality_map(self, p: _Problem) -> ModalityMap:
         assert p.blocks is not None
-        return ModalityMap(p.x, p.mask, p.blocks)
+        return ModalityMap(p.x, p.mask, p.blocks, self._eps)
 
     def _fusion_map(self, states: Tensor, p: _Problem) -> FusionMap:
         """The fusion map given the modality states ``(M', R, d)``.
@@ -293,7 +328,12 @@ class DEQFusion(Fusion):
             assert p.gate_bias is not None
             constant = torch.addmm(p.count * p.gate_bias, constant, p.fusion.gate.t())
         share = p.count.clamp(min=1).reciprocal() if self.combine == "mean" else None
-        return FusionMap(p.x_fuse, constant, p.count, share, p.fusion)
+        bound = None if self.contraction is None else GATE_BOUND
+        return FusionMap(p.x_fuse, constant, p.count, share, p.fusion, self._eps, bound)
+
+    @property
+    def _eps(self) -> float:
+        return NORM_EPS if self.contraction is None else CONTRACTION_EPS
 
     def _joint_map(self, z: Tensor, p: _Problem) -> Tensor:
         """``f`` on the whole state, ``(R, M' + 1, d) -> (R, M' + 1, d)``; the gate sees the new modality states."""
@@ -338,12 +378,31 @@ class DEQFusion(Fusion):
                 output = self._recur(p, self.iterations)
             else:
                 output = self._solve(p)
-            if self.training and self.loss_weights.get("jacobian") and self.mix is not None:
-                z = torch.stack([output.modalities[m] for m in p.names] + [output.fused], dim=1)
-                output.losses["jacobian"] = jacobian_penalty(JointMap(self, p), z)
+            if self.training and self.mix is not None:
+                output.losses = self._penalties(output, p)
         output.fused = output.fused.to(dtype)
         output.modalities = {m: state.to(dtype) for m, state in output.modalities.items()}
         return output
+
+    def _penalties(self, output: FusionOutput, p: _Problem) -> dict[str, Tensor]:
+        """The regularisers that have a weight, of the joint map."""
+        wanted = {label for label, weight in self.loss_weights.items() if weight}
+        if not wanted:
+            return {}
+        f = JointMap(self, p)
+        z = torch.stack([output.modalities[m] for m in p.names] + [output.fused], dim=1).detach()
+        losses = {}
+        if "jacobian" in wanted:
+            losses["jacobian"] = jacobian_penalty(f, z)
+        if "spectral" in wanted:
+            losses["spectral"] = spectral_penalty(f, z, *self.spectral_band)
+        if "residual" in wanted:
+            with torch.no_grad():
+                early = torch.zeros_like(z)
+                for _ in range(_EARLY):
+                    early = f(early)
+            losses["residual"] = residual_penalty(f, early)
+        return losses
 
     def _by_name(self, states: Tensor, p: _Problem) -> dict[str, Tensor]:
         """Stacked states ``(M', R, d)`` by modality, zeros for a modality that was never given."""
@@ -447,7 +506,9 @@ class DEQFusion(Fusion):
             "combine": self.combine,
             "solver": self.solver.config(),
             "gradient": self.gradient.config(),
-            "jacobian_weight": self.loss_weights.get("jacobian", 0.0),
+            **{f"{label}_weight": self.loss_weights.get(label, 0.0) for label in ("jacobian", "spectral", "residual")},
+            "spectral_band": list(self.spectral_band),
+            "contraction": self.contraction,
             "projection": self.projection,
             "strict": self.strict,
             "iterations": self.iterations,

@@ -260,12 +260,14 @@ class FusionWeights(NamedTuple):
 
 
 class _FusionSaved(NamedTuple):
-    z: Tensor
+    z: Tensor  # what the gate multiplies: the state, clamped where the gate is bounded
     alpha: Tensor
     purified: Tensor
     positive: Tensor
     normal: Tensor
     scale: Tensor
+    inside: Tensor  # where the clamp passes, and the slope of the bounded gate; not read without a bound
+    slope: Tensor
 
 
 class FusionMap(ExplicitMap):
@@ -281,6 +283,8 @@ class FusionMap(ExplicitMap):
         share: ``(n, 1)`` factor of the gated sum, None for 1.
         weights: the parameters.
         eps: of the norm.
+        bound: with a gate: ``z`` is clamped to [-1, 1] and ``α`` bounded smoothly by ``count · bound``; None for the
+            plain product.
     """
 
     def __init__(
@@ -291,9 +295,11 @@ class FusionMap(ExplicitMap):
         share: Tensor | None,
         weights: FusionWeights,
         eps: float = NORM_EPS,
+        bound: float | None = None,
     ) -> None:
         self.x_fuse, self.constant, self.count, self.share = x_fuse, constant, count, share
         self.weights, self.eps = weights, eps
+        self.bound = bound if weights.gate is not None else None
         self._constant: Tensor | None = None
 
     @property
@@ -305,8 +311,18 @@ class FusionMap(ExplicitMap):
     def evaluate(self, z: Tensor, *, keep: bool = True) -> tuple[Tensor, _FusionSaved]:
         """``(n, d) -> (n, d)``, and what the derivative needs (unusable unless ``keep``)."""
         w, reuse = self.weights, not keep
+        inside = slope = z
+        if self.bound is not None:
+            inside = z.abs() < 1
+            z = z.clamp(-1, 1)
         if w.gate is None:
             alpha, purified = z, self.constant + self.count * z
+        elif self.bound is not None:
+            alpha = torch.addmm(self.constant, self.count * z, w.gate.t())
+            most = self.bound * self.count.clamp(min=1)
+            level = torch.tanh(alpha / most)
+            alpha, slope = most * level, 1 - level.square()
+            purified = z * alpha
         else:
             alpha = torch.addmm(self.constant, self.count * z, w.gate.t())
             purified = alpha.mul_(z) if reuse else z * alpha
@@ -316,7 +332,7 @@ class FusionMap(ExplicitMap):
         outer = outer.relu_() if reuse else F.relu(outer)
         normal, scale = normalise(outer, self.eps, reuse=reuse)
         image = affine(w.shift, normal, w.gain, reuse=reuse)
-        return image, _FusionSaved(z, alpha, purified, outer, normal, scale)
+        return image, _FusionSaved(z, alpha, purified, outer, normal, scale, inside, slope)
 
     def _injected(self) -> Tensor:
         """``x_fuse + bf``, constant during a solve."""
@@ -349,13 +365,19 @@ class FusionMap(ExplicitMap):
         purified = mixed @ w.mix
         return mixed, purified if self.share is None else purified.mul_(self.share)
 
+    def _at_gate(self, s: _FusionSaved, purified: Tensor) -> Tensor:
+        """Gradient before the gate's bound, where the gate is the modality states' constant plus a product."""
+        at_alpha = purified * s.z
+        return at_alpha if self.bound is None else at_alpha.mul_(s.slope)
+
     def transposed(self, saved: Saved, u: Tensor) -> Tensor:
         """``Jᵀu`` ``(n, d)``."""
         s, gate = _FusionSaved(*saved), self.weights.gate
         _, purified = self._pull(saved, u)
         if gate is None:
             return purified.mul_(self.count)
-        return torch.addmm(purified * s.alpha, (purified * s.z).mul_(self.count), gate)
+        image = torch.addmm(purified * s.alpha, self._at_gate(s, purified).mul_(self.count), gate)
+        return image if self.bound is None else image.mul_(s.inside)
 
     def pull(self, saved: Saved, u: Tensor) -> tuple[Tensor, ...]:
         """The gradients of ``Σ u ⊙ f`` in the order of :attr:`closure`."""
@@ -363,14 +385,15 @@ class FusionMap(ExplicitMap):
         mixed, purified = self._pull(saved, u)
         gate: tuple[Tensor, ...] = ()
         if self.weights.gate is not None:
-            purified = purified * s.z
+            purified = self._at_gate(s, purified)
             gate = (purified.t() @ (self.count * s.z),)
         return (mixed, purified, *gate, mixed.t() @ s.purified, mixed.sum(0), (u * s.normal).sum(0), u.sum(0))
 
     def take(self, rows: Tensor) -> FusionMap:
         """The map of some rows."""
         share = None if self.share is None else self.share[rows]
-        return FusionMap(self.x_fuse[rows], self.constant[rows], self.count[rows], share, self.weights, self.eps)
+        constants = self.x_fuse[rows], self.constant[rows], self.count[rows], share
+        return FusionMap(*constants, self.weights, self.eps, self.bound)
 
     def take_saved(self, saved: Saved, rows: Tensor) -> Saved:
         """What ``take(rows)`` needs in place of ``saved``."""

@@ -13,8 +13,9 @@ from equifuse.solve.explicit import ExplicitMap
 from equifuse.solve.gradient import Gradient, Implicit, Phantom, Unrolled, fixed_point
 from equifuse.solve.krylov import GMRES
 from equifuse.solve.loop import Solver, SolverStats
+from equifuse.solve.penalty import jacobian_penalty, residual_penalty, spectral_penalty
 from equifuse.solve.picard import Picard
-from equifuse.solve.spectrum import jacobian_penalty, spectral_radius
+from equifuse.solve.spectrum import spectral_radius
 
 __all__ = [
     "GMRES",
@@ -32,6 +33,8 @@ __all__ = [
     "jacobian_penalty",
     "make_gradient",
     "make_solver",
+    "residual_penalty",
+    "spectral_penalty",
     "spectral_radius",
 ]
 

@@ -1,4 +1,4 @@
-"""The Jacobian of a fixed-point map: spectral radius and norm penalty, matrix-free."""
+"""The Jacobian of a fixed-point map, matrix-free: products and spectral radius."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import torch
 from torch import Tensor
 
 from equifuse.errors import InputError
+from equifuse.solve.explicit import ExplicitMap
 from equifuse.solve.krylov import ArnoldiBasis
 from equifuse.solve.loop import FixedPointMap, rows, work_dtype
 
 
 def transposed_jacobian(f: FixedPointMap, z: Tensor) -> Callable[[Tensor], Tensor]:
     """``u -> Jᵀu`` on flattened rows ``(B, N)``, ``J = ∂f/∂z`` at ``z`` ``(B, …)``; ``f`` is evaluated once."""
+    if isinstance(f, ExplicitMap):
+        saved = f.linearize(z)
+        return lambda u: rows(f.transposed(saved, u.reshape(z.shape).to(z.dtype))).to(u.dtype)
     with torch.enable_grad():
         z_in = z.detach().requires_grad_()
         fz = f(z_in)
@@ -63,41 +67,3 @@ def spectral_radius(f: FixedPointMap, z: Tensor, *, vectors: int = 40, seed: int
     square = basis.hessenberg[:, :size, :size].double()
     radius: Tensor = torch.linalg.eigvals(square).abs().amax(dim=1)
     return radius.to(basis.norm.dtype)
-
-
-def jacobian_penalty(f: FixedPointMap, z: Tensor, *, probes: int = 2) -> Tensor:
-    """Hutchinson estimate of ``‖∂f/∂z‖_F² / (B·N)`` at ``z`` (Bai et al. 2021, eq. 6), differentiable in ``f``.
-
-    Args:
-        f: map ``(B, …) -> (B, …)``.
-        z: ``(B, …)``; treated as a constant.
-        probes: random directions averaged, ≥ 1.
-
-    Returns:
-        Scalar ≥ 0.
-
-    Raises:
-        InputError: ``probes`` is below 1.
-    """
-    if probes < 1:
-        raise InputError(f"probes must be at least 1, got {probes}")
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        z_in = z.detach().requires_grad_()
-        fz = f(z_in)
-        if not fz.requires_grad:
-            return z.new_zeros(())
-        total = fz.new_zeros(())
-        for probe in range(probes):
-            direction = torch.randn_like(fz)
-            (image,) = torch.autograd.grad(
-                fz,
-                z_in,
-                direction,
-                retain_graph=create_graph or probe + 1 < probes,
-                create_graph=create_graph,
-                allow_unused=True,
-            )
-            if image is not None:
-                total = total + image.square().sum()
-    return total / (probes * max(z.numel(), 1))
