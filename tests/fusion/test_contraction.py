@@ -128,7 +128,7 @@ def test_gradients_with_a_bounded_gate(gate, combine):
     present = {"a": torch.tensor([True, False, True, True])}
     wanted = list(fusion.parameters())
     grads = []
-    for gradient in (ef.Implicit(solver=ef.GMRES(tol=1e-12)), ef.Unrolled()):
+    for gradient in (ef.Implicit(solver=ef.GMRES(tol=1e-14)), ef.Unrolled()):
         fusion.gradient = gradient
         out = fusion(x, present)
         grads.append(torch.autograd.grad(out.fused.square().sum() + out.modalities["b"].sum(), wanted))
