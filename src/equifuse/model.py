@@ -191,12 +191,19 @@ class FusionModel(nn.Module):
         """Number of outputs ``K`` if the model was made by :func:`build_model`, else None."""
         return None if self._recipe is None else int(self._recipe["n_outputs"])
 
-    def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> ModelOutput:
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        *,
+        index: Tensor | None = None,
+    ) -> ModelOutput:
         """Predict a batch.
 
         Args:
             inputs: modality name -> ``(B, …)``; a modality left out is absent from the whole batch.
             present: modality name -> bool ``(B,)``; what an absent sample's input holds does not matter.
+            index: the samples' numbers, for a fusion with a cache; see :meth:`Fusion.forward`.
 
         Returns:
             :class:`ModelOutput`.
@@ -214,7 +221,7 @@ class FusionModel(nn.Module):
             if name in inputs:
                 self._check_shape(name, inputs[name])
                 encoded[name] = _encode(encoder, inputs[name], present.get(name), self.fusion.dims[name])
-        output = self.fusion(encoded, present)
+        output = self.fusion(encoded, present, index=index)
         return ModelOutput(self.head(output.fused), output)
 
     def _check_shape(self, name: str, x: Tensor) -> None:

@@ -56,6 +56,13 @@ def test_a_diverging_batch_mate_changes_nothing(solver):
 
 
 @solvers
+def test_a_map_to_zero_is_solved_from_anywhere(solver):
+    z, stats = ef.fixed_point(lambda z: 0 * z, torch.ones(3, 4, dtype=torch.float64), solver=solver)
+    assert bool(stats.converged.all())
+    assert float(z.abs().max()) == 0
+
+
+@solvers
 def test_finite_input_never_gives_nan(solver):
     with pytest.warns(ef.ConvergenceWarning):
         z, stats = ef.fixed_point(lambda z: z / 0 * 0, torch.ones(2, 3), solver=replace(solver, max_steps=30))

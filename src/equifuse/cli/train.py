@@ -29,6 +29,9 @@ def train(
     embedding: Annotated[int | None, typer.Option(help="Width of a retrieval model's embedding.")] = None,
     label_smoothing: Annotated[float | None, typer.Option(help="For classification.")] = None,
     modality_dropout: Annotated[float | None, typer.Option(help="Chance to hide a modality of a sample.")] = None,
+    warm_start: Annotated[
+        bool | None, typer.Option("--warm-start", help="Start solves from the sample's last equilibrium.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Most epochs.  [default: 100]")] = None,
     patience: Annotated[int | None, typer.Option(help="Epochs without improvement to stop after.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples per step.")] = None,
@@ -57,6 +60,7 @@ def train(
         "embedding": embedding,
         "label_smoothing": label_smoothing,
         "modality_dropout": modality_dropout,
+        "warm_start": warm_start,
         "seed": seed,
         "epochs": epochs,
         "patience": patience,

@@ -3,6 +3,7 @@
 from equifuse.fusion.base import Fusion, FusionOutput
 from equifuse.fusion.concat import Concat
 from equifuse.fusion.equilibrium import DEQFusion
+from equifuse.fusion.monitor import EquilibriumMonitor, EquilibriumReport, PartReport, find_equilibrium
 from equifuse.fusion.pnp import GMF, FoldedGMF, recombined_dims
 from equifuse.fusion.registry import FUSIONS, available_fusions, fusion_options, make_fusion, register
 
@@ -11,10 +12,14 @@ __all__ = [
     "GMF",
     "Concat",
     "DEQFusion",
+    "EquilibriumMonitor",
+    "EquilibriumReport",
     "FoldedGMF",
     "Fusion",
     "FusionOutput",
+    "PartReport",
     "available_fusions",
+    "find_equilibrium",
     "fusion_options",
     "make_fusion",
     "recombined_dims",

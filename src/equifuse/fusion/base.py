@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.solve import SolverStats
+from equifuse.solve.cache import check_index
 
 
 @dataclass
@@ -40,12 +41,13 @@ class Rows:
         values: per modality given, ``(R, l_m)``; the rows where it is absent hold zeros and pass no gradient.
         masks: per modality given, bool ``(R, 1)``, or None where every row has it.
         count: ``R``.
-        like: any of the values, for device and dtype.
+        index: int64 ``(R,)``, the samples' numbers in their data set, or None where nobody gave any.
     """
 
     values: dict[str, Tensor]
     masks: dict[str, Tensor | None]
     count: int
+    index: Tensor | None = None
 
     @property
     def like(self) -> Tensor:
@@ -95,7 +97,13 @@ class Fusion(nn.Module, ABC):
     def config(self) -> dict[str, Any]:
         """``{"name": …, "dims": …, options}`` as plain values, from which ``make_fusion(**config)`` builds it anew."""
 
-    def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> FusionOutput:
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        *,
+        index: Tensor | None = None,
+    ) -> FusionOutput:
         """Fuse a batch.
 
         Args:
@@ -104,15 +112,20 @@ class Fusion(nn.Module, ABC):
             present: modality name -> bool ``(B,)`` or the full leading shape; a modality without a key is present
                 in every sample. What an absent modality's rows hold does not matter (NaN included), and no gradient
                 flows into them. A sample's result equals that of a batch in which the modality was never given.
+            index: int64, the full leading shape: the positions' numbers in the data set, ≥ 0, for a fusion with a
+                :class:`~equifuse.EquilibriumCache`; the others do not look at it.
 
         Returns:
             :class:`FusionOutput` with leading shape ``(B, ...)``.
 
         Raises:
             UnknownNameError: a modality this fusion was not built for.
-            InputError: no modality given, a wrong width, differing leading shapes, or an unusable mask.
+            InputError: no modality given, a wrong width, differing leading shapes, or an unusable mask or index.
         """
         leading, rows = flatten(inputs, present, self.dims)
+        if index is not None:
+            rows.index = index.reshape(-1)
+            check_index(rows.index, rows.count)
         output = self.fuse(rows)
         output.fused = output.fused.reshape(*leading, -1)
         output.modalities = {name: state.reshape(*leading, -1) for name, state in output.modalities.items()}

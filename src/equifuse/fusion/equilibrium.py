@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -28,11 +29,14 @@ from equifuse.solve import (
     residual_penalty,
     spectral_penalty,
 )
+from equifuse.solve.cache import EquilibriumCache
 from equifuse.solve.gradient import report
 from equifuse.solve.loop import relative_residual, work_dtype
 
 # Converged samples leave the batch, so a generous limit costs only what the stragglers need.
 _SOLVER = Anderson(tol=1e-4, max_steps=100)
+# What the fusion state is called among the parts.
+_FUSION = "fusion"
 # The residual penalty looks at the iterate after this many plain steps.
 _EARLY = 3
 
@@ -120,6 +124,31 @@ class _Problem:
     gate_bias: Tensor | None
 
 
+@dataclass
+class Solved:
+    """A finished solve, for whoever watches; see :meth:`DEQFusion.observed`.
+
+    Attributes:
+        names: the ``M'`` modalities given.
+        inputs: ``(M', R, d)`` what was injected.
+        mask: bool ``(M', R, 1)``, or None where everything is present.
+        modality_map: the map of the modality states, None without blocks.
+        states: ``(M', R, d)`` its fixed point.
+        fusion_map: the map of the fusion state.
+        fused: ``(R, d)`` its fixed point.
+        stats: statistics by modality, and of ``"fusion"``.
+    """
+
+    names: list[str]
+    inputs: Tensor
+    mask: Tensor | None
+    modality_map: ModalityMap | None
+    states: Tensor
+    fusion_map: FusionMap
+    fused: Tensor
+    stats: dict[str, SolverStats]
+
+
 @register
 class DEQFusion(Fusion):
     """Deep-equilibrium fusion (Ni et al. 2023, arXiv 2306.16645).
@@ -185,6 +214,10 @@ class DEQFusion(Fusion):
         gate: ablation: False passes the gate's input through, ``z'_m = z_fuse + f_m``.
         weighted_sum_only: ablation: True returns ``x_fuse`` itself.
 
+    Attributes:
+        cache: an :class:`~equifuse.EquilibriumCache`, or None (default). In training mode, calls with ``index=`` then
+            start from the equilibria that the same samples had the last time.
+
     Raises:
         InputError: an option out of range, or widths that differ from ``dim`` without projection.
         UnknownNameError: an unknown solver, gradient or ``combine``.
@@ -237,6 +270,9 @@ class DEQFusion(Fusion):
         self.has_blocks, self.has_gate, self.weighted_sum_only = modality_blocks, gate, weighted_sum_only
         self.contraction, self.spectral_band = contraction, (float(spectral_band[0]), float(spectral_band[1]))
         self.loss_weights = {label: weight for label, weight in weights.items() if weight}
+
+        self.cache: EquilibriumCache | None = None
+        self._observers: list[list[Solved]] = []
 
         count = len(self.dims)
         self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in self.dims.items()} if projection else {})
@@ -377,7 +413,7 @@ class DEQFusion(Fusion):
             elif self.iterations is not None:
                 output = self._recur(p, self.iterations)
             else:
-                output = self._solve(p)
+                output = self._solve(p, rows.index if self.training else None)
             if self.training and self.mix is not None:
                 output.losses = self._penalties(output, p)
         output.fused = output.fused.to(dtype)
@@ -409,25 +445,54 @@ class DEQFusion(Fusion):
         given = dict(zip(p.names, states, strict=True))
         return {m: given[m] if m in given else states.new_zeros(states.shape[1:]) for m in self.dims}
 
-    def _solve(self, p: _Problem) -> FusionOutput:
+    def _solve(self, p: _Problem, index: Tensor | None) -> FusionOutput:
         parts: dict[str, SolverStats] = {}
-        states = p.x
+        states, modality_map = p.x, None
         if p.blocks is not None:
-            flat, stats = self._fixed_point(self._modality_map(p))
+            modality_map = self._modality_map(p)
+            flat, stats = self._fixed_point(modality_map, p.names, index)
             states = flat.view_as(p.x)
             parts = _split_stats(stats, p)
-        fused, stats = self._fixed_point(self._fusion_map(states, p))
+        fusion_map = self._fusion_map(states, p)
+        fused, stats = self._fixed_point(fusion_map, [_FUSION], index)
         modality_parts = list(parts.values())
-        parts["fusion"] = stats
+        parts[_FUSION] = stats
         merged = _merge_stats(modality_parts, stats, parts)
         report(merged, "forward")
+        if self._observers:
+            solved = Solved(p.names, p.x, p.mask, modality_map, states, fusion_map, fused, parts)
+            for seen in self._observers:
+                seen.append(solved)
         return FusionOutput(fused, self._by_name(states, p), stats=merged)
 
-    def _fixed_point(self, f: ModalityMap | FusionMap) -> tuple[Tensor, SolverStats]:
-        """The fixed point of one block of the system; ``f(0)`` is known almost for nothing, so it is the start."""
+    @contextmanager
+    def observed(self) -> Iterator[list[Solved]]:
+        """Within the context every solve is appended to the list that it yields; for monitors."""
+        seen: list[Solved] = []
+        self._observers.append(seen)
+        try:
+            yield seen
+        finally:
+            self._observers = [other for other in self._observers if other is not seen]
+
+    def _fixed_point(
+        self, f: ModalityMap | FusionMap, names: list[str], index: Tensor | None
+    ) -> tuple[Tensor, SolverStats]:
+        """The fixed point of one block of the system: of the ``names``, one after the other.
+
+        It starts from what the cache has of the samples ``index``, or from ``f(0)``, which is had almost for nothing.
+        """
         with torch.no_grad():
             start = f.at_zero()
-        return fixed_point(f, start, solver=self.solver, gradient=self.gradient, strict=self.strict, warn=False)
+            cache = self.cache if index is not None else None
+            if cache is not None and index is not None:
+                pieces = zip(names, start.chunk(len(names)), strict=True)
+                start = torch.cat([cache.start(name, index, piece) for name, piece in pieces])
+        z, stats = fixed_point(f, start, solver=self.solver, gradient=self.gradient, strict=self.strict, warn=False)
+        if cache is not None and index is not None:
+            for name, piece in zip(names, z.detach().chunk(len(names)), strict=True):
+                cache.store(name, index, piece)
+        return z, stats
 
     def _recur(self, p: _Problem, iterations: int) -> FusionOutput:
         """The weight-tied recursion: the joint map applied ``iterations`` times from zero."""
@@ -568,6 +633,7 @@ def _split_stats(stats: SolverStats, p: _Problem) -> dict[str, SolverStats]:
             steps=torch.where(here, stats.steps[pick], 0),
             trace=torch.where(here, trace[:, i], 0.0),
             backward=stats.backward,
+            own=pick,
         )
     return parts
 

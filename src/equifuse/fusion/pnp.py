@@ -84,7 +84,8 @@ def _hand_over(parts: dict[str, Tensor], rows: Rows, backend: Fusion | None) -> 
     """Concatenate the recombined features, or fuse those of the modalities present by the backend."""
     if backend is None:
         return FusionOutput(torch.cat(list(parts.values()), dim=-1), parts)
-    return backend.fuse(Rows({m: _masked(parts[m], rows.masks[m]) for m in rows.values}, rows.masks, rows.count))
+    values = {m: _masked(parts[m], rows.masks[m]) for m in rows.values}
+    return backend.fuse(Rows(values, rows.masks, rows.count, rows.index))
 
 
 def _masked(value: Tensor, mask: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ from equifuse.errors import InputError, UnknownNameError
 from equifuse.solve import gradient as _gradient
 from equifuse.solve.anderson import Anderson
 from equifuse.solve.broyden import Broyden
+from equifuse.solve.cache import EquilibriumCache
 from equifuse.solve.explicit import ExplicitMap
 from equifuse.solve.gradient import Gradient, Implicit, Phantom, Unrolled, fixed_point
 from equifuse.solve.krylov import GMRES
@@ -21,6 +22,7 @@ __all__ = [
     "GMRES",
     "Anderson",
     "Broyden",
+    "EquilibriumCache",
     "ExplicitMap",
     "Gradient",
     "Implicit",

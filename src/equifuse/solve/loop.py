@@ -38,6 +38,7 @@ class SolverStats:
         trace: ``(K, B)``, the relative residual at each evaluation; a stopped sample repeats its last value.
         parts: statistics of the parts of a composite solve (a modality, the fusion state), else empty.
         backward: filled in by the backward pass with the statistics of its solve; see ``adjoint``.
+        own: which rows of that solve are these samples'; None for all.
     """
 
     converged: Tensor
@@ -46,11 +47,19 @@ class SolverStats:
     trace: Tensor
     parts: dict[str, SolverStats] = field(default_factory=dict)
     backward: list[SolverStats] = field(default_factory=list)
+    own: slice | None = None
 
     @property
     def adjoint(self) -> SolverStats | None:
         """Statistics of the latest backward solve, None before there was one."""
-        return self.backward[-1] if self.backward else None
+        if not self.backward:
+            return None
+        latest = self.backward[-1]
+        return latest if self.own is None else latest.pick(self.own)
+
+    def pick(self, rows: slice) -> SolverStats:
+        """The statistics of some samples."""
+        return SolverStats(self.converged[rows], self.residual[rows], self.steps[rows], self.trace[:, rows])
 
     def summary(self) -> dict[str, float]:
         """Scalars for a log line: share converged, mean and largest steps, largest residual."""
@@ -72,6 +81,7 @@ class SolverStats:
             self.trace.reshape(-1, *leading),
             {name: part.reshape(*leading) for name, part in self.parts.items()},
             self.backward,  # the same list: what the backward pass writes is seen in every view
+            self.own,
         )
 
 
@@ -157,10 +167,13 @@ def rows(x: Tensor) -> Tensor:
 
 
 def relative_residual(r: Tensor, fz: Tensor) -> Tensor:
-    """``‖r‖ / ‖f(z)‖`` per row of ``(B, N)``; 0 where both vanish, +inf where anything is not finite."""
+    """``‖r‖ / ‖f(z)‖`` per row of ``(B, N)``; 0 where both vanish, +inf where anything is not finite.
+
+    Where ``f(z)`` alone vanishes it is the largest number there is, not infinity: nothing is wrong with such a state.
+    """
     residual = torch.linalg.vector_norm(r, dim=1)
     scale = torch.linalg.vector_norm(fz, dim=1)
-    relative = torch.where(residual == 0, residual, residual / scale)
+    relative = torch.where(residual == 0, residual, (residual / scale).clamp(max=torch.finfo(residual.dtype).max))
     return torch.where(torch.isfinite(residual) & torch.isfinite(scale), relative, torch.inf)
 
 

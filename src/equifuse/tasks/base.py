@@ -26,11 +26,13 @@ class Batch:
         inputs: modality name -> ``(B, *shape)``.
         present: modality name -> bool ``(B,)``; a modality without a key is present in every sample.
         target: int64 ``(B,)``, float32 ``(B, K)``, or None.
+        index: int64 ``(B,)``, the samples' numbers in their split, or None.
     """
 
     inputs: dict[str, Tensor]
     present: dict[str, Tensor] = field(default_factory=dict)
     target: Tensor | None = None
+    index: Tensor | None = None
 
     def __len__(self) -> int:
         return next(iter(self.inputs.values())).shape[0]
@@ -41,6 +43,7 @@ class Batch:
             {m: x[rows] for m, x in self.inputs.items()},
             {m: mask[rows] for m, mask in self.present.items()},
             None if self.target is None else self.target[rows],
+            None if self.index is None else self.index[rows],
         )
 
     def to(self, device: torch.device | str, **options: Any) -> Batch:
@@ -49,6 +52,7 @@ class Batch:
             {m: x.to(device, **options) for m, x in self.inputs.items()},
             {m: mask.to(device, **options) for m, mask in self.present.items()},
             None if self.target is None else self.target.to(device, **options),
+            None if self.index is None else self.index.to(device, **options),
         )
 
     def without(self, modalities: Iterable[str]) -> Batch:
@@ -68,6 +72,7 @@ class Batch:
             {m: x for m, x in self.inputs.items() if m not in dropped},
             {m: mask for m, mask in self.present.items() if m not in dropped},
             self.target,
+            self.index,
         )
 
 
@@ -135,7 +140,7 @@ class Task(ABC):
 
     def forward(self, model: FusionModel, batch: Batch) -> ModelOutput:
         """What :meth:`loss` and :meth:`metrics` are computed from; by default the model's output."""
-        return model(batch.inputs, batch.present)  # type: ignore[no-any-return]
+        return model(batch.inputs, batch.present, index=batch.index)  # type: ignore[no-any-return]
 
     def forward_loss(self, model: FusionModel, batch: Batch) -> tuple[Tensor, ModelOutput]:
         """Task loss of a batch, and the output it was computed from."""

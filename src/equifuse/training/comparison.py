@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import statistics
@@ -136,7 +137,9 @@ def _train_all(jobs: dict[Key, Job], processes: int, progress: bool) -> dict[Key
 def _train_one(job: Job) -> RunResult:
     config, folder, resume = job
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the table has a column for it
+        # The table has a column for it, and each run's metrics.json its alerts.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        logging.getLogger("equifuse").setLevel(logging.ERROR)
         return train(config, folder, resume=resume and (folder / CONFIG).is_file(), progress=False)
 
 

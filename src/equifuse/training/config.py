@@ -36,6 +36,8 @@ class TrainConfig:
         label_smoothing: for classification, in [0, 1).
         modality_dropout: probability with which each modality of each training sample is hidden, in [0, 1); one that
             the sample has is always kept. Off by default.
+        warm_start: start each solve of an equilibrium from where the same sample's ended an epoch before. A resumed run
+            starts cold, so its numbers agree with an uninterrupted run's up to the solver's tolerance only.
         seed: of the initial weights, the order of the samples, dropout, and a split that the data set does not have.
         epochs: most passes over the training part, ≥ 1.
         patience: epochs without a better validation loss after which training stops, ≥ 1.
@@ -63,6 +65,7 @@ class TrainConfig:
     embedding: int = 64
     label_smoothing: float = 0.0
     modality_dropout: float = 0.0
+    warm_start: bool = False
     seed: int = 0
     epochs: int = 100
     patience: int = 15
@@ -84,6 +87,8 @@ class TrainConfig:
         self._check("val_fraction", (int, float), lambda v: 0 < v < 1, "between 0 and 1")
         self._check("lr", (int, float), lambda v: 0 < v < math.inf, "a positive number")
         self._check("weight_decay", (int, float), lambda v: 0 <= v < math.inf, "a number of at least 0")
+        if not isinstance(self.warm_start, bool):
+            raise InputError(f"warm_start must be true or false, got {self.warm_start!r}")
         if self.dim is not None:
             self._check("dim", int, lambda v: v >= 1, "a whole number of at least 1")
         if not all(isinstance(width, int) and width >= 1 for width in hidden) or not hidden:

@@ -22,6 +22,7 @@ def as_batch(split: Split) -> Batch:
         {m: torch.from_numpy(x) for m, x in split.inputs.items()},
         {m: torch.from_numpy(mask) for m, mask in split.present.items()},
         None if split.target is None else torch.from_numpy(split.target),
+        torch.arange(len(next(iter(split.inputs.values())))),
     )
 
 
@@ -67,7 +68,7 @@ def drop_modalities(batch: Batch, probability: float) -> Batch:
     # Where all would go, the luckiest draw stays; a sample that has nothing keeps having nothing.
     lucky = torch.nn.functional.one_hot(draw.argmax(0), len(names)).T.bool() & has
     keep = torch.where(keep.any(0), keep, lucky)
-    return Batch(batch.inputs, dict(zip(names, keep, strict=True)), batch.target)
+    return Batch(batch.inputs, dict(zip(names, keep, strict=True)), batch.target, batch.index)
 
 
 def check_fits(model: FusionModel, dataset: MultimodalDataset) -> None:

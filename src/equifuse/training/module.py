@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import signal
 import sys
 import time
@@ -19,7 +20,9 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
 from torch import Tensor, nn
 
 from equifuse.errors import ConvergenceWarning, InputError
+from equifuse.fusion import DEQFusion, EquilibriumMonitor, find_equilibrium
 from equifuse.model import FusionModel, ModelOutput
+from equifuse.solve import EquilibriumCache, SolverStats
 from equifuse.tasks import Batch, Task
 from equifuse.training.config import TrainConfig
 from equifuse.training.data import Batches, drop_modalities, mix
@@ -27,6 +30,9 @@ from equifuse.training.files import atomic
 
 Row = dict[str, float]
 _STATE = "equifuse"
+_LOG = logging.getLogger("equifuse.training")
+# Samples whose equilibria are watched.
+_WATCHED = 64
 
 
 class Training(pl.LightningModule):
@@ -41,6 +47,7 @@ class Training(pl.LightningModule):
         history: one row of numbers per epoch.
         best: epoch, monitored value and weights of the best epoch so far, or None.
         stopped: whether early stopping has ended the run.
+        alerts: what the equilibrium's monitor found worrying: epoch and message, each kind once.
     """
 
     def __init__(self, model: FusionModel, task: Task, config: TrainConfig) -> None:
@@ -54,6 +61,9 @@ class Training(pl.LightningModule):
         self._validation: list[tuple[ModelOutput, Tensor | None]] = []
         self._row: Row = {}
         self._began = 0.0
+        self._stats: SolverStats | None = None
+        self._latest = 0
+        self.alerts: list[dict[str, Any]] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; gains and biases are not decayed: what they are at rest is not 0."""
@@ -82,14 +92,26 @@ class Training(pl.LightningModule):
         for name, weight in self.model.fusion.loss_weights.items():
             if weight and name in output.fusion.losses:
                 loss = loss + weight * output.fusion.losses[name]
-        stats = output.fusion.stats
-        if stats is not None:
-            parts |= {"steps": stats.steps.float().mean(), "converged": stats.converged.float().mean()}
-        for name, value in {"loss": loss, **parts}.items():
-            # Summed as tensors: reading a number out in every step would wait for the device.
-            self._sums[name] = self._sums.get(name, 0.0) + value.detach() * len(batch)
+        self._stats = output.fusion.stats
+        if self._stats is not None:
+            parts |= _shares(self._stats)
+        self._add({"loss": loss, **parts}, len(batch))
         self._count += len(batch)
+        self._latest = len(batch)
         return loss
+
+    def on_after_backward(self) -> None:
+        """Note how the adjoint solves of the step went."""
+        if self._stats is None:
+            return
+        for name, part in self._stats.parts.items():
+            if part.adjoint is not None:
+                self._add({f"backward_{key}/{name}": x for key, x in _shares(part.adjoint).items()}, self._latest)
+
+    def _add(self, values: dict[str, Tensor], weight: int) -> None:
+        """Sum up, as tensors: reading a number out in every step would wait for the device."""
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach() * weight
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last epoch's outputs.
@@ -129,12 +151,52 @@ class Training(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a resumed run needs; numbers and tensors only, so that it can be read without unpickling code."""
-        checkpoint[_STATE] = {"history": self.history, "best": self.best, "stopped": self.trainer.should_stop}
+        checkpoint[_STATE] = {
+            "history": self.history,
+            "best": self.best,
+            "stopped": self.trainer.should_stop,
+            "alerts": self.alerts,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take history and best weights from a checkpoint."""
         state = checkpoint[_STATE]
         self.history, self.best, self.stopped = state["history"], state["best"], state["stopped"]
+        self.alerts = state["alerts"]
+
+
+def _shares(stats: SolverStats) -> dict[str, Tensor]:
+    return {"steps": stats.steps.float().mean(), "converged": stats.converged.float().mean()}
+
+
+class WatchEquilibrium(Callback):
+    """After each epoch, looks at the equilibria of one batch: numbers into the history, worries into the log.
+
+    Args:
+        batch: what to look at, usually of the validation part.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Complete the row, and say once what is wrong."""
+        assert isinstance(pl_module, Training)
+        if find_equilibrium(pl_module.model) is None:
+            return
+        batch = self.batch.to(pl_module.device)
+        report = EquilibriumMonitor(pl_module.model)(batch.inputs, batch.present)
+        pl_module._row |= {f"equilibrium_{name}": value for name, value in report.numbers().items()}
+        told = {_kind(alert["message"]) for alert in pl_module.alerts}
+        for message in report.warnings:
+            if _kind(message) not in told:
+                pl_module.alerts.append({"epoch": trainer.current_epoch + 1, "message": message})
+                _LOG.warning("epoch %d: %s", trainer.current_epoch + 1, message)
+
+
+def _kind(message: str) -> str:
+    """A message without its numbers."""
+    return re.sub(r"[\d.]+", "", message)
 
 
 def split_by_decay(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -195,7 +257,7 @@ def fit(
     if resumed:
         module.on_load_checkpoint(torch.load(last, weights_only=True, map_location="cpu"))
     if not (resumed and (module.stopped or len(module.history) >= config.epochs)):
-        with _quiet():
+        with _quiet(), _warm_starts(module.model, config.warm_start):
             stopping = EarlyStopping(
                 "monitor", patience=config.patience, mode=module.task.mode, verbose=False, check_finite=False
             )
@@ -207,7 +269,12 @@ def fit(
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
-                callbacks=[stopping, LastEpoch(last), *([Report(tell)] if tell else [])],
+                callbacks=[
+                    stopping,
+                    WatchEquilibrium(val.whole.take(torch.arange(min(len(val.whole), _WATCHED)))),
+                    LastEpoch(last),
+                    *([Report(tell)] if tell else []),
+                ],
                 default_root_dir=last.parent,
             )
             with _interruptible():
@@ -216,6 +283,19 @@ def fit(
         raise InputError(f"the validation {module.task.monitor} was never finite; lower the learning rate")
     module.model.to("cpu").load_state_dict(module.best["weights"])
     module.model.eval()
+
+
+@contextmanager
+def _warm_starts(model: nn.Module, wanted: bool) -> Iterator[None]:
+    """Caches for the model's equilibria during training."""
+    fusions = [m for m in model.modules() if isinstance(m, DEQFusion)] if wanted else []
+    for fusion in fusions:
+        fusion.cache = EquilibriumCache()
+    try:
+        yield
+    finally:
+        for fusion in fusions:
+            fusion.cache = None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -37,6 +37,9 @@ from equifuse.training.folder import (
     task_of,
 )
 from equifuse.training.progress import Tell, epoch_bar
+
+if TYPE_CHECKING:  # it imports Lightning
+    from equifuse.training.module import Training
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,9 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
     task = task_of(model, config.label_smoothing)
     if not resume:
         write_yaml(out / CONFIG, {**config.to_dict(), RECORD: _record(config, dataset, model)})
-    history, best_epoch = _fit(config, dataset, model, task, out, progress)
+    module = _fit(config, dataset, model, task, out, progress)
+    assert module.best is not None
+    history = module.history
 
     evaluations = {part: evaluate_model(model, task, dataset, part) for part in ("val", "test")}
     headline = evaluations["test"].metrics[task.headline]
@@ -111,7 +116,8 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
         "convergence": evaluations["test"].convergence(),
         "convergence_at_start": evaluate_quietly(untrained, task, dataset).convergence(),
         "epochs": len(history),
-        "best_epoch": best_epoch + 1,
+        "best_epoch": int(module.best["epoch"]) + 1,
+        "alerts": module.alerts,
     }
     model.save(out / MODEL, overwrite=resume)
     write_json(out / HISTORY, history)
@@ -126,8 +132,8 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
 
 def _fit(
     config: TrainConfig, dataset: MultimodalDataset, model: FusionModel, task: Task, out: Path, progress: bool | Tell
-) -> tuple[list[dict[str, float]], int]:
-    """Train with Lightning; returns the history and the best epoch, and leaves the best weights in the model."""
+) -> Training:
+    """Train with Lightning; leaves the best weights in the model."""
     from equifuse.training.module import Training, fit  # noqa: PLC0415
 
     module = Training(model, task, config)
@@ -136,8 +142,7 @@ def _fit(
     bar = epoch_bar(config.epochs) if progress is True else nullcontext(lambda _: progress or None)
     with own_random_numbers(config.seed), bar as follow:
         fit(module, batches, validation, out / LAST, follow(f"{config.fusion} on {dataset.name}"))
-    assert module.best is not None
-    return module.history, int(module.best["epoch"])
+    return module
 
 
 def _record(config: TrainConfig, dataset: MultimodalDataset, model: FusionModel) -> dict[str, Any]:
