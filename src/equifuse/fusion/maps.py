@@ -175,10 +175,10 @@ class ModalityMap(ExplicitMap):
         image = group_norm(outer, w.gain3, w.shift3, self.eps)
         return self._flat(image if self.mask is None else torch.where(self.mask, image, 0.0))
 
-    def linearize(self, z: Tensor) -> Saved:
-        """What the derivative at ``z`` ``(n, d)`` needs."""
-        saved = self.evaluate(self._stack(z))[1]
-        return tuple(saved._replace(positive=saved.positive > 0))
+    def linearize(self, z: Tensor) -> tuple[Tensor, Saved]:
+        """``f(z)`` ``(n, d)``, and what the derivative there needs."""
+        image, saved = self.evaluate(self._stack(z))
+        return self._flat(image), tuple(saved._replace(positive=saved.positive > 0))
 
     def _pull(self, saved: Saved, u: Tensor) -> tuple[Tensor, ...]:
         """Gradients at the state, before the second product, after the first norm's affine, and before the first."""
@@ -353,10 +353,10 @@ class FusionMap(ExplicitMap):
             return self(torch.zeros_like(self.x_fuse))
         return group_norm(F.relu(self.x_fuse + w.mix_bias), w.gain, w.shift, self.eps)
 
-    def linearize(self, z: Tensor) -> Saved:
-        """What the derivative at ``z`` ``(n, d)`` needs."""
-        saved = self.evaluate(z)[1]
-        return tuple(saved._replace(positive=saved.positive > 0))
+    def linearize(self, z: Tensor) -> tuple[Tensor, Saved]:
+        """``f(z)`` ``(n, d)``, and what the derivative there needs."""
+        image, saved = self.evaluate(z)
+        return image, tuple(saved._replace(positive=saved.positive > 0))
 
     def _pull(self, saved: Saved, u: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients before the norm's ReLU, and at the gated sum."""

@@ -30,8 +30,8 @@ class ExplicitMap(ABC):
         """The map of some samples alone (sorted int64 indices)."""
 
     @abstractmethod
-    def linearize(self, z: Tensor) -> Saved:
-        """What :meth:`transposed` and :meth:`pull` need of the evaluation at ``z``."""
+    def linearize(self, z: Tensor) -> tuple[Tensor, Saved]:
+        """``f(z)``, and what :meth:`transposed` and :meth:`pull` need of this evaluation."""
 
     @abstractmethod
     def take_saved(self, saved: Saved, rows: Tensor) -> Saved:

@@ -14,9 +14,19 @@ from torch.autograd.function import FunctionCtx
 
 from equifuse.errors import ConvergenceWarning, EquifuseError, InputError, NotConvergedError, UnknownNameError
 from equifuse.solve.anderson import Anderson
-from equifuse.solve.explicit import ExplicitMap
+from equifuse.solve.explicit import ExplicitMap, Saved
 from equifuse.solve.krylov import GMRES, LinearMap, solve_adjoint
-from equifuse.solve.loop import FixedPointMap, Solver, SolverStats, Take, iterate, rows, work_dtype
+from equifuse.solve.loop import (
+    FixedPointMap,
+    Solver,
+    SolverStats,
+    Take,
+    iterate,
+    iterate_with_image,
+    relative_residual,
+    rows,
+    work_dtype,
+)
 from equifuse.solve.spectrum import transposed_jacobian
 
 
@@ -26,8 +36,16 @@ class Gradient(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
-        """``z`` with a gradient with respect to everything ``f`` closes over; called with gradients enabled."""
+    def attach(self, f: FixedPointMap, z: Tensor, image: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
+        """``z`` with a gradient with respect to everything ``f`` closes over; called with gradients enabled.
+
+        Args:
+            f: the map.
+            z: its fixed point, as the solver found it.
+            image: ``f(z)``, as the solver has it.
+            stats: the solve's statistics; may be corrected.
+            solver: what solved it.
+        """
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
@@ -50,14 +68,16 @@ class Implicit(Gradient):
     solver: Solver | GMRES = field(default_factory=GMRES)
     name: ClassVar[str] = "implicit"
 
-    def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
+    def attach(self, f: FixedPointMap, z: Tensor, image: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
         """One evaluation of ``f``, whose products with ``Jᵀ`` the backward pass solves the adjoint equation with."""
         default_tol = min(1e-5, solver.tol)
         if isinstance(f, ExplicitMap):
             if not any(tensor.requires_grad for tensor in f.closure):
                 return z
+            with torch.no_grad():
+                point, saved = _one_step_on(f, z, image, stats, solver.tol)
             explicit = cast(Callable[..., Tensor], _ExplicitFunction.apply)
-            return explicit(f, z.detach(), self.solver, default_tol, stats, *f.closure)
+            return explicit(f, point, saved, self.solver, default_tol, stats, *f.closure)
         z_in = z.detach().requires_grad_()
         fz = f(z_in)
         if not _needs_more_than(fz, z_in):
@@ -94,7 +114,7 @@ class Phantom(Gradient):
         if not 0 < self.damping <= 1:
             raise InputError(f"damping must be in (0, 1], got {self.damping}")
 
-    def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
+    def attach(self, f: FixedPointMap, z: Tensor, image: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
         """``steps`` damped evaluations on the tape, shifted to keep the value ``z``."""
         walked = z.detach()
         for _ in range(self.steps):
@@ -115,7 +135,7 @@ class Unrolled(Gradient):
 
     name: ClassVar[str] = "unrolled"
 
-    def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
+    def attach(self, f: FixedPointMap, z: Tensor, image: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
         """The solver itself ran on the tape; nothing is left to attach."""
         return z
 
@@ -180,12 +200,12 @@ class _ExplicitFunction(torch.autograd.Function):
         ctx: Any,
         f: ExplicitMap,
         z: Tensor,
+        saved: Saved,
         method: Solver | GMRES,
         default_tol: float,
         stats: SolverStats,
         *closure: Tensor,
     ) -> Tensor:
-        saved = f.linearize(z)
         ctx.save_for_backward(*saved, *closure)  # the closure too, so that autograd refuses weights changed since
         ctx.f, ctx.method, ctx.default_tol, ctx.stats, ctx.count = f, method, default_tol, stats, len(saved)
         ctx.set_materialize_grads(False)
@@ -198,7 +218,7 @@ class _ExplicitFunction(torch.autograd.Function):
         (g,) = grad_outputs
         saved = c.saved_tensors[: c.count]
         if g is None:
-            return (None,) * (5 + len(c.saved_tensors) - c.count)
+            return (None,) * (6 + len(c.saved_tensors) - c.count)
         f, shape = cast(ExplicitMap, c.f), g.shape
 
         def product(u: Tensor) -> Tensor:
@@ -210,7 +230,26 @@ class _ExplicitFunction(torch.autograd.Function):
 
         u = _solve_adjoint(c.method, c.default_tol, g, product, take, c.stats)
         with torch.autocast(g.device.type, enabled=False):
-            return (None, None, None, None, None, *f.pull(saved, u.view(shape)))
+            return (None, None, None, None, None, None, *f.pull(saved, u.view(shape)))
+
+
+def _one_step_on(f: ExplicitMap, z: Tensor, image: Tensor, stats: SolverStats, tol: float) -> tuple[Tensor, Saved]:
+    """The solution's image, where that is nearer to the fixed point, else the solution; and the map linearised there.
+
+    The gradient needs one more evaluation in any case. Made at ``f(z)`` in place of ``z`` it costs nothing more, but a
+    step has been taken, and its residual is known.
+    """
+    point = image.to(z.dtype)
+    fz, saved = f.linearize(point)
+    relative = relative_residual(rows(fz - point), rows(fz)).to(stats.residual.dtype)
+    worse = (relative > stats.residual) & (relative > tol)
+    if bool(worse.any()):
+        relative = torch.where(worse, stats.residual, relative)
+        point = torch.where(worse.view(-1, *[1] * (z.dim() - 1)), z, point)
+        _, saved = f.linearize(point)
+    stats.residual, stats.converged = relative, stats.converged | (relative <= tol)
+    stats.trace = torch.cat([stats.trace, relative[None]])
+    return point, saved
 
 
 def _refuse_double_backward() -> None:
@@ -304,12 +343,12 @@ def fixed_point(
     differentiable = torch.is_grad_enabled()
     with torch.autocast(z0.device.type, enabled=False):
         with torch.set_grad_enabled(differentiable and isinstance(gradient, Unrolled)):
-            z, stats = iterate(f, z0.detach(), solver, getattr(f, "take", None))
-        if strict or warn:
-            report(stats, "forward", strict=strict)
+            z, image, stats = iterate_with_image(f, z0.detach(), solver, getattr(f, "take", None))
         z = z.to(z0.dtype)
         if differentiable:
-            z = gradient.attach(f, z, stats, solver)
+            z = gradient.attach(f, z, image, stats, solver)
+        if strict or warn:
+            report(stats, "forward", strict=strict)
     return z, stats
 
 

@@ -266,7 +266,7 @@ class _Best:
         """These samples with ``rows`` replaced."""
         return _Best(
             self.z.index_copy(0, rows, other.z),
-            self.image,  # only needed inside the loop
+            self.image.index_copy(0, rows, other.image),
             self.residual.index_copy(0, rows, other.residual),
             self.steps.index_copy(0, rows, other.steps),
         )
@@ -282,6 +282,14 @@ def _evaluate(f: FixedPointMap, z: Tensor, like: Tensor) -> Tensor:
 
 
 def iterate(f: FixedPointMap, z0: Tensor, solver: Solver, take: Take | None = None) -> tuple[Tensor, SolverStats]:
+    """:func:`iterate_with_image` without the image."""
+    z, _, stats = iterate_with_image(f, z0, solver, take)
+    return z, stats
+
+
+def iterate_with_image(
+    f: FixedPointMap, z0: Tensor, solver: Solver, take: Take | None = None
+) -> tuple[Tensor, Tensor, SolverStats]:
     """Run ``solver`` on ``z = f(z)`` from ``z0``; each sample stops on its own.
 
     A sample's iterates depend on that sample alone (as long as ``f`` treats samples independently): once it has
@@ -296,8 +304,8 @@ def iterate(f: FixedPointMap, z0: Tensor, solver: Solver, take: Take | None = No
             batch, and stragglers cost next to nothing.
 
     Returns:
-        The best iterate of each sample, shaped like ``z0`` and in the working dtype (at least float32), and the
-        statistics. An iterate is never non-finite if ``z0`` is finite.
+        The best iterate of each sample, shaped like ``z0`` and in the working dtype (at least float32), its image, and
+        the statistics. An iterate is never non-finite if ``z0`` is finite.
 
     Raises:
         InputError: ``f`` returned another shape than it was given.
@@ -366,4 +374,4 @@ def iterate(f: FixedPointMap, z0: Tensor, solver: Solver, take: Take | None = No
         steps=whole.steps,
         trace=torch.stack(trace) if trace else whole.residual[None],
     )
-    return whole.z.view(z0.shape), stats
+    return whole.z.view(z0.shape), whole.image.view(z0.shape), stats
