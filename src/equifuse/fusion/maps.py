@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equifuse.solve.explicit import ExplicitMap, Saved
+from equifuse.solve.workspace import Workspace
 
 GROUPS = 4
 NORM_EPS = 1e-5
@@ -53,10 +54,17 @@ def normalise(v: Tensor, eps: float = NORM_EPS, *, reuse: bool = False) -> tuple
     return normal.flatten(-2), scale
 
 
-def normalise_pull(normal: Tensor, scale: Tensor, g: Tensor) -> Tensor:
-    """The derivative of :func:`normalise`, transposed, applied to ``g`` ``(..., d)``, which is overwritten."""
+def normalise_pull(normal: Tensor, scale: Tensor, g: Tensor, scratch: Tensor) -> Tensor:
+    """The derivative of :func:`normalise`, transposed, applied to ``g`` ``(..., d)``, which is overwritten.
+
+    Args:
+        normal: what :func:`normalise` returned.
+        scale: likewise.
+        g: gradient at ``normal``.
+        scratch: memory shaped like ``g``.
+    """
     n, grouped = _grouped(normal), _grouped(g)
-    along = (grouped * n).mean(-1, keepdim=True)
+    along = torch.mul(grouped, n, out=_grouped(scratch)).mean(-1, keepdim=True)
     mean = grouped.mean(-1, keepdim=True)
     grouped.sub_(mean).addcmul_(n, along, value=-1.0).mul_(scale)
     return g
@@ -142,7 +150,15 @@ class ModalityMap(ExplicitMap):
     def evaluate(self, z: Tensor, *, keep: bool = True) -> tuple[Tensor, _BlockSaved]:
         """``(M, R, d) -> (M, R, d)``, and what the derivative needs (unusable unless ``keep``)."""
         w, reuse = self.weights, not keep
-        normal1, scale1 = normalise(torch.baddbmm(w.bias1, z, w.weight1), self.eps, reuse=reuse)
+        if reuse:
+            with Workspace() as workspace:
+                return self._evaluate(z, torch.baddbmm(w.bias1, z, w.weight1, out=workspace.empty(self.x)), reuse=True)
+        return self._evaluate(z, torch.baddbmm(w.bias1, z, w.weight1), reuse=False)
+
+    def _evaluate(self, z: Tensor, first: Tensor, *, reuse: bool) -> tuple[Tensor, _BlockSaved]:
+        """From the first product on."""
+        w = self.weights
+        normal1, scale1 = normalise(first, self.eps, reuse=reuse)
         hidden = affine(w.shift1, normal1, w.gain1, reuse=reuse)
         hidden = hidden.relu_() if reuse else F.relu(hidden)
         normal2, scale2 = normalise(torch.baddbmm(self._injected(), hidden, w.weight2), self.eps, reuse=reuse)
@@ -180,13 +196,14 @@ class ModalityMap(ExplicitMap):
         image, saved = self.evaluate(self._stack(z))
         return self._flat(image), tuple(saved._replace(positive=saved.positive > 0))
 
-    def _pull(self, saved: Saved, u: Tensor) -> tuple[Tensor, ...]:
+    def _pull(self, saved: Saved, u: Tensor, workspace: Workspace) -> tuple[Tensor, ...]:
         """Gradients at the state, before the second product, after the first norm's affine, and before the first."""
         w, s = self.weights, _BlockSaved(*saved)
-        outer = normalise_pull(s.normal3, s.scale3, u * w.gain3).mul_(s.positive)
-        second = normalise_pull(s.normal2, s.scale2, outer * w.gain2)
-        hidden = torch.bmm(second, w.weight2.mT).mul_(s.hidden > 0)
-        first = normalise_pull(s.normal1, s.scale1, hidden * w.gain1)
+        outer, second, hidden, first, scratch = (workspace.empty(u) for _ in range(5))
+        normalise_pull(s.normal3, s.scale3, torch.mul(u, w.gain3, out=outer), scratch).mul_(s.positive)
+        normalise_pull(s.normal2, s.scale2, torch.mul(outer, w.gain2, out=second), scratch)
+        torch.bmm(second, w.weight2.mT, out=hidden).mul_(s.hidden > 0)
+        normalise_pull(s.normal1, s.scale1, torch.mul(hidden, w.gain1, out=first), scratch)
         return outer, second, hidden, first
 
     def _masked(self, u: Tensor) -> Tensor:
@@ -195,30 +212,33 @@ class ModalityMap(ExplicitMap):
 
     def transposed(self, saved: Saved, u: Tensor) -> Tensor:
         """``Jᵀu`` ``(n, d)``."""
-        outer, _, _, first = self._pull(saved, self._masked(u))
-        return self._flat(torch.baddbmm(outer, first, self.weights.weight1.mT))
+        with Workspace() as workspace:
+            outer, _, _, first = self._pull(saved, self._masked(u), workspace)
+            return self._flat(torch.baddbmm(outer, first, self.weights.weight1.mT))
 
     def pull(self, saved: Saved, u: Tensor) -> tuple[Tensor, ...]:
         """The gradients of ``Σ u ⊙ f`` in the order of :attr:`closure`."""
         s, u = _BlockSaved(*saved), self._masked(u)
-        outer, second, hidden, first = self._pull(saved, u)
 
         def total(values: Tensor) -> Tensor:
             return values.sum(1, keepdim=True)
 
-        weights = BlockWeights(
-            weight1=torch.bmm(s.z.mT, first),
-            bias1=total(first),
-            gain1=total(hidden * s.normal1),
-            shift1=total(hidden),
-            weight2=torch.bmm(s.hidden.mT, second),
-            bias2=total(second),
-            gain2=total(outer * s.normal2),
-            shift2=total(outer),
-            gain3=total(u * s.normal3),
-            shift3=total(u),
-        )
-        return (second, *weights)
+        with Workspace() as workspace:
+            outer, second, hidden, first = self._pull(saved, u, workspace)
+            scratch = workspace.empty(u)
+            weights = BlockWeights(
+                weight1=torch.bmm(s.z.mT, first),
+                bias1=total(first),
+                gain1=total(torch.mul(hidden, s.normal1, out=scratch)),
+                shift1=total(hidden),
+                weight2=torch.bmm(s.hidden.mT, second),
+                bias2=total(second),
+                gain2=total(torch.mul(outer, s.normal2, out=scratch)),
+                shift2=total(outer),
+                gain3=total(torch.mul(u, s.normal3, out=scratch)),
+                shift3=total(u),
+            )
+            return (second.clone(), *weights)
 
     def take(self, rows: Tensor) -> ModalityMap:
         """The map of some rows: each modality's places are padded to those of the modality with the most rows."""
@@ -361,7 +381,8 @@ class FusionMap(ExplicitMap):
     def _pull(self, saved: Saved, u: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients before the norm's ReLU, and at the gated sum."""
         w, s = self.weights, _FusionSaved(*saved)
-        mixed = normalise_pull(s.normal, s.scale, u * w.gain).mul_(s.positive)
+        with Workspace() as workspace:
+            mixed = normalise_pull(s.normal, s.scale, u * w.gain, workspace.empty(u)).mul_(s.positive)
         purified = mixed @ w.mix
         return mixed, purified if self.share is None else purified.mul_(self.share)
 

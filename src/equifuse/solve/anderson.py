@@ -7,11 +7,15 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from equifuse.errors import InputError
 from equifuse.solve.broyden import Broyden
 from equifuse.solve.history import Slots, write
 from equifuse.solve.loop import Solver, StepRule
+
+# Differences that the Gram matrix has room for at first; it doubles when there are more.
+_ROOM = 8
 
 
 class _AndersonRule(StepRule):
@@ -27,7 +31,8 @@ class _AndersonRule(StepRule):
         batch = z.shape[0]
         self.ridge = max(ridge, 10 * torch.finfo(z.dtype).eps)
         self.df, self.dr = Slots(z, memory), Slots(z, memory)
-        self.gram = z.new_zeros(batch, memory, memory)
+        room = min(memory, _ROOM)
+        self.gram = z.new_zeros(batch, room, room)
         self.valid = torch.zeros(batch, memory, dtype=torch.bool, device=z.device)
         self.last_f: Tensor | None = None
         self.last_r: Tensor | None = None
@@ -45,6 +50,8 @@ class _AndersonRule(StepRule):
         self.last_f, self.last_r = fz, r
         used = self.dr.used
         row, rhs = self.dr.dots(self.dr[slot]), self.dr.dots(r)
+        if used > self.gram.shape[1]:
+            self.gram = F.pad(self.gram, (0, self.gram.shape[1]) * 2)
         self.gram = write(self.gram, (slice(None), slot, slice(used)), row)
         self.gram = write(self.gram, (slice(None), slice(used), slot), row)
         with torch.no_grad():
@@ -63,6 +70,10 @@ class _AndersonRule(StepRule):
         self.gram, self.valid = self.gram[rows], self.valid[rows]
         if self.last_f is not None and self.last_r is not None:
             self.last_f, self.last_r = self.last_f[rows], self.last_r[rows]
+
+    def release(self) -> None:
+        self.df.release()
+        self.dr.release()
 
     def _coefficients(self, rhs: Tensor, used: int) -> Tensor:
         """``γ`` ``(B, used)`` of the column-scaled ridge least squares; exactly 0 on columns that are not valid."""

@@ -60,6 +60,10 @@ class _BroydenRule(StepRule):
         if self.last_z is not None and self.last_r is not None:
             self.last_z, self.last_r = self.last_z[rows], self.last_r[rows]
 
+    def release(self) -> None:
+        self.u.release()
+        self.v.release()
+
 
 def _apply(left: Slots, right: Slots, x: Tensor) -> Tensor:
     """``−x + Σ left_i (right_iᵀ x)`` for ``x`` ``(B, N)``."""

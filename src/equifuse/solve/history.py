@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Slots there is room for at first.
+from equifuse.solve.workspace import Workspace
+
+# Slots there is room for at first, where all slots are one block of memory.
 _ROOM = 8
 
 
@@ -13,8 +15,8 @@ class Slots:
     """Up to ``size`` vectors per sample, slot by slot ``(B, N)``.
 
     One slot after the other is contiguous in memory and products run slot by slot: on a CPU a batched matrix product of
-    so small matrices is several times slower than the elementwise passes that it consists of. On other devices all
-    slots are handled by one kernel. While a graph is recorded nothing is written in place.
+    so small matrices is several times slower than the elementwise passes that it consists of. On other devices the
+    slots are one block, and handled by one kernel. While a graph is recorded nothing is written in place.
 
     Room is made as it is needed, so a large ``size`` costs nothing until it is used.
 
@@ -26,67 +28,72 @@ class Slots:
     def __init__(self, like: Tensor, size: int) -> None:
         self.size = size
         self.used = 0  # slots 0 … used - 1 hold something
-        self._buffer = None if torch.is_grad_enabled() else like.new_empty(min(size, _ROOM), *like.shape)
-        self._slots: list[Tensor] = [] if self._buffer is None else list(self._buffer)
+        self._recording = torch.is_grad_enabled()
+        self._like = like.detach()
+        self._workspace = Workspace()
+        self._block: Tensor | None = None
+        self._slots: list[Tensor] = []
         self._scratch: Tensor | None = None
+        if not self._recording and like.device.type != "cpu":
+            self._block = like.new_empty(min(size, _ROOM), *like.shape)
+            self._slots = list(self._block)
 
     def __getitem__(self, slot: int) -> Tensor:
         return self._slots[slot]
 
     def put(self, slot: int, value: Tensor) -> None:
         """Let ``slot`` (at most the first unused one) hold ``value`` ``(B, N)``."""
-        if self._buffer is not None:
-            self._place(slot).copy_(value)
-        elif slot == len(self._slots):
-            self._slots.append(value)
+        if self._recording:
+            self._slots[slot : slot + 1] = [value]
+            self.used = max(self.used, slot + 1)
         else:
-            self._slots[slot] = value
-        self.used = max(self.used, slot + 1)
+            self._place(slot).copy_(value)
 
     def put_difference(self, slot: int, a: Tensor, b: Tensor) -> None:
         """``put(slot, a - b)`` without a temporary."""
-        if self._buffer is None:
+        if self._recording:
             self.put(slot, a - b)
         else:
             torch.sub(a, b, out=self._place(slot))
-            self.used = max(self.used, slot + 1)
 
     def put_scaled(self, slot: int, value: Tensor, factor: Tensor) -> None:
         """``put(slot, value · factor)`` with ``factor`` ``(B, 1)``, without a temporary."""
-        if self._buffer is None:
+        if self._recording:
             self.put(slot, value * factor)
         else:
             torch.mul(value, factor, out=self._place(slot))
-            self.used = max(self.used, slot + 1)
 
     def _place(self, slot: int) -> Tensor:
-        """The memory of a slot, with more room made if there is none."""
-        assert self._buffer is not None
-        if slot >= len(self._slots):
-            larger = self._buffer.new_empty(min(self.size, 2 * len(self._slots)), *self._buffer.shape[1:])
-            larger[: self.used] = self._buffer[: self.used]
-            self._buffer, self._slots = larger, list(larger)
+        """The memory of a slot that is about to be written."""
+        self.used = max(self.used, slot + 1)
+        if slot < len(self._slots):
+            return self._slots[slot]
+        if self._block is None:
+            self._slots.append(self._workspace.empty(self._like))
+        else:
+            larger = self._block.new_empty(min(self.size, 2 * len(self._slots)), *self._block.shape[1:])
+            larger[:slot] = self._block[:slot]
+            self._block, self._slots = larger, list(larger)
         return self._slots[slot]
 
     def clear(self, samples: Tensor) -> None:
         """Zero the vectors of ``samples``, bool ``(B,)``."""
         for slot in range(self.used):
-            self._slots[slot] = self._slots[slot].masked_fill(samples[:, None], 0.0)
-            if self._buffer is not None:
-                self._buffer[slot] = self._slots[slot]
-                self._slots[slot] = self._buffer[slot]
+            if self._recording:
+                self._slots[slot] = self._slots[slot].masked_fill(samples[:, None], 0.0)
+            else:
+                self._slots[slot].masked_fill_(samples[:, None], 0.0)
 
     def dots(self, x: Tensor) -> Tensor:
         """``(B, used)`` inner products with ``x`` ``(B, N)``."""
-        if self._together:
-            assert self._buffer is not None
-            return (self._buffer[: self.used] * x).sum(-1).t()
+        if self._block is not None:
+            return (self._block[: self.used] * x).sum(-1).t()
         if self.used == 0:
             return x.new_zeros(x.shape[0], 0)
-        if self._buffer is None:
+        if self._recording:
             return torch.stack([(slot * x).sum(1) for slot in self._slots[: self.used]], dim=1)
         if self._scratch is None:
-            self._scratch = torch.empty_like(x)  # large temporaries are dear: their pages are mapped anew each time
+            self._scratch = self._workspace.empty(self._like)
         return torch.stack([torch.mul(slot, x, out=self._scratch).sum(1) for slot in self._slots[: self.used]], dim=1)
 
     def add_to(self, x: Tensor, weights: Tensor, scale: float = 1.0, *, reuse: bool = False) -> Tensor:
@@ -99,10 +106,9 @@ class Slots:
             reuse: the result may be written over ``x``.
         """
         count = weights.shape[1]
-        if self._together and count:
-            assert self._buffer is not None
-            return x + scale * (weights.t()[:, :, None] * self._buffer[:count]).sum(0)
-        if self._buffer is None:
+        if self._block is not None and count:
+            return x + scale * (weights.t()[:, :, None] * self._block[:count]).sum(0)
+        if self._recording:
             for j in range(count):
                 x = x + scale * weights[:, j, None] * self._slots[j]
             return x
@@ -113,17 +119,24 @@ class Slots:
 
     def keep(self, rows: Tensor) -> None:
         """Forget all samples but ``rows`` (indices)."""
-        if self._buffer is None:
+        if self._recording:
             self._slots = [slot[rows] for slot in self._slots]
-            return
-        smaller = self._buffer.new_empty(len(self._slots), len(rows), *self._buffer.shape[2:])
-        for slot in range(self.used):
-            torch.index_select(self._buffer[slot], 0, rows, out=smaller[slot])
-        self._buffer, self._slots, self._scratch = smaller, list(smaller), None
+        elif self._block is not None:
+            self._block = self._block[:, rows]
+            self._slots = list(self._block)
+        else:
+            kept = Workspace()
+            self._like = self._like[rows]
+            smaller = [kept.empty(self._like) for _ in self._slots]
+            for old, new in zip(self._slots, smaller, strict=True):
+                torch.index_select(old, 0, rows, out=new)
+            self._workspace.release()
+            self._slots, self._workspace, self._scratch = smaller, kept, None
 
-    @property
-    def _together(self) -> bool:
-        return self._buffer is not None and self._buffer.device.type != "cpu"
+    def release(self) -> None:
+        """Give the memory back; the slots are empty afterwards."""
+        self._workspace.release()
+        self._slots, self._scratch, self._block, self.used = [], None, None, 0
 
 
 def write(buffer: Tensor, place: tuple[slice | int, ...], value: Tensor) -> Tensor:

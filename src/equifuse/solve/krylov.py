@@ -67,6 +67,10 @@ class ArnoldiBasis:
         self.vectors.keep(rows)
         self.hessenberg, self.norm = self.hessenberg[rows], self.norm[rows]
 
+    def release(self) -> None:
+        """Give the vectors' memory back; they must not be used any more."""
+        self.vectors.release()
+
 
 def _reciprocal(norm: Tensor) -> Tensor:
     """``1 / norm`` as ``(B, 1)``, 0 where the norm is."""
@@ -203,6 +207,7 @@ def solve_adjoint(
             trace.append(_relative(residual, scale))
             active = active & (now > floor[index])
         u = u.index_copy(0, index, basis.add_to(u[index], squares.solution(basis.size)))
+        basis.release()
         done += basis.size
         active = residual[index] > floor[index]
         if done < method.max_steps and bool(active.any()):

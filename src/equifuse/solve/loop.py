@@ -108,6 +108,9 @@ class StepRule(ABC):
     def keep(self, rows: Tensor) -> None:
         """Forget all samples but ``rows`` (sorted indices); the next call is for these alone."""
 
+    def release(self) -> None:  # noqa: B027 - most rules have nothing to release
+        """The solve is over: give memory back."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Solver(ABC):
@@ -367,6 +370,9 @@ def iterate_with_image(
             proposal = torch.where(plain[:, None], z + guard.damping * r, proposal)
         z = select(running, proposal, z)
 
+    for finished in (rule, second):
+        if finished is not None:
+            finished.release()
     whole = best if index is None else whole.put(index, best)
     stats = SolverStats(
         converged=whole.residual <= solver.tol,
