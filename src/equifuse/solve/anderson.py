@@ -49,7 +49,7 @@ class _AndersonRule(StepRule):
         self.dr.put_difference(slot, r, self.last_r)
         self.last_f, self.last_r = fz, r
         used = self.dr.used
-        row, rhs = self.dr.dots(self.dr[slot]), self.dr.dots(r)
+        row, rhs = self.dr.dots(self.dr[slot], r)
         if used > self.gram.shape[1]:
             self.gram = F.pad(self.gram, (0, self.gram.shape[1]) * 2)
         self.gram = write(self.gram, (slice(None), slot, slice(used)), row)

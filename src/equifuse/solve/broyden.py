@@ -67,7 +67,8 @@ class _BroydenRule(StepRule):
 
 def _apply(left: Slots, right: Slots, x: Tensor) -> Tensor:
     """``−x + Σ left_i (right_iᵀ x)`` for ``x`` ``(B, N)``."""
-    return left.add_to(-x, right.dots(x))
+    (weights,) = right.dots(x)
+    return left.add_to(-x, weights)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,17 +84,21 @@ class Slots:
             else:
                 self._slots[slot].masked_fill_(samples[:, None], 0.0)
 
-    def dots(self, x: Tensor) -> Tensor:
-        """``(B, used)`` inner products with ``x`` ``(B, N)``."""
+    def dots(self, *vectors: Tensor) -> list[Tensor]:
+        """``(B, used)`` inner products with each of the ``vectors`` ``(B, N)``, in one pass over the slots."""
         if self._block is not None:
-            return (self._block[: self.used] * x).sum(-1).t()
+            return [(self._block[: self.used] * x).sum(-1).t() for x in vectors]
         if self.used == 0:
-            return x.new_zeros(x.shape[0], 0)
+            return [x.new_zeros(x.shape[0], 0) for x in vectors]
         if self._recording:
-            return torch.stack([(slot * x).sum(1) for slot in self._slots[: self.used]], dim=1)
+            return [torch.stack([(slot * x).sum(1) for slot in self._slots[: self.used]], dim=1) for x in vectors]
         if self._scratch is None:
             self._scratch = self._workspace.empty(self._like)
-        return torch.stack([torch.mul(slot, x, out=self._scratch).sum(1) for slot in self._slots[: self.used]], dim=1)
+        found = [x.new_empty(x.shape[0], self.used) for x in vectors]
+        for j, slot in enumerate(self._slots[: self.used]):
+            for x, products in zip(vectors, found, strict=True):
+                torch.sum(torch.mul(slot, x, out=self._scratch), 1, out=products[:, j])
+        return found
 
     def add_to(self, x: Tensor, weights: Tensor, scale: float = 1.0, *, reuse: bool = False) -> Tensor:
         """``x + scale · Σ_j weights_j slot_j``, a new tensor.

@@ -47,7 +47,7 @@ class ArnoldiBasis:
         before = torch.linalg.vector_norm(image, dim=1)
         coefficients = image.new_zeros(image.shape[0], k + 1)
         for _ in range(2):
-            projection = self.vectors.dots(image)
+            (projection,) = self.vectors.dots(image)
             image = self.vectors.add_to(image, projection, -1.0, reuse=True)
             coefficients += projection
         height = torch.linalg.vector_norm(image, dim=1)
