@@ -3,9 +3,10 @@
     python benchmarks/equilibrium.py --out runs/equilibrium            # 2 CPU cores: about twenty minutes
     python benchmarks/equilibrium.py --quick                           # the headline case only
 
-Each case is one batch ``(B, d)`` of ``M`` modalities, a gradient ``c`` at the fused state, and one map: the weights that
-the library starts from (``easy``), these with the matrices three times as large (``hard``), or weights N(0, 0.01²), zero
-biases and unit gains (``published``), with which the published map converges. The contenders solve the same system:
+Each case is one batch ``(B, d)`` of ``M`` modalities, a gradient ``c`` at the fused state, and one map: the weights
+that the library starts from (``easy``), these with the matrices three times as large (``hard``), or weights
+N(0, 0.01²), zero biases and unit gains (``published``), with which the published map converges. The contenders solve
+the same system:
 
 - ``equifuse``: the library's default, tolerance 1e-4 per sample, adjoint to 1e-4;
 - ``equifuse warm``: the same from cached equilibria of slightly different weights (relative change 1e-3), as in a

@@ -22,6 +22,11 @@ NORM_EPS = 1e-5
 _FUSED_BELOW = 2**17
 
 
+def _keeps() -> bool:
+    """Whether intermediate results must be left alone: for autograd, or because a compiler decides on memory."""
+    return torch.is_grad_enabled() or torch.compiler.is_compiling()
+
+
 def _grouped(v: Tensor) -> Tensor:
     return v.view(*v.shape[:-1], GROUPS, v.shape[-1] // GROUPS)
 
@@ -172,7 +177,7 @@ class ModalityMap(ExplicitMap):
 
     def _injected(self) -> Tensor:
         """``x + b2``, constant during a solve."""
-        if torch.is_grad_enabled():
+        if _keeps():
             return self.x + self.weights.bias2
         if self._constant is None:
             self._constant = self.x + self.weights.bias2
@@ -180,7 +185,7 @@ class ModalityMap(ExplicitMap):
 
     def __call__(self, z: Tensor) -> Tensor:
         """One evaluation ``(n, d) -> (n, d)``."""
-        return self._flat(self.evaluate(self._stack(z), keep=torch.is_grad_enabled())[0])
+        return self._flat(self.evaluate(self._stack(z), keep=_keeps())[0])
 
     def at_zero(self) -> Tensor:
         """``f(0)`` ``(n, d)``: the first product vanishes, the second is the same for every row."""
@@ -356,7 +361,7 @@ class FusionMap(ExplicitMap):
 
     def _injected(self) -> Tensor:
         """``x_fuse + bf``, constant during a solve."""
-        if torch.is_grad_enabled():
+        if _keeps():
             return self.x_fuse + self.weights.mix_bias
         if self._constant is None:
             self._constant = self.x_fuse + self.weights.mix_bias
@@ -364,7 +369,7 @@ class FusionMap(ExplicitMap):
 
     def __call__(self, z: Tensor) -> Tensor:
         """One evaluation ``(n, d) -> (n, d)``."""
-        return self.evaluate(z, keep=torch.is_grad_enabled())[0]
+        return self.evaluate(z, keep=_keeps())[0]
 
     def at_zero(self) -> Tensor:
         """``f(0)`` ``(n, d)``: with a gate, nothing is left of the product."""
