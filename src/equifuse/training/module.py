@@ -182,16 +182,20 @@ class WatchEquilibrium(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Complete the row, and say once what is wrong."""
         assert isinstance(pl_module, Training)
-        if find_equilibrium(pl_module.model) is None:
+        self.note(pl_module, trainer.current_epoch + 1)
+
+    def note(self, module: Training, epoch: int) -> None:
+        """Look, and note it for ``epoch``, counted from 1."""
+        if find_equilibrium(module.model) is None:
             return
-        batch = self.batch.to(pl_module.device)
-        report = EquilibriumMonitor(pl_module.model)(batch.inputs, batch.present)
-        pl_module._row |= {f"equilibrium_{name}": value for name, value in report.numbers().items()}
-        told = {_kind(alert["message"]) for alert in pl_module.alerts}
+        batch = self.batch.to(module.device)
+        report = EquilibriumMonitor(module.model)(batch.inputs, batch.present)
+        module._row |= {f"equilibrium_{name}": value for name, value in report.numbers().items()}
+        told = {_kind(alert["message"]) for alert in module.alerts}
         for message in report.warnings:
             if _kind(message) not in told:
-                pl_module.alerts.append({"epoch": trainer.current_epoch + 1, "message": message})
-                _LOG.warning("epoch %d: %s", trainer.current_epoch + 1, message)
+                module.alerts.append({"epoch": epoch, "message": message})
+                _LOG.warning("epoch %d: %s", epoch, message)
 
 
 def _kind(message: str) -> str:

@@ -1,0 +1,73 @@
+"""What training does for an equilibrium: it watches, it warns, and it starts warm if asked."""
+
+import logging
+
+import pytest
+import torch
+
+from equifuse.model import build_model
+from equifuse.tasks import Batch
+from equifuse.training import TrainConfig, train
+from equifuse.training.module import WatchEquilibrium, _kind
+
+
+def config(quick, **options):
+    return TrainConfig.from_dict({**quick, **options})
+
+
+def test_history_has_radius_steps_and_shares_of_every_part_forward_and_backward(quick, tmp_path):
+    result = train(config(quick, fusion="gmf", backend="deq"), tmp_path / "run", progress=False)
+    assert result.metrics["alerts"] == []
+    for row in result.history:
+        for part in ("a", "b", "fusion"):
+            assert 0 < row[f"equilibrium_radius/{part}"] < 1
+            assert row[f"equilibrium_steps/{part}"] >= 1
+            assert row[f"equilibrium_converged/{part}"] == 1
+            assert row[f"train_backward_converged/{part}"] == pytest.approx(1)
+            assert row[f"train_backward_steps/{part}"] > 0
+        assert row["equilibrium_gate"] > 0.1
+
+
+def test_nothing_is_watched_without_an_equilibrium(quick, tmp_path):
+    plain = {key: value for key, value in quick.items() if key != "dim"}
+    result = train(config(plain, fusion="concat", epochs=1), tmp_path / "run", progress=False)
+    assert not any(key.startswith(("equilibrium", "train_backward")) for key in result.history[0])
+    assert result.metrics["alerts"] == []
+
+
+@pytest.mark.filterwarnings("ignore::equifuse.errors.ConvergenceWarning")
+def test_it_warns_once_of_each_thing_and_keeps_it(quick, tmp_path, caplog):
+    solver = {"solver": {"name": "picard", "max_steps": 2}}
+    with caplog.at_level(logging.WARNING, logger="equifuse.training"):
+        result = train(config(quick, fusion_options=solver), tmp_path / "run", progress=False)
+    alerts = result.metrics["alerts"]
+    assert any("did not converge in 2 evaluations" in alert["message"] for alert in alerts)
+    assert alerts[0]["epoch"] == 1
+    kinds = [_kind(alert["message"]) for alert in alerts]
+    assert len(kinds) == len(set(kinds))
+    assert [record.getMessage() for record in caplog.records] == [f"epoch {a['epoch']}: {a['message']}" for a in alerts]
+
+
+def test_a_batch_on_another_device_is_moved_and_the_model_is_left_in_training_mode(quick):
+    model = build_model({"a": 6, "b": (2, 2)}, "classification", 2, fusion="deq", fusion_options={"dim": 16}).train()
+    batch = Batch({"a": torch.randn(5, 6), "b": torch.randn(5, 2, 2)})
+
+    class Module:
+        device, alerts, _row = torch.device("cpu"), [], {}
+
+    module = Module()
+    module.model = model
+    watch = WatchEquilibrium(batch)
+    watch.note(module, epoch=3)
+    assert model.training
+    assert module._row["equilibrium_radius/fusion"] > 0
+
+
+def test_warm_starts_save_steps_and_end_where_cold_ones_end(quick, tmp_path):
+    options = {"lr": 1e-4, "dropout": 0.0, "fusion_options": {"solver": {"name": "anderson", "tol": 1e-6}}}
+    cold = train(config(quick, **options), tmp_path / "cold", progress=False)
+    warm = train(config(quick, **options, warm_start=True), tmp_path / "warm", progress=False)
+    assert warm.history[0]["train_steps"] == cold.history[0]["train_steps"]
+    assert warm.history[-1]["train_steps"] < cold.history[-1]["train_steps"] - 1
+    for a, b in zip(cold.history, warm.history, strict=True):
+        assert a["val_loss"] == pytest.approx(b["val_loss"], rel=1e-3)
