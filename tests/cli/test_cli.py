@@ -153,8 +153,11 @@ def test_importing_is_light():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_interrupted_then_resumed(tmp_path):
-    words = [sys.executable, "-c", "from equifuse.cli import main; main()", "train", "--data", "digits", "--fusion"]
-    words += ["concat", "--hidden", "16", "--epochs", "400", "--patience", "400", "--quiet", "--out", "run"]
+    # A job in a shell's background ignores the signal, and so would its children.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from equifuse.cli import main; main()"
+    words = [sys.executable, "-c", code, "train", "--data", "digits", "--fusion", "concat"]
+    words += ["--hidden", "16", "--epochs", "400", "--patience", "400", "--quiet", "--out", "run"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
     checkpoint = tmp_path / "run/checkpoints/last.ckpt"
