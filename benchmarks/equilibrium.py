@@ -1,6 +1,6 @@
 """Speed, memory and accuracy of the equilibrium of deep-equilibrium fusion, against named peers, in one run.
 
-    python benchmarks/equilibrium.py --out runs/equilibrium            # 2 CPU cores: about twenty minutes
+    python benchmarks/equilibrium.py --out runs/equilibrium            # 2 CPU cores: about forty minutes
     python benchmarks/equilibrium.py --quick                           # the headline case only
 
 Each case is one batch ``(B, d)`` of ``M`` modalities, a gradient ``c`` at the fused state, and one map: the weights
