@@ -303,7 +303,7 @@ class FusionMap(ExplicitMap):
 
     Args:
         x_fuse: ``(n, d)``.
-        constant: ``(n, d)`` what the gate gets from the modality states, see :func:`gate_constant`.
+        constant: ``(n, d)`` ``(Σ_m z_m) Wα + M bα``, what the gate gets from the modality states.
         count: ``(n, 1)`` number of modalities present.
         share: ``(n, 1)`` factor of the gated sum, None for 1.
         weights: the parameters.
