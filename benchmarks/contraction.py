@@ -12,10 +12,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from equifuse.report.table import plus_minus, to_markdown
+from equifuse.report.table import plus_minus
 from equifuse.training.comparison import compare
-from equifuse.training.files import write_text
 from rosmap import SETTINGS
+from tables import publish
 
 METHODS: dict[str, dict[str, Any]] = {
     "deq": {"fusion": "deq"},
@@ -56,9 +56,7 @@ def main() -> None:
             for label, method in summary["methods"].items()
         ]
     header = ["data", "method", "accuracy %", "macro-F1 %", "converged", "steps at start", "steps after training"]
-    text = to_markdown(header, rows)
-    write_text(options.out / "table.md", text)
-    print(text)
+    publish(options.out, header, rows)
 
 
 if __name__ == "__main__":

@@ -318,9 +318,9 @@ def clock(device: str) -> float:
 def products_bound(case: Case, used: dict[str, float], device: str) -> tuple[float, float]:
     """Seconds that the matrix products of a training step of equifuse take at the speed measured here: forward, all.
 
-    Forward: two products per modality evaluation and two per fusion evaluation, one for the start and one for the
-    gate's constant. Backward: the evaluation that is linearised, two per product with the transposed Jacobian, and for
-    the pull to the weights three per modality and four for the fusion state, one more for the gate's constant twice.
+    Forward: two products per modality evaluation and two per fusion evaluation, and one for the gate's constant.
+    Backward: two for the evaluation that is linearised, two per product with the transposed Jacobian, three for the pull
+    to the weights, each of the modalities and of the fusion state; and two more for the gate's constant.
     """
     stacked = [torch.randn(case.count, case.batch, case.dim, device=device) for _ in range(2)]
     weights = torch.randn(case.count, case.dim, case.dim, device=device)
@@ -335,7 +335,7 @@ def products_bound(case: Case, used: dict[str, float], device: str) -> tuple[flo
             times[label] = statistics.median(laps)
     forward = 2 * used["modality_forward"] * times["modality"] + (2 * used["fusion_forward"] + 1) * times["fusion"]
     backward = (2 + 2 * used["modality_backward"] + 3) * times["modality"]
-    backward += (2 + 2 * used["fusion_backward"] + 4 + 2) * times["fusion"]
+    backward += (2 + 2 * used["fusion_backward"] + 3 + 2) * times["fusion"]
     return forward, forward + backward
 
 

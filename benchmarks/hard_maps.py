@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 import equifuse as ef
-from equifuse.report.table import to_markdown
 from equifuse.solve.loop import iterate
-from equifuse.training.files import write_json, write_text
+from equifuse.training.files import write_json
 from machine import describe
+from tables import publish
 
 TOL = 1e-4
 BUDGETS = (50, 200)
@@ -198,10 +198,8 @@ def main() -> None:
         ]
         for name, row in results.items()
     ]
-    text = to_markdown(["map, % converged within 50 / 200 evaluations", *solvers], rows)
-    write_text(options.out / "table.md", text)
+    publish(options.out, ["map, % converged within 50 / 200 evaluations", *solvers], rows)
     write_json(options.out / "metrics.json", {"machine": describe(), "tol": TOL, "results": results})
-    print(text)
 
 
 if __name__ == "__main__":

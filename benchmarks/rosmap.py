@@ -20,9 +20,9 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from equifuse import datasets
-from equifuse.report.table import plus_minus, to_markdown
+from equifuse.report.table import plus_minus
 from equifuse.training.comparison import compare, four_methods
-from equifuse.training.files import write_text
+from tables import publish
 
 SETTINGS: dict[str, Any] = {
     "hidden": [32],
@@ -82,9 +82,7 @@ def main() -> None:
     ]
     rows.append(["logistic regression", *(plus_minus(value) for value in means), "601", "-", "-"])
     header = ["method", "accuracy %", "F1 %", "AUC %", "parameters", "steps at start", "steps after training"]
-    text = to_markdown(header, rows)
-    write_text(options.out / "table.md", text)
-    print(text)
+    publish(options.out, header, rows)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """Training an equilibrium leaves nothing behind."""
 
 import gc
-import resource
-import warnings
 import weakref
 
 import torch
 
 import equifuse as ef
+from tests.growth import assert_no_growth
 
 DIMS = {"a": 3, "b": 2}
 
@@ -41,18 +40,7 @@ def test_memory_does_not_grow_over_a_thousand_training_steps():
             fusion(x).fused.square().sum().backward()
             optimiser.step()
 
-    def alive():
-        gc.collect()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # looking at every object touches deprecated ones
-            return sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
-
-    train(100)
-    before, peak = alive(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    train(1000)
-    assert alive() == before
-    # What a step keeps for its gradient would be over 10 kB.
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 8_000  # kB
+    assert_no_growth(train)
 
 
 def test_memory_does_not_depend_on_the_steps_of_the_solver():

@@ -1,6 +1,4 @@
 import gc
-import resource
-import warnings
 import weakref
 
 import pytest
@@ -8,6 +6,7 @@ import torch
 from torch import nn
 
 import equifuse as ef
+from tests.growth import assert_no_growth
 
 TIGHT = ef.Anderson(tol=1e-13, max_steps=500)
 EXACT = {
@@ -198,15 +197,4 @@ def test_memory_does_not_grow_over_a_thousand_training_steps():
             z.square().sum().backward()
             optimiser.step()
 
-    def alive():
-        gc.collect()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # looking at every object touches deprecated ones
-            return sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
-
-    train(100)
-    before, peak = alive(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    train(1000)
-    assert alive() == before
-    # A leaked graph of 5 x 4 states and 20 evaluations would be over 10 kB a step.
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 8_000  # kB
+    assert_no_growth(train)

@@ -162,9 +162,10 @@ class DEQFusion(Fusion):
     GN has 4 groups. ``fused`` is ``z_fuse*``, ``modalities`` holds the ``z_m*`` (zeros where absent). All sums run
     over the modalities present in each sample; a sample with none is fused from ``β`` and the biases alone.
 
-    The system is block triangular, so it is solved as such: first the ``z_m`` (each sample and modality stops on
-    its own), then ``z_fuse`` given them, with ``Σ_m z'_m = z_fuse ⊙ ((Σ z_m + M z_fuse) Wα + M bα)`` computed by one
-    product. The fixed point and the gradients are those of the joint system; the adjoint runs in reverse order.
+    The system is block triangular, so it is solved as such, each part from its own ``f(0)``: first the ``z_m`` (each
+    sample and modality stops on its own), then ``z_fuse`` given them, with
+    ``Σ_m z'_m = z_fuse ⊙ ((Σ z_m + M z_fuse) Wα + M bα)`` computed by one product. The fixed point and the gradients
+    are those of the joint system; the adjoint runs in reverse order.
     ``stats.parts`` has the statistics of each modality and of ``"fusion"``; ``stats`` itself holds the largest
     residual of the parts, and the steps of the slowest modality plus those of the fusion state.
 
@@ -205,7 +206,7 @@ class DEQFusion(Fusion):
         residual_weight: likewise of the ``residual`` loss: ``‖f(z) − z‖² / ‖f(z)‖²`` after 3 plain steps from zero.
             Small means that few steps suffice.
         contraction: a number κ in (0, 1): the equilibrium is unique, and plain iteration of each part gains a factor
-            of κ per step at least, by construction, for any weights and inputs; see below. None (default) is the paper.
+            of κ per step at least, by construction, for any weights and inputs; see above. None (default) is the paper.
         projection: False feeds inputs as they are; all widths must then equal ``dim``.
         strict: raise :class:`~equifuse.errors.NotConvergedError` instead of warning.
         iterations: ablation "no equilibrium": apply the joint ``f`` this many times from zero, weight-tied, and

@@ -85,6 +85,29 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = NORM_EPS) -
     return affine(bias, normalise(x, eps)[0], weight)
 
 
+class _Map(ExplicitMap):
+    """What both maps are: a norm's ε, and a sum that stays constant during a solve.
+
+    Args:
+        x: what is injected, ``(..., d)``.
+        bias: what is always added to it, broadcast.
+        eps: of the norms.
+    """
+
+    def __init__(self, x: Tensor, bias: Tensor, eps: float) -> None:
+        self.eps = eps
+        self._terms = x, bias
+        self._sum: Tensor | None = None
+
+    def _injected(self) -> Tensor:
+        """``x + bias``."""
+        if _keeps():
+            return self._terms[0] + self._terms[1]
+        if self._sum is None:
+            self._sum = self._terms[0] + self._terms[1]
+        return self._sum
+
+
 class BlockWeights(NamedTuple):
     """Parameters of the modality blocks, stacked: matrices ``(M, d, d)`` (in × out), vectors ``(M, 1, d)``."""
 
@@ -112,7 +135,7 @@ class _BlockSaved(NamedTuple):
     scale3: Tensor
 
 
-class ModalityMap(ExplicitMap):
+class ModalityMap(_Map):
     """``f_m(z_m; x_m)`` for all modalities, on states stacked as rows ``(n, d)``, modality after modality.
 
     ``h = ReLU(GN(z W1 + b1))``, ``u = GN(h W2 + b2 + x)``, ``f = GN(ReLU(u + z))``; 0 where a modality is absent.
@@ -133,8 +156,8 @@ class ModalityMap(ExplicitMap):
         eps: float = NORM_EPS,
         places: Tensor | None = None,
     ) -> None:
-        self.x, self.mask, self.weights, self.eps, self.places = x, mask, weights, eps, places
-        self._constant: Tensor | None = None
+        super().__init__(x, weights.bias2, eps)
+        self.x, self.mask, self.weights, self.places = x, mask, weights, places
 
     @property
     def closure(self) -> tuple[Tensor, ...]:
@@ -174,14 +197,6 @@ class ModalityMap(ExplicitMap):
         if self.mask is not None:
             image = torch.where(self.mask, image, 0.0)
         return image, _BlockSaved(z, normal1, scale1, hidden, normal2, scale2, outer, normal3, scale3)
-
-    def _injected(self) -> Tensor:
-        """``x + b2``, constant during a solve."""
-        if _keeps():
-            return self.x + self.weights.bias2
-        if self._constant is None:
-            self._constant = self.x + self.weights.bias2
-        return self._constant
 
     def __call__(self, z: Tensor) -> Tensor:
         """One evaluation ``(n, d) -> (n, d)``."""
@@ -295,7 +310,7 @@ class _FusionSaved(NamedTuple):
     slope: Tensor
 
 
-class FusionMap(ExplicitMap):
+class FusionMap(_Map):
     """``f_fuse(z_fuse)`` on states ``(n, d)``, given the modality states.
 
     ``Σ_m z'_m = z ⊙ α`` with ``α = constant + (count · z) Wα`` (without a gate ``constant + count · z``);
@@ -322,10 +337,10 @@ class FusionMap(ExplicitMap):
         eps: float = NORM_EPS,
         bound: float | None = None,
     ) -> None:
+        super().__init__(x_fuse, weights.mix_bias, eps)
         self.x_fuse, self.constant, self.count, self.share = x_fuse, constant, count, share
-        self.weights, self.eps = weights, eps
+        self.weights = weights
         self.bound = bound if weights.gate is not None else None
-        self._constant: Tensor | None = None
 
     @property
     def closure(self) -> tuple[Tensor, ...]:
@@ -358,14 +373,6 @@ class FusionMap(ExplicitMap):
         normal, scale = normalise(outer, self.eps, reuse=reuse)
         image = affine(w.shift, normal, w.gain, reuse=reuse)
         return image, _FusionSaved(z, alpha, purified, outer, normal, scale, inside, slope)
-
-    def _injected(self) -> Tensor:
-        """``x_fuse + bf``, constant during a solve."""
-        if _keeps():
-            return self.x_fuse + self.weights.mix_bias
-        if self._constant is None:
-            self._constant = self.x_fuse + self.weights.mix_bias
-        return self._constant
 
     def __call__(self, z: Tensor) -> Tensor:
         """One evaluation ``(n, d) -> (n, d)``."""

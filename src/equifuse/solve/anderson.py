@@ -109,7 +109,6 @@ class Anderson(Solver):
     memory: int = 50
     ridge: float = 0.0
     name: ClassVar[str] = "anderson"
-    rescues: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -122,6 +121,6 @@ class Anderson(Solver):
         """Empty history for states ``(B, N)``."""
         return _AndersonRule(z, min(self.memory, max(1, self.max_steps - 1)), self.ridge)
 
-    def rescue(self, z: Tensor) -> StepRule:
+    def second(self) -> Solver:
         """Broyden's method, remembering everything."""
-        return Broyden(max_steps=self.max_steps, memory=self.max_steps).start(z)
+        return Broyden(max_steps=self.max_steps, memory=self.max_steps)

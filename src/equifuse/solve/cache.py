@@ -45,8 +45,9 @@ class EquilibriumCache:
         inside = place < len(known)
         place = torch.where(inside, place, 0)
         found = known[place] & inside
-        self.hits += int(found.sum())
-        self.misses += len(index) - int(found.sum())
+        hits = int(found.sum())
+        self.hits += hits
+        self.misses += len(index) - hits
         states = self._states[name][place].to(default)
         return torch.where(found.to(default.device)[:, None], states, default)
 

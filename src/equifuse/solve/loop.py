@@ -133,8 +133,6 @@ class Solver(ABC):
     damping: float = 1.0
     patience: int = 15
     name: ClassVar[str]
-    #: Whether stalled samples go on by a second method before they are damped.
-    rescues: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.tol > 0:
@@ -150,9 +148,9 @@ class Solver(ABC):
     def start(self, z: Tensor) -> StepRule:
         """A fresh step rule for states shaped like ``z`` ``(B, N)``."""
 
-    def rescue(self, z: Tensor) -> StepRule:
-        """A fresh step rule of the second method; only called if the solver ``rescues``."""
-        return self.start(z)
+    def second(self) -> Solver | None:
+        """The method by which stalled samples go on, None for damped steps of this one."""
+        return None
 
     def config(self) -> dict[str, Any]:
         """Name and options as plain values; :func:`equifuse.solve.make_solver` reads them back."""
@@ -205,7 +203,7 @@ class _Safeguard:
 
     def __init__(self, solver: Solver, batch: int, like: Tensor) -> None:
         self.patience = solver.patience
-        self.rescues = solver.rescues and solver.patience > 0
+        self.rescues = solver.patience > 0 and solver.second() is not None
         self.rescued = torch.zeros(batch, dtype=torch.bool, device=like.device)
         self.first_damping = solver.damping
         self.stalls = torch.zeros(batch, dtype=torch.int64, device=like.device)
@@ -315,7 +313,8 @@ def iterate_with_image(
     """
     batch = z0.shape[0]
     z = rows(z0).to(work_dtype(z0.dtype))
-    rule, second = solver.start(z), None
+    backup = solver.second()
+    rules = [solver.start(z)]  # joined by the second method's once it is needed
     guard = _Safeguard(solver, batch, z)
     running = torch.ones(batch, dtype=torch.bool, device=z.device)
     unknown = torch.full((batch,), torch.inf, dtype=z.dtype, device=z.device)
@@ -340,8 +339,9 @@ def iterate_with_image(
         best = _Best(select(better, z, best.z), select(better, fz, best.image), residual, steps)
         if k + 1 == solver.max_steps:
             break
-        # On a GPU the question makes the host wait, so it is not asked in every step.
-        if z.device.type == "cpu" or k % _CHECK_EVERY == _CHECK_EVERY - 1:
+        # On a GPU a question makes the host wait, so none is asked in every step.
+        asking = z.device.type == "cpu" or k % _CHECK_EVERY == _CHECK_EVERY - 1
+        if asking:
             left = int(running.count_nonzero())
             if left == 0:
                 break
@@ -354,25 +354,24 @@ def iterate_with_image(
                     take(index), best.take(here), z[here], fz[here], r[here], shown[here], restart[here], running[here]
                 )  # fmt: skip
                 guard.keep(here)
-                for remembered in (rule, second):
-                    if remembered is not None:
-                        remembered.keep(here)
+                for rule in rules:
+                    rule.keep(here)
         if not none_of(restart):
             z, fz = select(restart, best.z, z), select(restart, best.image, fz)
             r = fz - z
-        proposal = rule.step(z, fz, r, guard.damping, restart)
-        if not none_of(guard.rescued):
-            second = solver.rescue(z) if second is None else second
-            proposal = select(guard.rescued, second.step(z, fz, r, guard.damping, restart), proposal)
+        proposal = rules[0].step(z, fz, r, guard.damping, restart)
+        if backup is not None and len(rules) == 1 and asking and bool(guard.rescued.any()):
+            rules.append(backup.start(z))
+        if len(rules) == 2 and not none_of(guard.rescued):
+            proposal = select(guard.rescued, rules[1].step(z, fz, r, guard.damping, restart), proposal)
         # While recovering, and where a step rule broke down numerically, the damped plain step is taken.
         plain = guard.recovering | ~torch.isfinite(torch.linalg.vector_norm(proposal.detach(), dim=1))
         if not none_of(plain):
             proposal = torch.where(plain[:, None], z + guard.damping * r, proposal)
         z = select(running, proposal, z)
 
-    for finished in (rule, second):
-        if finished is not None:
-            finished.release()
+    for rule in rules:
+        rule.release()
     whole = best if index is None else whole.put(index, best)
     stats = SolverStats(
         converged=whole.residual <= solver.tol,

@@ -105,8 +105,9 @@ class Training(pl.LightningModule):
         if self._stats is None:
             return
         for name, part in self._stats.parts.items():
-            if part.adjoint is not None:
-                self._add({f"backward_{key}/{name}": x for key, x in _shares(part.adjoint).items()}, self._latest)
+            adjoint = part.adjoint
+            if adjoint is not None:
+                self._add({f"backward_{key}/{name}": x for key, x in _shares(adjoint).items()}, self._latest)
 
     def _add(self, values: dict[str, Tensor], weight: int) -> None:
         """Sum up, as tensors: reading a number out in every step would wait for the device."""
