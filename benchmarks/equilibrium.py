@@ -319,8 +319,8 @@ def products_bound(case: Case, used: dict[str, float], device: str) -> tuple[flo
     """Seconds that the matrix products of a training step of equifuse take at the speed measured here: forward, all.
 
     Forward: two products per modality evaluation and two per fusion evaluation, and one for the gate's constant.
-    Backward: two for the evaluation that is linearised, two per product with the transposed Jacobian, three for the pull
-    to the weights, each of the modalities and of the fusion state; and two more for the gate's constant.
+    Backward: two for the evaluation that is linearised, two per product with the transposed Jacobian, three for the
+    pull to the weights, each of the modalities and of the fusion state; and two more for the gate's constant.
     """
     stacked = [torch.randn(case.count, case.batch, case.dim, device=device) for _ in range(2)]
     weights = torch.randn(case.count, case.dim, case.dim, device=device)
