@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import equifuse as ef
-from equifuse.solve.krylov import GMRES, solve_adjoint
+from equifuse.solve.krylov import GMRES, Product, solve_adjoint
 from tests.solve.problems import SOLVERS
 
 WIDTH = 40  # more than the steps of an easy sample: a long memory solves width 12 in 12 steps, whatever the matrix
@@ -74,7 +74,7 @@ def test_gmres_drops_solved_rows_also_across_restarts():
             sizes.append(len(u))
             return torch.einsum("bij,bj->bi", matrix, u)
 
-        return product
+        return Product(product)
 
     u, stats = solve_adjoint(restricted(a), g, GMRES(restart=5, max_steps=400), 1e-10, lambda rows: restricted(a[rows]))
     exact = torch.linalg.solve(torch.eye(WIDTH, dtype=torch.float64) - a, g)

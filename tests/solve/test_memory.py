@@ -1,11 +1,13 @@
 """The memory of an iteration: slots against plain tensors, and temporaries that are used again."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
 import equifuse as ef
 from equifuse.solve.history import Slots
-from equifuse.solve.workspace import _POOL, Workspace, release_idle_memory
+from equifuse.solve.recycling import copy, empty, idle_bytes, pick, release_idle_memory, spare
 
 LARGE = (300, 400)  # numbers enough to be kept
 
@@ -59,38 +61,74 @@ def test_slots_hold_what_was_put_last_in_place_and_on_a_tape():
     assert torch.equal(grad, torch.full((2, 3), 3.0))
 
 
-def test_a_temporary_is_used_again_but_never_twice_at_a_time():
+def test_memory_is_used_again_once_no_tensor_shares_it():
     release_idle_memory()
     like = torch.zeros(LARGE)
-    with Workspace() as first:
-        a, b = first.empty(like), first.empty(like)
-        assert a.data_ptr() != b.data_ptr()
-        a.fill_(1)
-        b.fill_(2)
-        assert float(a.max()) == 1
-        places = {a.data_ptr(), b.data_ptr()}
-    with Workspace() as second:
-        c, d, e = second.empty(like), second.empty(like, 250, 300), second.empty(like)
-        assert {c.data_ptr(), d.data_ptr()} == places
-        assert e.data_ptr() not in places
-        assert d.shape == (250, 300)
-        assert second.empty(like.double()).dtype == torch.float64
-    assert len(_POOL.idle) == 4
+    a, b = empty(like), empty(like)
+    assert a.data_ptr() != b.data_ptr()
+    assert a.data_ptr() % 64 == 0
+    a.fill_(1)
+    b.fill_(2)
+    assert float(a.max()) == 1
+    place, view = a.data_ptr(), a[:, 5:]
+    del a
+    assert idle_bytes() == 0
+    assert empty(like).data_ptr() != place  # still in use by the view
+    assert float(view.max()) == 1
+    held = idle_bytes()
+    del view
+    assert idle_bytes() > held
+    places = {empty(like).data_ptr() for _ in range(3)}
+    assert place in places
     release_idle_memory()
-    assert _POOL.idle == []
+    assert idle_bytes() == 0
+
+
+def test_recycled_tensors_are_like_any_other(tmp_path):
+    like = torch.zeros(LARGE)
+    x = empty(like.to(torch.bfloat16), 250, 300).fill_(3)
+    assert (x.shape, x.dtype) == ((250, 300), torch.bfloat16)
+    assert empty(like.double()).dtype == torch.float64
+    torch.save(x, tmp_path / "x.pt")
+    assert torch.equal(torch.load(tmp_path / "x.pt", weights_only=True), x)
+    y = copy(like + 2).requires_grad_()
+    (y * y).sum().backward()
+    assert float(y.grad.max()) == 4
+    rows = torch.tensor([0, 7])
+    with torch.no_grad():
+        assert torch.equal(pick(y, rows), y[rows])
+    assert pick(y, rows).requires_grad
+    assert spare(y) is None  # while a graph is recorded
 
 
 def test_small_ones_are_left_to_the_allocator_and_what_lies_idle_is_bounded():
     release_idle_memory()
-    with Workspace() as workspace:
-        workspace.empty(torch.zeros(4, 4))
-    assert _POOL.idle == []
-    _POOL.give_back([torch.empty(2**25) for _ in range(5)])  # 128 MiB each, never touched
-    assert len(_POOL.idle) == 4
+    x = empty(torch.zeros(4, 4))
+    del x
+    assert idle_bytes() == 0
+    large = [empty(torch.zeros(()), 2**25) for _ in range(6)]  # 128 MiB each, never touched
+    assert len({x.data_ptr() for x in large}) == 6
+    del large
+    assert 0 < idle_bytes() <= 2**29
     release_idle_memory()
 
 
-def test_a_solve_gives_back_what_it_borrowed_and_results_are_not_in_it():
+def test_threads_share_the_memory_but_no_block_at_a_time():
+    like = torch.zeros(LARGE)
+
+    def work(value):
+        for _ in range(200):
+            a, b = empty(like).fill_(value), empty(like).fill_(-value)
+            assert float(a.min()) == float(a.max()) == value
+            assert float(b.min()) == float(b.max()) == -value
+        return value
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(1, 5))) == [1, 2, 3, 4]
+    release_idle_memory()
+
+
+def test_solves_go_round_in_the_same_memory_and_results_stay_as_they_are():
     release_idle_memory()
     torch.manual_seed(0)
     fusion = ef.DEQFusion({"a": 256, "b": 256}, 256, projection=False)
@@ -101,12 +139,13 @@ def test_a_solve_gives_back_what_it_borrowed_and_results_are_not_in_it():
         return out, torch.autograd.grad(out.fused.square().sum(), list(fusion.parameters()))
 
     out, grads = step()
-    idle = len(_POOL.idle)
-    assert idle > 0
     kept = out.fused.clone(), [g.clone() for g in grads]
+    step()
+    idle = idle_bytes()
+    assert idle > 0
     for _ in range(3):
         step()
-    assert len(_POOL.idle) == idle
+    assert idle_bytes() == idle
     assert torch.equal(out.fused, kept[0])
     for a, b in zip(grads, kept[1], strict=True):
         assert torch.equal(a, b)

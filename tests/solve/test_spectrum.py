@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import equifuse as ef
-from equifuse.solve.krylov import GMRES, ArnoldiBasis, solve_adjoint
+from equifuse.solve.krylov import GMRES, ArnoldiBasis, Product, solve_adjoint
 
 
 def test_spectral_radius_of_a_linear_map_is_its_largest_eigenvalue():
@@ -72,7 +72,7 @@ def test_gmres_is_exact_after_as_many_steps_as_unknowns_and_handles_zero_right_h
     a = torch.randn(4, 7, 7, dtype=torch.float64)
     g = torch.randn(4, 7, dtype=torch.float64)
     g[2] = 0
-    u, stats = solve_adjoint(lambda u: torch.einsum("bij,bj->bi", a, u), g, GMRES(max_steps=7), 1e-10)
+    u, stats = solve_adjoint(Product(lambda u: torch.einsum("bij,bj->bi", a, u)), g, GMRES(max_steps=7), 1e-10)
     torch.testing.assert_close(u, torch.linalg.solve(torch.eye(7, dtype=torch.float64) - a, g), rtol=1e-7, atol=1e-9)
     assert bool(stats.converged.all())
     assert int(stats.steps[2]) == 0
@@ -83,6 +83,6 @@ def test_gmres_samples_stop_on_their_own():
     """A system with k distinct eigenvalues takes k steps, whatever the other samples take."""
     values = torch.stack([torch.full((12,), 0.5), torch.linspace(-0.9, 0.9, 12)]).double()
     g = torch.ones(2, 12, dtype=torch.float64)
-    u, stats = solve_adjoint(lambda u: u * values, g, GMRES(max_steps=12), 1e-12)
+    u, stats = solve_adjoint(Product(lambda u: u * values), g, GMRES(max_steps=12), 1e-12)
     assert stats.steps.tolist() == [1, 12]
     torch.testing.assert_close(u, g / (1 - values))

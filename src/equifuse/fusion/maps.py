@@ -6,6 +6,7 @@ Both are written as ``evaluate`` (plain differentiable operations), ``pull_back`
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from equifuse.fusion.products import AnchoredMap, AnchoredProducts, rough_pays, rounded_product
 from equifuse.solve.explicit import ExplicitMap, Saved
-from equifuse.solve.workspace import Workspace
+from equifuse.solve.inexact import ROUGH
+from equifuse.solve.recycling import empty, spare
 
 GROUPS = 4
 NORM_EPS = 1e-5
@@ -22,8 +25,8 @@ NORM_EPS = 1e-5
 _FUSED_BELOW = 2**17
 
 
-def _keeps() -> bool:
-    """Whether intermediate results must be left alone: for autograd, or because a compiler decides on memory."""
+def _recording() -> bool:
+    """Whether nothing may be written in place: for autograd, or because a compiler decides on memory."""
     return torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
@@ -47,16 +50,14 @@ def normalise(v: Tensor, eps: float = NORM_EPS, *, reuse: bool = False) -> tuple
         normal, _, scale = torch.native_layer_norm(grouped, grouped.shape[-1:], None, None, eps)
         return normal.flatten(-2), scale
     mean = grouped.mean(-1, keepdim=True)
-    if reuse:
-        centred = grouped.sub_(mean)
-        norm = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
-        scale = (norm.square_().div_(grouped.shape[-1]).add_(eps)).rsqrt_()
-        normal = centred.mul_(scale)
-    else:
+    if _recording():
         centred = grouped - mean
         scale = (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
-        normal = centred * scale
-    return normal.flatten(-2), scale
+        return (centred * scale).flatten(-2), scale
+    centred = torch.sub(grouped, mean, out=grouped if reuse else empty(grouped))
+    norm = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
+    scale = norm.square_().div_(grouped.shape[-1]).add_(eps).rsqrt_()
+    return centred.mul_(scale).flatten(-2), scale
 
 
 def normalise_pull(normal: Tensor, scale: Tensor, g: Tensor, scratch: Tensor) -> Tensor:
@@ -77,7 +78,18 @@ def normalise_pull(normal: Tensor, scale: Tensor, g: Tensor, scratch: Tensor) ->
 
 def affine(shift: Tensor, normal: Tensor, gain: Tensor, *, reuse: bool = False) -> Tensor:
     """``normal · gain + shift``, written over ``normal`` if it may be."""
-    return torch.addcmul(shift, normal, gain, out=normal) if reuse else torch.addcmul(shift, normal, gain)
+    return torch.addcmul(shift, normal, gain, out=normal if reuse else spare(normal))
+
+
+def _relu(v: Tensor) -> Tensor:
+    """Written over ``v`` unless recording."""
+    return F.relu(v) if _recording() else v.relu_()
+
+
+def _relu_pull(g: Tensor, output: Tensor) -> Tensor:
+    """``g``, which is overwritten, with zeros where the ReLU's output vanishes; a mask is many times slower."""
+    torch.ops.aten.threshold_backward.grad_input(g, output, 0, grad_input=g)
+    return g
 
 
 def group_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = NORM_EPS) -> Tensor:
@@ -92,19 +104,45 @@ class _Map(ExplicitMap):
         x: what is injected, ``(..., d)``.
         bias: what is always added to it, broadcast.
         eps: of the norms.
+        rounding: whether products may be rounded where a solve does not feel it and it saves time.
+
+    Attributes:
+        from_zero: whether a solve starts at ``f(0)``, so that what is known at 0 is of use.
     """
 
-    def __init__(self, x: Tensor, bias: Tensor, eps: float) -> None:
-        self.eps = eps
+    def __init__(self, x: Tensor, bias: Tensor, eps: float, *, rounding: bool) -> None:
+        self.eps, self.rounding = eps, rounding
+        self.from_zero = False
         self._terms = x, bias
         self._sum: Tensor | None = None
+        self._rounded: tuple[Tensor, ...] | None = None
+
+    @property
+    def has_rough(self) -> bool:
+        """Whether rough evaluations are allowed and cheaper."""
+        return self.rounding and rough_pays(self._terms[0])
+
+    def _norm(self, v: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+        """The whole norm; ``v`` is written over unless recording."""
+        lean = not _recording()
+        return affine(shift, normalise(v, self.eps, reuse=lean)[0], gain, reuse=lean)
+
+    @property
+    @abstractmethod
+    def _matrices(self) -> tuple[Tensor, ...]:
+        """The weights of the products, in × out."""
+
+    def _rounded_matrices(self) -> tuple[Tensor, ...]:
+        if self._rounded is None:
+            self._rounded = tuple(matrix.to(ROUGH) for matrix in self._matrices)
+        return self._rounded
 
     def _injected(self) -> Tensor:
         """``x + bias``."""
-        if _keeps():
+        if _recording():
             return self._terms[0] + self._terms[1]
         if self._sum is None:
-            self._sum = self._terms[0] + self._terms[1]
+            self._sum = torch.add(*self._terms, out=empty(self._terms[0]))
         return self._sum
 
 
@@ -130,7 +168,7 @@ class _BlockSaved(NamedTuple):
     hidden: Tensor
     normal2: Tensor
     scale2: Tensor
-    positive: Tensor
+    outer: Tensor
     normal3: Tensor
     scale3: Tensor
 
@@ -145,6 +183,7 @@ class ModalityMap(_Map):
         mask: bool ``(M, R, 1)``, which rows have the modality; None for all.
         weights: the blocks' parameters.
         eps: of the norms.
+        rounding: whether products may be rounded where a solve does not feel it and it saves time.
         places: which of the ``M · R`` places the rows are, in order; None for all of them.
     """
 
@@ -154,9 +193,11 @@ class ModalityMap(_Map):
         mask: Tensor | None,
         weights: BlockWeights,
         eps: float = NORM_EPS,
+        *,
+        rounding: bool = False,
         places: Tensor | None = None,
     ) -> None:
-        super().__init__(x, weights.bias2, eps)
+        super().__init__(x, weights.bias2, eps, rounding=rounding)
         self.x, self.mask, self.weights, self.places = x, mask, weights, places
 
     @property
@@ -168,7 +209,8 @@ class ModalityMap(_Map):
         """Rows ``(n, k)`` in their places ``(M, R, k)``."""
         if self.places is not None:
             count, height = self.x.shape[:2]
-            rows = rows.new_zeros(count * height, rows.shape[1]).index_copy(0, self.places, rows)
+            padded = empty(rows, count * height, rows.shape[1]).zero_()
+            rows = padded.index_copy(0, self.places, rows) if _recording() else padded.index_copy_(0, self.places, rows)
         return rows.view(*self.x.shape[:2], rows.shape[1])
 
     def _flat(self, stacked: Tensor) -> Tensor:
@@ -177,52 +219,84 @@ class ModalityMap(_Map):
 
     def evaluate(self, z: Tensor, *, keep: bool = True) -> tuple[Tensor, _BlockSaved]:
         """``(M, R, d) -> (M, R, d)``, and what the derivative needs (unusable unless ``keep``)."""
-        w, reuse = self.weights, not keep
-        if reuse:
-            with Workspace() as workspace:
-                return self._evaluate(z, torch.baddbmm(w.bias1, z, w.weight1, out=workspace.empty(self.x)), reuse=True)
-        return self._evaluate(z, torch.baddbmm(w.bias1, z, w.weight1), reuse=False)
+        constants = self.weights.bias1, self._injected()
 
-    def _evaluate(self, z: Tensor, first: Tensor, *, reuse: bool) -> tuple[Tensor, _BlockSaved]:
-        """From the first product on."""
+        def product(i: int, v: Tensor) -> Tensor:
+            return torch.baddbmm(constants[i], v, self._matrices[i], out=spare(v))
+
+        return self._evaluate(z, product, keep=keep)
+
+    def _evaluate(
+        self, z: Tensor, product: Callable[[int, Tensor], Tensor], *, keep: bool
+    ) -> tuple[Tensor, _BlockSaved]:
+        """With the two affine products as given."""
         w = self.weights
-        normal1, scale1 = normalise(first, self.eps, reuse=reuse)
-        hidden = affine(w.shift1, normal1, w.gain1, reuse=reuse)
-        hidden = hidden.relu_() if reuse else F.relu(hidden)
-        normal2, scale2 = normalise(torch.baddbmm(self._injected(), hidden, w.weight2), self.eps, reuse=reuse)
-        outer = affine(w.shift2, normal2, w.gain2, reuse=reuse)
-        outer = outer.add_(z).relu_() if reuse else F.relu(outer + z)
-        normal3, scale3 = normalise(outer, self.eps, reuse=reuse)
-        image = affine(w.shift3, normal3, w.gain3, reuse=reuse)
+        lean = not _recording()  # what is not kept is written over
+        over = lean and not keep
+        normal1, scale1 = normalise(product(0, z), self.eps, reuse=lean)
+        hidden = _relu(affine(w.shift1, normal1, w.gain1, reuse=over))
+        normal2, scale2 = normalise(product(1, hidden), self.eps, reuse=lean)
+        outer = affine(w.shift2, normal2, w.gain2, reuse=over)
+        outer = _relu(outer.add_(z) if lean else outer + z)
+        normal3, scale3 = normalise(outer, self.eps, reuse=over)
+        image = affine(w.shift3, normal3, w.gain3, reuse=over)
         if self.mask is not None:
             image = torch.where(self.mask, image, 0.0)
         return image, _BlockSaved(z, normal1, scale1, hidden, normal2, scale2, outer, normal3, scale3)
 
     def __call__(self, z: Tensor) -> Tensor:
         """One evaluation ``(n, d) -> (n, d)``."""
-        return self._flat(self.evaluate(self._stack(z), keep=_keeps())[0])
+        return self._flat(self.evaluate(self._stack(z), keep=False)[0])
+
+    @property
+    def _matrices(self) -> tuple[Tensor, ...]:
+        return self.weights.weight1, self.weights.weight2
+
+    def _hidden_at_zero(self) -> Tensor:
+        """``h`` at ``z = 0``, ``(M, 1, d)``."""
+        w = self.weights
+        return F.relu(group_norm(w.bias1, w.gain1, w.shift1, self.eps))
+
+    def anchored(self) -> AnchoredMap:
+        """Rough evaluations; at zero the products are known."""
+        w = self.weights
+        start = []
+        if self.from_zero:
+            hidden = self._hidden_at_zero()
+            start = [(w.bias1.new_zeros(1), w.bias1), (hidden, self._injected() + torch.bmm(hidden, w.weight2))]
+
+        def evaluate(z: Tensor, products: AnchoredProducts) -> Tensor:
+            return self._flat(self._evaluate(self._stack(z), products, keep=False)[0])
+
+        constants = w.bias1, self._injected()
+        products = AnchoredProducts(constants, self._matrices, self._rounded_matrices(), start)
+        return AnchoredMap(products, evaluate, self._flat)
 
     def at_zero(self) -> Tensor:
         """``f(0)`` ``(n, d)``: the first product vanishes, the second is the same for every row."""
         w = self.weights
-        hidden = F.relu(group_norm(w.bias1, w.gain1, w.shift1, self.eps))
-        injected = self.x + torch.baddbmm(w.bias2, hidden, w.weight2)
-        outer = F.relu(group_norm(injected, w.gain2, w.shift2, self.eps))
-        image = group_norm(outer, w.gain3, w.shift3, self.eps)
+        constant = torch.baddbmm(w.bias2, self._hidden_at_zero(), w.weight2)
+        injected = torch.add(self.x, constant, out=spare(self.x))
+        outer = _relu(self._norm(injected, w.gain2, w.shift2))
+        image = self._norm(outer, w.gain3, w.shift3)
         return self._flat(image if self.mask is None else torch.where(self.mask, image, 0.0))
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Saved]:
         """``f(z)`` ``(n, d)``, and what the derivative there needs."""
         image, saved = self.evaluate(self._stack(z))
-        return self._flat(image), tuple(saved._replace(positive=saved.positive > 0))
+        return self._flat(image), tuple(saved)
 
-    def _pull(self, saved: Saved, u: Tensor, workspace: Workspace) -> tuple[Tensor, ...]:
+    def _pull(self, saved: Saved, u: Tensor, *, rough: bool = False) -> tuple[Tensor, ...]:
         """Gradients at the state, before the second product, after the first norm's affine, and before the first."""
         w, s = self.weights, _BlockSaved(*saved)
-        outer, second, hidden, first, scratch = (workspace.empty(u) for _ in range(5))
-        normalise_pull(s.normal3, s.scale3, torch.mul(u, w.gain3, out=outer), scratch).mul_(s.positive)
+        outer, second, hidden, first, scratch = (empty(u) for _ in range(5))
+        _relu_pull(normalise_pull(s.normal3, s.scale3, torch.mul(u, w.gain3, out=outer), scratch), s.outer)
         normalise_pull(s.normal2, s.scale2, torch.mul(outer, w.gain2, out=second), scratch)
-        torch.bmm(second, w.weight2.mT, out=hidden).mul_(s.hidden > 0)
+        if rough:
+            rounded_product(second, self._rounded_matrices()[1].mT, out=hidden)
+        else:
+            torch.bmm(second, w.weight2.mT, out=hidden)
+        _relu_pull(hidden, s.hidden)
         normalise_pull(s.normal1, s.scale1, torch.mul(hidden, w.gain1, out=first), scratch)
         return outer, second, hidden, first
 
@@ -230,11 +304,12 @@ class ModalityMap(_Map):
         stacked = self._stack(u)
         return stacked if self.mask is None else torch.where(self.mask, stacked, 0.0)
 
-    def transposed(self, saved: Saved, u: Tensor) -> Tensor:
+    def transposed(self, saved: Saved, u: Tensor, *, rough: bool = False) -> Tensor:
         """``Jᵀu`` ``(n, d)``."""
-        with Workspace() as workspace:
-            outer, _, _, first = self._pull(saved, self._masked(u), workspace)
-            return self._flat(torch.baddbmm(outer, first, self.weights.weight1.mT))
+        outer, _, _, first = self._pull(saved, self._masked(u), rough=rough)
+        if rough:
+            return self._flat(outer.add_(rounded_product(first, self._rounded_matrices()[0].mT, out=first)))
+        return self._flat(outer.baddbmm_(first, self.weights.weight1.mT))
 
     def pull(self, saved: Saved, u: Tensor) -> tuple[Tensor, ...]:
         """The gradients of ``Σ u ⊙ f`` in the order of :attr:`closure`."""
@@ -243,28 +318,27 @@ class ModalityMap(_Map):
         def total(values: Tensor) -> Tensor:
             return values.sum(1, keepdim=True)
 
-        with Workspace() as workspace:
-            outer, second, hidden, first = self._pull(saved, u, workspace)
-            scratch = workspace.empty(u)
-            weights = BlockWeights(
-                weight1=torch.bmm(s.z.mT, first),
-                bias1=total(first),
-                gain1=total(torch.mul(hidden, s.normal1, out=scratch)),
-                shift1=total(hidden),
-                weight2=torch.bmm(s.hidden.mT, second),
-                bias2=total(second),
-                gain2=total(torch.mul(outer, s.normal2, out=scratch)),
-                shift2=total(outer),
-                gain3=total(torch.mul(u, s.normal3, out=scratch)),
-                shift3=total(u),
-            )
-            return (second.clone(), *weights)
+        outer, second, hidden, first = self._pull(saved, u)
+        scratch = empty(u)
+        weights = BlockWeights(
+            weight1=torch.bmm(s.z.mT, first, out=empty(self.weights.weight1)),
+            bias1=total(first),
+            gain1=total(torch.mul(hidden, s.normal1, out=scratch)),
+            shift1=total(hidden),
+            weight2=torch.bmm(s.hidden.mT, second, out=empty(self.weights.weight2)),
+            bias2=total(second),
+            gain2=total(torch.mul(outer, s.normal2, out=scratch)),
+            shift2=total(outer),
+            gain3=total(torch.mul(u, s.normal3, out=scratch)),
+            shift3=total(u),
+        )
+        return (second, *weights)
 
     def take(self, rows: Tensor) -> ModalityMap:
         """The map of some rows: each modality's places are padded to those of the modality with the most rows."""
         gather, places = self._gather(rows)
         mask = None if self.mask is None else gather(self.mask)
-        return ModalityMap(gather(self.x), mask, self.weights, self.eps, places)
+        return ModalityMap(gather(self.x), mask, self.weights, self.eps, rounding=self.rounding, places=places)
 
     def take_saved(self, saved: Saved, rows: Tensor) -> Saved:
         """What ``take(rows)`` needs in place of ``saved``."""
@@ -303,7 +377,7 @@ class _FusionSaved(NamedTuple):
     z: Tensor  # what the gate multiplies: the state, clamped where the gate is bounded
     alpha: Tensor
     purified: Tensor
-    positive: Tensor
+    outer: Tensor
     normal: Tensor
     scale: Tensor
     inside: Tensor  # where the clamp passes, and the slope of the bounded gate; not read without a bound
@@ -325,6 +399,7 @@ class FusionMap(_Map):
         eps: of the norm.
         bound: with a gate: ``z`` is clamped to [-1, 1] and ``α`` bounded smoothly by ``count · bound``; None for the
             plain product.
+        rounding: whether products may be rounded where a solve does not feel it and it saves time.
     """
 
     def __init__(
@@ -336,8 +411,10 @@ class FusionMap(_Map):
         weights: FusionWeights,
         eps: float = NORM_EPS,
         bound: float | None = None,
+        *,
+        rounding: bool = False,
     ) -> None:
-        super().__init__(x_fuse, weights.mix_bias, eps)
+        super().__init__(x_fuse, weights.mix_bias, eps, rounding=rounding)
         self.x_fuse, self.constant, self.count, self.share = x_fuse, constant, count, share
         self.weights = weights
         self.bound = bound if weights.gate is not None else None
@@ -350,7 +427,21 @@ class FusionMap(_Map):
 
     def evaluate(self, z: Tensor, *, keep: bool = True) -> tuple[Tensor, _FusionSaved]:
         """``(n, d) -> (n, d)``, and what the derivative needs (unusable unless ``keep``)."""
-        w, reuse = self.weights, not keep
+
+        def product(i: int, v: Tensor) -> Tensor:
+            if i == 0 and self.weights.gate is not None:
+                return torch.addmm(self.constant, v, self.weights.gate.t(), out=spare(v))
+            return torch.addmm(self._injected(), v, self.weights.mix.t(), out=spare(v))
+
+        return self._evaluate(z, product, keep=keep)
+
+    def _evaluate(
+        self, z: Tensor, product: Callable[[int, Tensor], Tensor], *, keep: bool
+    ) -> tuple[Tensor, _FusionSaved]:
+        """With the affine products as given: the gate's, where there is one, and the combining one."""
+        w = self.weights
+        lean = not _recording()  # what is not kept is written over
+        over = lean and not keep
         inside = slope = z
         if self.bound is not None:
             inside = z.abs() < 1
@@ -358,58 +449,92 @@ class FusionMap(_Map):
         if w.gate is None:
             alpha, purified = z, self.constant + self.count * z
         elif self.bound is not None:
-            alpha = torch.addmm(self.constant, self.count * z, w.gate.t())
+            alpha = product(0, self.count * z)
             most = self.bound * self.count.clamp(min=1)
             level = torch.tanh(alpha / most)
             alpha, slope = most * level, 1 - level.square()
             purified = z * alpha
         else:
-            alpha = torch.addmm(self.constant, self.count * z, w.gate.t())
-            purified = alpha.mul_(z) if reuse else z * alpha
+            alpha = product(0, torch.mul(z, self.count, out=spare(z)))
+            purified = torch.mul(z, alpha, out=alpha if over else spare(z))
         if self.share is not None:
             purified = purified * self.share
-        outer = torch.addmm(self._injected(), purified, w.mix.t())
-        outer = outer.relu_() if reuse else F.relu(outer)
-        normal, scale = normalise(outer, self.eps, reuse=reuse)
-        image = affine(w.shift, normal, w.gain, reuse=reuse)
+        outer = product(1, purified)
+        outer = _relu(outer)
+        normal, scale = normalise(outer, self.eps, reuse=over)
+        image = affine(w.shift, normal, w.gain, reuse=over)
         return image, _FusionSaved(z, alpha, purified, outer, normal, scale, inside, slope)
 
     def __call__(self, z: Tensor) -> Tensor:
         """One evaluation ``(n, d) -> (n, d)``."""
-        return self.evaluate(z, keep=_keeps())[0]
+        return self.evaluate(z, keep=False)[0]
+
+    @property
+    def has_rough(self) -> bool:
+        """Whether rough evaluations are allowed and cheaper; an ablation does without."""
+        return self.weights.gate is not None and super().has_rough
+
+    @property
+    def _matrices(self) -> tuple[Tensor, ...]:
+        assert self.weights.gate is not None
+        return self.weights.gate.t(), self.weights.mix.t()
+
+    def anchored(self) -> AnchoredMap:
+        """Rough evaluations; at zero the products are known."""
+        zero = self.constant.new_zeros(1)
+        start = [(zero, self.constant), (zero, self._injected())] if self.from_zero else []
+
+        def evaluate(z: Tensor, products: AnchoredProducts) -> Tensor:
+            return self._evaluate(z, products, keep=False)[0]
+
+        def of_state(norms: Tensor) -> Tensor:
+            return norms / self.count.squeeze(1).clamp(min=1)
+
+        constants = self.constant, self._injected()
+        products = AnchoredProducts(constants, self._matrices, self._rounded_matrices(), start)
+        return AnchoredMap(products, evaluate, of_state)
 
     def at_zero(self) -> Tensor:
         """``f(0)`` ``(n, d)``: with a gate, nothing is left of the product."""
         w = self.weights
         if w.gate is None:
             return self(torch.zeros_like(self.x_fuse))
-        return group_norm(F.relu(self.x_fuse + w.mix_bias), w.gain, w.shift, self.eps)
+        return self._norm(_relu(torch.add(self.x_fuse, w.mix_bias, out=spare(self.x_fuse))), w.gain, w.shift)
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Saved]:
         """``f(z)`` ``(n, d)``, and what the derivative there needs."""
         image, saved = self.evaluate(z)
-        return image, tuple(saved._replace(positive=saved.positive > 0))
+        return image, tuple(saved)
 
-    def _pull(self, saved: Saved, u: Tensor) -> tuple[Tensor, Tensor]:
+    def _pull(self, saved: Saved, u: Tensor, *, rough: bool = False) -> tuple[Tensor, Tensor]:
         """Gradients before the norm's ReLU, and at the gated sum."""
         w, s = self.weights, _FusionSaved(*saved)
-        with Workspace() as workspace:
-            mixed = normalise_pull(s.normal, s.scale, u * w.gain, workspace.empty(u)).mul_(s.positive)
-        purified = mixed @ w.mix
+        scaled = torch.mul(u, w.gain, out=empty(u))
+        mixed = _relu_pull(normalise_pull(s.normal, s.scale, scaled, empty(u)), s.outer)
+        purified = empty(u)
+        if rough:
+            rounded_product(mixed, self._rounded_matrices()[1].t(), out=purified)
+        else:
+            torch.mm(mixed, w.mix, out=purified)
         return mixed, purified if self.share is None else purified.mul_(self.share)
 
     def _at_gate(self, s: _FusionSaved, purified: Tensor) -> Tensor:
         """Gradient before the gate's bound, where the gate is the modality states' constant plus a product."""
-        at_alpha = purified * s.z
+        at_alpha = torch.mul(purified, s.z, out=empty(purified))
         return at_alpha if self.bound is None else at_alpha.mul_(s.slope)
 
-    def transposed(self, saved: Saved, u: Tensor) -> Tensor:
+    def transposed(self, saved: Saved, u: Tensor, *, rough: bool = False) -> Tensor:
         """``Jᵀu`` ``(n, d)``."""
         s, gate = _FusionSaved(*saved), self.weights.gate
-        _, purified = self._pull(saved, u)
+        _, purified = self._pull(saved, u, rough=rough)
         if gate is None:
             return purified.mul_(self.count)
-        image = torch.addmm(purified * s.alpha, self._at_gate(s, purified).mul_(self.count), gate)
+        at_gate = self._at_gate(s, purified).mul_(self.count)
+        if rough:
+            product = rounded_product(at_gate, self._rounded_matrices()[0].t(), out=at_gate)
+            image = purified.mul_(s.alpha).add_(product)
+        else:
+            image = purified.mul_(s.alpha).addmm_(at_gate, gate)
         return image if self.bound is None else image.mul_(s.inside)
 
     def pull(self, saved: Saved, u: Tensor) -> tuple[Tensor, ...]:
@@ -426,7 +551,7 @@ class FusionMap(_Map):
         """The map of some rows."""
         share = None if self.share is None else self.share[rows]
         constants = self.x_fuse[rows], self.constant[rows], self.count[rows], share
-        return FusionMap(*constants, self.weights, self.eps, self.bound)
+        return FusionMap(*constants, self.weights, self.eps, self.bound, rounding=self.rounding)
 
     def take_saved(self, saved: Saved, rows: Tensor) -> Saved:
         """What ``take(rows)`` needs in place of ``saved``."""

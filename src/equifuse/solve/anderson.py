@@ -13,6 +13,7 @@ from equifuse.errors import InputError
 from equifuse.solve.broyden import Broyden
 from equifuse.solve.history import Slots, write
 from equifuse.solve.loop import Solver, StepRule
+from equifuse.solve.recycling import pick
 
 # Differences that the Gram matrix has room for at first; it doubles when there are more.
 _ROOM = 8
@@ -69,11 +70,7 @@ class _AndersonRule(StepRule):
         self.dr.keep(rows)
         self.gram, self.valid = self.gram[rows], self.valid[rows]
         if self.last_f is not None and self.last_r is not None:
-            self.last_f, self.last_r = self.last_f[rows], self.last_r[rows]
-
-    def release(self) -> None:
-        self.df.release()
-        self.dr.release()
+            self.last_f, self.last_r = pick(self.last_f, rows), pick(self.last_r, rows)
 
     def _coefficients(self, rhs: Tensor, used: int) -> Tensor:
         """``γ`` ``(B, used)`` of the column-scaled ridge least squares; exactly 0 on columns that are not valid."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from equifuse.errors import InputError
 from equifuse.solve.history import Slots
 from equifuse.solve.loop import Solver, StepRule, none_of
+from equifuse.solve.recycling import pick, spare
 
 # Below this share of ‖s‖² the secant denominator carries no information and the update is skipped.
 _LEAST_CURVATURE = 1e-6
@@ -41,7 +42,7 @@ class _BroydenRule(StepRule):
         if self.u.used == self.u.size:
             # The oldest update makes room; what is left is still a valid low-rank inverse estimate.
             self.u.put(slot, torch.zeros_like(z))
-        s, y = z - self.last_z, r - self.last_r
+        s, y = torch.sub(z, self.last_z, out=spare(z)), torch.sub(r, self.last_r, out=spare(r))
         self.last_z, self.last_r = z, r
         hy = _apply(self.u, self.v, y)
         hs = _apply(self.v, self.u, s)
@@ -58,17 +59,13 @@ class _BroydenRule(StepRule):
         self.u.keep(rows)
         self.v.keep(rows)
         if self.last_z is not None and self.last_r is not None:
-            self.last_z, self.last_r = self.last_z[rows], self.last_r[rows]
-
-    def release(self) -> None:
-        self.u.release()
-        self.v.release()
+            self.last_z, self.last_r = pick(self.last_z, rows), pick(self.last_r, rows)
 
 
 def _apply(left: Slots, right: Slots, x: Tensor) -> Tensor:
     """``−x + Σ left_i (right_iᵀ x)`` for ``x`` ``(B, N)``."""
     (weights,) = right.dots(x)
-    return left.add_to(-x, weights)
+    return left.add_to(torch.neg(x, out=spare(x)), weights, reuse=not torch.is_grad_enabled())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from equifuse.solve.inexact import Anchored
+
 Saved = tuple[Tensor, ...]
 
 
@@ -29,6 +31,19 @@ class ExplicitMap(ABC):
     def take(self, rows: Tensor) -> ExplicitMap:
         """The map of some samples alone (sorted int64 indices)."""
 
+    @property
+    def has_rough(self) -> bool:
+        """Whether :meth:`anchored` and ``transposed(rough=True)`` are there and cheaper."""
+        return False
+
+    def anchored(self) -> Anchored:
+        """Cheap evaluations for one solve; only asked for if :attr:`has_rough`.
+
+        Raises:
+            NotImplementedError: the map has none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no rough evaluation")
+
     @abstractmethod
     def linearize(self, z: Tensor) -> tuple[Tensor, Saved]:
         """``f(z)``, and what :meth:`transposed` and :meth:`pull` need of this evaluation."""
@@ -38,8 +53,8 @@ class ExplicitMap(ABC):
         """What ``take(rows)`` needs in place of ``saved``."""
 
     @abstractmethod
-    def transposed(self, saved: Saved, u: Tensor) -> Tensor:
-        """``Jᵀu`` with ``J = ∂f/∂z``, shaped like ``u`` ``(B, …)``."""
+    def transposed(self, saved: Saved, u: Tensor, *, rough: bool = False) -> Tensor:
+        """``Jᵀu`` with ``J = ∂f/∂z``, shaped like ``u`` ``(B, …)``; with rounded products if ``rough``."""
 
     @abstractmethod
     def pull(self, saved: Saved, u: Tensor) -> tuple[Tensor, ...]:

@@ -6,6 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -15,7 +16,7 @@ from torch.autograd.function import FunctionCtx
 from equifuse.errors import ConvergenceWarning, EquifuseError, InputError, NotConvergedError, UnknownNameError
 from equifuse.solve.anderson import Anderson
 from equifuse.solve.explicit import ExplicitMap, Saved
-from equifuse.solve.krylov import GMRES, LinearMap, solve_adjoint
+from equifuse.solve.krylov import GMRES, Product, solve_adjoint
 from equifuse.solve.loop import (
     FixedPointMap,
     Solver,
@@ -27,6 +28,7 @@ from equifuse.solve.loop import (
     rows,
     work_dtype,
 )
+from equifuse.solve.recycling import copy, spare
 from equifuse.solve.spectrum import transposed_jacobian
 
 
@@ -185,10 +187,10 @@ class _ImplicitFunction(torch.autograd.Function):
                 )
             return torch.zeros_like(u) if image is None else rows(image).to(u.dtype)
 
-        def take(index: Tensor) -> LinearMap:
-            return transposed_jacobian(c.take(index), z_in.detach()[index])
+        def take(index: Tensor) -> Product:
+            return Product(transposed_jacobian(c.take(index), z_in.detach()[index]))
 
-        u = _solve_adjoint(c.method, c.default_tol, g, product, take if c.take else None, c.stats)
+        u = _solve_adjoint(c.method, c.default_tol, g, Product(product), take if c.take else None, c.stats)
         return u.view(shape).to(fz.dtype), None, None, None, None, None, None
 
 
@@ -209,7 +211,7 @@ class _ExplicitFunction(torch.autograd.Function):
         ctx.save_for_backward(*saved, *closure)  # the closure too, so that autograd refuses weights changed since
         ctx.f, ctx.method, ctx.default_tol, ctx.stats, ctx.count = f, method, default_tol, stats, len(saved)
         ctx.set_materialize_grads(False)
-        return z.clone()
+        return copy(z)
 
     @staticmethod
     def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
@@ -221,14 +223,16 @@ class _ExplicitFunction(torch.autograd.Function):
             return (None,) * (6 + len(c.saved_tensors) - c.count)
         f, shape = cast(ExplicitMap, c.f), g.shape
 
-        def product(u: Tensor) -> Tensor:
-            return rows(f.transposed(saved, u.view(shape)))
+        def product_of(f: ExplicitMap, saved: Saved) -> Product:
+            def product(u: Tensor, *, rough: bool = False) -> Tensor:
+                return rows(f.transposed(saved, u.view(len(u), *shape[1:]), rough=rough))
 
-        def take(index: Tensor) -> LinearMap:
-            some, kept = f.take(index), f.take_saved(saved, index)
-            return lambda u: rows(some.transposed(kept, u.view(len(u), *shape[1:])))
+            return Product(product, partial(product, rough=True) if f.has_rough else None)
 
-        u = _solve_adjoint(c.method, c.default_tol, g, product, take, c.stats)
+        def take(index: Tensor) -> Product:
+            return product_of(f.take(index), f.take_saved(saved, index))
+
+        u = _solve_adjoint(c.method, c.default_tol, g, product_of(f, saved), take, c.stats)
         with torch.autocast(g.device.type, enabled=False):
             return (None, None, None, None, None, None, *f.pull(saved, u.view(shape)))
 
@@ -241,7 +245,7 @@ def _one_step_on(f: ExplicitMap, z: Tensor, image: Tensor, stats: SolverStats, t
     """
     point = image.to(z.dtype)
     fz, saved = f.linearize(point)
-    relative = relative_residual(rows(fz - point), rows(fz)).to(stats.residual.dtype)
+    relative = relative_residual(rows(torch.sub(fz, point, out=spare(fz))), rows(fz)).to(stats.residual.dtype)
     worse = (relative > stats.residual) & (relative > tol)
     if bool(worse.any()):
         relative = torch.where(worse, stats.residual, relative)
@@ -261,8 +265,8 @@ def _solve_adjoint(
     method: Solver | GMRES,
     default_tol: float,
     g: Tensor,
-    product: LinearMap,
-    take: Callable[[Tensor], LinearMap] | None,
+    product: Product,
+    take: Callable[[Tensor], Product] | None,
     stats: SolverStats,
 ) -> Tensor:
     """``u`` ``(B, N)`` with ``u = Jᵀu + g``, its statistics noted in ``stats``."""
@@ -270,7 +274,7 @@ def _solve_adjoint(
 
     def take_map(index: Tensor) -> FixedPointMap:
         assert take is not None
-        some, right = take(index), rhs[index]
+        some, right = take(index).exact, rhs[index]
         return lambda u: some(u) + right
 
     with torch.autocast(g.device.type, enabled=False):  # the backward pass may be run inside of one
@@ -278,7 +282,7 @@ def _solve_adjoint(
             tol = method.tol if method.tol is not None else default_tol
             u, adjoint = solve_adjoint(product, rhs, method, tol, take)
         else:
-            u, adjoint = iterate(lambda u: product(u) + rhs, rhs, method, take_map if take else None)
+            u, adjoint = iterate(lambda u: product.exact(u) + rhs, rhs, method, take_map if take else None)
     stats.backward[:] = [adjoint]
     report(adjoint, "adjoint")
     return u

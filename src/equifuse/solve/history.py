@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from equifuse.solve.workspace import Workspace
+from equifuse.solve.recycling import copy, empty
 
 # Slots there is room for at first, where all slots are one block of memory.
 _ROOM = 8
@@ -30,7 +30,6 @@ class Slots:
         self.used = 0  # slots 0 … used - 1 hold something
         self._recording = torch.is_grad_enabled()
         self._like = like.detach()
-        self._workspace = Workspace()
         self._block: Tensor | None = None
         self._slots: list[Tensor] = []
         self._scratch: Tensor | None = None
@@ -69,7 +68,7 @@ class Slots:
         if slot < len(self._slots):
             return self._slots[slot]
         if self._block is None:
-            self._slots.append(self._workspace.empty(self._like))
+            self._slots.append(empty(self._like))
         else:
             larger = self._block.new_empty(min(self.size, 2 * len(self._slots)), *self._block.shape[1:])
             larger[:slot] = self._block[:slot]
@@ -93,7 +92,7 @@ class Slots:
         if self._recording:
             return [torch.stack([(slot * x).sum(1) for slot in self._slots[: self.used]], dim=1) for x in vectors]
         if self._scratch is None:
-            self._scratch = self._workspace.empty(self._like)
+            self._scratch = empty(self._like)
         found = [x.new_empty(x.shape[0], self.used) for x in vectors]
         for j, slot in enumerate(self._slots[: self.used]):
             for x, products in zip(vectors, found, strict=True):
@@ -116,7 +115,7 @@ class Slots:
             for j in range(count):
                 x = x + scale * weights[:, j, None] * self._slots[j]
             return x
-        total = x if reuse else x.clone()
+        total = x if reuse else copy(x)
         for j in range(count):
             total.addcmul_(self._slots[j], weights[:, j, None], value=scale)
         return total
@@ -129,18 +128,9 @@ class Slots:
             self._block = self._block[:, rows]
             self._slots = list(self._block)
         else:
-            kept = Workspace()
             self._like = self._like[rows]
-            smaller = [kept.empty(self._like) for _ in self._slots]
-            for old, new in zip(self._slots, smaller, strict=True):
-                torch.index_select(old, 0, rows, out=new)
-            self._workspace.release()
-            self._slots, self._workspace, self._scratch = smaller, kept, None
-
-    def release(self) -> None:
-        """Give the memory back; the slots are empty afterwards."""
-        self._workspace.release()
-        self._slots, self._scratch, self._block, self.used = [], None, None, 0
+            self._slots = [torch.index_select(slot, 0, rows, out=empty(self._like)) for slot in self._slots]
+            self._scratch = None
 
 
 def write(buffer: Tensor, place: tuple[slice | int, ...], value: Tensor) -> Tensor:

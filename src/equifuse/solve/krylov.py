@@ -4,18 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from equifuse.errors import InputError
 from equifuse.solve.history import Slots
+from equifuse.solve.inexact import ROUNDOFF
 from equifuse.solve.loop import SolverStats
+from equifuse.solve.recycling import empty, spare
 
 LinearMap = Callable[[Tensor], Tensor]
 # Solved rows leave the batch once no more than this share is left: copying the rest is not free.
 _WORTH_DROPPING = 0.7
+# What rough products may add to the residual, as a share of the tolerance, in each of them.
+_ROUGH_SHARE = 0.4
+
+
+class Product(NamedTuple):
+    """``u -> Jᵀu``, ``(B, N) -> (B, N)``, independent per row.
+
+    Attributes:
+        exact: to the accuracy of the dtype.
+        rough: to a relative accuracy of :data:`~equifuse.solve.inexact.ROUNDOFF`, cheaper; None if there is none.
+    """
+
+    exact: LinearMap
+    rough: LinearMap | None = None
 
 
 class ArnoldiBasis:
@@ -29,7 +46,7 @@ class ArnoldiBasis:
     def __init__(self, start: Tensor, size: int) -> None:
         self.norm = torch.linalg.vector_norm(start, dim=1)
         self.vectors = Slots(start, size + 1)
-        self.hessenberg = start.new_zeros(start.shape[0], size + 1, size)
+        self.columns: list[Tensor] = []  # of H, the k-th (B, k + 2)
         self.vectors.put_scaled(0, start, _reciprocal(self.norm))
         self.size = 0
 
@@ -53,10 +70,14 @@ class ArnoldiBasis:
         height = torch.linalg.vector_norm(image, dim=1)
         height = torch.where(height > 10 * torch.finfo(image.dtype).eps * before, height, 0.0)
         self.vectors.put_scaled(k + 1, image, _reciprocal(height))
-        self.hessenberg[:, : k + 1, k] = coefficients
-        self.hessenberg[:, k + 1, k] = height
+        self.columns.append(torch.cat([coefficients, height[:, None]], dim=1))
         self.size += 1
-        return self.hessenberg[:, : k + 2, k]
+        return self.columns[k]
+
+    @property
+    def hessenberg(self) -> Tensor:
+        """``H`` ``(B, k + 1, k)``."""
+        return torch.stack([F.pad(column, (0, self.size + 1 - column.shape[1])) for column in self.columns], dim=2)
 
     def add_to(self, x: Tensor, weights: Tensor) -> Tensor:
         """``x`` plus the combination of the first ``k`` vectors by ``weights`` ``(B, k)``."""
@@ -65,11 +86,7 @@ class ArnoldiBasis:
     def keep(self, rows: Tensor) -> None:
         """Forget all samples but ``rows`` (indices)."""
         self.vectors.keep(rows)
-        self.hessenberg, self.norm = self.hessenberg[rows], self.norm[rows]
-
-    def release(self) -> None:
-        """Give the vectors' memory back; they must not be used any more."""
-        self.vectors.release()
+        self.columns, self.norm = [column[rows] for column in self.columns], self.norm[rows]
 
 
 def _reciprocal(norm: Tensor) -> Tensor:
@@ -117,7 +134,7 @@ class _LeastSquares:
 
     def __init__(self, norm: Tensor, size: int) -> None:
         batch = norm.shape[0]
-        self.triangle = norm.new_zeros(batch, size, size)
+        self.triangle: list[Tensor] = []  # columns of R, the k-th (B, k + 1)
         self.cosines, self.sines = norm.new_zeros(batch, size), norm.new_zeros(batch, size)
         self.rhs = norm.new_zeros(batch, size + 1)
         self.rhs[:, 0] = norm
@@ -138,31 +155,38 @@ class _LeastSquares:
         safe = torch.where(usable, length, 1.0)
         self.cosines[:, k] = torch.where(usable, column[:, k] / safe, 1.0)
         self.sines[:, k] = torch.where(usable, column[:, k + 1] / safe, 0.0)
-        self.triangle[:, :k, k] = column[:, :k]
-        self.triangle[:, k, k] = torch.where(active & usable, length, 1.0)
+        column[:, k] = torch.where(active & usable, length, 1.0)
+        self.triangle.append(column[:, : k + 1])
         self.rhs[:, k + 1] = torch.where(active, -self.sines[:, k] * self.rhs[:, k], 0.0)
         self.rhs[:, k] = torch.where(active, self.cosines[:, k] * self.rhs[:, k], 0.0)
         return self.rhs[:, k + 1].abs()
 
     def keep(self, rows: Tensor) -> None:
         """Forget all samples but ``rows`` (indices)."""
-        self.triangle, self.cosines, self.sines, self.rhs = (
-            tensor[rows] for tensor in (self.triangle, self.cosines, self.sines, self.rhs)
-        )
+        self.triangle = [column[rows] for column in self.triangle]
+        self.cosines, self.sines, self.rhs = (tensor[rows] for tensor in (self.cosines, self.sines, self.rhs))
 
-    def solution(self, k: int) -> Tensor:
-        """``y`` ``(B, k)`` of the first ``k`` columns."""
-        y: Tensor = torch.linalg.solve_triangular(self.triangle[:, :k, :k], self.rhs[:, :k, None], upper=True)
+    def solution(self) -> Tensor:
+        """``y`` ``(B, k)``."""
+        k = len(self.triangle)
+        if k == 0:
+            return self.rhs[:, :0]
+        triangle = torch.stack([F.pad(column, (0, k - column.shape[1])) for column in self.triangle], dim=2)
+        y: Tensor = torch.linalg.solve_triangular(triangle, self.rhs[:, :k, None], upper=True)
         return y.squeeze(2)
 
 
 def solve_adjoint(
-    product: LinearMap, g: Tensor, method: GMRES, tol: float, take: Callable[[Tensor], LinearMap] | None = None
+    product: Product, g: Tensor, method: GMRES, tol: float, take: Callable[[Tensor], Product] | None = None
 ) -> tuple[Tensor, SolverStats]:
     """Solve ``u − product(u) = g`` per row by restarted GMRES.
 
+    The error of a product with a basis vector enters the solution times that vector's coefficient, which is about the
+    residual at that time. So products may be the rougher the smaller the residual is (inexact Krylov methods, Simoncini
+    & Szyld 2003), and the rough ones, where there are any, take over once they no longer show in the result.
+
     Args:
-        product: ``u -> Jᵀu``, ``(B, N) -> (B, N)``, independent per row.
+        product: of the whole batch.
         g: ``(B, N)`` right-hand side.
         method: budget.
         tol: relative tolerance to stop at.
@@ -175,7 +199,7 @@ def solve_adjoint(
     tol = max(tol, 20 * torch.finfo(g.dtype).eps)
     batch = g.shape[0]
     scale = torch.linalg.vector_norm(g, dim=1)
-    u = torch.zeros_like(g)
+    u: Tensor | None = None  # the solution so far; None for zero
     steps = torch.zeros(batch, dtype=torch.int64, device=g.device)
     residual, floor = scale, tol * scale  # of the whole batch
     trace = [_relative(residual, scale)]
@@ -184,41 +208,56 @@ def solve_adjoint(
     done = 0
     while done < method.max_steps and bool(active.any()):
         size = min(method.restart, method.max_steps - done)
-        basis = ArnoldiBasis(torch.where(active[:, None], right, 0.0), size)
+        # Rows that are done start from nothing, and so stay what they are.
+        basis = ArnoldiBasis(right if bool(active.all()) else right * active[:, None], size)
         squares = _LeastSquares(basis.norm, size)
+        error = torch.zeros_like(floor)  # what rough products add to the residual
         while basis.size < size:
             left = int(active.count_nonzero())
             if left == 0:
                 break
             if take is not None and left <= _WORTH_DROPPING * active.numel():
                 # Where the cycle goes on, its combination is only made at its end.
-                weights = squares.solution(basis.size).masked_fill(active[:, None], 0.0)
-                u = u.index_copy(0, index, basis.add_to(u[index], weights))
+                u = _add(u, g, index, basis, squares.solution().masked_fill(active[:, None], 0.0))
                 here = active.nonzero().squeeze(1)
                 index, active = index[here], active[here]
                 basis.keep(here)
                 squares.keep(here)
                 product = take(index)
             v = basis.newest()
-            column = basis.extend(v - product(v))
-            now = torch.where(active, squares.append(basis.size - 1, column, active), residual[index])
+            multiply = product.exact
+            if product.rough is not None:
+                more = ROUNDOFF * residual[index]
+                if not bool((active & (more > _ROUGH_SHARE * floor[index])).any()):
+                    multiply = product.rough
+                    error = error.index_add(0, index, more)
+            column = basis.extend(torch.sub(v, multiply(v), out=spare(v)))
+            now = squares.append(basis.size - 1, column, active) + error[index]
+            now = torch.where(active, now, residual[index])
             residual = residual.index_copy(0, index, now)
             steps = steps.index_add(0, index, active.long())
             trace.append(_relative(residual, scale))
             active = active & (now > floor[index])
-        u = u.index_copy(0, index, basis.add_to(u[index], squares.solution(basis.size)))
-        basis.release()
+        u = _add(u, g, index, basis, squares.solution())
         done += basis.size
         active = residual[index] > floor[index]
         if done < method.max_steps and bool(active.any()):
-            right = g[index] - u[index] + product(u[index])
+            right = g[index] - u[index] + product.exact(u[index])
             now = torch.where(active, torch.linalg.vector_norm(right, dim=1), residual[index])
             residual = residual.index_copy(0, index, now)
             active = now > floor[index]
             done += 1
-    return u, SolverStats(
+    return torch.zeros_like(g) if u is None else u, SolverStats(
         converged=residual <= floor, residual=_relative(residual, scale), steps=steps, trace=torch.stack(trace)
     )
+
+
+def _add(u: Tensor | None, like: Tensor, index: Tensor, basis: ArnoldiBasis, weights: Tensor) -> Tensor:
+    """``u`` (None for zero), shaped like ``like``, plus the combination of the basis at the rows ``index``."""
+    if len(index) == len(like):
+        return basis.add_to(empty(like).zero_() if u is None else u, weights)
+    u = empty(like).zero_() if u is None else u
+    return u.index_copy(0, index, basis.add_to(u[index], weights))
 
 
 def _relative(residual: Tensor, scale: Tensor) -> Tensor:

@@ -6,12 +6,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from equifuse.errors import InputError
+from equifuse.solve.explicit import ExplicitMap
+from equifuse.solve.inexact import Anchored, Schedule
+from equifuse.solve.recycling import pick, spare
 
 FixedPointMap = Callable[[Tensor], Tensor]
 Take = Callable[[Tensor], FixedPointMap]
@@ -108,9 +112,6 @@ class StepRule(ABC):
     def keep(self, rows: Tensor) -> None:
         """Forget all samples but ``rows`` (sorted indices); the next call is for these alone."""
 
-    def release(self) -> None:  # noqa: B027 - most rules have nothing to release
-        """The solve is over: give memory back."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Solver(ABC):
@@ -189,7 +190,7 @@ def select(mask: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
         count = int(mask.count_nonzero())
         if count in (0, mask.numel()):
             return chosen if count else other
-    return torch.where(mask[:, None], chosen, other)
+    return torch.where(mask[:, None], chosen, other, out=spare(other))
 
 
 class _Safeguard:
@@ -261,7 +262,7 @@ class _Best:
 
     def take(self, rows: Tensor) -> _Best:
         """The given samples."""
-        return _Best(self.z[rows], self.image[rows], self.residual[rows], self.steps[rows])
+        return _Best(pick(self.z, rows), pick(self.image, rows), self.residual[rows], self.steps[rows])
 
     def put(self, rows: Tensor, other: _Best) -> _Best:
         """These samples with ``rows`` replaced."""
@@ -273,13 +274,45 @@ class _Best:
         )
 
 
-def _evaluate(f: FixedPointMap, z: Tensor, like: Tensor) -> Tensor:
-    """``f`` on rows ``(n, N)``, given to it in the shape and dtype of ``like`` ``(B, …)``."""
-    state = z.view(z.shape[0], *like.shape[1:]).to(like.dtype)
-    fz = f(state)
-    if fz.shape != state.shape:
-        raise InputError(f"the map must keep its input's shape {tuple(state.shape)}, it returned {tuple(fz.shape)}")
-    return rows(fz).to(z.dtype)
+class _Evaluations:
+    """``f`` on rows ``(n, N)``, given to it in the shape and dtype of ``like``; rough ones where ``f`` offers them."""
+
+    def __init__(self, f: FixedPointMap, like: Tensor) -> None:
+        self.f, self.like = f, like
+        self._schedule = Schedule()
+        self._anchored = self._anchor(f)
+
+    def _anchor(self, f: FixedPointMap) -> Anchored | None:
+        if isinstance(f, ExplicitMap) and f.has_rough and not torch.is_grad_enabled():
+            return f.anchored()
+        return None
+
+    def __call__(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The image, and per sample an estimate of its error; None if it is exact."""
+        state = z.view(z.shape[0], *self.like.shape[1:]).to(self.like.dtype)
+        error = None
+        if self._anchored is None:
+            fz = self.f(state)
+        elif self._schedule.exact_next or not self._anchored.known:
+            fz = self._anchored.exact(state)
+        else:
+            fz, error = self._anchored.rough(state)
+        if fz.shape != state.shape:
+            raise InputError(f"the map must keep its input's shape {tuple(state.shape)}, it returned {tuple(fz.shape)}")
+        return rows(fz).to(z.dtype), error
+
+    def plan(self, relative: Tensor, error: Tensor | None, running: Tensor) -> None:
+        """Decide how the next one is made: relative residuals ``(B,)``, their errors, and which samples go on."""
+        if self._anchored is not None:
+            self._schedule.note(relative, relative.new_zeros(()) if error is None else error, running)
+
+    def take(self, f: FixedPointMap, rows: Tensor) -> None:
+        """Go on with the map ``f`` of the samples ``rows`` (indices) alone."""
+        before, self._anchored = self._anchored, self._anchor(f)
+        if before is not None and self._anchored is not None and isinstance(self.f, ExplicitMap):
+            self._anchored.adopt(before, partial(self.f.take_saved, rows=rows))
+        self.f = f
+        self._schedule.keep(rows)
 
 
 def iterate(f: FixedPointMap, z0: Tensor, solver: Solver, take: Take | None = None) -> tuple[Tensor, SolverStats]:
@@ -323,12 +356,16 @@ def iterate_with_image(
     shown = unknown
     trace: list[Tensor] = []
     may_drop = take is not None and not torch.is_grad_enabled()
+    evaluate = _Evaluations(f, z0)
 
     for k in range(solver.max_steps):
-        fz = _evaluate(f, z, z0)
-        r = fz - z
+        fz, error = evaluate(z)
+        r = torch.sub(fz, z, out=spare(fz))
         with torch.no_grad():
             relative = relative_residual(r, fz)
+            if error is not None:
+                error = torch.nan_to_num(error / torch.linalg.vector_norm(fz, dim=1))
+                relative = relative + error  # what cannot be told from a residual counts as one
             shown = torch.where(running, relative, shown)
             trace.append(shown if index is None else trace[-1].index_copy(0, index, shown))
             better = running & (relative < best.residual)
@@ -336,6 +373,7 @@ def iterate_with_image(
             steps = best.steps + running
             running = running & (residual > solver.tol)
             restart = guard.watch(relative, residual, better)
+            evaluate.plan(relative, error, running)
         best = _Best(select(better, z, best.z), select(better, fz, best.image), residual, steps)
         if k + 1 == solver.max_steps:
             break
@@ -350,15 +388,15 @@ def iterate_with_image(
                 here = running.nonzero().squeeze(1)
                 whole = best if index is None else whole.put(index, best)
                 index = here if index is None else index[here]
-                f, best, z, fz, r, shown, restart, running = (
-                    take(index), best.take(here), z[here], fz[here], r[here], shown[here], restart[here], running[here]
-                )  # fmt: skip
+                evaluate.take(take(index), here)
+                best, z, fz, r = best.take(here), pick(z, here), pick(fz, here), pick(r, here)
+                shown, restart, running = shown[here], restart[here], running[here]
                 guard.keep(here)
                 for rule in rules:
                     rule.keep(here)
         if not none_of(restart):
             z, fz = select(restart, best.z, z), select(restart, best.image, fz)
-            r = fz - z
+            r = torch.sub(fz, z, out=spare(fz))
         proposal = rules[0].step(z, fz, r, guard.damping, restart)
         if backup is not None and len(rules) == 1 and asking and bool(guard.rescued.any()):
             rules.append(backup.start(z))
@@ -370,8 +408,6 @@ def iterate_with_image(
             proposal = torch.where(plain[:, None], z + guard.damping * r, proposal)
         z = select(running, proposal, z)
 
-    for rule in rules:
-        rule.release()
     whole = best if index is None else whole.put(index, best)
     stats = SolverStats(
         converged=whole.residual <= solver.tol,

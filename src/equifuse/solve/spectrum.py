@@ -64,7 +64,6 @@ def spectral_radius(f: FixedPointMap, z: Tensor, *, vectors: int = 40, seed: int
     basis = ArnoldiBasis(start.to(z.device, work_dtype(z.dtype)), size)
     while basis.size < size:
         basis.extend(product(basis.newest()))
-    basis.release()
     square = basis.hessenberg[:, :size, :size].double()
     radius: Tensor = torch.linalg.eigvals(square).abs().amax(dim=1)
     return radius.to(basis.norm.dtype)

@@ -1,0 +1,137 @@
+"""Matrix products in bfloat16: where they pay, and products that are only rounded on the way from a known point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from equifuse.solve.inexact import ROUNDOFF, Anchored, Rough
+from equifuse.solve.recycling import copy, empty
+
+# Below this many numbers in a batch of states, the conversions cost what the products save.
+_WORTH_ROUNDING = 2**17
+
+
+@cache
+def _cpu_multiplies_rough() -> bool:
+    """Whether this CPU has instructions for products of bfloat16; without them they are slower than float32."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def rough_pays(state: Tensor) -> bool:
+    """Whether rounding the products of a batch of states ``(..., d)`` saves time: large, float32, on such a CPU.
+
+    On a GPU, ``torch.set_float32_matmul_precision`` is the switch for narrower products, and it is the caller's.
+    """
+    fits = state.dtype == torch.float32 and state.device.type == "cpu" and state.numel() >= _WORTH_ROUNDING
+    return fits and not torch.compiler.is_compiling() and _cpu_multiplies_rough()
+
+
+def rounded_product(x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+    """``x @ weight`` with both rounded, ``(..., n, d) × (..., d, d)``, written to ``out``, which may be ``x``.
+
+    Args:
+        x: float32.
+        weight: already rounded.
+        out: float32, shaped like ``x``.
+    """
+    low = empty(weight, *x.shape).copy_(x)
+    # A sum of two dtypes would make a copy in memory that is freshly mapped, so the product is widened here.
+    return out.copy_(torch.matmul(low, weight, out=empty(low)))
+
+
+class AnchoredProducts:
+    """The affine products ``c_i + x W_i`` of a map, exact, or rough about the inputs of the last exact ones.
+
+    Args:
+        constants: the ``c_i``.
+        weights: the ``W_i``, square, float32.
+        rounded: the same in bfloat16.
+        start: inputs and products that are known beforehand; empty for none.
+    """
+
+    def __init__(
+        self,
+        constants: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        rounded: Sequence[Tensor],
+        start: Sequence[tuple[Tensor, Tensor]] = (),
+    ) -> None:
+        self.constants, self.weights, self.rounded = constants, weights, rounded
+        self.anchor = list(start)
+        self.way: Tensor | None = None  # norms (...) of the way of the first input from the anchor
+        self.moved = False  # whether the anchor is no longer what was known beforehand
+        self._moving = False
+
+    def begin(self, *, exact: bool) -> None:
+        """An evaluation begins; if ``exact``, its inputs become the anchor."""
+        self._moving = exact
+        if exact:
+            self.anchor, self.moved = [], True
+
+    def __call__(self, i: int, x: Tensor) -> Tensor:
+        """``c_i + x W_i``, which may be overwritten."""
+        return self._exactly(i, x) if self._moving else self._roughly(i, x)
+
+    def _exactly(self, i: int, x: Tensor) -> Tensor:
+        """And remember it."""
+        known = torch.matmul(x, self.weights[i], out=empty(x)).add_(self.constants[i])
+        self.anchor.append((copy(x), known))
+        return copy(known)
+
+    def _roughly(self, i: int, x: Tensor) -> Tensor:
+        at, known = self.anchor[i]
+        way = torch.sub(x, at, out=empty(x))
+        if i == 0:
+            self.way = torch.linalg.vector_norm(way, dim=-1)
+        return rounded_product(way, self.rounded[i], out=way).add_(known)
+
+
+class AnchoredMap(Anchored):
+    """A map of :class:`AnchoredProducts` and elementwise operations, whose first product is with its state.
+
+    Args:
+        products: its products ``(..., d) -> (..., d)``.
+        evaluate: state ``(n, d)`` and products -> image.
+        flatten: norms of the first product's inputs -> norms of the state ``(n,)``.
+    """
+
+    def __init__(
+        self,
+        products: AnchoredProducts,
+        evaluate: Callable[[Tensor, AnchoredProducts], Tensor],
+        flatten: Callable[[Tensor], Tensor],
+    ) -> None:
+        self._products, self._evaluate, self._flatten = products, evaluate, flatten
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an anchor."""
+        return bool(self._products.anchor)
+
+    def adopt(self, other: Anchored, take: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]) -> None:
+        """Start from the anchor of ``other``, the same map of more samples; not from what was known beforehand."""
+        assert isinstance(other, AnchoredMap)
+        self._products.anchor = []
+        if other._products.moved:
+            flat = take(tuple(tensor for pair in other._products.anchor for tensor in pair))
+            self._products.anchor = list(zip(flat[::2], flat[1::2], strict=True))
+            self._products.moved = True
+
+    def exact(self, z: Tensor) -> Tensor:
+        """``f(z)``; ``z`` becomes the anchor."""
+        return self._run(z, exact=True)
+
+    def rough(self, z: Tensor) -> Rough:
+        """``f(z)`` nearly. What is rounded is the way from the anchor, so the error is estimated as its share."""
+        image = self._run(z, exact=False)
+        assert self._products.way is not None
+        return Rough(image, ROUNDOFF * self._flatten(self._products.way))
+
+    def _run(self, z: Tensor, *, exact: bool) -> Tensor:
+        self._products.begin(exact=exact)
+        return self._evaluate(z, self._products)

@@ -1,0 +1,104 @@
+"""Large CPU tensors in memory that is used again, not allocated anew.
+
+Freshly allocated memory is mapped page by page when it is first written, which at the size of a batch of states takes
+many times as long as the arithmetic. GPUs have a caching allocator for that; on a CPU this is ours. A block returns to
+the pool when the last tensor that shares its storage is gone, so its tensors can be used like any other.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections import defaultdict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Below this many bytes the system's allocator is as fast.
+_WORTH_KEEPING = 2**18
+# Most bytes that lie idle.
+_MOST_IDLE = 2**29
+
+
+class _Pool:
+    """Idle blocks by size; sizes are rounded up, so that batches of slightly different size share blocks."""
+
+    def __init__(self) -> None:
+        self._idle: defaultdict[int, list[np.ndarray]] = defaultdict(list)
+        self._bytes = 0
+        # Reentrant: a garbage collection within may give a block back.
+        self._lock = threading.RLock()
+
+    @property
+    def idle_bytes(self) -> int:
+        """What lies idle."""
+        return self._bytes
+
+    def borrow(self, size: int) -> np.ndarray:
+        """``size`` bytes at least, until the array is gone."""
+        step = 2 ** max(size.bit_length() - 4, 0)
+        rounded = -(-size // step) * step
+        with self._lock:
+            blocks = self._idle[rounded]
+            block = blocks.pop() if blocks else None
+            if block is not None:
+                self._bytes -= rounded
+        if block is None:
+            block = torch.empty(rounded, dtype=torch.uint8).numpy()
+        lent = block[:]
+        weakref.finalize(lent, self._give_back, block).atexit = False
+        return lent
+
+    def _give_back(self, block: np.ndarray) -> None:
+        with self._lock:
+            if self._bytes + block.nbytes > _MOST_IDLE:
+                self.clear()
+            if block.nbytes <= _MOST_IDLE:
+                self._idle[block.nbytes].append(block)
+                self._bytes += block.nbytes
+
+    def clear(self) -> None:
+        """Free what lies idle."""
+        with self._lock:
+            self._idle.clear()
+            self._bytes = 0
+
+
+_POOL = _Pool()
+
+
+def empty(like: Tensor, *shape: int) -> Tensor:
+    """An uninitialised tensor of ``shape`` (default: that of ``like``), with the dtype and device of ``like``."""
+    size = shape or tuple(like.shape)
+    count = math.prod(size)
+    if like.device.type != "cpu" or count * like.element_size() < _WORTH_KEEPING or torch.compiler.is_compiling():
+        return like.new_empty(size)
+    flat = torch.from_numpy(_POOL.borrow(count * like.element_size())).view(like.dtype)
+    return flat[:count].view(size)
+
+
+def spare(like: Tensor, *shape: int) -> Tensor | None:
+    """:func:`empty` for ``torch.…(out=…)``; None, which means a result of its own, while a graph is recorded."""
+    return None if torch.is_grad_enabled() or torch.compiler.is_compiling() else empty(like, *shape)
+
+
+def copy(x: Tensor) -> Tensor:
+    """``x.clone()``, contiguous, not on a tape."""
+    return empty(x).copy_(x)
+
+
+def pick(x: Tensor, rows: Tensor) -> Tensor:
+    """``x[rows]`` (indices into the first axis)."""
+    return torch.index_select(x, 0, rows, out=spare(x, len(rows), *x.shape[1:]))
+
+
+def idle_bytes() -> int:
+    """Bytes kept for later."""
+    return _POOL.idle_bytes
+
+
+def release_idle_memory() -> None:
+    """Free them."""
+    _POOL.clear()

@@ -1,0 +1,199 @@
+"""Rounded products inside of a solve: where they are used, and that the tolerance does not feel them."""
+
+import itertools
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+
+import equifuse as ef
+from equifuse.fusion import products
+from equifuse.fusion.equilibrium import DEQFusion
+from equifuse.solve.krylov import GMRES, Product, solve_adjoint
+
+TOL = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def always(monkeypatch):
+    """As on a CPU with bfloat16 instructions, whatever the size of the batch."""
+    monkeypatch.setattr(products, "_cpu_multiplies_rough", lambda: True)
+    monkeypatch.setattr(products, "_WORTH_ROUNDING", 0)
+
+
+def fusion_of(kind, dim=64, count=3, **options):
+    """At the initial weights, with the matrices three times as large, and with weights N(0, 0.04/d) and unit gains."""
+    torch.manual_seed(0)
+    dims = {f"m{i}": dim for i in range(count)}
+    fusion = DEQFusion(dims, dim, projection=False, solver=ef.Anderson(tol=TOL, max_steps=200), **options)
+    with torch.no_grad():
+        for name, parameter in fusion.named_parameters():
+            square = parameter.dim() >= 2 and parameter.shape[-1] == parameter.shape[-2] == dim
+            if kind == "hard" and square:
+                parameter.mul_(3)
+            elif kind == "published":
+                if square:
+                    parameter.normal_(std=0.2 / dim**0.5)
+                elif "norm" in name and name.endswith("weight"):
+                    parameter.fill_(1.0)
+                elif "bias" in name:
+                    parameter.zero_()
+    inputs = {m: torch.randn(50, dim, requires_grad=True) for m in dims}
+    return fusion, inputs
+
+
+def exact(fusion, inputs, cotangent):
+    """Float64 to 1e-11: fused state and gradients."""
+    double = deepcopy(fusion).double()
+    double.solver = ef.Anderson(tol=1e-11, max_steps=500)
+    double.gradient = ef.Implicit(solver=GMRES(tol=1e-11, max_steps=400))
+    x = {m: v.detach().double().requires_grad_() for m, v in inputs.items()}
+    fused = double(x).fused
+    gradients = torch.autograd.grad((fused * cotangent.double()).sum(), [*double.parameters(), *x.values()])
+    return double, fused.detach(), torch.cat([g.flatten() for g in gradients])
+
+
+class Counter:
+    """Counts how a solve's products are made."""
+
+    def __init__(self, monkeypatch):
+        self.exact = self.rough = 0
+        for name in ("exact", "rough"):
+            original = getattr(products.AnchoredMap, name)
+
+            def counted(anchored, z, original=original, name=name):
+                setattr(self, name, getattr(self, name) + 1)
+                return original(anchored, z)
+
+            monkeypatch.setattr(products.AnchoredMap, name, counted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dim", "count", "absent"),
+    [*itertools.product(("easy", "hard", "published"), (32, 128), (2, 4), (False,)), ("hard", 64, 3, True)],
+)
+def test_the_equilibrium_and_its_gradient_meet_the_tolerance(kind, dim, count, absent, monkeypatch):
+    fusion, inputs = fusion_of(kind, dim, count)
+    present = None
+    if absent:
+        present = {m: torch.rand(50) > 0.3 for m in inputs}
+    counter = Counter(monkeypatch)
+    out = fusion(inputs, present)
+    assert counter.rough > counter.exact > 0
+    cotangent = torch.randn_like(out.fused)
+    wanted = [*fusion.parameters(), *inputs.values()]
+    gradients = torch.cat([g.flatten() for g in torch.autograd.grad((out.fused * cotangent).sum(), wanted)])
+    assert bool(out.stats.converged.all())
+    for part in out.stats.parts.values():
+        assert bool(part.adjoint.converged.all())
+    if absent:
+        return
+    double, fused, expected = exact(fusion, inputs, cotangent)
+    # The residual that was reported is the true one: the last evaluation is exact.
+    f, _ = double.equilibrium_map({m: v.detach().double() for m, v in inputs.items()})
+    z = torch.stack([*out.modalities.values(), out.fused], dim=1).double()
+    error = f(z) - z
+    for i, part in enumerate(out.stats.parts.values()):
+        true = error[:, i].norm(dim=1) / z[:, i].norm(dim=1)
+        if i < count:
+            torch.testing.assert_close(part.residual.double(), true, rtol=0.02, atol=1e-6)
+    assert float((out.fused.detach() - fused).norm() / fused.norm()) < 10 * TOL
+    assert float((gradients - expected).norm() / expected.norm()) < 10 * TOL
+
+
+def test_without_gradients_what_is_called_converged_is():
+    """No exact evaluation follows the solve then, so the estimated error counts as residual."""
+    for kind in ("easy", "hard", "published"):
+        fusion, inputs = fusion_of(kind, 128)
+        with torch.no_grad():
+            out = fusion(inputs)
+        assert bool(out.stats.converged.all())
+        double = deepcopy(fusion).double()
+        f, _ = double.equilibrium_map({m: v.detach().double() for m, v in inputs.items()})
+        z = torch.stack([*out.modalities.values(), out.fused], dim=1).double()
+        image = f(z)
+        for i, part in enumerate(list(out.stats.parts.values())[:-1]):
+            true = (image - z)[:, i].norm(dim=1) / image[:, i].norm(dim=1)
+            assert bool((true <= TOL).all())
+            assert bool((true <= part.residual * 1.02 + 1e-6).all())
+
+
+def test_a_tolerance_out_of_bfloat16s_reach_is_met():
+    fusion, inputs = fusion_of("easy")
+    fusion.solver = replace(fusion.solver, tol=2e-6)
+    with torch.no_grad():
+        out = fusion(inputs)
+    assert bool(out.stats.converged.all())
+
+
+def test_steps_are_about_those_of_the_exact_solve():
+    for kind in ("easy", "hard", "published"):
+        fusion, inputs = fusion_of(kind, 128)
+        rough = fusion(inputs).stats.steps.double().mean()
+        fusion.mixed_precision = False
+        exactly = fusion(inputs).stats.steps.double().mean()
+        assert float(rough) <= float(exactly) + 2
+
+
+def test_switched_off_it_is_off_and_in_float64_too(monkeypatch):
+    counter = Counter(monkeypatch)
+    fusion, inputs = fusion_of("easy", mixed_precision=False)
+    fusion(inputs)
+    fusion, inputs = fusion_of("easy")
+    fusion.double()({m: v.double() for m, v in inputs.items()})
+    fusion.float()
+    fusion.gradient = ef.Unrolled()
+    fusion(inputs)
+    assert (counter.exact, counter.rough) == (0, 0)
+
+
+def test_small_batches_and_plain_cpus_do_without(monkeypatch):
+    monkeypatch.undo()
+    assert not products.rough_pays(torch.zeros(4, 4))
+    monkeypatch.setattr(products, "_cpu_multiplies_rough", lambda: False)
+    assert not products.rough_pays(torch.zeros(1000, 1000))
+    monkeypatch.setattr(products, "_cpu_multiplies_rough", lambda: True)
+    assert products.rough_pays(torch.zeros(1000, 1000))
+    assert not products.rough_pays(torch.zeros(1000, 1000, dtype=torch.float64))
+
+
+def test_samples_that_leave_the_batch_take_their_anchor_along(monkeypatch):
+    """Half of the samples start at their equilibrium: the others go on without an exact evaluation in between."""
+    fusion, inputs = fusion_of("hard")
+    index = torch.arange(50)
+    fusion.cache = ef.EquilibriumCache()
+    fusion.train()
+    fusion(inputs, index=index)
+    for table in fusion.cache._states.values():
+        table[::2] = 0
+    counter = Counter(monkeypatch)
+    out = fusion(inputs, index=index)
+    assert bool(out.stats.converged.all())
+    assert counter.rough > counter.exact
+
+
+def test_gmres_takes_rough_products_only_once_they_do_not_show():
+    torch.manual_seed(0)
+    a = torch.randn(20, 40, 40) / 15
+    low = a.bfloat16().float()
+    g = torch.randn(20, 40)
+    calls = []
+
+    def product(matrix, name):
+        def multiply(u):
+            calls.append(name)
+            return torch.einsum("bij,bj->bi", matrix, u)
+
+        return multiply
+
+    both = Product(product(a, "exact"), product(low, "rough"))
+    u, stats = solve_adjoint(both, g, GMRES(), 1e-4)
+    assert bool(stats.converged.all())
+    residual = g - u + torch.einsum("bij,bj->bi", a, u)
+    true = residual.norm(dim=1) / g.norm(dim=1)
+    assert bool((true <= 1e-4).all())
+    assert bool((true <= stats.residual).all())
+    switch = calls.index("rough")
+    assert 0 < switch < len(calls) - 1
+    assert set(calls[switch:]) == {"rough"}
