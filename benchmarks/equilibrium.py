@@ -18,7 +18,8 @@ the same system:
   residual norm of the whole batch or 105 evaluations, and the same for the adjoint with 106;
 - ``weight-tied``: the joint map applied as often as ``equifuse`` evaluated its own, back-propagated through.
 
-``products`` is a lower bound: the matrix products of ``equifuse``'s evaluations alone, at the speed measured here.
+``products`` is a bound for float32: the matrix products of ``equifuse``'s evaluations alone, at the speed measured here
+(where the CPU multiplies bfloat16, most of them are made in that, faster).
 Times are medians over interleaved repetitions; memory is what a fresh process needs at its peak beyond what it held
 before the call; errors are relative to a float64 solve to 1e-10, of the fused state and of all gradients together.
 """
@@ -350,7 +351,7 @@ def reference(case: Case, device: str) -> tuple[Tensor, list[Tensor]]:
 
 def error(found: list[Tensor], exact: list[Tensor]) -> float:
     """Relative error of all together."""
-    difference = sum(float((a.double() - b).square().sum()) for a, b in zip(found, exact, strict=True))
+    difference = sum(float((a.detach().double() - b).square().sum()) for a, b in zip(found, exact, strict=True))
     return (difference / sum(float(b.square().sum()) for b in exact)) ** 0.5
 
 
@@ -386,13 +387,13 @@ def measure(case: Case, names: list[str], device: str, repetitions: int) -> dict
     return results
 
 
-def peak_memory(case: Case, name: str, device: str) -> float:
-    """MiB that one training step needs beyond what was held before, in a process of its own."""
+def peak_memory(case: Case, name: str, device: str) -> float | None:
+    """MiB that one training step needs beyond what was held before, in a process of its own; None if it failed."""
     arguments = [str(case.batch), str(case.dim), str(case.count), case.weights, name, device]
     done = subprocess.run(
         [sys.executable, __file__, "--memory", *arguments], capture_output=True, text=True, check=False
     )
-    return float(done.stdout.split()[-1]) if done.returncode == 0 else float("nan")
+    return float(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 
 def _memory(arguments: list[str]) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import equifuse as ef
-from equifuse.model import MLPEncoder, Standardize
+from equifuse.encoders import MLPEncoder, Standardize
 
 SHAPES = {"a": (5,), "b": (2, 3)}
 FUSIONS = {

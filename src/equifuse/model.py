@@ -6,21 +6,24 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from equifuse.encoders import ENCODERS, POOLINGS, MLPEncoder, Preprocessed, SequenceEncoder, Standardize
+from equifuse.encoders.preprocessed import encode, takes_lengths
 from equifuse.errors import DataError, InputError, OutputExistsError, UnknownNameError
 from equifuse.fusion import Fusion, FusionOutput, make_fusion
 
 _FORMAT = 1
 _WEIGHTS, _CONFIG = "model.safetensors", "model.json"
-TASKS = ("classification", "multilabel", "regression", "retrieval")
+TASKS = ("classification", "multilabel", "regression", "retrieval", "survival")
+# A part of a split: inputs, presence and lengths, by modality.
+Piece = tuple[Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]]
 
 
 @dataclass
@@ -34,85 +37,6 @@ class ModelOutput:
 
     prediction: Tensor
     fusion: FusionOutput
-
-
-class Standardize(nn.Module):
-    """``(x − mean) / scale``, clipped; a part of the model, so that a stored model takes raw features.
-
-    Args:
-        shape: trailing shape of one sample.
-        clip: absolute bound after standardising, > 0, or None for no bound.
-
-    Raises:
-        InputError: ``clip`` is not positive.
-    """
-
-    mean: Tensor
-    scale: Tensor
-    kind: ClassVar[str] = "standardize"
-
-    def __init__(self, shape: tuple[int, ...], clip: float | None = 5.0) -> None:
-        super().__init__()
-        if clip is not None and not clip > 0:
-            raise InputError(f"clip must be positive or None, got {clip}")
-        self.clip = clip
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("scale", torch.ones(shape))
-
-    @torch.no_grad()
-    def fit(self, x: Tensor) -> None:
-        """Set mean and deviation per feature from ``x`` ``(n, *shape)``; a constant feature is only centred."""
-        if x.shape[0] == 0:
-            return
-        x = x.double()
-        mean, std = x.mean(0), x.std(0, correction=0)
-        # Below this a feature is constant up to the rounding of its own mean.
-        constant = std <= 1e-7 * mean.abs() + 1e-30
-        self.mean.copy_(mean)
-        self.scale.copy_(torch.where(constant, 1.0, std))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, *shape) -> (B, *shape)``."""
-        x = (x - self.mean) / self.scale
-        return x if self.clip is None else x.clamp(-self.clip, self.clip)
-
-
-class MLPEncoder(nn.Module):
-    """Hidden layers of Linear, LayerNorm, ReLU and Dropout over the flattened features of a modality.
-
-    LayerNorm and not BatchNorm: a sample's result must not depend on its batch-mates.
-
-    Args:
-        width: flattened input width ``l``.
-        hidden: width of each hidden layer; the last is the output width.
-        dropout: probability after each hidden layer, in [0, 1).
-        input_dropout: probability of each input feature, in [0, 1); of use where features outnumber samples.
-
-    Raises:
-        InputError: no hidden layer, or a value out of range.
-    """
-
-    kind: ClassVar[str] = "mlp"
-
-    def __init__(
-        self, width: int, hidden: tuple[int, ...] = (128,), dropout: float = 0.3, input_dropout: float = 0.0
-    ) -> None:
-        super().__init__()
-        if not hidden or min(hidden) < 1:
-            raise InputError(f"hidden must list at least one positive width, got {hidden}")
-        for name, value in (("dropout", dropout), ("input_dropout", input_dropout)):
-            if not 0 <= value < 1:
-                raise InputError(f"{name} must be in [0, 1), got {value}")
-        widths = [width, *hidden]
-        self.input_dropout = nn.Dropout(input_dropout)
-        self.layers = nn.Sequential()
-        for before, after in pairwise(widths):
-            self.layers.extend([nn.Linear(before, after), nn.LayerNorm(after), nn.ReLU(), nn.Dropout(dropout)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, …) -> (B, hidden[-1])``."""
-        out: Tensor = self.layers(self.input_dropout(x.flatten(1)))
-        return out
 
 
 class LinearHead(nn.Module):
@@ -147,7 +71,8 @@ class FusionModel(nn.Module):
             the modality.
         fusion: any :class:`~equifuse.Fusion`.
         head: module ``(B, ..., out_dim) -> (B, ..., K)``.
-        task: "classification", "multilabel", "regression", "retrieval", or None where the model is only a module.
+        task: "classification", "multilabel", "regression", "retrieval", "survival", or None where the model is only a
+            module.
         classes: class or target names, K of them, or None.
 
     Raises:
@@ -196,6 +121,7 @@ class FusionModel(nn.Module):
         inputs: Mapping[str, Tensor],
         present: Mapping[str, Tensor] | None = None,
         *,
+        lengths: Mapping[str, Tensor] | None = None,
         index: Tensor | None = None,
     ) -> ModelOutput:
         """Predict a batch.
@@ -203,6 +129,8 @@ class FusionModel(nn.Module):
         Args:
             inputs: modality name -> ``(B, …)``; a modality left out is absent from the whole batch.
             present: modality name -> bool ``(B,)``; what an absent sample's input holds does not matter.
+            lengths: modality name -> int64 ``(B,)``, how many steps of padded sequences ``(B, T, …)`` count; the
+                modality's encoder must take lengths, as :class:`~equifuse.encoders.SequenceEncoder` does.
             index: the samples' numbers, for a fusion with a cache; see :meth:`Fusion.forward`.
 
         Returns:
@@ -212,15 +140,16 @@ class FusionModel(nn.Module):
             UnknownNameError: a modality the model does not have.
             InputError: a shape, width or mask does not fit.
         """
-        present = present or {}
-        for name in (*inputs, *present):
+        present, lengths = present or {}, lengths or {}
+        for name in (*inputs, *present, *lengths):
             if name not in self.encoders:
                 raise UnknownNameError("modality", name, self.modalities)
         encoded = {}
         for name, encoder in self.encoders.items():
             if name in inputs:
                 self._check_shape(name, inputs[name])
-                encoded[name] = _encode(encoder, inputs[name], present.get(name), self.fusion.dims[name])
+                steps = lengths.get(name)
+                encoded[name] = _encode(encoder, inputs[name], steps, present.get(name), self.fusion.dims[name])
         output = self.fusion(encoded, present, index=index)
         return ModelOutput(self.head(output.fused), output)
 
@@ -228,19 +157,36 @@ class FusionModel(nn.Module):
         expected = self.shapes.get(name)
         if expected is None or tuple(x.shape[1:]) == expected:
             return
+        if takes_lengths(self.encoders[name]) and x.dim() == 3 and x.shape[2] == expected[1]:
+            return  # sequences may be of any length
         if len(expected) == 1 and x.dim() == 2:
             raise InputError(f"modality {name!r} has width {x.shape[1]}, the model was built for {expected[0]}")
         raise InputError(f"modality {name!r} has shape {tuple(x.shape[1:])}, the model was built for {expected}")
 
-    @torch.no_grad()
-    def fit_preprocessing(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> None:
+    def fit_preprocessing(
+        self,
+        inputs: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        lengths: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Fit each :class:`Standardize` on the *training* part: ``inputs`` ``(n, *shape)``, ``present`` ``(n,)``."""
-        for name, encoder in self.encoders.items():
-            for module in encoder.modules():
-                if isinstance(module, Standardize) and name in inputs:
-                    x = inputs[name]
-                    mask = (present or {}).get(name)
-                    module.fit(x if mask is None else x[mask])
+        self.fit_preprocessing_in_pieces([(inputs, present or {}, lengths or {})])
+
+    @torch.no_grad()
+    def fit_preprocessing_in_pieces(self, pieces: Iterable[Piece]) -> None:
+        """:meth:`fit_preprocessing` on a training part that comes in pieces; none of them is kept."""
+        layers = {
+            name: [module for module in encoder.modules() if isinstance(module, Standardize)]
+            for name, encoder in self.encoders.items()
+        }
+        for inputs, present, lengths in pieces:
+            for name, x in inputs.items():
+                mask, steps = present.get(name), lengths.get(name)
+                here = slice(None) if mask is None else mask
+                for layer in layers[name]:
+                    layer.update(x[here], None if steps is None else steps[here])
+        for layer in (layer for some in layers.values() for layer in some):
+            layer.finish()
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Store the model as a folder of ``model.safetensors`` and ``model.json``; atomic, never a pickle.
@@ -295,20 +241,21 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _encode(encoder: nn.Module, x: Tensor, mask: Tensor | None, width: int) -> Tensor:
+def _encode(encoder: nn.Module, x: Tensor, lengths: Tensor | None, mask: Tensor | None, width: int) -> Tensor:
     """Encode the samples that have the modality; the others get zeros, which the fusion masks out anyway."""
     if mask is None:
-        encoded: Tensor = encoder(x)
+        encoded: Tensor = encode(encoder, x, lengths)
         return encoded
     if mask.dtype != torch.bool or mask.dim() < 1 or mask.shape[0] != x.shape[0]:
         raise InputError(f"a mask must be bool with {x.shape[0]} samples, got {mask.dtype} {tuple(mask.shape)}")
     if mask.dim() > 1:
         # Present per position: positions cannot be dropped from a sample, so what is absent is blanked instead.
         extra = x.dim() - mask.dim()
-        return encoder(torch.where(mask.reshape(*mask.shape, *[1] * extra), x, 0.0))  # type: ignore[no-any-return]
+        blanked = torch.where(mask.reshape(*mask.shape, *[1] * extra), x, 0.0)
+        return encode(encoder, blanked, lengths)  # type: ignore[no-any-return]
     if not bool(mask.any()):
         return x.new_zeros(x.shape[0], width)
-    some: Tensor = encoder(x[mask])
+    some: Tensor = encode(encoder, x[mask], None if lengths is None else lengths[mask])
     return some.new_zeros(x.shape[0], *some.shape[1:]).index_put((mask.nonzero().squeeze(1),), some)
 
 
@@ -319,41 +266,48 @@ def build_model(
     *,
     fusion: str = "deq",
     fusion_options: Mapping[str, Any] | None = None,
-    encoder: str = "mlp",
+    encoder: str | Mapping[str, str] = "auto",
     encoder_options: Mapping[str, Any] | None = None,
+    sequences: Collection[str] = (),
     classes: tuple[str, ...] | None = None,
     head_dropout: float = 0.0,
     clip: float | None = 5.0,
 ) -> FusionModel:
     """A model from names and numbers, as the command line builds it; it can be stored without any code.
 
-    Every modality is standardised (fit with :meth:`FusionModel.fit_preprocessing`), flattened and encoded.
+    Every modality is standardised (fit with :meth:`FusionModel.fit_preprocessing`) and encoded.
 
     Args:
         shapes: modality name -> shape of one sample (or its width).
-        task: "classification", "multilabel", "regression" or "retrieval".
-        n_outputs: number of outputs ``K``: classes, labels, targets, or the embedding width.
+        task: "classification", "multilabel", "regression", "retrieval" or "survival".
+        n_outputs: number of outputs ``K``: classes, labels, targets, 1 for survival, or the embedding width.
         fusion: name of a fusion.
         fusion_options: its options.
-        encoder: "mlp" or "identity".
-        encoder_options: for "mlp": ``hidden`` (widths, default [128]), ``dropout`` (default 0.3) and ``input_dropout``
-            (default 0).
+        encoder: "mlp" or "identity" (on flattened features), a pooling of
+            :class:`~equifuse.encoders.SequenceEncoder` (on shapes ``(T, l)``), or "auto": "attention" for the
+            ``sequences``, else "mlp". One for all modalities, or a mapping modality name -> encoder ("auto" for those
+            not in it).
+        encoder_options: ``hidden`` (widths, default [128]; the last is the output's, also of sequences), ``dropout``
+            (default 0.3) and ``input_dropout`` (default 0).
+        sequences: modalities whose samples are padded sequences.
         classes: names of the outputs.
         head_dropout: dropout before the head, in [0, 1).
         clip: bound on standardised inputs, or None.
 
     Raises:
-        UnknownNameError: an unknown fusion, encoder, task or option.
-        InputError: a value out of range.
+        UnknownNameError: an unknown fusion, encoder, task, modality or option.
+        InputError: a value out of range, or an encoder that does not fit a modality's shape.
     """
     given = {name: (shape,) if isinstance(shape, int) else tuple(shape) for name, shape in shapes.items()}
     options = dict(encoder_options or {})
-    if encoder not in ("mlp", "identity"):
-        raise UnknownNameError("encoder", encoder, ("mlp", "identity"))
-    allowed = ("hidden", "dropout", "input_dropout") if encoder == "mlp" else ()
+    chosen = dict.fromkeys(given, encoder) if isinstance(encoder, str) else dict.fromkeys(given, "auto") | dict(encoder)
+    for name in (*chosen, *sequences):
+        if name not in given:
+            raise UnknownNameError("modality", name, given)
+    allowed = ("hidden", "dropout", "input_dropout")
     for option in options:
         if option not in allowed:
-            raise UnknownNameError(f"option of encoder {encoder!r}:", option, allowed)
+            raise UnknownNameError("option of an encoder:", option, allowed)
     if task not in TASKS:
         raise UnknownNameError("task", task, TASKS)
     if n_outputs < 1:
@@ -361,15 +315,7 @@ def build_model(
     encoders: dict[str, nn.Module | None] = {}
     dims: dict[str, int] = {}
     for name, shape in given.items():
-        width = math.prod(shape)
-        if encoder == "mlp":
-            hidden = options.get("hidden", (128,))
-            hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
-            body: nn.Module = MLPEncoder(width, **{**options, "hidden": hidden})
-            dims[name] = hidden[-1]
-        else:
-            body, dims[name] = nn.Flatten(1), width
-        encoders[name] = nn.Sequential(Standardize(shape, clip), body)
+        encoders[name], dims[name] = _encoder(name, shape, chosen[name], options, name in sequences, clip)
     module = make_fusion(fusion, dims, **dict(fusion_options or {}))
     model = FusionModel(
         encoders, module, LinearHead(module.out_dim, n_outputs, head_dropout), task=task, classes=classes
@@ -377,12 +323,37 @@ def build_model(
     model.shapes = given
     model._recipe = {
         "n_outputs": n_outputs,
-        "encoder": encoder,
+        "encoder": encoder if isinstance(encoder, str) else dict(encoder),
         "encoder_options": options,
+        "sequences": list(sequences),
         "head_dropout": head_dropout,
         "clip": clip,
     }
     return model
+
+
+def _encoder(
+    name: str, shape: tuple[int, ...], kind: str, options: Mapping[str, Any], padded: bool, clip: float | None
+) -> tuple[nn.Module, int]:
+    """The encoder of a modality, standardising included, and the width of what it gives."""
+    if kind not in ENCODERS:
+        raise UnknownNameError("encoder", kind, ENCODERS)
+    if kind == "auto":
+        kind = "attention" if padded else "mlp"
+    width = math.prod(shape)
+    hidden = options.get("hidden", (128,))
+    hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
+    if kind in POOLINGS:
+        if len(shape) != 2:
+            raise InputError(f"encoder {kind!r} needs sequences (T, l); modality {name!r} has shape {shape}")
+        dropout = options.get("dropout", 0.3)
+        body = SequenceEncoder(shape[1], hidden[-1], kind, dropout=dropout)
+        return Preprocessed(Standardize(shape[1:], clip), body), hidden[-1]
+    if padded:
+        raise InputError(f"encoder {kind!r} cannot tell padding from data in {name!r}; use {', '.join(POOLINGS)}")
+    if kind == "identity":
+        return Preprocessed(Standardize(shape, clip), nn.Flatten(1)), width
+    return Preprocessed(Standardize(shape, clip), MLPEncoder(width, **{**options, "hidden": hidden})), hidden[-1]
 
 
 def load(

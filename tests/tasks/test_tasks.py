@@ -75,7 +75,7 @@ class Embedder(nn.Module):
 
     modalities = ("a", "b")
 
-    def forward(self, inputs, present=None):
+    def forward(self, inputs, present=None, lengths=None):
         (x,) = inputs.values()
         return ef.ModelOutput(x, ef.FusionOutput(x, {}))
 
@@ -132,16 +132,6 @@ def test_evaluation_measures_all_batches_together():
     assert convergence["converged"] == 1
     assert often.steps.shape == (90,)
     assert convergence["mean_steps"] == pytest.approx(float(once.steps.float().mean()), rel=0.02)
-
-
-def test_taking_modalities_away():
-    batch = Batch({"a": torch.ones(2, 1), "b": torch.ones(2, 1)}, {"a": torch.ones(2, dtype=torch.bool)})
-    assert list(batch.without(["a"]).inputs) == ["b"]
-    assert batch.without(["a"]).present == {}
-    with pytest.raises(ef.UnknownNameError, match="modality 'c'"):
-        batch.without(["c"])
-    with pytest.raises(ef.InputError, match="at least one must stay"):
-        batch.without(["a", "b"])
 
 
 def test_mistakes():

@@ -11,7 +11,7 @@ import equifuse as ef
 from equifuse import training
 from equifuse.tasks import Classification
 from equifuse.training import TrainConfig, evaluate_run, load_run, predict_run, train
-from equifuse.training.data import Batches, as_batch, drop_modalities
+from equifuse.training.data import as_batch, batches_of, drop_modalities
 
 
 def config(quick, **options):
@@ -201,8 +201,7 @@ def test_weight_decay_leaves_gains_and_biases_alone(quick):
 
 
 def test_batches_cover_the_split_in_another_order_each_epoch(quick):
-    whole = as_batch(ef.datasets.load(quick["data"]).splits["train"])
-    batches = Batches(whole, 32, seed=0)
+    batches = batches_of(ef.datasets.load(quick["data"]).splits["train"], 32, seed=0)
     assert len(batches) == 3
     first = torch.cat([b.inputs["a"] for b in batches])
     again = torch.cat([b.inputs["a"] for b in batches])

@@ -9,7 +9,17 @@ import typer
 
 
 def train(
-    data: Annotated[str | None, typer.Option(help="Name of a data set, or path of an .npz file.")] = None,
+    data: Annotated[str | None, typer.Option(help="Name of a data set, or path of a file or folder.")] = None,
+    modality: Annotated[
+        list[str] | None,
+        typer.Option(help="For tables: name='g_*', the columns of a modality, or name=file.csv; may be repeated."),
+    ] = None,
+    target: Annotated[list[str] | None, typer.Option(help="For tables: target column; may be repeated.")] = None,
+    id_column: Annotated[str | None, typer.Option("--id", help="For tables: column that names the samples.")] = None,
+    split_column: Annotated[str | None, typer.Option(help="For tables: column of train, val, test.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="For tables: classification, multilabel, regression, retrieval or survival.")
+    ] = None,
     fusion: Annotated[str | None, typer.Option(help="Fusion: deq, gmf, concat.  [default: deq]")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<data>-<fusion>-seed<seed>.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.  [default: 0]")] = None,
@@ -19,7 +29,7 @@ def train(
         list[str] | None, typer.Option("--set", help="Further fusion option, key=value; may be repeated.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of options; those given here win.")] = None,
-    encoder: Annotated[str | None, typer.Option(help="Encoder per modality: mlp, identity.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Encoder per modality: auto, mlp, attention, gru, ...")] = None,
     hidden: Annotated[
         list[int] | None, typer.Option(help="Width of an MLP encoder's layer; repeat for more layers.")
     ] = None,
@@ -28,6 +38,10 @@ def train(
     head_dropout: Annotated[float | None, typer.Option(help="Dropout before the head.")] = None,
     embedding: Annotated[int | None, typer.Option(help="Width of a retrieval model's embedding.")] = None,
     label_smoothing: Annotated[float | None, typer.Option(help="For classification.")] = None,
+    balanced: Annotated[bool, typer.Option("--balanced", help="Weigh classes inversely to their frequency.")] = False,
+    task_option: Annotated[
+        list[str] | None, typer.Option(help="Option of the task, e.g. focal=2, loss=triplet, sentiment=true.")
+    ] = None,
     modality_dropout: Annotated[float | None, typer.Option(help="Chance to hide a modality of a sample.")] = None,
     warm_start: Annotated[
         bool | None, typer.Option("--warm-start", help="Start solves from the sample's last equilibrium.")
@@ -43,12 +57,14 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Train a model; the best epoch on validation is kept and measured on test."""
+    from equifuse.cli.source import source_options
     from equifuse.report.table import metrics_table, show
     from equifuse.training import TrainConfig
     from equifuse.training import train as run
 
     given = {
         "data": data,
+        "source": source_options(modality, target, id_column, split_column, task) or None,
         "fusion": fusion,
         "dim": dim,
         "backend": backend,
@@ -59,6 +75,7 @@ def train(
         "head_dropout": head_dropout,
         "embedding": embedding,
         "label_smoothing": label_smoothing,
+        "class_weights": "balanced" if balanced else None,
         "modality_dropout": modality_dropout,
         "warm_start": warm_start,
         "seed": seed,
@@ -70,7 +87,7 @@ def train(
         "val_fraction": val_fraction,
         "accelerator": accelerator,
     }
-    resolved = TrainConfig.from_options(config, given, option)
+    resolved = TrainConfig.from_options(config, given, option, task_option)
     parts = (Path(resolved.data).stem, resolved.fusion, resolved.backend, f"seed{resolved.seed}")
     folder = out or Path("runs") / "-".join(part for part in parts if part)
     try:

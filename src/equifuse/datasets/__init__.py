@@ -3,11 +3,13 @@
 from equifuse.datasets.catalog import available, load
 from equifuse.datasets.dataset import MultimodalDataset, Split
 from equifuse.datasets.digits import load_digits_views
-from equifuse.datasets.npz import read_npz, write_npz
+from equifuse.datasets.formats.npz import read_npz, write_npz
+from equifuse.datasets.options import SourceOptions
 from equifuse.datasets.table import read_inputs
 
 __all__ = [
     "MultimodalDataset",
+    "SourceOptions",
     "Split",
     "available",
     "load",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from equifuse.datasets.dataset import MultimodalDataset
 from equifuse.datasets.digits import load_digits_views
-from equifuse.datasets.npz import read_npz
-from equifuse.errors import DataError, UnknownNameError
+from equifuse.datasets.formats.npz import read_npz
+from equifuse.datasets.formats.registry import find_format
+from equifuse.datasets.options import SourceOptions
+from equifuse.errors import UnknownNameError
 
 ENVIRONMENT_VARIABLE = "EQUIFUSE_DATA"
 _EMBEDDED = "digits"
@@ -35,32 +39,35 @@ def load(
     *,
     val_fraction: float = 0.2,
     seed: int = 0,
+    source: SourceOptions | Mapping[str, Any] | None = None,
 ) -> MultimodalDataset:
     """Load a data set.
 
     Args:
-        name_or_path: a name of :func:`available`, or the path of an ``.npz`` file (:func:`read_npz` has the layouts).
+        name_or_path: a name of :func:`available`, or the path of a file or folder in one of the formats of
+            :mod:`equifuse.datasets.formats`.
         root: folder of data sets; default the environment variable ``EQUIFUSE_DATA``, else none.
         val_fraction: share of the training part used for validation where the set has none.
         seed: of that split.
+        source: which columns of a table are what; see :class:`~equifuse.datasets.SourceOptions`.
 
     Raises:
         UnknownNameError: no data set of that name.
         DataError: the file is missing, of an unknown kind, or unusable.
+        InputError: an option is missing, or of no use for the format.
     """
     text = os.fspath(name_or_path)
     if text == _EMBEDDED:
+        SourceOptions.of(source).refuse("the data set 'digits'")
         return load_digits_views()
     path = Path(text)
     looks_like_path = path.suffix != "" or len(path.parts) > 1 or path.exists()
     if looks_like_path:
-        if not path.exists():
-            raise DataError(f"no such file: {path}")
-        if path.suffix != ".npz":
-            raise DataError(f"{path}: unknown kind of data set {path.suffix or '(a folder)'!r}; expected .npz")
-        return read_npz(path, val_fraction=val_fraction, seed=seed)
+        known = find_format(path)
+        return known.read(path, SourceOptions.of(source), val_fraction=val_fraction, seed=seed)
     folder = _root(root)
     if folder is None or not (folder / f"{text}.npz").is_file():
         hint = "" if folder else f" (pass the path of an .npz file, or set {ENVIRONMENT_VARIABLE} to a folder of them)"
         raise UnknownNameError("data set", text, available(root), hint)
+    SourceOptions.of(source).refuse(f"the data set {text!r}")
     return read_npz(folder / f"{text}.npz", val_fraction=val_fraction, seed=seed)

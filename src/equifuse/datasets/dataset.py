@@ -1,19 +1,20 @@
-"""A data set in memory: splits of modalities, presence and targets, checked once when it is made."""
+"""A data set: splits of modalities, presence and targets, in memory or on disk, checked once when it is made."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equifuse.errors import DataError, UnknownNameError
+from equifuse.datasets.rows import Features, Floats, Indices, Rows, blocks, take
+from equifuse.errors import DataError, InputError, UnknownNameError
 
 Array = NDArray[np.generic]
-TASKS = ("classification", "multilabel", "regression", "retrieval")
+TASKS = ("classification", "multilabel", "regression", "retrieval", "survival")
 PARTS = ("train", "val", "test")
 
 
@@ -22,28 +23,58 @@ class Split:
     """One part of a data set.
 
     Attributes:
-        inputs: modality name -> float32 ``(n, *shape)``.
+        inputs: modality name -> float32 ``(n, *shape)``, an array or :class:`~equifuse.datasets.rows.Rows` on disk.
         present: modality name -> bool ``(n,)``; a modality without a key is present in every row. Absent rows hold NaN.
-        target: int64 ``(n,)`` class indices, or float32 ``(n, K)`` for regression and multilabel, or None (retrieval
-            without labels).
+        target: int64 ``(n,)`` class indices, or float32 ``(n, K)`` for regression and multilabel, or float32 ``(n, 2)``
+            for survival (time, and 1 where the event was seen), or None (retrieval without labels).
         ids: ``(n,)`` row identifiers, or None.
+        lengths: modality name -> int64 ``(n,)``, how many steps of a sequence ``(n, T, l)`` count; a modality without a
+            key has no padding.
     """
 
-    inputs: dict[str, NDArray[np.float32]]
+    inputs: dict[str, Features]
     present: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     target: Array | None = None
     ids: Array | None = None
+    lengths: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
 
-    def take(self, rows: NDArray[np.intp]) -> Split:
-        """The given rows as a new split."""
+    @property
+    def on_disk(self) -> bool:
+        """Whether a modality's rows are read when they are asked for."""
+        return any(isinstance(x, Rows) for x in self.inputs.values())
+
+    def without(self, modalities: Iterable[str]) -> Split:
+        """The same samples with whole modalities taken away.
+
+        Raises:
+            UnknownNameError: a modality the split does not have.
+            InputError: nothing would be left.
+        """
+        dropped = set(modalities)
+        for name in sorted(dropped):
+            if name not in self.inputs:
+                raise UnknownNameError("modality", name, self.inputs)
+        if dropped == set(self.inputs):
+            raise InputError(f"all modalities ({', '.join(self.inputs)}) were taken away; at least one must stay")
         return Split(
-            {m: x[rows] for m, x in self.inputs.items()},
+            {m: x for m, x in self.inputs.items() if m not in dropped},
+            {m: mask for m, mask in self.present.items() if m not in dropped},
+            self.target,
+            self.ids,
+            {m: steps for m, steps in self.lengths.items() if m not in dropped},
+        )
+
+    def take(self, rows: Indices) -> Split:
+        """The given rows as a new split; what is on disk stays there."""
+        return Split(
+            {m: take(x, rows) for m, x in self.inputs.items()},
             {m: mask[rows] for m, mask in self.present.items()},
             None if self.target is None else self.target[rows],
             None if self.ids is None else self.ids[rows],
+            {m: steps[rows] for m, steps in self.lengths.items()},
         )
 
 
@@ -54,8 +85,9 @@ class MultimodalDataset:
     Attributes:
         name: for reports.
         splits: ``"train"``, ``"val"`` and ``"test"``.
-        task: "classification", "multilabel", "regression" or "retrieval".
+        task: "classification", "multilabel", "regression", "retrieval" or "survival".
         classes: names of the classes or targets, or None.
+        features: modality name -> names of its features, where a source has them, or None.
 
     Raises:
         DataError: the splits disagree, a present row holds NaN or infinity, or labels do not fit the task.
@@ -66,6 +98,7 @@ class MultimodalDataset:
     splits: dict[str, Split]
     task: str
     classes: tuple[str, ...] | None = None
+    features: dict[str, tuple[str, ...]] | None = None
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -96,6 +129,11 @@ class MultimodalDataset:
                     f"{reference.inputs[m].shape[1:]} in 'train'"
                 )
             check_finite(m, x, split.present.get(m), f"split {part!r}")
+        for m, steps in split.lengths.items():
+            if m not in split.inputs or split.inputs[m].ndim < 3 or len(steps) != rows:
+                raise DataError(f"lengths of {m!r} in split {part!r} need a sequence (n, T, l) and {rows} rows")
+            if steps.min() < 0 or steps.max() > split.inputs[m].shape[1]:
+                raise DataError(f"lengths of {m!r} in split {part!r} must be from 0 to {split.inputs[m].shape[1]}")
         if split.target is not None and len(split.target) != rows:
             raise DataError(f"split {part!r} of {self.name!r} has {len(split.target)} labels for {rows} rows")
 
@@ -106,18 +144,13 @@ class MultimodalDataset:
             target = split.target
             if target is None:
                 raise DataError(f"split {part!r} of {self.name!r} has no labels; task {self.task!r} needs them")
-            if self.task in ("regression", "multilabel"):
-                if target.ndim != 2 or not np.isfinite(target).all():
-                    raise DataError(
-                        f"targets of split {part!r} must be finite numbers (n, K), got shape {target.shape}"
-                    )
-                if self.task == "multilabel" and not np.isin(target, (0, 1)).all():
-                    raise DataError(f"multilabel targets of split {part!r} must be 0 or 1")
+            if self.task in ("regression", "multilabel", "survival"):
+                _check_numbers(self.task, part, target)
             elif target.ndim != 1 or target.dtype.kind not in "iu":
                 raise DataError(
                     f"labels of split {part!r} must be integers (n,), got {target.dtype} of shape {target.shape}"
                 )
-        if self.task in ("regression", "multilabel"):
+        if self.task in ("regression", "multilabel", "survival"):
             return
         seen = np.unique(_target(self.splits["train"]))
         if seen[0] < 0:
@@ -154,8 +187,10 @@ class MultimodalDataset:
 
     @property
     def n_outputs(self) -> int:
-        """Number of classes, labels or targets; 0 for retrieval without labels."""
+        """Number of classes, labels or targets, 1 for survival; 0 for retrieval without labels."""
         target = self.splits["train"].target
+        if self.task == "survival":
+            return 1
         if target is None:
             return 0
         return int(target.shape[1]) if target.ndim == 2 else int(target.max()) + 1
@@ -165,23 +200,41 @@ class MultimodalDataset:
         digest = hashlib.sha256()
         for part in PARTS:
             split = self.splits[part]
-            arrays: Mapping[str, Array | None] = {**split.inputs, **split.present, "target": split.target}
+            arrays: Mapping[str, Features | Array | None] = {**split.inputs, **split.present, "target": split.target}
+            for m, steps in split.lengths.items():
+                arrays = {**arrays, f"{m}/lengths": steps}
             for key, array in arrays.items():
                 digest.update(f"{part}/{key}".encode())
-                if array is not None:
+                if isinstance(array, Rows):
+                    digest.update(f"float32{array.shape}".encode())
+                    for _, block in blocks(array):
+                        digest.update(block.tobytes())
+                elif array is not None:
                     digest.update(f"{array.dtype}{array.shape}".encode())
                     digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
 
 
-def check_finite(modality: str, x: NDArray[np.float32], present: NDArray[np.bool_] | None, where: str) -> None:
+def _check_numbers(task: str, part: str, target: Array) -> None:
+    values = target.astype(np.float64)
+    if target.ndim != 2 or not np.isfinite(values).all():
+        raise DataError(f"targets of split {part!r} must be finite numbers (n, K), got shape {target.shape}")
+    if task == "multilabel" and not np.isin(values, (0, 1)).all():
+        raise DataError(f"multilabel targets of split {part!r} must be 0 or 1")
+    if task == "survival":
+        fits = values.shape[1] == 2 and bool((values[:, 0] >= 0).all()) and bool(np.isin(values[:, 1], (0, 1)).all())
+        if not fits:
+            raise DataError(f"survival targets of split {part!r} must be (n, 2): time of at least 0, and event 0 or 1")
+
+
+def check_finite(modality: str, x: Features, present: NDArray[np.bool_] | None, where: str) -> None:
     """Refuse NaN and infinity in rows that count as present.
 
     Raises:
         DataError: naming the modality and the number of rows.
     """
-    flat = x.reshape(len(x), -1) if len(x) else x
-    bad = ~np.isfinite(flat).all(axis=1) if len(x) else np.zeros(0, bool)
+    pieces = [~np.isfinite(_flat(block)).all(axis=1) for _, block in blocks(x)]
+    bad = np.concatenate(pieces) if pieces else np.zeros(0, bool)
     if present is not None:
         bad &= present
     if bad.any():
@@ -191,12 +244,17 @@ def check_finite(modality: str, x: NDArray[np.float32], present: NDArray[np.bool
         )
 
 
-def missing_rows(x: NDArray[np.float32]) -> NDArray[np.bool_] | None:
+def missing_rows(x: Features) -> NDArray[np.bool_] | None:
     """Bool ``(n,)`` presence of a modality whose missing rows are all NaN; None if no row is missing."""
-    if x.size == 0:
+    if math.prod(x.shape) == 0:
         return None
-    present = np.asarray(~np.isnan(x.reshape(len(x), -1)).all(axis=1), dtype=np.bool_)
+    pieces = [~np.isnan(_flat(block)).all(axis=1) for _, block in blocks(x)]
+    present = np.asarray(np.concatenate(pieces), dtype=np.bool_)
     return None if present.all() else present
+
+
+def _flat(x: Floats) -> Floats:
+    return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
 def _target(split: Split) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equifuse.datasets.dataset import Array, check_finite, missing_rows
-from equifuse.datasets.npz import read_arrays
+from equifuse.datasets.formats.npz import read_arrays
 from equifuse.errors import DataError
 
 SUFFIXES = (".csv", ".parquet", ".npz")

@@ -10,6 +10,7 @@ from equifuse.tasks.classification import Classification
 from equifuse.tasks.multilabel import Multilabel
 from equifuse.tasks.regression import Regression
 from equifuse.tasks.retrieval import Retrieval
+from equifuse.tasks.survival import Survival
 
 __all__ = [
     "TASKS",
@@ -20,19 +21,22 @@ __all__ = [
     "Multilabel",
     "Regression",
     "Retrieval",
+    "Survival",
     "Task",
     "make_task",
 ]
 
-TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Classification, Multilabel, Regression, Retrieval)}
+TASKS: dict[str, type[Task]] = {
+    kind.name: kind for kind in (Classification, Multilabel, Regression, Retrieval, Survival)
+}
 
 
 def make_task(name: str, **options: Any) -> Task:
     """A task by name.
 
     Args:
-        name: ``"classification"``, ``"multilabel"``, ``"regression"`` or ``"retrieval"``.
-        **options: ``classes`` for all; ``label_smoothing`` for classification; ``modalities`` for retrieval.
+        name: ``"classification"``, ``"multilabel"``, ``"regression"``, ``"retrieval"`` or ``"survival"``.
+        **options: ``classes`` for all; others as the task's class has them.
 
     Raises:
         UnknownNameError: no such task.

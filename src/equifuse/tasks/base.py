@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from equifuse.errors import InputError, UnknownNameError
+from equifuse.errors import InputError
 from equifuse.model import FusionModel, ModelOutput
 
 Columns = dict[str, NDArray[Any]]
@@ -27,12 +27,14 @@ class Batch:
         present: modality name -> bool ``(B,)``; a modality without a key is present in every sample.
         target: int64 ``(B,)``, float32 ``(B, K)``, or None.
         index: int64 ``(B,)``, the samples' numbers in their split, or None.
+        lengths: modality name -> int64 ``(B,)``, how many steps of padded sequences ``(B, T, l)`` count.
     """
 
     inputs: dict[str, Tensor]
     present: dict[str, Tensor] = field(default_factory=dict)
     target: Tensor | None = None
     index: Tensor | None = None
+    lengths: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return next(iter(self.inputs.values())).shape[0]
@@ -44,6 +46,7 @@ class Batch:
             {m: mask[rows] for m, mask in self.present.items()},
             None if self.target is None else self.target[rows],
             None if self.index is None else self.index[rows],
+            {m: steps[rows] for m, steps in self.lengths.items()},
         )
 
     def to(self, device: torch.device | str, **options: Any) -> Batch:
@@ -53,26 +56,7 @@ class Batch:
             {m: mask.to(device, **options) for m, mask in self.present.items()},
             None if self.target is None else self.target.to(device, **options),
             None if self.index is None else self.index.to(device, **options),
-        )
-
-    def without(self, modalities: Iterable[str]) -> Batch:
-        """The same samples with whole modalities taken away.
-
-        Raises:
-            UnknownNameError: a modality the batch does not have.
-            InputError: nothing would be left.
-        """
-        dropped = set(modalities)
-        for name in sorted(dropped):
-            if name not in self.inputs:
-                raise UnknownNameError("modality", name, self.inputs)
-        if dropped == set(self.inputs):
-            raise InputError(f"all modalities ({', '.join(self.inputs)}) were taken away; at least one must stay")
-        return Batch(
-            {m: x for m, x in self.inputs.items() if m not in dropped},
-            {m: mask for m, mask in self.present.items() if m not in dropped},
-            self.target,
-            self.index,
+            {m: steps.to(device, **options) for m, steps in self.lengths.items()},
         )
 
 
@@ -140,7 +124,8 @@ class Task(ABC):
 
     def forward(self, model: FusionModel, batch: Batch) -> ModelOutput:
         """What :meth:`loss` and :meth:`metrics` are computed from; by default the model's output."""
-        return model(batch.inputs, batch.present, index=batch.index)  # type: ignore[no-any-return]
+        output: ModelOutput = model(batch.inputs, batch.present, lengths=batch.lengths, index=batch.index)
+        return output
 
     def forward_loss(self, model: FusionModel, batch: Batch) -> tuple[Tensor, ModelOutput]:
         """Task loss of a batch, and the output it was computed from."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,23 +24,51 @@ class Classification(Task):
     Args:
         classes: class names, or None.
         label_smoothing: share of the probability spread over all classes during training, in [0, 1).
+        class_weights: factor of each class's samples in the loss, ≥ 0; None for 1. The loss is the weighted mean.
+        focal: the exponent γ of the focal loss ``−(1 − p)^γ log p`` (Lin et al. 2017), ≥ 0; 0 is cross-entropy.
 
     Raises:
-        InputError: ``label_smoothing`` is out of range.
+        InputError: a value out of range.
     """
 
     name: ClassVar[str] = "classification"
     headline: ClassVar[str] = "accuracy"
 
-    def __init__(self, classes: tuple[str, ...] | None = None, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        classes: tuple[str, ...] | None = None,
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
+        focal: float = 0.0,
+    ) -> None:
         super().__init__(classes)
         if not 0 <= label_smoothing < 1:
             raise InputError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
-        self.label_smoothing = label_smoothing
+        if focal < 0:
+            raise InputError(f"focal must not be negative, got {focal}")
+        if class_weights is not None and (min(class_weights) < 0 or max(class_weights) <= 0):
+            raise InputError(f"class_weights must not be negative, nor all zero, got {list(class_weights)}")
+        self.label_smoothing, self.focal = label_smoothing, focal
+        self.class_weights = None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32)
 
     def loss(self, prediction: Tensor, target: Tensor | None) -> Tensor:
-        """Mean cross-entropy, with label smoothing."""
-        return F.cross_entropy(prediction, needed(target), label_smoothing=self.label_smoothing)
+        """Mean cross-entropy, or what the options make of it.
+
+        Raises:
+            InputError: there are not as many weights as classes.
+        """
+        y, weights = needed(target), self.class_weights
+        if weights is not None:
+            if len(weights) != prediction.shape[-1]:
+                raise InputError(f"{len(weights)} class weights for {prediction.shape[-1]} classes")
+            weights = weights.to(prediction)
+        options: dict[str, Any] = {"label_smoothing": self.label_smoothing, "weight": weights}
+        if self.focal == 0:
+            return F.cross_entropy(prediction, y, **options)
+        each = F.cross_entropy(prediction, y, reduction="none", **options)
+        sure = torch.softmax(prediction, dim=-1).gather(1, y[:, None]).squeeze(1)
+        total = ((1 - sure) ** self.focal * each).sum()
+        return total / (len(y) if weights is None else weights[y].sum())
 
     def metrics(self, prediction: Tensor, target: Tensor | None) -> dict[str, float]:
         """See the class docstring."""

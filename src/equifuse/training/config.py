@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from equifuse.datasets import SourceOptions
+from equifuse.encoders import ENCODERS
 from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.fusion import fusion_options
 
@@ -27,13 +29,20 @@ class TrainConfig:
         dim: the fusion's common width (of the backend, for GMF with one), or None for the fusion's default.
         backend: for ``gmf``: name of the fusion behind it, or None for concatenation.
         fusion_options: further options of the fusion.
-        encoder: ``"mlp"`` or ``"identity"``.
-        hidden: widths of the MLP encoders' layers.
-        dropout: dropout of the MLP encoders' hidden layers, in [0, 1).
+        source: which columns of a table are what: ``modalities``, ``target``, ``id``, ``split``, ``task``; see
+            :class:`equifuse.datasets.SourceOptions`.
+        encoder: ``"mlp"``, ``"identity"``, for sequences ``"mean"``, ``"max"``, ``"attention"``, ``"gru"``,
+            ``"transformer"`` or ``"queries"``, or ``"auto"``: ``"attention"`` where sequences are padded, else
+            ``"mlp"``.
+        hidden: widths of the MLP encoders' layers; the last is that of any encoder's output.
+        dropout: dropout of the encoders' hidden layers, in [0, 1).
         input_dropout: dropout of the MLP encoders' input features, in [0, 1).
         head_dropout: dropout before the head, in [0, 1).
         embedding: width of the embedding of a retrieval model.
         label_smoothing: for classification, in [0, 1).
+        class_weights: for classification: factors of the classes in the loss, or ``"balanced"``: inversely to their
+            frequency in the training part.
+        task_options: further options of the task, such as ``focal``, ``loss`` or ``sentiment``.
         modality_dropout: probability with which each modality of each training sample is hidden, in [0, 1); one that
             the sample has is always kept. Off by default.
         warm_start: start each solve of an equilibrium from where the same sample's ended an epoch before. A resumed run
@@ -57,13 +66,16 @@ class TrainConfig:
     dim: int | None = None
     backend: str | None = None
     fusion_options: dict[str, Any] = field(default_factory=dict)
-    encoder: str = "mlp"
+    source: dict[str, Any] = field(default_factory=dict)
+    encoder: str = "auto"
     hidden: tuple[int, ...] = (128,)
     dropout: float = 0.3
     input_dropout: float = 0.0
     head_dropout: float = 0.0
     embedding: int = 64
     label_smoothing: float = 0.0
+    class_weights: str | list[float] | None = None
+    task_options: dict[str, Any] = field(default_factory=dict)
     modality_dropout: float = 0.0
     warm_start: bool = False
     seed: int = 0
@@ -93,12 +105,18 @@ class TrainConfig:
             self._check("dim", int, lambda v: v >= 1, "a whole number of at least 1")
         if not all(isinstance(width, int) and width >= 1 for width in hidden) or not hidden:
             raise InputError(f"hidden must list whole numbers of at least 1, got {self.hidden}")
-        if not isinstance(self.fusion_options, Mapping):
-            raise InputError(f"fusion_options must be a mapping, got {self.fusion_options!r}")
+        for name in ("fusion_options", "task_options", "source"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise InputError(f"{name} must be a mapping, got {getattr(self, name)!r}")
+        object.__setattr__(self, "source", SourceOptions.of(self.source).given())
+        weights: Any = self.class_weights
+        listed = isinstance(weights, list) and all(isinstance(w, (int, float)) and w >= 0 for w in weights)
+        if weights is not None and weights != "balanced" and not listed:
+            raise InputError(f"class_weights must be 'balanced' or numbers of at least 0, got {weights!r}")
         for name in ("data", "fusion", "encoder", "accelerator"):
             self._check(name, str, bool, "a name")
         for kind, value, known in (
-            ("encoder", self.encoder, ("mlp", "identity")),
+            ("encoder", self.encoder, ENCODERS),
             ("accelerator", self.accelerator, ("cpu", "gpu", "auto")),
         ):
             if value not in known:
@@ -165,14 +183,19 @@ class TrainConfig:
 
     @classmethod
     def from_options(
-        cls, file: Path | None, options: Mapping[str, Any], settings: list[str] | None = None
+        cls,
+        file: Path | None,
+        options: Mapping[str, Any],
+        settings: list[str] | None = None,
+        task_settings: list[str] | None = None,
     ) -> TrainConfig:
-        """A configuration from a YAML file, overridden by options, overridden by ``key=value`` settings of the fusion.
+        """A configuration from a YAML file, overridden by options, overridden by ``key=value`` settings.
 
         Args:
             file: YAML file of options (a run's ``config.yaml`` will do), or None.
             options: options by name; None means not given.
             settings: ``"key=value"`` each, for ``fusion_options``; values are YAML, dots in keys nest.
+            task_settings: likewise for ``task_options``.
 
         Raises:
             DataError: the file is missing or is not YAML.
@@ -181,8 +204,9 @@ class TrainConfig:
         """
         values = read_config(file) if file is not None else {}
         values |= {name: value for name, value in options.items() if value is not None}
-        if settings:
-            values["fusion_options"] = {**(values.get("fusion_options") or {}), **_parse_settings(settings)}
+        for name, given in (("fusion_options", settings), ("task_options", task_settings)):
+            if given:
+                values[name] = {**(values.get(name) or {}), **_parse_settings(given)}
         return cls.from_dict(values)
 
 

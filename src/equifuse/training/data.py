@@ -1,55 +1,190 @@
-"""Splits as tensors, cut into batches. No workers: a whole split is in memory, and indexing it is all the work."""
+"""Splits cut into batches of tensors: of what is in memory by indexing, of what is on disk by reading ahead."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
 import torch
 
 from equifuse.datasets import MultimodalDataset, Split
+from equifuse.datasets.rows import Indices, in_memory
 from equifuse.errors import DataError
 from equifuse.model import FusionModel
 from equifuse.tasks import Batch
 
 # Large enough that evaluation is fast, small enough for wide inputs.
 _EVALUATION_BATCH = 512
+# Bytes that are read from disk at a time: a piece of consecutive rows ...
+_PIECE_BYTES = 2**23
+# ... of which so many are held and mixed together.
+_POOL_BYTES = 2**27
 
 
 def as_batch(split: Split) -> Batch:
-    """A whole split as tensors, sharing memory with it."""
+    """A whole split as tensors, sharing memory with it; what is on disk is read."""
     return Batch(
-        {m: torch.from_numpy(x) for m, x in split.inputs.items()},
+        {m: torch.from_numpy(in_memory(x)) for m, x in split.inputs.items()},
         {m: torch.from_numpy(mask) for m, mask in split.present.items()},
         None if split.target is None else torch.from_numpy(split.target),
-        torch.arange(len(next(iter(split.inputs.values())))),
+        torch.arange(len(split)),
+        {m: torch.from_numpy(steps) for m, steps in split.lengths.items()},
     )
 
 
-class Batches:
+class Batches(ABC):
     """The batches of a split, in order, or in an order drawn from ``(seed, epoch)``.
 
     Args:
-        whole: the split.
         size: samples per batch; the last one may be smaller.
         seed: shuffle with this seed; None keeps the order.
     """
 
-    def __init__(self, whole: Batch, size: int = _EVALUATION_BATCH, seed: int | None = None) -> None:
-        self.whole, self.size, self.seed = whole, size, seed
+    def __init__(self, size: int, seed: int | None) -> None:
+        self.size, self.seed = size, seed
         self.epoch = 0
 
+    @property
+    @abstractmethod
+    def rows(self) -> int:
+        """Number of samples."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Batch]:
+        """One pass."""
+
     def __len__(self) -> int:
-        return math.ceil(len(self.whole) / self.size)
+        return math.ceil(self.rows / self.size)
+
+    def _generator(self) -> torch.Generator | None:
+        # Asked for when the first batch is, not when the iterator is made: only then is the epoch known.
+        return None if self.seed is None else torch.Generator().manual_seed(mix(self.seed, self.epoch))
+
+
+class MemoryBatches(Batches):
+    """Batches of tensors.
+
+    Args:
+        whole: all samples.
+        size: see :class:`Batches`.
+        seed: likewise.
+    """
+
+    def __init__(self, whole: Batch, size: int = _EVALUATION_BATCH, seed: int | None = None) -> None:
+        super().__init__(size, seed)
+        self.whole = whole
+
+    @property
+    def rows(self) -> int:
+        """Number of samples."""
+        return len(self.whole)
 
     def __iter__(self) -> Iterator[Batch]:
-        # Drawn when the first batch is asked for, not when the iterator is made: only then is the epoch known.
-        if self.seed is None:
-            order = torch.arange(len(self.whole))
-        else:
-            order = torch.randperm(len(self.whole), generator=torch.Generator().manual_seed(mix(self.seed, self.epoch)))
+        generator = self._generator()
+        count = len(self.whole)
+        order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
         for rows in torch.split(order, self.size):
             yield self.whole.take(rows)
+
+
+class DiskBatches(Batches):
+    """Batches of a split on disk, in bounded memory.
+
+    Shuffled, the order is that of a shuffle buffer: pieces of consecutive rows are drawn at random, some of them are
+    held at a time, and their rows mixed. While one pool is worked on, the next is read.
+
+    Args:
+        split: the split.
+        size: see :class:`Batches`.
+        seed: likewise.
+    """
+
+    def __init__(self, split: Split, size: int = _EVALUATION_BATCH, seed: int | None = None) -> None:
+        super().__init__(size, seed)
+        self.split = split
+        row = 4 * sum(math.prod(x.shape[1:]) for x in self.split.inputs.values())
+        self._piece = max(1, _PIECE_BYTES // max(row, 1))
+        self._pool = max(size, self._piece, _POOL_BYTES // max(row, 1))
+
+    @property
+    def rows(self) -> int:
+        """Number of samples."""
+        return len(self.split)
+
+    def _pools(self) -> Iterator[Indices]:
+        """The rows that are held together, in the order in which they are used."""
+        generator = self._generator()
+        starts = np.arange(0, self.rows, self._piece)
+        if generator is not None:
+            starts = starts[torch.randperm(len(starts), generator=generator).numpy()]
+        per_pool = max(1, self._pool // self._piece)
+        for first in range(0, len(starts), per_pool):
+            pieces = [np.arange(s, min(s + self._piece, self.rows)) for s in starts[first : first + per_pool]]
+            rows = np.concatenate(pieces)
+            yield rows if generator is None else rows[torch.randperm(len(rows), generator=generator).numpy()]
+
+    def _read(self, rows: Indices) -> Batch:
+        batch = as_batch(self.split.take(rows))
+        batch.index = torch.from_numpy(rows)
+        return batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        left = None
+        with ThreadPoolExecutor(1) as reader:
+            for pool in _ahead(reader, self._read, self._pools()):
+                whole = pool if left is None else _joined(left, pool)
+                full = len(whole) - len(whole) % self.size
+                for start in range(0, full, self.size):
+                    yield whole.take(torch.arange(start, start + self.size))
+                left = whole.take(torch.arange(full, len(whole))) if full < len(whole) else None
+        if left is not None:
+            yield left
+
+
+def _ahead(reader: ThreadPoolExecutor, read: Callable[[Indices], Batch], pools: Iterator[Indices]) -> Iterator[Batch]:
+    """Each pool read, while the one before is worked on."""
+    coming: Future[Batch] | None = None
+    for pool in pools:
+        ready, coming = coming, reader.submit(read, pool)
+        if ready is not None:
+            yield ready.result()
+    if coming is not None:
+        yield coming.result()
+
+
+def _joined(a: Batch, b: Batch) -> Batch:
+    """The samples of two batches of the same split."""
+    target = None if a.target is None or b.target is None else torch.cat([a.target, b.target])
+    index = None if a.index is None or b.index is None else torch.cat([a.index, b.index])
+    return Batch(
+        {m: torch.cat([x, b.inputs[m]]) for m, x in a.inputs.items()},
+        {m: torch.cat([mask, b.present[m]]) for m, mask in a.present.items()},
+        target,
+        index,
+        {m: torch.cat([steps, b.lengths[m]]) for m, steps in a.lengths.items()},
+    )
+
+
+def batches_of(
+    split: Split, size: int = _EVALUATION_BATCH, seed: int | None = None, without: Iterable[str] = ()
+) -> Batches:
+    """The batches of a split, wherever it is; ``without`` whole modalities.
+
+    Raises:
+        UnknownNameError: a modality the split does not have.
+        InputError: no modality would be left.
+    """
+    left = split.without(without)
+    return DiskBatches(left, size, seed) if split.on_disk else MemoryBatches(as_batch(left), size, seed)
+
+
+def first_rows(batches: Batches, count: int) -> Batch:
+    """At most ``count`` samples of the first batch."""
+    batch = next(iter(batches))
+    return batch.take(torch.arange(min(len(batch), count)))
 
 
 def mix(seed: int, epoch: int) -> int:
@@ -68,7 +203,7 @@ def drop_modalities(batch: Batch, probability: float) -> Batch:
     # Where all would go, the luckiest draw stays; a sample that has nothing keeps having nothing.
     lucky = torch.nn.functional.one_hot(draw.argmax(0), len(names)).T.bool() & has
     keep = torch.where(keep.any(0), keep, lucky)
-    return Batch(batch.inputs, dict(zip(names, keep, strict=True)), batch.target, batch.index)
+    return Batch(batch.inputs, dict(zip(names, keep, strict=True)), batch.target, batch.index, batch.lengths)
 
 
 def check_fits(model: FusionModel, dataset: MultimodalDataset) -> None:

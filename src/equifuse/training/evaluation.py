@@ -14,7 +14,7 @@ from equifuse.datasets import MultimodalDataset
 from equifuse.errors import ConvergenceWarning, UnknownNameError
 from equifuse.model import FusionModel
 from equifuse.tasks import Evaluation, Task
-from equifuse.training.data import Batches, as_batch, check_fits
+from equifuse.training.data import batches_of, check_fits
 from equifuse.training.folder import PathLike, load_run
 
 
@@ -42,7 +42,7 @@ def evaluate_run(
     if data is None:
         dataset = opened.dataset()
     else:
-        dataset = datasets.load(data, val_fraction=config.val_fraction, seed=config.seed)
+        dataset = datasets.load(data, val_fraction=config.val_fraction, seed=config.seed, source=config.source)
     evaluation = evaluate_model(opened.model, opened.task, dataset, split, tuple(without))
     return {**evaluation.metrics, **(evaluation.convergence() or {})}
 
@@ -66,10 +66,10 @@ def evaluate_quietly(
     for name in without:
         if name not in model.modalities:
             raise UnknownNameError("modality", name, model.modalities)
-    batch = as_batch(dataset.splits[split]).without(without)
+    batches = batches_of(dataset.splits[split], without=without)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return task.evaluate(model, Batches(batch))
+        return task.evaluate(model, batches)
 
 
 def score_without_each(
@@ -92,10 +92,10 @@ def traces(model: FusionModel, dataset: MultimodalDataset, split: str = "test") 
 
     The modality states are given together, by their largest residual. Empty for a closed-form fusion.
     """
-    batch = next(iter(Batches(as_batch(dataset.splits[split]))))
+    batch = next(iter(batches_of(dataset.splits[split])))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        stats = model.eval()(batch.inputs, batch.present).fusion.stats
+        stats = model.eval()(batch.inputs, batch.present, lengths=batch.lengths).fusion.stats
     if stats is None:
         return {}
     if "fusion" not in stats.parts:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from equifuse import datasets
@@ -18,10 +19,12 @@ from equifuse.model import FusionModel, LinearHead, build_model
 from equifuse.model import load as load_model
 from equifuse.tasks import Task, make_task
 from equifuse.training.config import RECORD, TrainConfig, read_config
-from equifuse.training.data import as_batch
+from equifuse.training.data import batches_of
 
 CONFIG, METRICS, HISTORY, MODEL, PLOTS = "config.yaml", "metrics.json", "history.json", "model", "plots"
 LAST = "checkpoints/last.ckpt"
+# Rows that preprocessing is fitted on at a time.
+_PREPROCESSING_BATCH = 4096
 PathLike = str | os.PathLike[str]
 
 
@@ -83,12 +86,12 @@ def load_run(run: PathLike) -> Run:
     if not (path / METRICS).is_file():
         raise DataError(f"the run at {path} is not finished; resume it first")
     model = load_model(path / MODEL)
-    return Run(path, config, record, model, task_of(model, config.label_smoothing))
+    return Run(path, config, record, model, task_of(model, config, record.get("class_weights")))
 
 
 def load_data(config: TrainConfig) -> MultimodalDataset:
     """The data set of a configuration."""
-    return datasets.load(config.data, val_fraction=config.val_fraction, seed=config.seed)
+    return datasets.load(config.data, val_fraction=config.val_fraction, seed=config.seed, source=config.source)
 
 
 def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionModel:
@@ -98,7 +101,7 @@ def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionMode
         UnknownNameError: an option the fusion does not have.
         InputError: a value that does not fit.
     """
-    train = as_batch(dataset.splits["train"])
+    train = dataset.splits["train"]
     with own_random_numbers(config.seed):
         model = build_model(
             dataset.shapes,
@@ -108,35 +111,52 @@ def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionMode
             fusion_options=config.resolved_fusion_options(),
             encoder=config.encoder,
             encoder_options=_encoder_options(config),
+            sequences=[m for m in dataset.modalities if m in train.lengths],
             classes=dataset.classes,
             head_dropout=config.head_dropout,
         )
-    model.fit_preprocessing(train.inputs, train.present)
+    pieces = batches_of(train, _PREPROCESSING_BATCH)
+    model.fit_preprocessing_in_pieces((batch.inputs, batch.present, batch.lengths) for batch in pieces)
     if dataset.task == "regression" and train.target is not None:
         # Start from the mean of the targets: from zero, most epochs would be spent on getting there.
         assert isinstance(model.head, LinearHead)
         with torch.no_grad():
-            model.head.linear.bias.copy_(train.target.mean(0))
+            model.head.linear.bias.copy_(torch.from_numpy(train.target).mean(0))
     return model
 
 
 def _encoder_options(config: TrainConfig) -> dict[str, Any]:
-    if config.encoder != "mlp":
-        return {}
     return {"hidden": config.hidden, "dropout": config.dropout, "input_dropout": config.input_dropout}
 
 
-def task_of(model: FusionModel, label_smoothing: float = 0.0) -> Task:
-    """The task a model was built for.
+def class_weights(config: TrainConfig, dataset: MultimodalDataset) -> list[float] | None:
+    """What the configuration's class weights are on a data set, None for none.
 
     Raises:
-        InputError: it was built for none.
+        InputError: there are some, but no classes.
+    """
+    if config.class_weights is None:
+        return None
+    target = dataset.splits["train"].target
+    if dataset.task != "classification" or target is None:
+        raise InputError(f"class_weights are for classification, the task is {dataset.task}")
+    if isinstance(config.class_weights, list):
+        return config.class_weights
+    counts = np.bincount(target.astype(np.int64), minlength=dataset.n_outputs)
+    return [float(w) for w in len(target) / (len(counts) * counts)]
+
+
+def task_of(model: FusionModel, config: TrainConfig, weights: list[float] | None = None) -> Task:
+    """The task a model was built for, with the configuration's options and these class weights.
+
+    Raises:
+        InputError: it was built for none, or an option does not fit.
     """
     if model.task is None:
         raise InputError("the model has no task")
-    options: dict[str, Any] = {"classes": model.classes}
+    options: dict[str, Any] = {"classes": model.classes, **config.task_options}
     if model.task == "classification":
-        options["label_smoothing"] = label_smoothing
+        options |= {"label_smoothing": config.label_smoothing, "class_weights": weights}
     elif model.task == "retrieval":
         options["modalities"] = model.modalities
     return make_task(model.task, **options)

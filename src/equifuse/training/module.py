@@ -25,7 +25,7 @@ from equifuse.model import FusionModel, ModelOutput
 from equifuse.solve import EquilibriumCache, SolverStats
 from equifuse.tasks import Batch, Task
 from equifuse.training.config import TrainConfig
-from equifuse.training.data import Batches, drop_modalities, mix
+from equifuse.training.data import Batches, drop_modalities, first_rows, mix
 from equifuse.training.files import atomic
 
 Row = dict[str, float]
@@ -276,7 +276,7 @@ def fit(
                 num_sanity_val_steps=0,
                 callbacks=[
                     stopping,
-                    WatchEquilibrium(val.whole.take(torch.arange(min(len(val.whole), _WATCHED)))),
+                    WatchEquilibrium(first_rows(val, _WATCHED)),
                     LastEpoch(last),
                     *([Report(tell)] if tell else []),
                 ],

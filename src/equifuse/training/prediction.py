@@ -15,7 +15,7 @@ from equifuse.errors import ConvergenceWarning, DataError, InputError
 from equifuse.model import FusionModel
 from equifuse.tasks import Batch, Columns, Task
 from equifuse.tasks.base import join
-from equifuse.training.data import Batches
+from equifuse.training.data import Batches, MemoryBatches
 from equifuse.training.evaluation import warn_unconverged
 from equifuse.training.files import atomic, refuse_existing
 from equifuse.training.folder import PathLike, load_run
@@ -57,7 +57,7 @@ def predict_run(run: PathLike, input_path: PathLike, out_path: PathLike) -> Colu
         {m: torch.from_numpy(x) for m, x in inputs.items()}, {m: torch.from_numpy(p) for m, p in present.items()}
     )
     columns: Columns = {"row": np.arange(rows)} if ids is None else {"id": ids}
-    columns |= _predict(opened.model, opened.task, Batches(batch), str(input_path))
+    columns |= _predict(opened.model, opened.task, MemoryBatches(batch), str(input_path))
     with atomic(out_path) as staging:
         _write_table(staging, columns)
     return columns
@@ -66,7 +66,7 @@ def predict_run(run: PathLike, input_path: PathLike, out_path: PathLike) -> Colu
 def _predict(model: FusionModel, task: Task, batches: Batches, where: str) -> Columns:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # one for the whole file instead
-        joined = join([model(batch.inputs, batch.present) for batch in batches])
+        joined = join([model(batch.inputs, batch.present, lengths=batch.lengths) for batch in batches])
     warn_unconverged(joined.convergence(), where)
     solved = {"converged": joined.converged, "residual": joined.residual, "steps": joined.steps}
     found = {name: values.numpy() for name, values in solved.items() if values is not None}

@@ -18,7 +18,7 @@ from equifuse.errors import DataError, InputError
 from equifuse.model import FusionModel
 from equifuse.tasks import Task
 from equifuse.training.config import RECORD, TrainConfig
-from equifuse.training.data import Batches, as_batch
+from equifuse.training.data import batches_of
 from equifuse.training.evaluation import evaluate_model, evaluate_quietly, score_without_each
 from equifuse.training.figures import draw_convergence, draw_learning, draw_removal, single
 from equifuse.training.files import read_json, refuse_existing, write_json, write_yaml
@@ -30,6 +30,7 @@ from equifuse.training.folder import (
     MODEL,
     PLOTS,
     PathLike,
+    class_weights,
     initial_model,
     load_data,
     own_random_numbers,
@@ -85,7 +86,7 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
         refuse_existing(out)
     elif not (out / CONFIG).is_file():
         raise DataError(f"nothing to resume at {out}: it has no {CONFIG}")
-    if Path(config.data).is_file():
+    if Path(config.data).exists():
         config = TrainConfig.from_dict({**config.to_dict(), "data": str(Path(config.data).resolve())})
     if resume:
         _check_same(config, read_run_config(out)[0], out)
@@ -97,9 +98,12 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
     if resume and dataset.fingerprint() != read_run_config(out)[1]["data"]["fingerprint"]:
         raise DataError(f"data set {config.data!r} has changed since {out} was started")
     model = initial_model(config, dataset)
-    task = task_of(model, config.label_smoothing)
+    weights = class_weights(config, dataset)
+    task = task_of(model, config, weights)
     if not resume:
-        write_yaml(out / CONFIG, {**config.to_dict(), RECORD: _record(config, dataset, model)})
+        write_yaml(
+            out / CONFIG, {**config.to_dict(), RECORD: {**_record(config, dataset, model), "class_weights": weights}}
+        )
     module = _fit(config, dataset, model, task, out, progress)
     assert module.best is not None
     history = module.history
@@ -137,8 +141,8 @@ def _fit(
     from equifuse.training.module import Training, fit  # noqa: PLC0415
 
     module = Training(model, task, config)
-    batches = Batches(as_batch(dataset.splits["train"]), config.batch_size, config.seed)
-    validation = Batches(as_batch(dataset.splits["val"]))
+    batches = batches_of(dataset.splits["train"], config.batch_size, config.seed)
+    validation = batches_of(dataset.splits["val"])
     bar = epoch_bar(config.epochs) if progress is True else nullcontext(lambda _: progress or None)
     with own_random_numbers(config.seed), bar as follow:
         fit(module, batches, validation, out / LAST, follow(f"{config.fusion} on {dataset.name}"))

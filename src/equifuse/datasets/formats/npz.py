@@ -6,12 +6,15 @@ import os
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equifuse.datasets.dataset import PARTS, MultimodalDataset, Split, missing_rows
-from equifuse.datasets.splitting import partition
+from equifuse.datasets.assemble import assemble, assemble_parts
+from equifuse.datasets.dataset import PARTS, Array, MultimodalDataset, Split, missing_rows
+from equifuse.datasets.options import SourceOptions
+from equifuse.datasets.rows import Features, Indices, in_memory
 from equifuse.errors import DataError
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -41,7 +44,8 @@ def read_npz(path: str | os.PathLike[str], *, val_fraction: float = 0.2, seed: i
     - index split: one array per modality, ``y``, ``train_idx``, optionally ``val_idx``, ``test_idx``.
 
     A missing validation part is split off the training part (stratified for classification). A row that is all NaN is
-    a missing modality. Optional: ``class_names``, ``sample_ids``.
+    a missing modality. Optional: ``class_names``, ``sample_ids``, and ``<modality>_len`` (``<modality>_len_train``, …):
+    how many steps of a sequence ``(n, T, l)`` count.
 
     Args:
         path: the file.
@@ -58,44 +62,49 @@ def read_npz(path: str | os.PathLike[str], *, val_fraction: float = 0.2, seed: i
             raise DataError(f"{path} has no key {key!r}; a data set needs 'modalities' and 'task'")
     names = [str(m) for m in np.atleast_1d(arrays["modalities"])]
     task = str(arrays["task"])
-    splits = _index_layout(path, arrays, names) if "train_idx" in arrays else _ready_layout(path, arrays, names)
-    splits = {part: _typed(split, task) for part, split in splits.items()}
-    if "val" not in splits:
-        if not 0 < val_fraction < 1:
-            raise DataError(f"val_fraction must be between 0 and 1, got {val_fraction}")
-        train = splits["train"]
-        labels = train.target if task == "classification" else None
-        keep, val = partition(len(train), (1 - val_fraction, val_fraction), seed=seed, labels=labels)
-        splits = {"train": train.take(keep), "val": train.take(val), "test": splits["test"]}
     classes = tuple(str(c) for c in arrays["class_names"]) if "class_names" in arrays else None
-    return MultimodalDataset(path.stem, {part: splits[part] for part in PARTS}, task, classes)
+    options: dict[str, Any] = {"classes": classes, "val_fraction": val_fraction, "seed": seed}
+    if "train_idx" in arrays:
+        whole, parts = _index_layout(path, arrays, names)
+        return assemble(path.stem, _typed(whole, task), task, parts, **options)
+    splits = {part: _typed(split, task) for part, split in _ready_layout(path, arrays, names).items()}
+    return assemble_parts(path.stem, splits, task, **options)
 
 
-def _index_layout(path: Path, arrays: Arrays, names: list[str]) -> dict[str, Split]:
-    whole = Split({m: _modality(path, arrays, m) for m in names}, target=arrays.get("y"), ids=arrays.get("sample_ids"))
+def detect(path: Path) -> bool:
+    """An ``.npz`` file."""
+    return path.suffix == ".npz"
+
+
+def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) -> MultimodalDataset:
+    """:func:`read_npz` as a format."""
+    options.refuse("an .npz data set")
+    return read_npz(path, val_fraction=val_fraction, seed=seed)
+
+
+def _index_layout(path: Path, arrays: Arrays, names: list[str]) -> tuple[Split, dict[str, Indices]]:
+    whole = Split(
+        {m: _modality(path, arrays, m) for m in names},
+        target=arrays.get("y"),
+        ids=arrays.get("sample_ids"),
+        lengths={m: _lengths(path, arrays[f"{m}_len"]) for m in names if f"{m}_len" in arrays},
+    )
     rows = len(whole)
     for m, x in whole.inputs.items():
         if len(x) != rows:
             raise DataError(f"{path}: modality {m!r} has {len(x)} rows, {names[0]!r} has {rows}")
     if whole.target is not None and len(whole.target) != rows:
         raise DataError(f"{path}: {len(whole.target)} labels for {rows} rows")
-    if "test_idx" not in arrays:
-        raise DataError(f"{path} has 'train_idx' but no 'test_idx'")
-    splits, used = {}, np.zeros(rows, dtype=np.int64)
+    parts = {}
     for part in PARTS:
-        if f"{part}_idx" not in arrays:
-            continue
-        index = arrays[f"{part}_idx"]
-        if index.ndim != 1 or index.dtype.kind not in "iu":
-            raise DataError(f"{path}: {part}_idx must be a list of integers")
-        if len(index) and (index.min() < 0 or index.max() >= rows):
-            raise DataError(f"{path}: {part}_idx points outside of the {rows} rows")
-        picked = index.astype(np.intp)
-        np.add.at(used, picked, 1)
-        splits[part] = whole.take(picked)
-    if used.max(initial=0) > 1:
-        raise DataError(f"{path}: {int((used > 1).sum())} rows are in more than one split, or twice in one")
-    return splits
+        if f"{part}_idx" in arrays:
+            index = arrays[f"{part}_idx"]
+            if index.ndim != 1 or index.dtype.kind not in "iu":
+                raise DataError(f"{path}: {part}_idx must be a list of integers")
+            parts[part] = index.astype(np.intp)
+    if "test" not in parts:
+        raise DataError(f"{path} has 'train_idx' but no 'test_idx'")
+    return whole, parts
 
 
 def _ready_layout(path: Path, arrays: Arrays, names: list[str]) -> dict[str, Split]:
@@ -103,9 +112,17 @@ def _ready_layout(path: Path, arrays: Arrays, names: list[str]) -> dict[str, Spl
     for part in PARTS:
         if part == "val" and not any(f"{m}_val" in arrays for m in names):
             continue
-        inputs = {m: _modality(path, arrays, f"{m}_{part}") for m in names}
-        splits[part] = Split(inputs, target=arrays.get(f"y_{part}"), ids=arrays.get(f"sample_ids_{part}"))
+        inputs: dict[str, Features] = {m: _modality(path, arrays, f"{m}_{part}") for m in names}
+        lengths = {m: _lengths(path, arrays[f"{m}_len_{part}"]) for m in names if f"{m}_len_{part}" in arrays}
+        ids = arrays.get(f"sample_ids_{part}")
+        splits[part] = Split(inputs, target=arrays.get(f"y_{part}"), ids=ids, lengths=lengths)
     return splits
+
+
+def _lengths(path: Path, values: NDArray[np.generic]) -> NDArray[np.int64]:
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise DataError(f"{path}: lengths must be a list of integers")
+    return values.astype(np.int64)
 
 
 def _modality(path: Path, arrays: Arrays, key: str) -> NDArray[np.float32]:
@@ -119,21 +136,25 @@ def _modality(path: Path, arrays: Arrays, key: str) -> NDArray[np.float32]:
 
 def _typed(split: Split, task: str) -> Split:
     """Targets in the dtype of their task; presence from rows that are all NaN."""
-    target = split.target
-    if target is not None:
-        if target.dtype.kind not in "fiub":
-            raise DataError(f"labels must be numbers, got {target.dtype}; encode classes as 0, 1, ...")
-        if task in ("regression", "multilabel"):
-            target = target.astype(np.float32).reshape(len(target), -1)
-        elif target.dtype.kind == "f":
-            if not np.array_equal(target, np.floor(target)):
-                raise DataError(f"class labels must be whole numbers, got values such as {target[0]}")
-            target = target.astype(np.int64)
-        else:
-            target = target.astype(np.int64)
+    target = None if split.target is None else typed_target(split.target, task)
     masks = {m: missing_rows(x) for m, x in split.inputs.items()}
     present = {m: mask for m, mask in masks.items() if mask is not None}
-    return Split(split.inputs, present, target, split.ids)
+    return Split(split.inputs, present, target, split.ids, split.lengths)
+
+
+def typed_target(target: Array, task: str) -> Array:
+    """Targets in the dtype of their task: int64 ``(n,)`` or float32 ``(n, K)``.
+
+    Raises:
+        DataError: text, or fractions as classes.
+    """
+    if target.dtype.kind not in "fiub":
+        raise DataError(f"labels must be numbers, got {target.dtype}; encode classes as 0, 1, ...")
+    if task in ("regression", "multilabel", "survival"):
+        return target.astype(np.float32).reshape(len(target), -1)
+    if target.dtype.kind == "f" and not np.array_equal(target, np.floor(target.astype(np.float64))):
+        raise DataError(f"class labels must be whole numbers, got values such as {target[0]}")
+    return target.astype(np.int64)
 
 
 def write_npz(path: str | os.PathLike[str], dataset: MultimodalDataset) -> None:
@@ -143,10 +164,12 @@ def write_npz(path: str | os.PathLike[str], dataset: MultimodalDataset) -> None:
     if dataset.classes is not None:
         arrays["class_names"] = np.array(dataset.classes)
     for part, split in dataset.splits.items():
-        for m, x in split.inputs.items():
-            mask = split.present.get(m)
+        for m, features in split.inputs.items():
+            x, mask = in_memory(features), split.present.get(m)
             blank = x if mask is None else np.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, np.float32(np.nan))
             arrays[f"{m}_{part}"] = blank
+        for m, steps in split.lengths.items():
+            arrays[f"{m}_len_{part}"] = steps
         if split.target is not None:
             arrays[f"y_{part}"] = split.target
         if split.ids is not None:

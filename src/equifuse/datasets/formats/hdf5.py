@@ -1,0 +1,135 @@
+"""HDF5 files with the keys of the ``.npz`` layouts; what is large stays on disk.
+
+``modalities`` and ``task`` (arrays or attributes), and one array per modality with ``y``, ``train_idx``, ``test_idx``
+and perhaps ``val_idx``; or ``<modality>_train``, ``y_train``, …; see :func:`equifuse.datasets.read_npz`.
+``equifuse datasets convert`` writes such files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from equifuse.datasets.assemble import assemble, assemble_parts
+from equifuse.datasets.dataset import PARTS, MultimodalDataset, Split, missing_rows
+from equifuse.datasets.formats.npz import typed_target
+from equifuse.datasets.options import SourceOptions
+from equifuse.datasets.rows import HDF5Rows, blocks, loaded_if_small
+from equifuse.errors import DataError
+
+SUFFIXES = (".hdf5", ".h5")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """The file, open for reading.
+
+    Raises:
+        DataError: it is missing, or not HDF5.
+    """
+    import h5py  # noqa: PLC0415
+
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read as HDF5: {error}") from None
+    with file:
+        yield file
+
+
+def detect(path: Path) -> bool:
+    """An HDF5 file that names its modalities."""
+    if path.suffix not in SUFFIXES:
+        return False
+    with opened(path) as file:
+        return "modalities" in file or "modalities" in file.attrs
+
+
+def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) -> MultimodalDataset:
+    """Read the file.
+
+    Raises:
+        DataError: a key is missing, or the content does not fit together.
+    """
+    options.refuse("an HDF5 data set")
+    with opened(path) as file:
+        names = [_text(m) for m in np.atleast_1d(_entry(path, file, "modalities"))]
+        task = _text(_entry(path, file, "task"))
+        classes = None
+        if "class_names" in file or "class_names" in file.attrs:
+            classes = tuple(_text(c) for c in _entry(path, file, "class_names"))
+        indexed = "train_idx" in file
+        suffixes = {"": ""} if indexed else {p: f"_{p}" for p in PARTS if f"{names[0]}_{p}" in file}
+        splits = {part: _split(path, file, names, suffix, task) for part, suffix in suffixes.items()}
+        parts = {p: np.asarray(file[f"{p}_idx"], dtype=np.intp) for p in PARTS if f"{p}_idx" in file}
+    options_of_split: dict[str, Any] = {"classes": classes, "val_fraction": val_fraction, "seed": seed}
+    if indexed:
+        return assemble(path.stem, splits[""], task, parts, **options_of_split)
+    return assemble_parts(path.stem, splits, task, **options_of_split)
+
+
+def _split(path: Path, file: Any, names: list[str], suffix: str, task: str) -> Split:
+    inputs = {m: loaded_if_small(HDF5Rows(path, m + suffix)) for m in names}
+    masks = {m: missing_rows(x) for m, x in inputs.items()}
+    ids = file.get(f"sample_ids{suffix}")
+    return Split(
+        inputs,
+        {m: mask for m, mask in masks.items() if mask is not None},
+        typed_target(np.asarray(file[f"y{suffix}"]), task) if f"y{suffix}" in file else None,
+        None if ids is None else np.array([_text(i) for i in ids]),
+        {m: np.asarray(file[f"{m}_len{suffix}"], dtype=np.int64) for m in names if f"{m}_len{suffix}" in file},
+    )
+
+
+def _entry(path: Path, file: Any, key: str) -> Any:
+    if key in file:
+        return file[key][()]
+    if key in file.attrs:
+        return file.attrs[key]
+    raise DataError(f"{path} has no {key!r}; a data set needs 'modalities' and 'task'")
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def write_hdf5(path: Path, dataset: MultimodalDataset) -> None:
+    """Write a data set in the ready-split layout, block by block; missing modalities become NaN rows.
+
+    Args:
+        path: file to create; what is there is replaced only once all is written.
+        dataset: what to write.
+    """
+    import h5py  # noqa: PLC0415
+
+    staging = path.with_name(f".{path.name}-staging")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with h5py.File(staging, "w") as file:
+            file.attrs["modalities"] = list(dataset.modalities)
+            file.attrs["task"] = dataset.task
+            if dataset.classes is not None:
+                file.attrs["class_names"] = list(dataset.classes)
+            for part, split in dataset.splits.items():
+                for m, x in split.inputs.items():
+                    target = file.create_dataset(f"{m}_{part}", shape=x.shape, dtype=np.float32)
+                    mask = split.present.get(m)
+                    for start, block in blocks(x):
+                        stop = start + len(block)
+                        target[start:stop] = block
+                        if mask is not None and not mask[start:stop].all():
+                            gone = start + np.flatnonzero(~mask[start:stop])
+                            target[gone] = np.float32(np.nan)
+                for m, steps in split.lengths.items():
+                    file[f"{m}_len_{part}"] = steps
+                if split.target is not None:
+                    file[f"y_{part}"] = split.target
+                if split.ids is not None:
+                    file[f"sample_ids_{part}"] = [str(i) for i in split.ids]
+        staging.replace(path)
+    finally:
+        staging.unlink(missing_ok=True)

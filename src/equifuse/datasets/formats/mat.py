@@ -1,0 +1,112 @@
+"""Multi-view data in MATLAB files: handwritten, Scene15, PIE, CUB, Caltech101, NUS-WIDE and so on.
+
+The usual layout of the multi-view literature: ``X`` (or ``data``, ``fea``), a cell array of one matrix per view, rows
+or columns being the samples, and ``Y`` (or ``gt``, ``gnd``, ``label``, ``labels``, ``truth``), the classes from 0 or 1.
+Files of version 7.3 are HDF5 and are read as well. There is no split: 20 % are the test part, stratified.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equifuse.datasets.assemble import assemble
+from equifuse.datasets.dataset import MultimodalDataset, Split
+from equifuse.datasets.options import SourceOptions
+from equifuse.datasets.rows import Features
+from equifuse.errors import DataError
+
+_VIEWS = ("X", "data", "fea", "views")
+_LABELS = ("Y", "y", "gt", "gnd", "label", "labels", "truth", "truelabel")
+
+
+def detect(path: Path) -> bool:
+    """A ``.mat`` file."""
+    return path.suffix == ".mat"
+
+
+def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) -> MultimodalDataset:
+    """Read the file.
+
+    Raises:
+        DataError: it is damaged, or has no views or labels in the usual places.
+    """
+    options.refuse("a multi-view .mat file")
+    content = _content(path)
+    key = next((k for k in _VIEWS if k in content), None)
+    label_key = next((k for k in _LABELS if k in content), None)
+    if key is None or label_key is None:
+        raise DataError(
+            f"{path} has {', '.join(sorted(content)) or 'nothing'}; expected views in one of {', '.join(_VIEWS)} "
+            f"and labels in one of {', '.join(_LABELS)}"
+        )
+    labels = _labels(path, content[label_key])
+    rows = len(labels)
+    inputs: dict[str, Features] = {}
+    for i, view in enumerate(content[key], 1):
+        matrix = _matrix(path, view, i)
+        if matrix.shape[0] != rows and matrix.shape[1] == rows:
+            matrix = matrix.T
+        if matrix.shape[0] != rows:
+            raise DataError(f"{path}: view {i} has shape {matrix.shape}, {label_key} has {rows} labels")
+        inputs[f"view{i}"] = np.ascontiguousarray(matrix, dtype=np.float32)
+    if not inputs:
+        raise DataError(f"{path}: {key} holds no view")
+    names, codes = np.unique(labels, return_inverse=True)
+    classes = tuple(f"{name:g}" for name in names)
+    whole = Split(inputs, target=codes.astype(np.int64))
+    return assemble(path.stem, whole, "classification", {}, classes=classes, val_fraction=val_fraction, seed=seed)
+
+
+def _labels(path: Path, found: Any) -> NDArray[np.float64]:
+    while isinstance(found, list):  # a cell of labels, one per view, all the same
+        found = found[0] if found else np.empty(0)
+    values = np.asarray(found.toarray() if hasattr(found, "toarray") else found)
+    if values.dtype.kind not in "fiub" or values.size == 0 or max(values.shape) != values.size:
+        raise DataError(f"{path}: labels must be one number per sample, got {values.dtype} of shape {values.shape}")
+    return values.ravel().astype(np.float64)
+
+
+def _matrix(path: Path, view: Any, number: int) -> NDArray[np.generic]:
+    values = np.asarray(view.toarray() if hasattr(view, "toarray") else view)
+    if values.dtype.kind not in "fiub" or values.ndim != 2:
+        raise DataError(
+            f"{path}: view {number} is {values.dtype} of shape {values.shape}, expected a matrix of numbers"
+        )
+    return values
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Variables by name, cell arrays as lists."""
+    from scipy.io import loadmat  # noqa: PLC0415
+    from scipy.io.matlab import MatReadError  # noqa: PLC0415
+
+    try:
+        found = loadmat(path)
+    except NotImplementedError:
+        return _content_of_hdf5(path)
+    except (OSError, ValueError, TypeError, KeyError, IndexError, MatReadError, MemoryError, EOFError) as error:
+        raise DataError(f"{path} cannot be read as a MATLAB file: {error}") from None
+    return {
+        name: list(value.ravel()) if getattr(value, "dtype", np.dtype(float)).kind == "O" else value
+        for name, value in found.items()
+        if not name.startswith("__")
+    }
+
+
+def _content_of_hdf5(path: Path) -> dict[str, Any]:
+    import h5py  # noqa: PLC0415
+
+    def value(file: Any, item: Any) -> Any:
+        if item.dtype == h5py.ref_dtype:
+            return [np.asarray(file[ref]).T for ref in np.asarray(item).ravel()]
+        return np.asarray(item).T  # MATLAB stores columns first
+
+    try:
+        with h5py.File(path, "r") as file:
+            return {name: value(file, item) for name, item in file.items() if isinstance(item, h5py.Dataset)}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path} cannot be read as a MATLAB 7.3 file: {error}") from None

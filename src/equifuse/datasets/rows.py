@@ -1,0 +1,274 @@
+"""Features that stay on disk until their rows are asked for."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equifuse.errors import DataError
+
+Floats = NDArray[np.float32]
+Indices = NDArray[np.intp]
+# Bytes that are read at a time where everything is gone through.
+_BLOCK_BYTES = 2**24
+# Sources of less than this are read into memory at once.
+_SMALL_BYTES = 2**30
+# Rows at most this far apart are read as one span, and picked from.
+_GAP = 16
+
+
+class Rows(ABC):
+    """Float32 rows ``(n, *shape)`` on disk; reading some is indexing: ``rows[indices]``.
+
+    Args:
+        length: number of rows in the file.
+        shape: of one row.
+        index: which of the file's rows these are, in order; None for all.
+    """
+
+    def __init__(self, length: int, shape: tuple[int, ...], index: Indices | None = None) -> None:
+        self._length, self._shape, self._index = length, shape, index
+
+    def __len__(self) -> int:
+        return self._length if self._index is None else len(self._index)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(n, *shape)``, as of an array."""
+        return (len(self), *self._shape)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes, as of an array."""
+        return 1 + len(self._shape)
+
+    def __getitem__(self, wanted: Indices | slice) -> Floats:
+        """The rows, read now."""
+        places = np.arange(len(self))[wanted]
+        return self._read(places if self._index is None else self._index[places])
+
+    def take(self, wanted: Indices) -> Rows:
+        """The same rows as ``self[wanted]``, not read yet."""
+        return self._with(wanted if self._index is None else self._index[wanted])
+
+    @abstractmethod
+    def _read(self, places: Indices) -> Floats:
+        """The file's rows at ``places``, in any order, with repetitions."""
+
+    @abstractmethod
+    def _with(self, index: Indices) -> Rows:
+        """The same file with another index."""
+
+
+class HDF5Rows(Rows):
+    """A dataset of an HDF5 file.
+
+    Args:
+        path: the file.
+        key: the dataset in it.
+        index: which rows; None for all.
+
+    Raises:
+        DataError: no such dataset, or not one of numbers.
+    """
+
+    def __init__(self, path: Path, key: str, index: Indices | None = None) -> None:
+        self._path, self._key = path, key
+        found = _hdf5(path).get(key)
+        if found is None or not hasattr(found, "shape") or len(found.shape) < 1:
+            raise DataError(f"{path} has no array {key!r}; it has {', '.join(sorted(_hdf5(path))[:12])}")
+        if found.dtype.kind not in "fiub":
+            raise DataError(f"{path}: {key!r} holds {found.dtype}, expected numbers")
+        super().__init__(found.shape[0], tuple(found.shape[1:]) or (1,), index)
+
+    def _read(self, places: Indices) -> Floats:
+        source = _hdf5(self._path)[self._key]
+        unique, back = np.unique(places, return_inverse=True)
+        values = np.empty((len(unique), *self._shape), dtype=np.float32)
+        done = 0
+        for run in np.split(unique, np.flatnonzero(np.diff(unique) > _GAP) + 1):
+            if len(run):  # one read per span, where HDF5 would make one per row
+                slab = source[run[0] : run[-1] + 1]
+                values[done : done + len(run)] = slab[run - run[0]].reshape(len(run), *self._shape)
+                done += len(run)
+        return values if np.array_equal(back, np.arange(len(places))) else values[back]
+
+    def _with(self, index: Indices) -> HDF5Rows:
+        return HDF5Rows(self._path, self._key, index)
+
+
+class NpyRows(Rows):
+    """A ``.npy`` file, mapped into memory.
+
+    Raises:
+        DataError: not such a file, or not one of numbers.
+    """
+
+    def __init__(self, path: Path, index: Indices | None = None) -> None:
+        self._path = path
+        try:
+            self._map: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise DataError(f"{path} cannot be read as .npy: {error}") from None
+        if self._map.ndim < 1 or self._map.dtype.kind not in "fiub":
+            raise DataError(f"{path} holds {self._map.dtype} of shape {self._map.shape}, expected rows of numbers")
+        super().__init__(self._map.shape[0], tuple(self._map.shape[1:]) or (1,), index)
+
+    def _read(self, places: Indices) -> Floats:
+        return np.ascontiguousarray(self._map[places], dtype=np.float32).reshape(len(places), *self._shape)
+
+    def _with(self, index: Indices) -> NpyRows:
+        return NpyRows(self._path, index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NpyRows, (self._path, self._index)
+
+
+class ParquetRows(Rows):
+    """Columns of a Parquet file, read row group by row group; the latest few are kept.
+
+    Args:
+        path: the file.
+        columns: the features, in order; numbers, where an empty cell is NaN.
+        index: which rows; None for all.
+
+    Raises:
+        DataError: not such a file, or a column that is missing or not numeric.
+    """
+
+    _KEPT = 4
+
+    def __init__(self, path: Path, columns: tuple[str, ...], index: Indices | None = None) -> None:
+        self._path, self._columns = path, columns
+        file = _parquet(path)
+        for column in columns:
+            if column not in file.schema_arrow.names:
+                raise DataError(f"{path} has no column {column!r}")
+            kind = file.schema_arrow.field(column).type
+            if not is_numeric(kind):
+                raise DataError(f"{path}: column {column!r} is not numeric ({kind})")
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+        self._ends = np.cumsum(sizes)
+        self._cache: OrderedDict[int, Floats] = OrderedDict()
+        super().__init__(int(sum(sizes)), (len(columns),), index)
+
+    def _group(self, number: int) -> Floats:
+        if number not in self._cache:
+            table = _parquet(self._path).read_row_group(number, columns=list(self._columns))
+            self._cache[number] = columns_of(table, self._columns)
+            if len(self._cache) > self._KEPT:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(number)
+        return self._cache[number]
+
+    def _read(self, places: Indices) -> Floats:
+        values = np.empty((len(places), *self._shape), dtype=np.float32)
+        groups = np.searchsorted(self._ends, places, side="right")
+        for number in np.unique(groups):
+            here = groups == number
+            start = self._ends[number - 1] if number else 0
+            values[here] = self._group(int(number))[places[here] - start]
+        return values
+
+    def _with(self, index: Indices) -> ParquetRows:
+        return ParquetRows(self._path, self._columns, index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ParquetRows, (self._path, self._columns, self._index)
+
+
+Features = Floats | Rows
+
+
+def take(features: Features, wanted: Indices) -> Features:
+    """``features[wanted]``, without reading what is on disk."""
+    return features.take(wanted) if isinstance(features, Rows) else features[wanted]
+
+
+def blocks(features: Features) -> Iterator[tuple[int, Floats]]:
+    """All rows, in order, as pieces of a few megabytes: the first row's number, and the rows."""
+    if not isinstance(features, Rows):
+        yield 0, features
+        return
+    size = max(1, _BLOCK_BYTES // max(1, 4 * int(np.prod(features.shape[1:]))))
+    for start in range(0, len(features), size):
+        yield start, features[start : start + size]
+
+
+def in_memory(features: Features) -> Floats:
+    """All rows as an array."""
+    return features[:] if isinstance(features, Rows) else features
+
+
+def loaded_if_small(rows: Rows) -> Features:
+    """The rows as an array if they are less than a gigabyte, else as they are, on disk."""
+    return rows if 4 * int(np.prod(rows.shape)) > _SMALL_BYTES else rows[:]
+
+
+def is_numeric(kind: Any) -> bool:
+    """Whether an Arrow type holds numbers (or nothing)."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    tests = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
+    return any(test(kind) for test in tests)
+
+
+def columns_of(table: Any, names: tuple[str, ...]) -> Floats:
+    """Numeric columns of an Arrow table as float32 ``(n, len(names))``; what is empty is NaN."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    values = np.empty((table.num_rows, len(names)), dtype=np.float32)
+    for i, name in enumerate(names):
+        column = table.column(name)
+        if pa.types.is_null(column.type):
+            values[:, i] = np.nan
+        else:
+            values[:, i] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return values
+
+
+# Open files, by process: a file opened before a fork must not be read after it.
+_OPEN: dict[tuple[int, str, float], Any] = {}
+
+
+def _opened(path: Path, opener: Any) -> Any:
+    try:
+        stamp = path.stat().st_mtime
+    except OSError:
+        raise DataError(f"no such file: {path}") from None
+    key = (os.getpid(), str(path), stamp)
+    if key not in _OPEN:
+        _OPEN[key] = opener()
+    return _OPEN[key]
+
+
+def _hdf5(path: Path) -> Any:
+    def opener() -> Any:
+        import h5py  # noqa: PLC0415
+
+        try:
+            return h5py.File(path, "r")
+        except OSError as error:
+            raise DataError(f"{path} cannot be read as HDF5: {error}") from None
+
+    return _opened(path, opener)
+
+
+def _parquet(path: Path) -> Any:
+    def opener() -> Any:
+        import pyarrow as pa  # noqa: PLC0415
+        from pyarrow import parquet  # noqa: PLC0415
+
+        try:
+            return parquet.ParquetFile(path)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{path} cannot be read as Parquet: {error}") from None
+
+    return _opened(path, opener)

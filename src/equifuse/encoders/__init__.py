@@ -1,0 +1,11 @@
+"""Encoders: a modality's raw features -> one vector per sample. Know nothing of fusion."""
+
+from equifuse.encoders.mlp import MLPEncoder
+from equifuse.encoders.preprocessed import Preprocessed
+from equifuse.encoders.sequence import POOLINGS, SequenceEncoder
+from equifuse.encoders.standardize import Standardize
+
+# Names of encoders that need nothing but numbers; "auto" is "mlp", and "attention" where sequences are padded.
+ENCODERS = ("auto", "mlp", "identity", *POOLINGS)
+
+__all__ = ["ENCODERS", "POOLINGS", "MLPEncoder", "Preprocessed", "SequenceEncoder", "Standardize"]

@@ -1,0 +1,48 @@
+"""Hidden layers over the flattened features of a modality."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from equifuse.errors import InputError
+
+
+class MLPEncoder(nn.Module):
+    """Hidden layers of Linear, LayerNorm, ReLU and Dropout over the flattened features of a modality.
+
+    LayerNorm and not BatchNorm: a sample's result must not depend on its batch-mates.
+
+    Args:
+        width: flattened input width ``l``.
+        hidden: width of each hidden layer; the last is the output width.
+        dropout: probability after each hidden layer, in [0, 1).
+        input_dropout: probability of each input feature, in [0, 1); of use where features outnumber samples.
+
+    Raises:
+        InputError: no hidden layer, or a value out of range.
+    """
+
+    kind: ClassVar[str] = "mlp"
+
+    def __init__(
+        self, width: int, hidden: tuple[int, ...] = (128,), dropout: float = 0.3, input_dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if not hidden or min(hidden) < 1:
+            raise InputError(f"hidden must list at least one positive width, got {hidden}")
+        for name, value in (("dropout", dropout), ("input_dropout", input_dropout)):
+            if not 0 <= value < 1:
+                raise InputError(f"{name} must be in [0, 1), got {value}")
+        widths = [width, *hidden]
+        self.input_dropout = nn.Dropout(input_dropout)
+        self.layers = nn.Sequential()
+        for before, after in pairwise(widths):
+            self.layers.extend([nn.Linear(before, after), nn.LayerNorm(after), nn.ReLU(), nn.Dropout(dropout)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, …) -> (B, hidden[-1])``."""
+        out: Tensor = self.layers(self.input_dropout(x.flatten(1)))
+        return out

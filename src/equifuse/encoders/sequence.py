@@ -1,0 +1,143 @@
+"""Sequences of any length per modality -> one vector, so that every fusion works on them. Padding has no effect."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from equifuse.errors import InputError, UnknownNameError
+
+POOLINGS = ("mean", "max", "attention", "gru", "transformer", "queries")
+
+
+def valid_steps(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Bool ``(B, T)``: which steps of sequences ``(B, T, …)`` count.
+
+    Raises:
+        InputError: the lengths do not fit.
+    """
+    batch, steps = x.shape[:2]
+    if lengths is None:
+        return torch.ones(batch, steps, dtype=torch.bool, device=x.device)
+    if lengths.shape != (batch,) or lengths.is_floating_point():
+        raise InputError(f"lengths must be whole numbers ({batch},), got {lengths.dtype} {tuple(lengths.shape)}")
+    return torch.arange(steps, device=x.device) < lengths[:, None]
+
+
+class SequenceEncoder(nn.Module):
+    """Encodes each step, and pools the steps that count.
+
+    A step is mapped by Linear, LayerNorm, ReLU and Dropout to ``dim``; then
+
+    - ``"mean"``, ``"max"``: over the steps;
+    - ``"attention"``: a weighted mean, the weights a softmax of ``v · tanh(U h_t)`` (Lin et al. 2017, one hop);
+    - ``"gru"``: the mean of a bidirectional GRU's states;
+    - ``"transformer"``: self-attention layers with sinusoidal positions, and the mean;
+    - ``"queries"``: learned queries that attend to the steps (Jaegle et al. 2021), joined by a linear map.
+
+    A sequence without any step gives what a single step of zeros would.
+
+    Args:
+        width: of a step, ``l``.
+        dim: of the output; for attention and GRU even, for transformer and queries a multiple of ``heads``.
+        pooling: one of the above.
+        layers: of the GRU or transformer.
+        heads: of attention in transformer and queries.
+        queries: number of learned queries.
+        dropout: in [0, 1).
+
+    Raises:
+        UnknownNameError: an unknown pooling.
+        InputError: a value out of range.
+    """
+
+    kind: ClassVar[str] = "sequence"
+
+    def __init__(
+        self,
+        width: int,
+        dim: int = 128,
+        pooling: str = "attention",
+        *,
+        layers: int = 1,
+        heads: int = 4,
+        queries: int = 4,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise UnknownNameError("pooling", pooling, POOLINGS)
+        if not 0 <= dropout < 1:
+            raise InputError(f"dropout must be in [0, 1), got {dropout}")
+        if min(width, dim, layers, heads, queries) < 1:
+            raise InputError("width, dim, layers, heads and queries must be at least 1")
+        if (pooling == "gru" and dim % 2) or (pooling in ("transformer", "queries") and dim % (2 * heads)):
+            raise InputError(f"dim {dim} does not fit pooling {pooling!r}: make it a multiple of {2 * heads}")
+        self.width, self.dim, self.pooling = width, dim, pooling
+        self.step = nn.Sequential(nn.Linear(width, dim), nn.LayerNorm(dim), nn.ReLU(), nn.Dropout(dropout))
+        if pooling == "attention":
+            self.score = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, 1, bias=False))
+        elif pooling == "gru":
+            between = dropout if layers > 1 else 0.0
+            self.gru = nn.GRU(dim, dim // 2, layers, batch_first=True, bidirectional=True, dropout=between)
+        elif pooling == "transformer":
+            layer = nn.TransformerEncoderLayer(dim, heads, 2 * dim, dropout, batch_first=True, norm_first=True)
+            self.transformer = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        elif pooling == "queries":
+            self.queries = nn.Parameter(torch.randn(queries, dim) / math.sqrt(dim))
+            self.attention = nn.MultiheadAttention(dim, heads, dropout, batch_first=True)
+            self.join = nn.Linear(queries * dim, dim)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """``(B, T, l)`` and int64 ``(B,)`` (None: no padding) ``-> (B, dim)``.
+
+        Raises:
+            InputError: not a batch of sequences of this width, or lengths that do not fit.
+        """
+        if x.dim() != 3 or x.shape[2] != self.width:
+            raise InputError(f"expected sequences (B, T, {self.width}), got {tuple(x.shape)}")
+        if x.shape[1] == 0:
+            x = x.new_zeros(x.shape[0], 1, self.width)
+            lengths = None
+        valid = valid_steps(x, lengths)
+        # What the padding holds, be it NaN, is gone from here on; an empty sequence is one step of zeros.
+        x = torch.where(valid[:, :, None], x, 0.0)
+        valid = torch.cat([valid[:, :1] | ~valid.any(1, keepdim=True), valid[:, 1:]], dim=1)
+        return self._pool(self.step(x), valid)
+
+    def _pool(self, h: Tensor, valid: Tensor) -> Tensor:
+        if self.pooling == "max":
+            return h.masked_fill(~valid[:, :, None], -torch.inf).amax(1)
+        if self.pooling == "attention":
+            scores: Tensor = self.score(h).squeeze(2)
+            weights = torch.softmax(scores.masked_fill(~valid, -torch.inf), dim=1)
+            return (weights[:, None] @ h).squeeze(1)
+        if self.pooling == "queries":
+            asked = self.queries.expand(len(h), -1, -1)
+            tokens, _ = self.attention(asked, h, h, key_padding_mask=~valid, need_weights=False)
+            joined: Tensor = self.join(tokens.flatten(1))
+            return joined
+        if self.pooling == "gru":
+            h = self._recur(h, valid)
+        elif self.pooling == "transformer":
+            h = self.transformer(h + _positions(h), src_key_padding_mask=~valid)
+        share = valid.to(h.dtype) / valid.sum(1, keepdim=True)
+        return (share[:, None] @ torch.where(valid[:, :, None], h, 0.0)).squeeze(1)
+
+    def _recur(self, h: Tensor, valid: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(h, valid.sum(1).cpu(), batch_first=True, enforce_sorted=False)
+        states, _ = self.gru(packed)
+        unpacked, _ = nn.utils.rnn.pad_packed_sequence(states, batch_first=True)
+        return F.pad(unpacked, (0, 0, 0, h.shape[1] - unpacked.shape[1]))
+
+
+def _positions(h: Tensor) -> Tensor:
+    """Sinusoidal positions ``(T, dim)`` (Vaswani et al. 2017)."""
+    steps, dim = h.shape[1:]
+    rates = torch.exp(torch.arange(0, dim, 2, device=h.device) * (-math.log(10_000.0) / dim))
+    angles = torch.arange(steps, device=h.device)[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)[:, :dim].to(h.dtype)

@@ -1,0 +1,82 @@
+"""Standardising as a layer of the model, so that a stored model takes raw features."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from equifuse.encoders.sequence import valid_steps
+from equifuse.errors import InputError
+
+
+class Standardize(nn.Module):
+    """``(x − mean) / scale``, clipped; a part of the model, so that a stored model takes raw features.
+
+    Args:
+        shape: trailing shape of one sample, or of one step where the samples are sequences.
+        clip: absolute bound after standardising, > 0, or None for no bound.
+
+    Raises:
+        InputError: ``clip`` is not positive.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    kind: ClassVar[str] = "standardize"
+
+    def __init__(self, shape: tuple[int, ...], clip: float | None = 5.0) -> None:
+        super().__init__()
+        if clip is not None and not clip > 0:
+            raise InputError(f"clip must be positive or None, got {clip}")
+        self.clip = clip
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("scale", torch.ones(shape))
+        self._seen: tuple[int, Tensor, Tensor] | None = None  # count, mean, sum of squared deviations; while fitting
+
+    def fit(self, x: Tensor, lengths: Tensor | None = None) -> None:
+        """Set mean and deviation per feature from ``x`` ``(n, *shape)``; a constant feature is only centred."""
+        self.update(x, lengths)
+        self.finish()
+
+    @torch.no_grad()
+    def update(self, x: Tensor, lengths: Tensor | None = None) -> None:
+        """Take in a piece of the training part (Chan et al. 1979).
+
+        Args:
+            x: ``(n, *shape)``, or sequences ``(n, T, *shape)``.
+            lengths: int64 ``(n,)``, which steps of the sequences count; None for all.
+        """
+        if x.dim() > self.mean.dim() + 1:
+            x = x.flatten(0, 1) if lengths is None else x[valid_steps(x, lengths)]
+        if x.shape[0] == 0:
+            return
+        x = x.double()
+        count, mean = x.shape[0], x.mean(0)
+        deviations = (x - mean).square_().sum(0)
+        if self._seen is not None:
+            before, old_mean, old_deviations = self._seen
+            apart = mean - old_mean
+            mean = old_mean + apart * (count / (before + count))
+            deviations += old_deviations + apart.square() * (before * count / (before + count))
+            count += before
+        self._seen = count, mean, deviations
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Set mean and deviation from all pieces; without any, leave them."""
+        if self._seen is None:
+            return
+        count, mean, deviations = self._seen
+        std = (deviations / count).sqrt()
+        # Below this a feature is constant up to the rounding of its own mean.
+        constant = std <= 1e-7 * mean.abs() + 1e-30
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(constant, 1.0, std))
+        self._seen = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, *shape) -> (B, *shape)``."""
+        x = (x - self.mean) / self.scale
+        return x if self.clip is None else x.clamp(-self.clip, self.clip)
