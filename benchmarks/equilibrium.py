@@ -1,7 +1,7 @@
 """Speed, memory and accuracy of the equilibrium of deep-equilibrium fusion, against named peers, in one run.
 
-    python benchmarks/equilibrium.py --out runs/equilibrium            # 2 CPU cores: about forty minutes
-    python benchmarks/equilibrium.py --quick                           # the headline case only
+    python benchmarks/equilibrium.py --out runs/equilibrium            # 2 CPU cores: about a quarter of an hour
+    python benchmarks/equilibrium.py --cases headline                  # the headline cases only
 
 Each case is one batch ``(B, d)`` of ``M`` modalities, a gradient ``c`` at the fused state, and one map: the weights
 that the library starts from (``easy``), these with the matrices three times as large (``hard``), or weights
@@ -451,18 +451,21 @@ HEADER = [
 ]  # fmt: skip
 
 
-def cases(quick: bool) -> list[tuple[Case, list[str]]]:
-    """The cases and who takes part."""
+def cases(which: str) -> list[tuple[Case, list[str]]]:
+    """The cases and who takes part: ``"headline"``, ``"grid"``, ``"growth"`` (in modalities and batch) or ``"all"``."""
     everyone = list(CONTENDERS)
     headline = [(Case(612, 500, 3, weights), everyone) for weights in ("easy", "hard", "published")]
-    if quick:
-        return headline
     grid = [Case(64, 128, 3), Case(64, 500, 3), Case(612, 128, 3), Case(612, 500, 2), Case(612, 500, 6)]
     large = [Case(4096, 128, 3), Case(4096, 500, 3), Case(612, 1024, 3), Case(64, 1024, 3)]
     slow = [name for name in everyone if name != "torchdeq broyden"]
-    growth = [Case(256, 128, m) for m in (2, 4, 8, 16)] + [Case(b, 128, 3) for b in (16, 256, 1024)]
+    growth = [Case(256, 128, m) for m in (2, 4, 8, 16)] + [Case(b, 128, 3) for b in (16, 64, 256, 1024)]
     few = ["equifuse", "torchdeq anderson", "published"]
-    return headline + [(c, everyone) for c in grid] + [(c, slow) for c in large] + [(c, few) for c in growth]
+    found = {
+        "headline": headline,
+        "grid": [(c, everyone) for c in grid] + [(c, slow) for c in large],
+        "growth": [(c, few) for c in growth],
+    }
+    return [case for part in found.values() for case in part] if which == "all" else found[which]
 
 
 def main() -> None:
@@ -472,13 +475,13 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/equilibrium"))
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--cases", default="all", choices=["all", "headline", "grid", "growth"])
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
     record: dict[str, Any] = {"machine": describe(), "tolerance": TOL, "cases": {}}
     rows: list[list[str]] = []
-    for case, names in cases(options.quick):
+    for case, names in cases(options.cases):
         results = measure(case, names, options.device, options.repetitions)
         for name in results:
             if name in CONTENDERS:

@@ -77,7 +77,7 @@ def compare(
     described = {label: configs[label, 0].to_dict() for label in methods}
     write_yaml(out / CONFIG, {"seeds": list(range(seeds)), "methods": described})
     jobs = {key: (config, _folder(out, *key), resume) for key, config in configs.items()}
-    results = _train_all(jobs, processes or min(os.cpu_count() or 1, 4), progress)
+    results = train_all(jobs, processes, progress)
     runs = {label: [results[label, seed] for seed in range(seeds)] for label in methods}
     summary = {
         "data": str(settings["data"]),
@@ -114,7 +114,15 @@ Job = tuple[TrainConfig, Path, bool]
 Key = tuple[str, int]
 
 
-def _train_all(jobs: dict[Key, Job], processes: int, progress: bool) -> dict[Key, RunResult]:
+def train_all(jobs: dict[Key, Job], processes: int | None = None, progress: bool = True) -> dict[Key, RunResult]:
+    """Train models side by side, each in a process with one thread.
+
+    Args:
+        jobs: label and seed -> configuration, run folder, and whether it may be there already.
+        processes: models trained at a time; default one per core, at most 4.
+        progress: show a progress bar on standard error.
+    """
+    processes = processes or min(os.cpu_count() or 1, 4)
     results: dict[Key, RunResult] = {}
     # Forking a process that has already used threads can lock up; a fresh interpreter cannot.
     context = multiprocessing.get_context("spawn")
