@@ -106,7 +106,7 @@ def baselines(path: Path, seeds: int) -> tuple[list[float], list[float], str]:
 
 def cell(values: list[float], scale: float) -> str:
     """Mean ± deviation, or the value where there is one."""
-    if any(v != v for v in values):
+    if np.isnan(values).any():
         return "-"
     mean = scale * statistics.fmean(values)
     return f"{mean:.1f} ± {scale * statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
@@ -172,7 +172,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(v) for key, v in value.items()}
     if isinstance(value, list):
         return [_plain(v) for v in value]
-    return None if isinstance(value, float) and value != value else value
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 if __name__ == "__main__":

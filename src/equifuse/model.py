@@ -104,6 +104,7 @@ class FusionModel(nn.Module):
         self.task = task
         self.classes = tuple(classes) if classes is not None else None
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.features: dict[str, tuple[str, ...]] = {}  # names of a modality's features, where a source has them
         self._recipe: dict[str, Any] | None = None
 
     @property
@@ -211,6 +212,7 @@ class FusionModel(nn.Module):
             "task": self.task,
             "classes": self.classes,
             "shapes": self.shapes,
+            "features": self.features,
             "fusion": self.fusion.config(),
             "recipe": self._recipe,
         }
@@ -385,6 +387,7 @@ def load(
             raise DataError(f"{path} has model format {found}, this version reads {_FORMAT}")
         classes = tuple(described["classes"]) if described["classes"] is not None else None
         shapes = {name: tuple(shape) for name, shape in described["shapes"].items()}
+        features = {name: tuple(names) for name, names in described.get("features", {}).items()}
         fusion = dict(described["fusion"])
         recipe = described["recipe"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -404,6 +407,7 @@ def load(
         module = make_fusion(name, dims, **fusion)
         model = FusionModel(encoders, module, head, task=described["task"], classes=classes)
         model.shapes = shapes
+    model.features = features
     try:
         model.to(_float_dtype(tensors)).load_state_dict(tensors)
     except RuntimeError as error:

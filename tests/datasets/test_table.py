@@ -30,7 +30,8 @@ def test_tables(tmp_path, suffix):
     x, image, named = columns()
     # Numbered columns are ordered by their number, wherever they are in the file; others are ignored.
     shuffled = {"id": ["p1", "p2", "p3", "p4"], "age": [1, 2, 3, 4], "image_3": named["image_3"], **named}
-    inputs, present, ids = read_inputs(written(tmp_path, shuffled, suffix), SHAPES)
+    split = read_inputs(written(tmp_path, shuffled, suffix), SHAPES)
+    inputs, present, ids = split.inputs, split.present, split.ids
     np.testing.assert_array_equal(inputs["rna"], x)
     np.testing.assert_allclose(inputs["image"], image, rtol=1e-6)
     assert present == {}
@@ -40,7 +41,8 @@ def test_tables(tmp_path, suffix):
 def test_archive(tmp_path):
     x, image, _ = columns()
     np.savez(tmp_path / "rows.npz", rna=x, image=image)
-    inputs, present, ids = read_inputs(tmp_path / "rows.npz", SHAPES)
+    split = read_inputs(tmp_path / "rows.npz", SHAPES)
+    inputs, present, ids = split.inputs, split.present, split.ids
     np.testing.assert_array_equal(inputs["image"], image)
     assert present == {}
     assert ids is None
@@ -55,7 +57,8 @@ def test_empty_rows_are_missing_modalities(tmp_path, suffix):
         else column
         for name, column in named.items()
     }
-    inputs, present, _ = read_inputs(written(tmp_path, gaps, suffix), SHAPES)
+    split = read_inputs(written(tmp_path, gaps, suffix), SHAPES)
+    inputs, present = split.inputs, split.present
     assert present["rna"].tolist() == [True, True, False, True]
     assert "image" not in present
     np.testing.assert_array_equal(inputs["rna"][[0, 1, 3]], x[[0, 1, 3]])
@@ -64,7 +67,7 @@ def test_empty_rows_are_missing_modalities(tmp_path, suffix):
 def test_a_modality_without_columns_is_absent(tmp_path):
     _, _, named = columns()
     only = {name: column for name, column in named.items() if name.startswith("rna")}
-    inputs, _, _ = read_inputs(written(tmp_path, only, ".csv"), SHAPES)
+    inputs = read_inputs(written(tmp_path, only, ".csv"), SHAPES).inputs
     assert list(inputs) == ["rna"]
 
 

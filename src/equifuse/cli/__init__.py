@@ -22,7 +22,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
-app.command("datasets")(data.datasets)
+app.add_typer(data.app, name="datasets")
 app.command("demo")(demo.demo)
 
 

@@ -1,4 +1,4 @@
-"""``equifuse datasets``."""
+"""``equifuse datasets``, ``equifuse datasets inspect`` and ``equifuse datasets convert``."""
 
 from __future__ import annotations
 
@@ -7,14 +7,82 @@ from typing import Annotated
 
 import typer
 
+app = typer.Typer(help="List, inspect and convert data sets.", invoke_without_command=True, rich_markup_mode=None)
 
+_Modality = Annotated[
+    list[str] | None,
+    typer.Option(help="For tables: name='g_*', the columns of a modality, or name=file.csv; may be repeated."),
+]
+_Target = Annotated[list[str] | None, typer.Option(help="For tables: target column; may be repeated.")]
+_Id = Annotated[str | None, typer.Option("--id", help="For tables: column that names the samples.")]
+_Split = Annotated[str | None, typer.Option(help="For tables: column of train, val, test.")]
+_Task = Annotated[str | None, typer.Option(help="Task; told by the target's values where it is not given.")]
+
+
+@app.callback()
 def datasets(
+    context: typer.Context,
     root: Annotated[
         Path | None, typer.Option(help="Folder of .npz data sets; default the variable EQUIFUSE_DATA.")
     ] = None,
 ) -> None:
     """List the data sets that can be trained on by name."""
+    if context.invoked_subcommand is not None:
+        return
     from equifuse import datasets as catalog
     from equifuse.report.table import datasets_table, show
 
     show(datasets_table([catalog.load(name, root) for name in catalog.available(root)]))
+
+
+@app.command()
+def inspect(
+    path: Annotated[str, typer.Argument(help="Name of a data set, or path of a file or folder.")],
+    modality: _Modality = None,
+    target: _Target = None,
+    id_column: _Id = None,
+    split_column: _Split = None,
+    task: _Task = None,
+) -> None:
+    """Say what is in a data set, what is suspicious about it, and how to train on it."""
+    from equifuse import datasets as catalog
+    from equifuse.cli.source import source_options
+    from equifuse.datasets.inspection import guess_options
+    from equifuse.datasets.inspection import inspect as look
+    from equifuse.errors import InputError
+    from equifuse.report.table import inspection_tables, show
+
+    source = catalog.SourceOptions.of(source_options(modality, target, id_column, split_column, task))
+    try:
+        dataset = catalog.load(path, source=source)
+    except InputError as error:
+        guess = guess_options(Path(path)) if not source.modalities else None
+        if guess is None:
+            raise
+        options = " ".join(f"--modality {m}='{pattern}'" for m, pattern in guess.modalities.items())
+        raise InputError(f"{error}; by their names, the groups may be: {options}") from None
+    found = look(dataset, path, source)
+    for table in inspection_tables(found):
+        show(table)
+    for warning in found.warnings:
+        typer.echo(f"note: {warning}")
+    typer.echo(f"try: {found.command}")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="File or folder in any known format, or a pickle of MMSA.")],
+    out: Annotated[Path, typer.Argument(help="File to create: .npz or .hdf5.")],
+    modality: _Modality = None,
+    target: _Target = None,
+    id_column: _Id = None,
+    split_column: _Split = None,
+    task: _Task = None,
+) -> None:
+    """Write a data set as one file of plain arrays, split included."""
+    from equifuse.cli.source import source_options
+    from equifuse.datasets.conversion import convert as run
+
+    dataset = run(source, out, source_options(modality, target, id_column, split_column, task))
+    rows = ", ".join(f"{len(split)} {part}" for part, split in dataset.splits.items())
+    typer.echo(f"{out}: {dataset.task}, {', '.join(dataset.modalities)}; {rows}")

@@ -200,7 +200,9 @@ class MultimodalDataset:
         digest = hashlib.sha256()
         for part in PARTS:
             split = self.splits[part]
-            arrays: Mapping[str, Features | Array | None] = {**split.inputs, **split.present, "target": split.target}
+            # A mask that hides nothing is none.
+            masks = {f"{m}/present": mask for m, mask in split.present.items() if not mask.all()}
+            arrays: Mapping[str, Features | Array | None] = {**split.inputs, **masks, "target": split.target}
             for m, steps in split.lengths.items():
                 arrays = {**arrays, f"{m}/lengths": steps}
             for key, array in arrays.items():

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equifuse.datasets.dataset import Array, check_finite, missing_rows
+from equifuse.datasets.dataset import Array, Split, check_finite, missing_rows
 from equifuse.datasets.formats.npz import read_arrays
+from equifuse.datasets.rows import Features
 from equifuse.errors import DataError
 
 SUFFIXES = (".csv", ".parquet", ".npz")
 
 
 def read_inputs(
-    path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.bool_]], Array | None]:
+    path: str | os.PathLike[str],
+    shapes: Mapping[str, tuple[int, ...]],
+    features: Mapping[str, Sequence[str]] | None = None,
+) -> Split:
     """Read rows for a model.
 
-    - CSV or Parquet: the columns of modality ``mrna`` start with ``mrna:`` (``mrna:TP53``) or, if there are none such,
-      are ``mrna_0``, ``mrna_1``, …; their order in the file is the order of the features (by number in the second
-      form). An ``id`` column is kept, other columns are ignored.
+    - CSV or Parquet: the columns of modality ``mrna`` are those that the model was trained on, by name; or they start
+      with ``mrna:`` (``mrna:TP53``); or, if there are none such, are ``mrna_0``, ``mrna_1``, …; their order in the file
+      is then the order of the features (by number in the last form). An ``id`` column is kept, others are ignored.
     - ``.npz``: arrays named by modality; or a data set file, whose test part is taken.
 
     A row in which a modality is entirely empty (or NaN) does not have it; a modality without columns is absent
@@ -34,10 +37,10 @@ def read_inputs(
     Args:
         path: the file.
         shapes: modality name -> shape of one row, as the model was built for.
+        features: modality name -> names of the columns it was trained on, where these are known.
 
     Returns:
-        Inputs float32 ``(n, *shape)`` (NaN where missing) by modality, presence bool ``(n,)`` of those with missing
-        rows, and the ids or None.
+        The rows: inputs (NaN where missing), presence, and ids; without targets.
 
     Raises:
         DataError: the file is missing or of an unknown kind, a width does not fit, a value is not a number, or a row
@@ -48,13 +51,21 @@ def read_inputs(
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}; expected one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise DataError(f"no such file: {path}")
-    flat, ids = _from_archive(path, shapes) if path.suffix == ".npz" else _from_table(path, shapes)
+    lengths: dict[str, NDArray[np.int64]] = {}
+    if path.suffix == ".npz":
+        flat, ids, lengths = _from_archive(path, shapes)
+    else:
+        flat, ids = _from_table(path, shapes, features or {})
     if not flat:
         raise DataError(f"{path} has none of the model's modalities: {', '.join(shapes)}")
     if len({len(x) for x in flat.values()}) > 1:
         raise DataError(f"{path}: modalities differ in rows: { {m: len(x) for m, x in flat.items()} }")
-    inputs, present = {}, {}
+    inputs: dict[str, Features] = {}
+    present = {}
     for m, x in flat.items():
+        if m in lengths and x.ndim == 3 and x.shape[2] == shapes[m][-1]:
+            inputs[m] = x  # sequences may be of any length
+            continue
         width = math.prod(shapes[m])
         found = math.prod(x.shape[1:])
         if found != width:
@@ -64,12 +75,12 @@ def read_inputs(
         inputs[m] = x.reshape(len(x), *shapes[m])
         if mask is not None:
             present[m] = mask
-    return inputs, present, ids
+    return Split(inputs, present, None, ids, lengths)
 
 
 def _from_archive(
     path: Path, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[dict[str, NDArray[np.float32]], Array | None]:
+) -> tuple[dict[str, NDArray[np.float32]], Array | None, dict[str, NDArray[np.int64]]]:
     arrays = read_arrays(path)
     suffix = "" if any(m in arrays for m in shapes) else "_test"
     rows = arrays["test_idx"].astype(np.intp) if suffix == "" and "test_idx" in arrays else slice(None)
@@ -81,18 +92,25 @@ def _from_archive(
                 raise DataError(f"{path}: {key!r} holds {arrays[key].dtype}, expected numbers")
             found[m] = arrays[key][rows].astype(np.float32)
     ids = arrays.get("sample_ids" + suffix)
-    return found, ids[rows] if ids is not None else None
+    lengths = {m: arrays[f"{m}_len{suffix}"][rows].astype(np.int64) for m in found if f"{m}_len{suffix}" in arrays}
+    return found, ids[rows] if ids is not None else None, lengths
 
 
 def _from_table(
-    path: Path, shapes: Mapping[str, tuple[int, ...]]
+    path: Path, shapes: Mapping[str, tuple[int, ...]], features: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, NDArray[np.float32]], Array | None]:
     import pyarrow as pa  # noqa: PLC0415
 
     table = _read_arrow(path)
     found = {}
     for m in shapes:
-        columns = [c for c in table.column_names if c.startswith(f"{m}:")]
+        trained = list(features.get(m, ()))
+        lacking = [c for c in trained if c not in table.column_names]
+        if trained and 0 < len(lacking) < len(trained):
+            raise DataError(f"{path} has no column {lacking[0]!r}, which the model's modality {m!r} was trained on")
+        columns = trained if trained and not lacking else []
+        if not columns:
+            columns = [c for c in table.column_names if c.startswith(f"{m}:")]
         if not columns:
             numbered = [c for c in table.column_names if c.startswith(f"{m}_") and c[len(m) + 1 :].isdigit()]
             columns = sorted(numbered, key=lambda c: int(c[len(m) + 1 :]))

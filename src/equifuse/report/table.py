@@ -10,6 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from equifuse.datasets import MultimodalDataset
+from equifuse.datasets.inspection import Inspection
+
+# With more classes than this, the most and least frequent ones are shown.
+_CLASSES_SHOWN = 15
 
 
 def show(table: Table) -> None:
@@ -45,6 +49,30 @@ def datasets_table(sets: Iterable[MultimodalDataset]) -> Table:
         rows = " / ".join(str(len(dataset.splits[part])) for part in ("train", "val", "test"))
         table.add_row(dataset.name, dataset.task, str(dataset.n_outputs or "-"), widths, rows)
     return table
+
+
+def inspection_tables(found: Inspection) -> list[Table]:
+    """Modalities, and the balance of the classes, of an inspected data set."""
+    rows = ", ".join(f"{count} {part}" for part, count in found.rows.items())
+    table = Table(title=f"{found.name}: {found.task}; {rows}", box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(["modality", "shape", "missing %", "padding", "constant", "repeated", "telling"]):
+        table.add_column(name, justify="left" if i < 2 else "right")
+    for m, report in found.modalities.items():
+        counts = (report.constant, report.duplicated, report.leaking)
+        table.add_row(
+            m,
+            " x ".join(str(size) for size in report.shape),
+            " / ".join(f"{100 * share:.1f}" for share in report.missing.values()),
+            "-" if report.padded is None else f"{report.padded:.1%}",
+            *(str(len(names)) for names in counts),
+        )
+    if not found.balance:
+        return [table]
+    shown = sorted(found.balance.items(), key=lambda pair: -pair[1])
+    lines = [[name, f"{share:.1%}"] for name, share in shown]
+    if len(lines) > _CLASSES_SHOWN:
+        lines = [*lines[: _CLASSES_SHOWN - 3], ["...", ""], *lines[-2:]]
+    return [table, text_table("share in train", ["class", "share"], lines)]
 
 
 def text_table(title: str, header: list[str], rows: Iterable[list[str]]) -> Table:

@@ -115,6 +115,7 @@ def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionMode
             classes=dataset.classes,
             head_dropout=config.head_dropout,
         )
+    model.features = dict(dataset.features or {})
     pieces = batches_of(train, _PREPROCESSING_BATCH)
     model.fit_preprocessing_in_pieces((batch.inputs, batch.present, batch.lengths) for batch in pieces)
     if dataset.task == "regression" and train.target is not None:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from equifuse import datasets
 from equifuse.errors import ConvergenceWarning, DataError, InputError
 from equifuse.model import FusionModel
-from equifuse.tasks import Batch, Columns, Task
+from equifuse.tasks import Columns, Task
 from equifuse.tasks.base import join
-from equifuse.training.data import Batches, MemoryBatches
+from equifuse.training.data import Batches, batches_of
 from equifuse.training.evaluation import warn_unconverged
 from equifuse.training.files import atomic, refuse_existing
 from equifuse.training.folder import PathLike, load_run
@@ -49,15 +49,11 @@ def predict_run(run: PathLike, input_path: PathLike, out_path: PathLike) -> Colu
         refuse_existing(out_path)
         raise InputError(f"{out_path} is a folder")
     opened = load_run(run)
-    inputs, present, ids = datasets.read_inputs(input_path, opened.model.shapes)
-    rows = len(next(iter(inputs.values())))
-    if rows == 0:
+    split = datasets.read_inputs(input_path, opened.model.shapes, opened.model.features)
+    if len(split) == 0:
         raise DataError(f"{input_path} has no rows")
-    batch = Batch(
-        {m: torch.from_numpy(x) for m, x in inputs.items()}, {m: torch.from_numpy(p) for m, p in present.items()}
-    )
-    columns: Columns = {"row": np.arange(rows)} if ids is None else {"id": ids}
-    columns |= _predict(opened.model, opened.task, MemoryBatches(batch), str(input_path))
+    columns: Columns = {"row": np.arange(len(split))} if split.ids is None else {"id": split.ids}
+    columns |= _predict(opened.model, opened.task, batches_of(split), str(input_path))
     with atomic(out_path) as staging:
         _write_table(staging, columns)
     return columns

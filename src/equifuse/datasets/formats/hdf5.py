@@ -120,10 +120,11 @@ def write_hdf5(path: Path, dataset: MultimodalDataset) -> None:
                     mask = split.present.get(m)
                     for start, block in blocks(x):
                         stop = start + len(block)
-                        target[start:stop] = block
-                        if mask is not None and not mask[start:stop].all():
-                            gone = start + np.flatnonzero(~mask[start:stop])
-                            target[gone] = np.float32(np.nan)
+                        if mask is not None:
+                            there = mask[start:stop].reshape(-1, *[1] * (block.ndim - 1))
+                            target[start:stop] = np.where(there, block, np.float32(np.nan))
+                        else:
+                            target[start:stop] = block
                 for m, steps in split.lengths.items():
                     file[f"{m}_len_{part}"] = steps
                 if split.target is not None:
