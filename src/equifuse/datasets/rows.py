@@ -18,8 +18,8 @@ Floats = NDArray[np.float32]
 Indices = NDArray[np.intp]
 # Bytes that are read at a time where everything is gone through.
 _BLOCK_BYTES = 2**24
-# Sources of less than this are read into memory at once.
-_SMALL_BYTES = 2**30
+# Arrays of less than this are read into memory at once.
+_SMALL_BYTES = 2**28
 # Rows at most this far apart are read as one span, and picked from.
 _GAP = 16
 
@@ -208,7 +208,7 @@ def in_memory(features: Features) -> Floats:
 
 
 def loaded_if_small(rows: Rows) -> Features:
-    """The rows as an array if they are less than a gigabyte, else as they are, on disk."""
+    """The rows as an array if that is small (256 MiB), else as they are, on disk."""
     return rows if 4 * int(np.prod(rows.shape)) > _SMALL_BYTES else rows[:]
 
 

@@ -120,3 +120,38 @@ def modality_removal(
 
 def _cycle(count: int) -> list[str]:
     return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
+
+
+def robustness(record: Mapping[str, Any], path: Path) -> None:
+    """A metric by missing rate, by subset of the modalities, and with one modality corrupted, one colour per run.
+
+    Args:
+        record: as :func:`equifuse.training.robustness.robustness` returns it.
+        path: PNG to write.
+    """
+    runs = record["runs"]
+    first = next(iter(runs.values()))
+    subsets = list(first["subsets"])
+    corruptions = [(m, what) for m, levels in first["corrupted"].items() for what in levels]
+    figure, (rates, kept, corrupted) = _figure(7 + 0.35 * (len(subsets) + len(corruptions)), 4.5, 3)
+    for colour, (label, found) in zip(_cycle(len(runs)), runs.items(), strict=True):
+        x = [float(rate) for rate in found["missing"]]
+        means = [value for value, _ in found["missing"].values()]
+        spreads = [spread for _, spread in found["missing"].values()]
+        rates.errorbar(x, means, yerr=spreads, color=colour, marker="o", markersize=3, capsize=2, label=label)
+        kept.plot([found["subsets"].get(name, math.nan) for name in subsets], "o", color=colour)
+        pairs = [found["corrupted"].get(m, {}).get(what, (math.nan, 0.0)) for m, what in corruptions]
+        corrupted.errorbar(
+            range(len(pairs)), [p[0] for p in pairs], yerr=[p[1] for p in pairs], fmt="o", color=colour, capsize=2
+        )
+        for axis in (kept, corrupted):
+            axis.axhline(found["intact"], color=colour, linewidth=0.8, linestyle=":")
+    rates.set_xlabel("share of modalities missing")
+    rates.set_ylabel(record["metric"])
+    rates.legend(frameon=False, fontsize="small")
+    kept.set_xticks(range(len(subsets)), subsets, rotation=60, ha="right", fontsize="small")
+    kept.set_title("only these modalities", fontsize="medium")
+    labels = [f"{m} {what}" for m, what in corruptions]
+    corrupted.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize="small")
+    corrupted.set_title("one modality corrupted", fontsize="medium")
+    _save(figure, path)
