@@ -74,7 +74,7 @@ def train_one(path: Path, out: Path) -> None:
             if batch is None:
                 break
             yield batch
-        waited["epoch"] += time.perf_counter() - begun
+            waited["epoch"] = time.perf_counter() - begun
 
     DiskBatches.__iter__ = timed  # type: ignore[method-assign,assignment]
     begun = time.perf_counter()
