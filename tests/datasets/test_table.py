@@ -94,3 +94,21 @@ def test_mistakes(tmp_path):
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(ef.DataError, match="cannot be read"):
         read_inputs(tmp_path / "empty.csv", SHAPES)
+
+
+def test_hdf5_and_columns_by_their_names(tmp_path):
+    import h5py
+
+    x, image, named = columns()
+    with h5py.File(tmp_path / "rows.hdf5", "w") as file:
+        file["rna_test"], file["image_test"], file["sample_ids_test"] = x, image, ["a", "b", "c", "d"]
+    split = read_inputs(tmp_path / "rows.hdf5", SHAPES)
+    np.testing.assert_array_equal(split.inputs["image"], image)
+    assert split.ids.tolist() == ["a", "b", "c", "d"]
+    free = {"TP53": x[:, 0], "EGFR": x[:, 1], "note": ["-"] * 4, "MYC": x[:, 2]}
+    names = {"rna": ("MYC", "TP53", "EGFR")}
+    found = read_inputs(written(tmp_path, free, ".csv"), {"rna": (3,)}, names).inputs["rna"]
+    np.testing.assert_array_equal(found, x[:, [2, 0, 1]])
+    del free["EGFR"]
+    with pytest.raises(ef.DataError, match="no column 'EGFR'"):
+        read_inputs(written(tmp_path, free, ".csv"), {"rna": (3,)}, names)

@@ -123,3 +123,29 @@ def test_large_sources_are_converted_piece_by_piece(stored):
     convert(stored / "set.hdf5", stored / "copy.hdf5")
     assert ef.datasets.load(stored / "copy.hdf5").fingerprint() == ef.datasets.load(stored / "set.hdf5").fingerprint()
     assert not list(stored.glob(".*staging*"))
+
+
+def test_an_evaluation_keeps_predictions_and_nothing_larger(stored, monkeypatch):
+    """What a batch's fusion returned is gone when the next one comes."""
+    import gc
+    import weakref
+
+    from equifuse.training.folder import load_run
+
+    config = TrainConfig(data=str(stored / "set.hdf5"), fusion="deq", dim=8, hidden=(8,), epochs=1)
+    train(config, stored / "run", progress=False)
+    run = load_run(stored / "run")
+    alive = []
+    forward = type(run.task).forward
+
+    def watched(task, model, batch):
+        assert sum(ref() is not None for ref in alive) <= 1
+        output = forward(task, model, batch)
+        alive.extend(weakref.ref(state) for state in [output.fusion.modalities["a"]])
+        return output
+
+    monkeypatch.setattr(type(run.task), "forward", watched)
+    evaluation = run.task.evaluate(run.model, batches_of(run.dataset().splits["train"], 16))
+    gc.collect()
+    assert len(alive) == 13
+    assert evaluation.prediction.shape == (200, 2)

@@ -7,16 +7,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="List, inspect and convert data sets.", invoke_without_command=True, rich_markup_mode=None)
+from equifuse.cli.source import IdColumn, Modalities, SplitColumn, Targets, TaskName, source_options
 
-_Modality = Annotated[
-    list[str] | None,
-    typer.Option(help="For tables: name='g_*', the columns of a modality, or name=file.csv; may be repeated."),
-]
-_Target = Annotated[list[str] | None, typer.Option(help="For tables: target column; may be repeated.")]
-_Id = Annotated[str | None, typer.Option("--id", help="For tables: column that names the samples.")]
-_Split = Annotated[str | None, typer.Option(help="For tables: column of train, val, test.")]
-_Task = Annotated[str | None, typer.Option(help="Task; told by the target's values where it is not given.")]
+app = typer.Typer(help="List, inspect and convert data sets.", invoke_without_command=True, rich_markup_mode=None)
 
 
 @app.callback()
@@ -38,15 +31,14 @@ def datasets(
 @app.command()
 def inspect(
     path: Annotated[str, typer.Argument(help="Name of a data set, or path of a file or folder.")],
-    modality: _Modality = None,
-    target: _Target = None,
-    id_column: _Id = None,
-    split_column: _Split = None,
-    task: _Task = None,
+    modality: Modalities = None,
+    target: Targets = None,
+    id_column: IdColumn = None,
+    split_column: SplitColumn = None,
+    task: TaskName = None,
 ) -> None:
     """Say what is in a data set, what is suspicious about it, and how to train on it."""
     from equifuse import datasets as catalog
-    from equifuse.cli.source import source_options
     from equifuse.datasets.inspection import guess_options
     from equifuse.datasets.inspection import inspect as look
     from equifuse.errors import InputError
@@ -73,14 +65,13 @@ def inspect(
 def convert(
     source: Annotated[Path, typer.Argument(help="File or folder in any known format, or a pickle of MMSA.")],
     out: Annotated[Path, typer.Argument(help="File to create: .npz or .hdf5.")],
-    modality: _Modality = None,
-    target: _Target = None,
-    id_column: _Id = None,
-    split_column: _Split = None,
-    task: _Task = None,
+    modality: Modalities = None,
+    target: Targets = None,
+    id_column: IdColumn = None,
+    split_column: SplitColumn = None,
+    task: TaskName = None,
 ) -> None:
     """Write a data set as one file of plain arrays, split included."""
-    from equifuse.cli.source import source_options
     from equifuse.datasets.conversion import convert as run
 
     dataset = run(source, out, source_options(modality, target, id_column, split_column, task))

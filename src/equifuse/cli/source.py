@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from equifuse.errors import InputError
+
+Modalities = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--modality", help="For tables: name='g_*', the columns of a modality, or name=file.csv; may be repeated."
+    ),
+]
+Targets = Annotated[list[str] | None, typer.Option("--target", help="For tables: target column; may be repeated.")]
+IdColumn = Annotated[str | None, typer.Option("--id", help="For tables: column that names the samples.")]
+SplitColumn = Annotated[str | None, typer.Option("--split-column", help="For tables: column of train, val, test.")]
+TaskName = Annotated[
+    str | None,
+    typer.Option("--task", help="classification, multilabel, regression, retrieval, survival; default by the target."),
+]
 
 
 def source_options(

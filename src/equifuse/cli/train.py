@@ -7,19 +7,16 @@ from typing import Annotated
 
 import typer
 
+from equifuse.cli.source import IdColumn, Modalities, SplitColumn, Targets, TaskName, source_options
+
 
 def train(
     data: Annotated[str | None, typer.Option(help="Name of a data set, or path of a file or folder.")] = None,
-    modality: Annotated[
-        list[str] | None,
-        typer.Option(help="For tables: name='g_*', the columns of a modality, or name=file.csv; may be repeated."),
-    ] = None,
-    target: Annotated[list[str] | None, typer.Option(help="For tables: target column; may be repeated.")] = None,
-    id_column: Annotated[str | None, typer.Option("--id", help="For tables: column that names the samples.")] = None,
-    split_column: Annotated[str | None, typer.Option(help="For tables: column of train, val, test.")] = None,
-    task: Annotated[
-        str | None, typer.Option(help="For tables: classification, multilabel, regression, retrieval or survival.")
-    ] = None,
+    modality: Modalities = None,
+    target: Targets = None,
+    id_column: IdColumn = None,
+    split_column: SplitColumn = None,
+    task: TaskName = None,
     fusion: Annotated[str | None, typer.Option(help="Fusion: deq, gmf, concat.  [default: deq]")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<data>-<fusion>-seed<seed>.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.  [default: 0]")] = None,
@@ -57,7 +54,6 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Train a model; the best epoch on validation is kept and measured on test."""
-    from equifuse.cli.source import source_options
     from equifuse.report.table import metrics_table, show
     from equifuse.training import TrainConfig
     from equifuse.training import train as run

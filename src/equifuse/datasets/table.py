@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equifuse.datasets.dataset import Array, Split, check_finite, missing_rows
+from equifuse.datasets.formats.hdf5 import SUFFIXES as HDF5_SUFFIXES
+from equifuse.datasets.formats.hdf5 import opened
 from equifuse.datasets.formats.npz import read_arrays
 from equifuse.datasets.rows import Features
 from equifuse.errors import DataError
 
-SUFFIXES = (".csv", ".parquet", ".npz")
+SUFFIXES = (".csv", ".parquet", ".npz", *HDF5_SUFFIXES)
 
 
 def read_inputs(
@@ -29,7 +31,7 @@ def read_inputs(
     - CSV or Parquet: the columns of modality ``mrna`` are those that the model was trained on, by name; or they start
       with ``mrna:`` (``mrna:TP53``); or, if there are none such, are ``mrna_0``, ``mrna_1``, …; their order in the file
       is then the order of the features (by number in the last form). An ``id`` column is kept, others are ignored.
-    - ``.npz``: arrays named by modality; or a data set file, whose test part is taken.
+    - ``.npz``, HDF5: arrays named by modality; or a data set file, whose test part is taken.
 
     A row in which a modality is entirely empty (or NaN) does not have it; a modality without columns is absent
     everywhere.
@@ -52,7 +54,7 @@ def read_inputs(
     if not path.is_file():
         raise DataError(f"no such file: {path}")
     lengths: dict[str, NDArray[np.int64]] = {}
-    if path.suffix == ".npz":
+    if path.suffix in (".npz", *HDF5_SUFFIXES):
         flat, ids, lengths = _from_archive(path, shapes)
     else:
         flat, ids = _from_table(path, shapes, features or {})
@@ -81,7 +83,7 @@ def read_inputs(
 def _from_archive(
     path: Path, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, NDArray[np.float32]], Array | None, dict[str, NDArray[np.int64]]]:
-    arrays = read_arrays(path)
+    arrays = read_arrays(path) if path.suffix == ".npz" else _read_hdf5(path)
     suffix = "" if any(m in arrays for m in shapes) else "_test"
     rows = arrays["test_idx"].astype(np.intp) if suffix == "" and "test_idx" in arrays else slice(None)
     found = {}
@@ -94,6 +96,12 @@ def _from_archive(
     ids = arrays.get("sample_ids" + suffix)
     lengths = {m: arrays[f"{m}_len{suffix}"][rows].astype(np.int64) for m in found if f"{m}_len{suffix}" in arrays}
     return found, ids[rows] if ids is not None else None, lengths
+
+
+def _read_hdf5(path: Path) -> dict[str, Array]:
+    with opened(path) as file:
+        found = {key: np.asarray(item) for key, item in file.items() if hasattr(item, "dtype")}
+    return {key: array.astype(str) if array.dtype.kind in "OS" else array for key, array in found.items()}
 
 
 def _from_table(

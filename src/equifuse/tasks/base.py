@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equifuse.errors import InputError
+from equifuse.fusion import FusionOutput
 from equifuse.model import FusionModel, ModelOutput
+from equifuse.solve import SolverStats
 
 Columns = dict[str, NDArray[Any]]
 
@@ -143,7 +145,7 @@ class Task(ABC):
         model.eval()
         try:
             device = next(model.parameters()).device
-            pairs = [(self.forward(model, batch.to(device)), batch.target) for batch in batches]
+            pairs = [(result_of(self.forward(model, batch.to(device))), batch.target) for batch in batches]
         finally:
             model.train(training)
         return self.gather(pairs)
@@ -162,6 +164,15 @@ class Task(ABC):
         loss = self.loss(evaluation.prediction, target).item()
         evaluation.metrics = {"loss": loss, **self.metrics(evaluation.prediction, target)}
         return evaluation
+
+
+def result_of(output: ModelOutput) -> ModelOutput:
+    """What :func:`join` needs of a batch's output; the rest, several times as large, can go."""
+    stats = output.fusion.stats
+    if stats is not None:
+        stats = SolverStats(stats.converged, stats.residual, stats.steps, stats.trace[:0])
+    prediction = output.prediction.detach()
+    return ModelOutput(prediction, FusionOutput(prediction, {}, stats=stats))
 
 
 def join(outputs: list[ModelOutput]) -> Evaluation:

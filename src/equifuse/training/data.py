@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from equifuse.datasets import MultimodalDataset, Split
 from equifuse.datasets.rows import Indices, in_memory
@@ -195,15 +196,21 @@ def mix(seed: int, epoch: int) -> int:
 def drop_modalities(batch: Batch, probability: float) -> Batch:
     """Hide each modality of each sample with this probability, but never the last one that a sample has."""
     names = list(batch.inputs)
-    like = batch.inputs[names[0]]
-    every = torch.ones(len(batch), dtype=torch.bool, device=like.device)
-    has = torch.stack([batch.present.get(m, every) for m in names])
-    draw = torch.rand(has.shape, device=like.device).masked_fill(~has, -1.0)
-    keep = has & (draw >= probability)
-    # Where all would go, the luckiest draw stays; a sample that has nothing keeps having nothing.
-    lucky = torch.nn.functional.one_hot(draw.argmax(0), len(names)).T.bool() & has
-    keep = torch.where(keep.any(0), keep, lucky)
+    every = torch.ones(len(batch), dtype=torch.bool, device=batch.inputs[names[0]].device)
+    keep = keep_some(torch.stack([batch.present.get(m, every) for m in names]), probability)
     return Batch(batch.inputs, dict(zip(names, keep, strict=True)), batch.target, batch.index, batch.lengths)
+
+
+def keep_some(has: Tensor, probability: float, generator: torch.Generator | None = None) -> Tensor:
+    """What is left of bool ``(M, B)``, which sample has which modality, if each is taken with this probability.
+
+    A sample never loses the last one; one that has nothing keeps having nothing.
+    """
+    draw = torch.rand(has.shape, device=has.device, generator=generator).masked_fill(~has, -1.0)
+    keep = has & (draw >= probability)
+    # Where all would go, the luckiest draw stays.
+    lucky = torch.nn.functional.one_hot(draw.argmax(0), len(has)).T.bool() & has
+    return torch.where(keep.any(0), keep, lucky)
 
 
 def check_fits(model: FusionModel, dataset: MultimodalDataset) -> None:

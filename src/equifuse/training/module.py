@@ -24,6 +24,7 @@ from equifuse.fusion import DEQFusion, EquilibriumMonitor, find_equilibrium
 from equifuse.model import FusionModel, ModelOutput
 from equifuse.solve import EquilibriumCache, SolverStats
 from equifuse.tasks import Batch, Task
+from equifuse.tasks.base import result_of
 from equifuse.training.config import TrainConfig
 from equifuse.training.data import Batches, drop_modalities, first_rows, mix
 from equifuse.training.files import atomic
@@ -130,7 +131,7 @@ class Training(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep a batch's outputs; the split is measured as a whole."""
-        self._validation.append((self.task.forward(self.model, batch), batch.target))
+        self._validation.append((result_of(self.task.forward(self.model, batch)), batch.target))
 
     def on_validation_epoch_end(self) -> None:
         """Measure the validation part, and keep the weights if they are the best so far."""

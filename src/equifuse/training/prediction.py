@@ -14,7 +14,7 @@ from equifuse import datasets
 from equifuse.errors import ConvergenceWarning, DataError, InputError
 from equifuse.model import FusionModel
 from equifuse.tasks import Columns, Task
-from equifuse.tasks.base import join
+from equifuse.tasks.base import join, result_of
 from equifuse.training.data import Batches, batches_of
 from equifuse.training.evaluation import warn_unconverged
 from equifuse.training.files import atomic, refuse_existing
@@ -62,7 +62,7 @@ def predict_run(run: PathLike, input_path: PathLike, out_path: PathLike) -> Colu
 def _predict(model: FusionModel, task: Task, batches: Batches, where: str) -> Columns:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # one for the whole file instead
-        joined = join([model(batch.inputs, batch.present, lengths=batch.lengths) for batch in batches])
+        joined = join([result_of(model(b.inputs, b.present, lengths=b.lengths)) for b in batches])
     warn_unconverged(joined.convergence(), where)
     solved = {"converged": joined.converged, "residual": joined.residual, "steps": joined.steps}
     found = {name: values.numpy() for name, values in solved.items() if values is not None}

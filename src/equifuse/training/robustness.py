@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from equifuse.datasets import Split
 from equifuse.datasets.rows import Features, in_memory, take
@@ -21,7 +22,7 @@ from equifuse.errors import ConvergenceWarning, InputError, UnknownNameError
 from equifuse.model import FusionModel
 from equifuse.report import plots
 from equifuse.report.table import to_markdown
-from equifuse.training.data import batches_of
+from equifuse.training.data import batches_of, keep_some
 from equifuse.training.files import refuse_existing, write_json, write_text
 from equifuse.training.folder import PathLike, Run, load_run
 
@@ -43,11 +44,9 @@ def hide(split: Split, rate: float, generator: np.random.Generator) -> Split:
     """
     names = list(split.inputs)
     has = np.stack([split.present.get(m, np.ones(len(split), dtype=bool)) for m in names])
-    draw = np.where(has, generator.random(has.shape), -1.0)
-    keep = has & (draw >= rate)
-    lucky = (np.arange(len(names))[:, None] == draw.argmax(axis=0)) & has
-    keep = np.where(keep.any(axis=0), keep, lucky)
-    return replace(split, present={m: mask.astype(np.bool_) for m, mask in zip(names, keep, strict=True)})
+    draws = torch.Generator().manual_seed(int(generator.integers(2**31)))
+    keep = keep_some(torch.from_numpy(has), rate, draws).numpy()
+    return replace(split, present=dict(zip(names, keep, strict=True)))
 
 
 def permute(split: Split, modality: str, generator: np.random.Generator) -> Split:

@@ -6,7 +6,7 @@ import platform
 import shlex
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,8 +86,7 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
         refuse_existing(out)
     elif not (out / CONFIG).is_file():
         raise DataError(f"nothing to resume at {out}: it has no {CONFIG}")
-    if Path(config.data).exists():
-        config = TrainConfig.from_dict({**config.to_dict(), "data": str(Path(config.data).resolve())})
+    config = _with_full_paths(config)
     if resume:
         _check_same(config, read_run_config(out)[0], out)
         if (out / METRICS).is_file():
@@ -132,6 +131,21 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
     # Last: a folder with metrics is a finished run.
     write_json(out / METRICS, metrics)
     return RunResult(out, metrics, history)
+
+
+def _with_full_paths(config: TrainConfig) -> TrainConfig:
+    """The same with paths that do not depend on the folder one is in."""
+    data = str(Path(config.data).resolve()) if Path(config.data).exists() else config.data
+    source = dict(config.source)
+    if source.get("modalities"):
+        source["modalities"] = {m: _full_path(pattern) for m, pattern in source["modalities"].items()}
+    return replace(config, data=data, source=source)
+
+
+def _full_path(pattern: str) -> str:
+    """A modality's pattern, where that begins with a file, with the file's full path."""
+    name, separator, columns = pattern.partition("::")
+    return f"{Path(name).resolve()}{separator}{columns}" if Path(name).is_file() else pattern
 
 
 def _fit(
