@@ -99,7 +99,7 @@ def test_mistakes(tmp_path):
 def test_hdf5_and_columns_by_their_names(tmp_path):
     import h5py
 
-    x, image, named = columns()
+    x, image, _ = columns()
     with h5py.File(tmp_path / "rows.hdf5", "w") as file:
         file["rna_test"], file["image_test"], file["sample_ids_test"] = x, image, ["a", "b", "c", "d"]
     split = read_inputs(tmp_path / "rows.hdf5", SHAPES)

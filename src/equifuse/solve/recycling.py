@@ -40,11 +40,13 @@ class _Pool:
         """``size`` bytes at least, until the array is gone."""
         step = 2 ** max(size.bit_length() - 4, 0)
         rounded = -(-size // step) * step
+        block = None
         with self._lock:
-            blocks = self._idle[rounded]
-            block = blocks.pop() if blocks else None
-            if block is not None:
-                self._bytes -= rounded
+            # A batch that shrinks goes on in the blocks it had.
+            fitting = [held for held, blocks in self._idle.items() if rounded <= held <= 2 * rounded and blocks]
+            if fitting:
+                block = self._idle[min(fitting)].pop()
+                self._bytes -= block.nbytes
         if block is None:
             block = torch.empty(rounded, dtype=torch.uint8).numpy()
         lent = block[:]
