@@ -15,9 +15,30 @@ DIMS = {"text": 6, "image": 10, "audio": 8}
 TIGHT = {"solver": ef.Anderson(tol=1e-12, max_steps=400)}
 
 
+ZOO = {
+    "sum": {},
+    "mean": {},
+    "weighted_sum": {},
+    "gmu": {},
+    "tensor": {"dim": 3},
+    "lowrank": {"rank": 3},
+    "bilinear": {"dropout": 0.0},
+    "film": {},
+    "self_attention": {"heads": 2, "dropout": 0.0},
+    "bottleneck": {"heads": 2, "dropout": 0.0},
+    "perceiver": {"heads": 2, "latents": 3, "dropout": 0.0},
+}
+
+
 def make(kind: str, dims=None) -> ef.Fusion:
     dims = dict(dims or DIMS)
     torch.manual_seed(1)
+    name = kind.removeprefix("gmf ")
+    if name in ZOO:
+        backed = name != kind
+        widths = recombined_dims(dims) if backed else dims
+        fusion = ef.make_fusion(name, widths, **{"dim": 8, **ZOO[name]})
+        return (ef.GMF(dims, backend=fusion) if backed else fusion).double()
     match kind:
         case "deq":
             fusion = ef.DEQFusion(dims, 16, **TIGHT)
@@ -67,6 +88,9 @@ KINDS = [
     "gmf concat",
     "concat",
     "concat dim",
+    *ZOO,
+    "gmf gmu",
+    "gmf bottleneck",
 ]
 kinds = pytest.mark.parametrize("kind", KINDS)
 pytestmark = pytest.mark.filterwarnings("ignore::equifuse.errors.ConvergenceWarning")
@@ -89,7 +113,7 @@ def test_output_shapes_and_weights(kind):
     assert all(state.shape[0] == 5 for state in out.modalities.values())
     assert set(out.losses) == set(fusion.loss_weights)
     assert all(loss.dim() == 0 for loss in out.losses.values())
-    solved = "deq" in kind and "sum" not in kind
+    solved = "deq" in kind and kind != "deq weighted sum"
     assert (out.stats is not None) == solved
     if solved:
         assert out.stats.converged.shape == (5,)
@@ -302,7 +326,7 @@ def test_unusable_dims_are_refused(dims):
 @given(
     widths=st.lists(st.integers(1, 7), min_size=2, max_size=5),
     size=st.integers(1, 4),
-    kind=st.sampled_from(["deq", "gmf", "gmf deq", "concat"]),
+    kind=st.sampled_from(["deq", "gmf", "gmf deq", "concat", *(name for name in ZOO if name != "tensor")]),
     seed=st.integers(0, 1000),
 )
 def test_any_widths_and_any_mask(widths, size, kind, seed):

@@ -1,23 +1,39 @@
 """Fusion modules under one protocol: ``fusion(inputs, present) -> FusionOutput``. One file per method."""
 
+from equifuse.fusion.attention import BottleneckTransformer, Perceiver, SelfAttention
 from equifuse.fusion.base import Fusion, FusionOutput
 from equifuse.fusion.concat import Concat
 from equifuse.fusion.equilibrium import DEQFusion
+from equifuse.fusion.film import FiLM
+from equifuse.fusion.gmu import GMU
 from equifuse.fusion.monitor import EquilibriumMonitor, EquilibriumReport, PartReport, find_equilibrium
 from equifuse.fusion.pnp import GMF, FoldedGMF, recombined_dims
 from equifuse.fusion.registry import FUSIONS, available_fusions, fusion_options, make_fusion, register
+from equifuse.fusion.sums import Mean, Sum, WeightedSum
+from equifuse.fusion.tensor import BilinearFusion, LowRankFusion, TensorFusion
 
 __all__ = [
     "FUSIONS",
     "GMF",
+    "GMU",
+    "BilinearFusion",
+    "BottleneckTransformer",
     "Concat",
     "DEQFusion",
     "EquilibriumMonitor",
     "EquilibriumReport",
+    "FiLM",
     "FoldedGMF",
     "Fusion",
     "FusionOutput",
+    "LowRankFusion",
+    "Mean",
     "PartReport",
+    "Perceiver",
+    "SelfAttention",
+    "Sum",
+    "TensorFusion",
+    "WeightedSum",
     "available_fusions",
     "find_equilibrium",
     "fusion_options",
