@@ -30,7 +30,7 @@ ZOO = {
 }
 
 
-def make(kind: str, dims=None) -> ef.Fusion:
+def make(kind: str, dims=None) -> ef.Fusion:  # noqa: PLR0912 - one per kind
     dims = dict(dims or DIMS)
     torch.manual_seed(1)
     name = kind.removeprefix("gmf ")

@@ -17,7 +17,9 @@ def train(
     id_column: IdColumn = None,
     split_column: SplitColumn = None,
     task: TaskName = None,
-    fusion: Annotated[str | None, typer.Option(help="Fusion: deq, gmf, concat, gmu, bottleneck, ...  [default: deq]")] = None,
+    fusion: Annotated[
+        str | None, typer.Option(help="Fusion: deq, gmf, concat, gmu, bottleneck, ...  [default: deq]")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<data>-<fusion>-seed<seed>.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.  [default: 0]")] = None,
     backend: Annotated[str | None, typer.Option(help="For gmf: the fusion behind it, e.g. deq.")] = None,

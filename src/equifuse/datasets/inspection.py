@@ -106,16 +106,18 @@ def _modality(dataset: MultimodalDataset, m: str, target: Array | None) -> Modal
     if mask is not None:
         rows = rows[mask[: len(rows)]]
     x = np.asarray(train.inputs[m][rows])
+    padded = None
+    if m in train.lengths:  # a feature is one of a step's, and is judged by the steps that count
+        steps = train.lengths[m][rows]
+        padded = 1 - float(train.lengths[m].mean()) / max(1, x.shape[1])
+        x = x[np.arange(x.shape[1])[None] < steps[:, None]]
     flat = x.reshape(len(x), -1)
     names = _names(dataset, m, flat.shape[1])
     constant = np.ptp(flat, axis=0) == 0 if len(flat) else np.zeros(flat.shape[1], bool)
     leaking: list[int] = []
-    if target is not None and len(flat) > 1 and dataset.task in ("classification", "regression"):
+    if target is not None and padded is None and len(flat) > 1 and dataset.task in ("classification", "regression"):
         y = target[rows]
         leaking = [int(j) for j in np.flatnonzero(~constant) if _tells(flat[:, j], y, dataset.task)]
-    padded = None
-    if m in train.lengths:
-        padded = 1 - float(train.lengths[m].mean()) / max(1, train.inputs[m].shape[1])
     return ModalityReport(
         dataset.shapes[m],
         {part: _share_missing(split, m) for part, split in dataset.splits.items()},
@@ -225,7 +227,9 @@ def _command(dataset: MultimodalDataset, path: str, source: SourceOptions) -> st
         if value:
             words += [option, value]
     words += ["--fusion", "gmf"]
-    if len(dataset.splits["train"]) < 1000 and sum(dataset.dims.values()) > len(dataset.splits["train"]):
+    train = dataset.splits["train"]
+    width = sum(dataset.shapes[m][-1] if m in train.lengths else dataset.dims[m] for m in dataset.modalities)
+    if width > len(train) < 1000:
         words += ["--hidden", "32", "--input-dropout", "0.5", "--weight-decay", "1"]
     if any(max(_share_missing(split, m) for split in dataset.splits.values()) > 0 for m in dataset.modalities):
         words += ["--modality-dropout", "0.2"]
