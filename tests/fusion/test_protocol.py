@@ -27,6 +27,10 @@ ZOO = {
     "self_attention": {"heads": 2, "dropout": 0.0},
     "bottleneck": {"heads": 2, "dropout": 0.0},
     "perceiver": {"heads": 2, "latents": 3, "dropout": 0.0},
+    "mmtm": {"dim": None},
+    "poe": {},
+    "moe": {},
+    "misa": {},
 }
 
 
@@ -37,7 +41,8 @@ def make(kind: str, dims=None) -> ef.Fusion:  # noqa: PLR0912 - one per kind
     if name in ZOO:
         backed = name != kind
         widths = recombined_dims(dims) if backed else dims
-        fusion = ef.make_fusion(name, widths, **{"dim": 8, **ZOO[name]})
+        options = {key: value for key, value in {"dim": 8, **ZOO[name]}.items() if value is not None}
+        fusion = ef.make_fusion(name, widths, **options)
         return (ef.GMF(dims, backend=fusion) if backed else fusion).double()
     match kind:
         case "deq":

@@ -136,6 +136,70 @@ def test_perceiver_latents_attend_to_the_tokens_there():
         same(fusion({m: x[m] for m in names}).fused, fusion.norm(state).mean(1))
 
 
+def test_mmtm():
+    fusion, x, _ = setting("mmtm")
+    z = torch.relu(fusion.squeeze(torch.cat(list(x.values()), 1)))
+    parts = [2 * torch.sigmoid(fusion.excite[m](z)) * v for m, v in x.items()]
+    same(fusion(x).fused, torch.cat(parts, 1))
+    assert fusion.squeeze.out_features == 2 * 12 // (3 * 4)
+
+
+def gaussians(fusion, x):
+    found = {m: fusion.experts[m](v).chunk(2, 1) for m, v in x.items()}
+    return {m: torch.distributions.Normal(mean, (spread / 2).exp()) for m, (mean, spread) in found.items()}
+
+
+def test_product_of_experts_is_the_normalised_product_of_densities():
+    fusion, x, _ = setting("poe", dim=2)
+    experts = [*gaussians(fusion, x).values(), torch.distributions.Normal(torch.zeros(4, 2).double(), 1.0)]
+    grid = torch.linspace(-12, 12, 20001, dtype=torch.float64)[:, None, None]
+    density = sum(e.log_prob(grid) for e in experts).exp()
+    density = density / density.sum(0)
+    mean = (grid * density).sum(0)
+    torch.testing.assert_close(fusion(x).fused, mean, rtol=1e-5, atol=1e-6)
+    deviation = ((grid - mean).square() * density).sum(0).sqrt()
+    prior = torch.distributions.Normal(torch.zeros(4, 2).double(), 1.0)
+    divergence = torch.distributions.kl_divergence(torch.distributions.Normal(mean, deviation), prior).sum(1).mean()
+    torch.testing.assert_close(fusion(x).losses["kl"], divergence, rtol=1e-4, atol=1e-6)
+
+
+def test_mixture_of_experts():
+    fusion, x, _ = setting("moe", dim=6)
+    experts = gaussians(fusion, x).values()
+    same(fusion(x).fused, sum(e.mean for e in experts) / 3)
+    prior = torch.distributions.Normal(torch.zeros(4, 6).double(), 1.0)
+    divergence = sum(torch.distributions.kl_divergence(e, prior).sum(1).mean() for e in experts) / 3
+    same(fusion(x).losses["kl"], divergence)
+
+
+def test_misa_losses_and_attention():
+    fusion, x, z = setting("misa", TWO, dim=4)
+    c = {m: torch.sigmoid(fusion.shared(v)) for m, v in z.items()}
+    p = {m: torch.sigmoid(fusion.private[m](v)) for m, v in z.items()}
+    out = fusion(x)
+    tokens = fusion.attention(torch.stack([p["a"], p["b"], c["a"], c["b"]], 1))
+    same(out.fused, tokens.flatten(1))
+    same(out.modalities["b"], torch.cat([tokens[:, 1], tokens[:, 3]], 1))
+    distance = (c["a"].mean(0) - c["b"].mean(0)).norm()
+    centred = {m: v - v.mean(0) for m, v in c.items()}
+    for k in range(2, 6):
+        distance = distance + ((centred["a"] ** k).mean(0) - (centred["b"] ** k).mean(0)).norm()
+    same(out.losses["similarity"], distance)
+
+    def unit(v):
+        v = v - v.mean(0)
+        return v / v.norm(dim=1, keepdim=True)
+
+    pairs = [(c["a"], p["a"]), (c["b"], p["b"]), (p["a"], p["b"])]
+    same(out.losses["difference"], sum((unit(a).T @ unit(b)).square().mean() for a, b in pairs))
+    errors = [(fusion.decode(c[m] + p[m]) - z[m]).square().mean() for m in TWO]
+    same(out.losses["reconstruction"], sum(errors) / 2)
+    assert fusion.loss_weights == {"similarity": 1.0, "difference": 0.3, "reconstruction": 1.0}
+    only = fusion({"b": x["b"]})  # nothing to compare with
+    assert float(only.losses["similarity"].detach()) == 0
+    same(only.losses["reconstruction"], errors[1])
+
+
 @pytest.mark.parametrize("name", ["sum", "mean", "weighted_sum", "lowrank", "bilinear", "perceiver", "self_attention"])
 def test_permuting_modalities_permutes_what_belongs_to_them(name):
     options = {"dim": 8} | ({"heads": 2} if name in ("perceiver", "self_attention") else {})

@@ -4,8 +4,11 @@ from equifuse.fusion.attention import BottleneckTransformer, Perceiver, SelfAtte
 from equifuse.fusion.base import Fusion, FusionOutput
 from equifuse.fusion.concat import Concat
 from equifuse.fusion.equilibrium import DEQFusion
+from equifuse.fusion.experts import MixtureOfExperts, ProductOfExperts
 from equifuse.fusion.film import FiLM
 from equifuse.fusion.gmu import GMU
+from equifuse.fusion.misa import MISA
+from equifuse.fusion.mmtm import MMTM
 from equifuse.fusion.monitor import EquilibriumMonitor, EquilibriumReport, PartReport, find_equilibrium
 from equifuse.fusion.pnp import GMF, FoldedGMF, recombined_dims
 from equifuse.fusion.registry import FUSIONS, available_fusions, fusion_options, make_fusion, register
@@ -16,6 +19,8 @@ __all__ = [
     "FUSIONS",
     "GMF",
     "GMU",
+    "MISA",
+    "MMTM",
     "BilinearFusion",
     "BottleneckTransformer",
     "Concat",
@@ -28,8 +33,10 @@ __all__ = [
     "FusionOutput",
     "LowRankFusion",
     "Mean",
+    "MixtureOfExperts",
     "PartReport",
     "Perceiver",
+    "ProductOfExperts",
     "SelfAttention",
     "Sum",
     "TensorFusion",

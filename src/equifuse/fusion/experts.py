@@ -1,0 +1,124 @@
+"""Gaussian experts: each modality believes something about the fused state, and how surely."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from equifuse.errors import InputError
+from equifuse.fusion.base import Fusion, FusionOutput, Rows
+from equifuse.fusion.registry import register
+
+# Log-variances are kept within this, so that no expert is infinitely sure or unsure.
+_WIDEST = 8.0
+
+
+class _Experts(Fusion):
+    """Base: one Gaussian ``N(μ_m, σ_m²)`` per modality from an affine map.
+
+    Args:
+        dims: modality name -> width ``l_m``; they may differ.
+        dim: width of the state.
+        kl_weight: default weight of the ``kl`` loss, ≥ 0.
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    def __init__(self, dims: Mapping[str, int], dim: int, kl_weight: float) -> None:
+        super().__init__(dims)
+        if dim < 1 or kl_weight < 0:
+            raise InputError(f"dim must be at least 1 and kl_weight not negative, got {dim} and {kl_weight}")
+        self.dim = self.out_dim = dim
+        self.loss_weights = {"kl": kl_weight} if kl_weight else {}
+        self.kl_weight = kl_weight
+        self.experts = nn.ModuleDict({m: nn.Linear(width, 2 * dim) for m, width in self.dims.items()})
+
+    def beliefs(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        """Means and log-variances ``(R, M, dim)``, zeros where absent, and ``(R, M, 1)``, 1 where present."""
+        found, there = [], []
+        for m, width in self.dims.items():
+            x = rows.values.get(m, rows.like.new_zeros(rows.count, width))
+            mask = rows.mask(m)
+            found.append(torch.where(mask, self.experts[m](x), 0.0))
+            there.append(mask)
+        mean, spread = torch.stack(found, dim=1).chunk(2, dim=2)
+        return mean, spread.clamp(-_WIDEST, _WIDEST), torch.stack(there, dim=1).to(mean.dtype)
+
+    def losses(self, divergence: Tensor) -> dict[str, Tensor]:
+        """The ``kl`` loss, where it has a weight."""
+        return {"kl": divergence.mean()} if self.kl_weight else {}
+
+    def config(self) -> dict[str, Any]:
+        """Name, widths and options."""
+        return {"name": self.name, "dims": self.dims, "dim": self.dim, "kl_weight": self.kl_weight}
+
+
+def _divergence(mean: Tensor, spread: Tensor) -> Tensor:
+    """``KL(N(mean, exp(spread)) ‖ N(0, 1))``, summed over the last axis."""
+    return 0.5 * (mean.square() + spread.exp() - spread - 1).sum(-1)
+
+
+@register
+class ProductOfExperts(_Experts):
+    """Product of Gaussian experts and a standard normal prior (Wu & Goodman 2018, arXiv 1802.05335).
+
+    With precisions ``T_m = 1 / σ_m²`` the product has precision ``T = 1 + Σ_m T_m`` and mean ``Σ_m T_m μ_m / T``,
+    over the modalities present; ``fused`` is the mean. The ``kl`` loss is the product's divergence from the prior,
+    per sample.
+
+    Args:
+        dims: modality name -> width ``l_m``; they may differ.
+        dim: width of the state; default 128.
+        kl_weight: default weight of the ``kl`` loss; default 1e-3.
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    name: ClassVar[str] = "poe"
+
+    def __init__(self, dims: Mapping[str, int], dim: int = 128, kl_weight: float = 1e-3) -> None:
+        super().__init__(dims, dim, kl_weight)
+
+    def fuse(self, rows: Rows) -> FusionOutput:
+        """The mean ``(R, dim)`` of the product."""
+        mean, spread, there = self.beliefs(rows)
+        precision = there * (-spread).exp()
+        total = 1 + precision.sum(1)
+        fused = (precision * mean).sum(1) / total
+        states = dict(zip(self.dims, mean.unbind(1), strict=True))
+        return FusionOutput(fused, states, self.losses(_divergence(fused, -total.log())))
+
+
+@register
+class MixtureOfExperts(_Experts):
+    """Mixture of Gaussian experts in equal shares (Shi et al. 2019, arXiv 1911.03393).
+
+    ``fused`` is the mixture's mean, the average of the ``μ_m`` present. The ``kl`` loss is the average divergence of
+    the experts from a standard normal prior, per sample.
+
+    Args:
+        dims: modality name -> width ``l_m``; they may differ.
+        dim: width of the state; default 128.
+        kl_weight: default weight of the ``kl`` loss; default 1e-3.
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    name: ClassVar[str] = "moe"
+
+    def __init__(self, dims: Mapping[str, int], dim: int = 128, kl_weight: float = 1e-3) -> None:
+        super().__init__(dims, dim, kl_weight)
+
+    def fuse(self, rows: Rows) -> FusionOutput:
+        """The mean ``(R, dim)`` of the mixture."""
+        mean, spread, there = self.beliefs(rows)
+        share = there / there.sum(1, keepdim=True).clamp(min=1)
+        divergence = (share.squeeze(2) * _divergence(mean, spread)).sum(1)
+        states = dict(zip(self.dims, mean.unbind(1), strict=True))
+        return FusionOutput((share * mean).sum(1), states, self.losses(divergence))
