@@ -14,11 +14,13 @@ from equifuse.errors import InputError
 from equifuse.solve.history import Slots
 from equifuse.solve.inexact import ROUNDOFF
 from equifuse.solve.loop import SolverStats
-from equifuse.solve.recycling import empty, spare
+from equifuse.solve.recycling import empty
 
 LinearMap = Callable[[Tensor], Tensor]
 # Solved rows leave the batch once no more than this share is left: copying the rest is not free.
 _WORTH_DROPPING = 0.7
+# Gram-Schmidt is repeated where less than this share of a direction is left: a digit of orthogonality is lost then.
+_CANCELLED = 0.1
 # What rough products may add to the residual, as a share of the tolerance, in each of them.
 _ROUGH_SHARE = 0.4
 
@@ -48,6 +50,7 @@ class ArnoldiBasis:
         self.vectors = Slots(start, size + 1)
         self.columns: list[Tensor] = []  # of H, the k-th (B, k + 2)
         self.vectors.put_scaled(0, start, _reciprocal(self.norm))
+        self.alive = self.norm > 0  # samples whose newest vector is not zero
         self.size = 0
 
     def newest(self) -> Tensor:
@@ -57,18 +60,23 @@ class ArnoldiBasis:
     def extend(self, image: Tensor) -> Tensor:
         """Add the direction ``image = A · newest()``, which is overwritten; returns the new column of ``H``.
 
-        Gram-Schmidt is done twice: once is not orthogonal enough in float32. A direction that lies in the span
-        up to rounding (a happy breakdown) is dropped for that sample: its row continues with zeros.
+        Gram-Schmidt is done a second time where little is left of a direction, because what is left is then not
+        orthogonal enough (Daniel et al. 1976). A direction that lies in the span up to rounding (a happy breakdown) is
+        dropped for that sample: its row continues with zeros.
         """
         k = self.size
         before = torch.linalg.vector_norm(image, dim=1)
-        coefficients = image.new_zeros(image.shape[0], k + 1)
-        for _ in range(2):
+        (coefficients,) = self.vectors.dots(image)
+        image = self.vectors.add_to(image, coefficients, -1.0, reuse=True)
+        height = torch.linalg.vector_norm(image, dim=1)
+        # On a GPU asking would wait for the device.
+        if image.device.type != "cpu" or bool((height < _CANCELLED * before).any()):
             (projection,) = self.vectors.dots(image)
             image = self.vectors.add_to(image, projection, -1.0, reuse=True)
-            coefficients += projection
-        height = torch.linalg.vector_norm(image, dim=1)
+            coefficients = coefficients + projection
+            height = torch.linalg.vector_norm(image, dim=1)
         height = torch.where(height > 10 * torch.finfo(image.dtype).eps * before, height, 0.0)
+        self.alive = height > 0
         self.vectors.put_scaled(k + 1, image, _reciprocal(height))
         self.columns.append(torch.cat([coefficients, height[:, None]], dim=1))
         self.size += 1
@@ -87,6 +95,7 @@ class ArnoldiBasis:
         """Forget all samples but ``rows`` (indices)."""
         self.vectors.keep(rows)
         self.columns, self.norm = [column[rows] for column in self.columns], self.norm[rows]
+        self.alive = self.alive[rows]
 
 
 def _reciprocal(norm: Tensor) -> Tensor:
@@ -231,7 +240,10 @@ def solve_adjoint(
                 if not bool((active & (more > _ROUGH_SHARE * floor[index])).any()):
                     multiply = product.rough
                     error = error.index_add(0, index, more)
-            column = basis.extend(torch.sub(v, multiply(v), out=spare(v)))
+            # Of Jᵀ, not of 1 − Jᵀ: the Krylov space is the same, and nothing cancels where Jᵀ is small.
+            itself = basis.alive.to(v.dtype)
+            column = -basis.extend(multiply(v))
+            column[:, basis.size - 1] += itself
             now = squares.append(basis.size - 1, column, active) + error[index]
             now = torch.where(active, now, residual[index])
             residual = residual.index_copy(0, index, now)
