@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -234,19 +234,22 @@ def columns_of(table: Any, names: tuple[str, ...]) -> Floats:
     return values
 
 
-# Open files, by process: a file opened before a fork must not be read after it.
-_OPEN: dict[tuple[int, str, float], Any] = {}
+# Open files and when they were written, by process: a file opened before a fork must not be read after it.
+_OPEN: dict[tuple[int, str], tuple[int, Any]] = {}
 
 
-def _opened(path: Path, opener: Any) -> Any:
+def _opened(path: Path, opener: Callable[[], Any]) -> Any:
     try:
-        stamp = path.stat().st_mtime
+        stamp = path.stat().st_mtime_ns
     except OSError:
         raise DataError(f"no such file: {path}") from None
-    key = (os.getpid(), str(path), stamp)
-    if key not in _OPEN:
-        _OPEN[key] = opener()
-    return _OPEN[key]
+    key = (os.getpid(), str(path))
+    before, file = _OPEN.get(key, (None, None))
+    if before != stamp:
+        if file is not None:
+            file.close()
+        _OPEN[key] = stamp, opener()
+    return _OPEN[key][1]
 
 
 def _hdf5(path: Path) -> Any:

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,8 @@ from equifuse.datasets.dataset import Array, Split, check_finite, missing_rows
 from equifuse.datasets.formats.hdf5 import SUFFIXES as HDF5_SUFFIXES
 from equifuse.datasets.formats.hdf5 import opened
 from equifuse.datasets.formats.npz import read_arrays
-from equifuse.datasets.rows import Features
+from equifuse.datasets.formats.table import read_table
+from equifuse.datasets.rows import Features, columns_of, is_numeric
 from equifuse.errors import DataError
 
 SUFFIXES = (".csv", ".parquet", ".npz", *HDF5_SUFFIXES)
@@ -107,48 +107,26 @@ def _read_hdf5(path: Path) -> dict[str, Array]:
 def _from_table(
     path: Path, shapes: Mapping[str, tuple[int, ...]], features: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, NDArray[np.float32]], Array | None]:
-    import pyarrow as pa  # noqa: PLC0415
-
-    table = _read_arrow(path)
+    table = read_table(path)
     found = {}
     for m in shapes:
         trained = list(features.get(m, ()))
         lacking = [c for c in trained if c not in table.column_names]
         if trained and 0 < len(lacking) < len(trained):
             raise DataError(f"{path} has no column {lacking[0]!r}, which the model's modality {m!r} was trained on")
-        columns = trained if trained and not lacking else []
-        if not columns:
-            columns = [c for c in table.column_names if c.startswith(f"{m}:")]
-        if not columns:
-            numbered = [c for c in table.column_names if c.startswith(f"{m}_") and c[len(m) + 1 :].isdigit()]
-            columns = sorted(numbered, key=lambda c: int(c[len(m) + 1 :]))
-        if not columns:
-            continue
-        values = np.empty((table.num_rows, len(columns)), dtype=np.float32)
-        for i, column in enumerate(columns):
-            data = table.column(column)
-            kind = data.type
-            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-                if not pa.types.is_null(kind):
-                    raise DataError(f"{path}: column {column!r} of modality {m!r} is not numeric ({kind})")
-                values[:, i] = np.nan
-                continue
-            values[:, i] = data.cast(pa.float64()).to_numpy()
-        found[m] = values
+        columns = trained if trained and not lacking else _columns_of_modality(m, table.column_names)
+        for column in columns:
+            kind = table.schema.field(column).type
+            if not is_numeric(kind):
+                raise DataError(f"{path}: column {column!r} of modality {m!r} is not numeric ({kind})")
+        if columns:
+            found[m] = columns_of(table, tuple(columns))
     ids = np.asarray(table.column("id").to_pylist()) if "id" in table.column_names else None
     return found, ids
 
 
-def _read_arrow(path: Path) -> Any:
-    import pyarrow as pa  # noqa: PLC0415
-
-    try:
-        if path.suffix == ".parquet":
-            from pyarrow import parquet  # noqa: PLC0415
-
-            return parquet.read_table(path)
-        from pyarrow import csv  # noqa: PLC0415
-
-        return csv.read_csv(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
+def _columns_of_modality(m: str, names: Sequence[str]) -> list[str]:
+    """``m:ANYTHING`` in their order, or ``m_0``, ``m_1``, … by number."""
+    columns = [c for c in names if c.startswith(f"{m}:")]
+    numbered = [c for c in names if c.startswith(f"{m}_") and c[len(m) + 1 :].isdigit()]
+    return columns or sorted(numbered, key=lambda c: int(c[len(m) + 1 :]))

@@ -184,6 +184,7 @@ class _Schema:
             raise DataError(f"{path} cannot be read as Parquet: {error}") from None
         self.schema = self._file.schema_arrow
         self.column_names = list(self.schema.names)
+        self.num_rows = int(self._file.metadata.num_rows)
 
     def column(self, name: str) -> Any:
         return self._file.read(columns=[name]).column(0)
