@@ -98,6 +98,32 @@ def test_images(tmp_path):
         pretrained.extract([tmp_path / "broken.png"], tmp_path, "image")
 
 
+def test_images_by_timm(tmp_path):
+    timm = pytest.importorskip("timm", reason="needs the extra equifuse[timm], whose torchvision has no CPU build")
+    import json
+
+    from safetensors.torch import save_file
+
+    model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0, img_size=32).eval()
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    seen = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0, "interpolation": "bicubic"}
+    seen |= {"num_classes": 0, "first_conv": "patch_embed.proj", "classifier": "head"}
+    described = {"architecture": "vit_tiny_patch16_224", "num_features": 192, "num_classes": 0}
+    described |= {"model_args": {"img_size": 32}, "pretrained_cfg": seen}
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    images = [np.random.default_rng(i).integers(0, 255, (32, 32, 3), dtype=np.uint8) for i in range(2)]
+    features = pretrained.extract(images, tmp_path, "image", cache=tmp_path / "cache")
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255 * 2 - 1
+    with torch.no_grad():
+        expected = model(pixels)
+    np.testing.assert_allclose(features, expected.numpy(), rtol=1e-4, atol=1e-4)
+    encoder = pretrained.PretrainedEncoder(tmp_path, "image", frozen=False)
+    encoder(pixels).sum().backward()
+    assert all(p.grad is not None for p in encoder.parameters())
+    with pytest.raises(ef.InputError, match="cannot encode text"):
+        pretrained.PretrainedEncoder(tmp_path, "text")
+
+
 def test_sound(tmp_path):
     config = transformers.Wav2Vec2Config(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, conv_dim=(8, 8),

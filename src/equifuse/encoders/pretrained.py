@@ -1,7 +1,8 @@
-"""Text, images and sound through pretrained models of Hugging Face transformers, from a local folder, offline.
+"""Text, images and sound through pretrained models of Hugging Face transformers or timm, from a local folder, offline.
 
-Needs the extra ``equifuse[transformers]``. :class:`PretrainedEncoder` is a module for one's own model, frozen or
-fine-tuned; :func:`extract` runs a frozen one over raw items once, and keeps the features on disk.
+Needs the extra ``equifuse[transformers]``, or ``equifuse[timm]`` for image models in timm's format.
+:class:`PretrainedEncoder` is a module for one's own model, frozen or fine-tuned; :func:`extract` runs a frozen one
+over raw items once, and keeps the features on disk.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,6 +34,31 @@ def _transformers() -> Any:
     except ImportError:
         raise InputError("pretrained encoders need an extra; run pip install 'equifuse[transformers]'") from None
     return transformers
+
+
+def _timm() -> Any:
+    try:
+        import timm  # noqa: PLC0415
+    except ImportError:
+        raise InputError("a model of timm needs an extra; run pip install 'equifuse[timm]'") from None
+    return timm
+
+
+def _is_timm(folder: Path) -> bool:
+    """Whether a model is stored as timm does, by the name of its architecture."""
+    try:
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{folder / 'config.json'} cannot be read: {error}") from None
+    return isinstance(described, dict) and isinstance(described.get("architecture"), str)
+
+
+def _load_timm(folder: Path) -> Any:
+    library = _timm()
+    try:
+        return library.create_model(f"local-dir:{folder.resolve()}", pretrained=True, num_classes=0)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        raise DataError(f"{folder} cannot be read: {' '.join(str(error).split())}") from None
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:
@@ -65,7 +91,8 @@ class PretrainedEncoder(nn.Module):
         path: local folder with ``config.json`` and ``model.safetensors``.
         kind: "text" (inputs are token numbers ``(B, T)`` with lengths), "image" (pixel values ``(B, C, H, W)``) or
             "audio" (waveforms ``(B, T)`` with lengths).
-        pooling: "mean" over the states of steps that count, or the "first" state (``[CLS]``).
+        pooling: "mean" over the states of steps that count, or the "first" state (``[CLS]``); a model of timm pools as
+            it was made to.
         frozen: no gradients, and evaluation mode always; False fine-tunes it with the rest.
 
     Attributes:
@@ -86,13 +113,19 @@ class PretrainedEncoder(nn.Module):
         for what, value, known in (("kind", kind, KINDS), ("pooling", pooling, _POOLINGS)):
             if value not in known:
                 raise UnknownNameError(what, value, known)
-        self.backbone = _load(_transformers().AutoModel, _folder(path), use_safetensors=True)
+        folder = _folder(path)
+        self.from_timm = _is_timm(folder)
+        if self.from_timm and kind != "image":
+            raise InputError(f"{folder} holds an image model of timm; it cannot encode {kind}")
+        self.backbone = (
+            _load_timm(folder) if self.from_timm else _load(_transformers().AutoModel, folder, use_safetensors=True)
+        )
         if kind == "image" and hasattr(self.backbone, "vision_model"):
             self.backbone = self.backbone.vision_model  # of a model of text and images
         elif kind == "text" and hasattr(self.backbone, "text_model"):
             self.backbone = self.backbone.text_model
         self.kind, self.pooling, self.frozen = kind, pooling, frozen
-        self.out_dim = int(self.backbone.config.hidden_size)
+        self.out_dim = int(self.backbone.num_features if self.from_timm else self.backbone.config.hidden_size)
         if frozen:
             self.requires_grad_(False)
         self.train(self.training)
@@ -107,6 +140,8 @@ class PretrainedEncoder(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """``(B, …)`` and int64 ``(B,)`` (None: no padding) ``-> (B, d)``."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            if self.from_timm:
+                return self.backbone(x)  # type: ignore[no-any-return]
             if self.kind == "image":
                 states = self.backbone(pixel_values=x).last_hidden_state
                 valid = None
@@ -228,6 +263,13 @@ def _run(
 
 def _preparation(folder: Path, kind: str, sampling_rate: int) -> Any:
     """What makes tensors and lengths of raw items."""
+    if kind == "image":
+        process = _image_processing(folder)
+
+        def of_images(images: list[Any]) -> tuple[Tensor, None]:
+            return process([_opened(image) for image in images]), None
+
+        return of_images
     library = _transformers()
     if kind == "text":
         tokenizer = _load(library.AutoTokenizer, folder)
@@ -237,22 +279,6 @@ def _preparation(folder: Path, kind: str, sampling_rate: int) -> Any:
             return found["input_ids"], found["attention_mask"].sum(1)
 
         return of_text
-    if kind == "image":
-        processor = _load(library.AutoImageProcessor, folder)
-
-        def of_images(images: list[Any]) -> tuple[Tensor, None]:
-            from PIL import Image, UnidentifiedImageError  # noqa: PLC0415
-
-            opened = []
-            for image in images:
-                try:
-                    read = Image.open(image) if isinstance(image, (str, os.PathLike)) else Image.fromarray(image)
-                    opened.append(read.convert("RGB"))
-                except (OSError, UnidentifiedImageError, TypeError, ValueError) as error:
-                    raise DataError(f"not an image: {error}") from None
-            return processor(opened, return_tensors="pt")["pixel_values"], None
-
-        return of_images
     extractor = _load(library.AutoFeatureExtractor, folder)
 
     def of_sound(waves: list[Any]) -> tuple[Tensor, Tensor]:
@@ -261,3 +287,29 @@ def _preparation(folder: Path, kind: str, sampling_rate: int) -> Any:
         return found["input_values"], torch.tensor([len(wave) for wave in arrays])
 
     return of_sound
+
+
+def _image_processing(folder: Path) -> Callable[[list[Any]], Tensor]:
+    """RGB images -> pixel values ``(B, 3, H, W)``, as the model in a folder wants them."""
+    if not _is_timm(folder):
+        processor = _load(_transformers().AutoImageProcessor, folder)
+        return lambda images: processor(images, return_tensors="pt")["pixel_values"]
+    library = _timm()
+    wanted = library.data.resolve_model_data_config(_load_timm(folder))
+    transform = library.data.create_transform(**wanted, is_training=False)
+    return lambda images: torch.stack([transform(image) for image in images])
+
+
+def _opened(image: Any) -> Any:
+    """An RGB image of an array or a file.
+
+    Raises:
+        DataError: it is none.
+    """
+    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415
+
+    try:
+        read = Image.open(image) if isinstance(image, (str, os.PathLike)) else Image.fromarray(image)
+        return read.convert("RGB")
+    except (OSError, UnidentifiedImageError, TypeError, ValueError) as error:
+        raise DataError(f"not an image: {error}") from None
