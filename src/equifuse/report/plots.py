@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+# Subsets of modalities that still get a name each on an axis.
+_MOST_NAMED = 15
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
@@ -133,13 +135,17 @@ def robustness(record: Mapping[str, Any], path: Path) -> None:
     first = next(iter(runs.values()))
     subsets = list(first["subsets"])
     corruptions = [(m, what) for m, levels in first["corrupted"].items() for what in levels]
-    figure, (rates, kept, corrupted) = _figure(7 + 0.35 * (len(subsets) + len(corruptions)), 4.5, 3)
+    named = len(subsets) <= _MOST_NAMED
+    # Many subsets are placed by how many modalities they keep, a few by name.
+    places = list(range(len(subsets))) if named else [name.count(" + ") + 1 for name in subsets]
+    figure, (rates, kept, corrupted) = _figure(9 + 0.3 * (len(subsets) * named + len(corruptions)), 4.5, 3)
     for colour, (label, found) in zip(_cycle(len(runs)), runs.items(), strict=True):
         x = [float(rate) for rate in found["missing"]]
         means = [value for value, _ in found["missing"].values()]
         spreads = [spread for _, spread in found["missing"].values()]
         rates.errorbar(x, means, yerr=spreads, color=colour, marker="o", markersize=3, capsize=2, label=label)
-        kept.plot([found["subsets"].get(name, math.nan) for name in subsets], "o", color=colour)
+        values = [found["subsets"].get(name, math.nan) for name in subsets]
+        kept.plot(places, values, "o", color=colour, alpha=1.0 if named else 0.5)
         pairs = [found["corrupted"].get(m, {}).get(what, (math.nan, 0.0)) for m, what in corruptions]
         corrupted.errorbar(
             range(len(pairs)), [p[0] for p in pairs], yerr=[p[1] for p in pairs], fmt="o", color=colour, capsize=2
@@ -149,8 +155,12 @@ def robustness(record: Mapping[str, Any], path: Path) -> None:
     rates.set_xlabel("share of modalities missing")
     rates.set_ylabel(record["metric"])
     rates.legend(frameon=False, fontsize="small")
-    kept.set_xticks(range(len(subsets)), subsets, rotation=60, ha="right", fontsize="small")
-    kept.set_title("only these modalities", fontsize="medium")
+    if named:
+        kept.set_xticks(places, subsets, rotation=60, ha="right", fontsize="small")
+        kept.set_title("only these modalities", fontsize="medium")
+    else:
+        kept.set_xticks(sorted(set(places)))
+        kept.set_xlabel("modalities kept")
     labels = [f"{m} {what}" for m, what in corruptions]
     corrupted.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize="small")
     corrupted.set_title("one modality corrupted", fontsize="medium")
