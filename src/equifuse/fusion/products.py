@@ -18,7 +18,8 @@ _WORTH_ROUNDING = 2**17
 @cache
 def _cpu_multiplies_rough() -> bool:
     """Whether this CPU has instructions for products of bfloat16; without them they are slower than float32."""
-    capabilities = torch.cpu.get_capabilities()
+    ask = getattr(torch.cpu, "get_capabilities", None)  # not in every version
+    capabilities = ask() if ask is not None else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
