@@ -11,7 +11,7 @@ the same system:
 - ``equifuse``: the library's default, tolerance 1e-4 per sample, adjoint to 1e-4;
 - ``equifuse warm``: the same from cached equilibria of slightly different weights (relative change 1e-3), as in a
   training over epochs;
-- ``equifuse phantom``: gradients through five steps instead of the adjoint;
+- ``equifuse phantom``: gradients through five steps instead of the adjoint; ``--cases gradients`` has more of the kind;
 - ``torchdeq anderson``/``broyden``: torchdeq 0.1.0 on the joint map of this library, relative tolerance 1e-4 forward
   and backward, its implicit gradient (``pip install -e ".[benchmark]"``; left out where it is missing);
 - ``published``: the joint solve as published: Anderson with memory 6 and ridge 1e-4 on the joint state, to 1e-3 on the
@@ -140,17 +140,20 @@ def equifuse(s: Setting) -> Solve:
     return lambda: _ours(s)
 
 
-def equifuse_phantom(s: Setting) -> Solve:
-    """Phantom gradients, forward as by default."""
+def equifuse_with(gradient: ef.solve.Gradient) -> Callable[[Setting], Solve]:
+    """The default forward, with another gradient."""
 
-    def run() -> Any:
-        s.fusion.gradient, kept = ef.Phantom(steps=5), s.fusion.gradient
-        try:
-            return _ours(s)
-        finally:
-            s.fusion.gradient = kept
+    def of(s: Setting) -> Solve:
+        def run() -> Any:
+            s.fusion.gradient, kept = gradient, s.fusion.gradient
+            try:
+                return _ours(s)
+            finally:
+                s.fusion.gradient = kept
 
-    return run
+        return run
+
+    return of
 
 
 def equifuse_warm(s: Setting) -> Solve:
@@ -298,12 +301,21 @@ def weight_tied(s: Setting) -> Solve:
 CONTENDERS: dict[str, Callable[[Setting], Solve]] = {
     "equifuse": equifuse,
     "equifuse warm": equifuse_warm,
-    "equifuse phantom": equifuse_phantom,
+    "equifuse phantom": equifuse_with(ef.Phantom(steps=5)),
     "torchdeq anderson": torchdeq("anderson"),
     "torchdeq broyden": torchdeq("broyden"),
     "published": published,
     "weight-tied": weight_tied,
 }
+# Ways to the gradient; see the case "gradients".
+GRADIENTS: dict[str, Callable[[Setting], Solve]] = {
+    "equifuse": equifuse,
+    "equifuse adjoint to 1e-5": equifuse_with(ef.Implicit()),
+    "equifuse adjoint by anderson": equifuse_with(ef.Implicit(solver=ef.Anderson(tol=TOL, max_steps=60))),
+    "equifuse phantom": CONTENDERS["equifuse phantom"],
+    "equifuse phantom, 2 steps": equifuse_with(ef.Phantom(steps=2)),
+}
+ALL = {**CONTENDERS, **GRADIENTS}
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------
@@ -361,7 +373,7 @@ def measure(case: Case, names: list[str], device: str, repetitions: int) -> dict
     solves: dict[str, Solve] = {}
     for name in names:
         try:
-            solves[name] = CONTENDERS[name](s)
+            solves[name] = ALL[name](s)
         except ImportError:
             print(f"{name}: torchdeq is not installed, left out")
     laps: dict[str, list[tuple[float, float]]] = {name: [] for name in solves}
@@ -402,7 +414,7 @@ def _memory(arguments: list[str]) -> None:
     s = setting(case, device)
     tiny = setting(Case(4, 8, 2), device)
     tiny.gradients(_ours(tiny)[0])  # whatever is loaded on first use
-    solve = CONTENDERS[name](s)
+    solve = ALL[name](s)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated() / 2**20
@@ -452,7 +464,7 @@ HEADER = [
 
 
 def cases(which: str) -> list[tuple[Case, list[str]]]:
-    """The cases and who takes part: ``"headline"``, ``"grid"``, ``"growth"`` (in modalities and batch) or ``"all"``."""
+    """The cases and who takes part: ``"headline"``, ``"grid"``, ``"growth"``, ``"gradients"`` or ``"all"``."""
     everyone = list(CONTENDERS)
     headline = [(Case(612, 500, 3, weights), everyone) for weights in ("easy", "hard", "published")]
     grid = [Case(64, 128, 3), Case(64, 500, 3), Case(612, 128, 3), Case(612, 500, 2), Case(612, 500, 6)]
@@ -464,6 +476,7 @@ def cases(which: str) -> list[tuple[Case, list[str]]]:
         "headline": headline,
         "grid": [(c, everyone) for c in grid] + [(c, slow) for c in large],
         "growth": [(c, few) for c in growth],
+        "gradients": [(c, list(GRADIENTS)) for c, _ in headline],
     }
     return [case for part in found.values() for case in part] if which == "all" else found[which]
 
@@ -475,7 +488,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/equilibrium"))
-    parser.add_argument("--cases", default="all", choices=["all", "headline", "grid", "growth"])
+    parser.add_argument("--cases", default="all", choices=["all", "headline", "grid", "growth", "gradients"])
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
@@ -484,7 +497,7 @@ def main() -> None:
     for case, names in cases(options.cases):
         results = measure(case, names, options.device, options.repetitions)
         for name in results:
-            if name in CONTENDERS:
+            if name in ALL:
                 results[name]["memory"] = peak_memory(case, name, options.device)
         record["cases"][case.name] = results
         rows += rows_of(case, results)
