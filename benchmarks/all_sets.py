@@ -29,10 +29,10 @@ from sklearn.metrics import accuracy_score, mean_absolute_error
 from sklearn.preprocessing import StandardScaler
 
 from equifuse import datasets
+from equifuse.files import write_json
 from equifuse.tasks import make_task
 from equifuse.training import TrainConfig
 from equifuse.training.comparison import train_all
-from equifuse.training.files import write_json
 from tables import publish
 
 METHODS = ("deq", "gmf", "concat")
@@ -104,12 +104,13 @@ def baselines(path: Path, seeds: int) -> tuple[list[float], list[float], str]:
     return single, joint, max(set(names), key=names.count)
 
 
-def cell(values: list[float], scale: float) -> str:
-    """Mean ± deviation, or the value where there is one."""
+def cell(values: list[float], task: str) -> str:
+    """Mean ± deviation, or the value where there is one: per cent, or an error with three decimals."""
     if np.isnan(values).any():
         return "-"
-    mean = scale * statistics.fmean(values)
-    return f"{mean:.1f} ± {scale * statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
+    scale, form = (1.0, ".3f") if task == "regression" else (100.0, ".1f")
+    mean = format(scale * statistics.fmean(values), form)
+    return f"{mean} ± {format(scale * statistics.stdev(values), form)}" if len(values) > 1 else mean
 
 
 def main() -> None:
@@ -127,7 +128,7 @@ def main() -> None:
     sizes = sorted(options.folder.glob("*.npz"), key=lambda path: path.stat().st_size)
     for path in [p for p in sizes if not options.only or p.stem in options.only]:
         task = datasets.load(path).task
-        metric, scale = METRIC[task], 1.0 if task == "regression" else 100.0
+        metric = METRIC[task]
         jobs = {
             (method, seed): (
                 TrainConfig(data=str(path), fusion=method, seed=seed),
@@ -147,9 +148,9 @@ def main() -> None:
             [
                 path.stem,
                 metric,
-                *(cell(found[m], scale) if task != "regression" else cell3(found[m]) for m in METHODS),
-                f"{cell(single, scale) if task != 'regression' else cell3(single)} ({name})",
-                cell(joint, scale) if task != "regression" else cell3(joint),
+                *(cell(found[m], task) for m in METHODS),
+                f"{cell(single, task)} ({name})",
+                cell(joint, task),
                 f"{100 * converged:.1f} %",
             ]
         )
@@ -158,12 +159,6 @@ def main() -> None:
         write_json(options.out / "metrics.json", _plain(record))
     header = ["data", "metric", *METHODS, "best single modality, linear", "all, linear", "deq converged"]
     publish(options.out, header, rows)
-
-
-def cell3(values: list[float]) -> str:
-    """Mean ± deviation with three decimals."""
-    mean = statistics.fmean(values)
-    return f"{mean:.3f} ± {statistics.stdev(values):.3f}" if len(values) > 1 else f"{mean:.3f}"
 
 
 def _plain(value: Any) -> Any:

@@ -42,8 +42,8 @@ import torch
 from torch import Tensor
 
 import equifuse as ef
+from equifuse.files import write_json, write_text
 from equifuse.report.table import to_markdown
-from equifuse.training.files import write_json, write_text
 from machine import describe
 
 TOL = 1e-4

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 import equifuse as ef
+from equifuse.files import write_json
 from equifuse.solve.loop import iterate
-from equifuse.training.files import write_json
 from machine import describe
 from tables import publish
 

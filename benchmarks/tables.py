@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from equifuse.files import write_text
 from equifuse.report.table import to_markdown
-from equifuse.training.files import write_text
 
 
 def publish(folder: Path, header: list[str], rows: list[list[str]]) -> None:

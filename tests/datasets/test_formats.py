@@ -422,6 +422,17 @@ def test_tables_joined_on_an_id(tmp_path):
     np.testing.assert_allclose(whole(dataset, "image"), x[:, :2])
 
 
+def test_a_joined_table_without_rows_or_with_an_id_twice_is_refused(tmp_path):
+    x, columns = table()
+    write_csv(tmp_path / "clinic.csv", {k: columns[k] for k in ("sample", "status", "set")})
+    source = {**OWN, "modalities": {"rna": "rna.parquet"}}
+    for ids, message in (([], "it has no rows"), (["s0", "s1", "s0"], "'s0' occurs more than once")):
+        rows = {"sample": pa.array(ids, pa.string()), "g": pa.array(x[: len(ids), 0])}
+        parquet.write_table(pa.table(rows), tmp_path / "rna.parquet")
+        with pytest.raises(ef.DataError, match=message):
+            ef.datasets.load(tmp_path / "clinic.csv", source=source)
+
+
 def test_targets_tell_the_task(tmp_path):
     x, columns = table()
     columns |= {

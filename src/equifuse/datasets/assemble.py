@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equifuse.datasets.dataset import PARTS, Array, MultimodalDataset, Split, missing_rows
-from equifuse.datasets.rows import Features, Indices
+from equifuse.datasets.rows import Features, Indices, take
 from equifuse.datasets.splitting import partition
 from equifuse.errors import DataError
 
@@ -114,10 +114,43 @@ def _hold_out(train: Split, task: str, val_fraction: float, seed: int) -> tuple[
     return train.take(keep), train.take(val)
 
 
-def with_presence(inputs: Mapping[str, Features], target: Array | None = None, ids: Array | None = None) -> Split:
+def with_presence(
+    inputs: Mapping[str, Features],
+    target: Array | None = None,
+    ids: Array | None = None,
+    lengths: Mapping[str, NDArray[np.int64]] | None = None,
+) -> Split:
     """A split whose rows that are all NaN in a modality do not have it."""
     masks = {m: missing_rows(x) for m, x in inputs.items()}
-    return Split(dict(inputs), {m: mask for m, mask in masks.items() if mask is not None}, target, ids)
+    present = {m: mask for m, mask in masks.items() if mask is not None}
+    return Split(dict(inputs), present, target, ids, dict(lengths or {}))
+
+
+def rows_by_id(found: Features, known: Sequence[str], ids: NDArray[np.str_], where: str) -> Features:
+    """The rows of a source for these ids; NaN where it has none.
+
+    Args:
+        found: all of its rows.
+        known: their ids.
+        ids: the ids that are wanted, in order.
+        where: the source, for messages.
+
+    Raises:
+        DataError: an id occurs twice in the source, or it has none of those wanted.
+    """
+    places = {key: i for i, key in enumerate(known)}
+    if len(places) != len(known):
+        twice = next(key for i, key in enumerate(known) if places[key] != i)
+        raise DataError(f"{where}: id {twice!r} occurs more than once")
+    index = np.array([places.get(key, -1) for key in ids], dtype=np.intp)
+    if (index < 0).all():
+        has = f"it has {known[0]!r}" if len(known) else "it has no rows"
+        raise DataError(f"{where} knows none of the ids, such as {ids[0]!r}; {has}")
+    if (index >= 0).all():
+        return take(found, index)
+    values = found[np.maximum(index, 0)]
+    values[index < 0] = np.nan
+    return values
 
 
 def part_rows(values: Sequence[object], where: str) -> dict[str, Indices]:

@@ -207,9 +207,9 @@ def in_memory(features: Features) -> Floats:
     return features[:] if isinstance(features, Rows) else features
 
 
-def loaded_if_small(rows: Rows) -> Features:
+def loaded_if_small(features: Features) -> Features:
     """The rows as an array if that is small (256 MiB), else as they are, on disk."""
-    return rows if 4 * int(np.prod(rows.shape)) > _SMALL_BYTES else rows[:]
+    return features if 4 * int(np.prod(features.shape)) > _SMALL_BYTES else in_memory(features)
 
 
 def is_numeric(kind: Any) -> bool:

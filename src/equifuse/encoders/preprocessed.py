@@ -6,13 +6,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from equifuse.encoders.sequence import SequenceEncoder
 from equifuse.errors import InputError
 
 
 def takes_lengths(encoder: nn.Module) -> bool:
     """Whether an encoder's call has the lengths of sequences as its second argument."""
-    return isinstance(encoder, SequenceEncoder) or bool(getattr(encoder, "takes_lengths", False))
+    return bool(getattr(encoder, "takes_lengths", False))
 
 
 def encode(encoder: nn.Module, x: Tensor, lengths: Tensor | None) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from equifuse.encoders.sequence import valid_steps
 from equifuse.errors import DataError, InputError, UnknownNameError
+from equifuse.files import atomic
 
 KINDS = ("text", "image", "audio")
 _POOLINGS = ("mean", "first")
@@ -206,14 +206,8 @@ def extract(
             return found
     features = _run(items, folder, kind, pooling, batch_size, sampling_rate)
     if entry is not None:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=entry.parent, prefix=f".{entry.name}-", delete=False) as staging:
-            try:
-                np.save(staging, features, allow_pickle=False)
-                staging.close()
-                Path(staging.name).replace(entry)
-            finally:
-                Path(staging.name).unlink(missing_ok=True)
+        with atomic(entry) as staging:
+            np.save(staging, features, allow_pickle=False)
     return features
 
 

@@ -56,6 +56,7 @@ class SequenceEncoder(nn.Module):
     """
 
     kind: ClassVar[str] = "sequence"
+    takes_lengths: ClassVar[bool] = True
 
     def __init__(
         self,

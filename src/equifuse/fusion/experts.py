@@ -28,7 +28,7 @@ class _Experts(Fusion):
         InputError: a value out of range.
     """
 
-    def __init__(self, dims: Mapping[str, int], dim: int, kl_weight: float) -> None:
+    def __init__(self, dims: Mapping[str, int], dim: int = 128, kl_weight: float = 1e-3) -> None:
         super().__init__(dims)
         if dim < 1 or kl_weight < 0:
             raise InputError(f"dim must be at least 1 and kl_weight not negative, got {dim} and {kl_weight}")
@@ -81,9 +81,6 @@ class ProductOfExperts(_Experts):
 
     name: ClassVar[str] = "poe"
 
-    def __init__(self, dims: Mapping[str, int], dim: int = 128, kl_weight: float = 1e-3) -> None:
-        super().__init__(dims, dim, kl_weight)
-
     def fuse(self, rows: Rows) -> FusionOutput:
         """The mean ``(R, dim)`` of the product."""
         mean, spread, there = self.beliefs(rows)
@@ -111,9 +108,6 @@ class MixtureOfExperts(_Experts):
     """
 
     name: ClassVar[str] = "moe"
-
-    def __init__(self, dims: Mapping[str, int], dim: int = 128, kl_weight: float = 1e-3) -> None:
-        super().__init__(dims, dim, kl_weight)
 
     def fuse(self, rows: Rows) -> FusionOutput:
         """The mean ``(R, dim)`` of the mixture."""

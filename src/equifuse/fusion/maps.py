@@ -17,17 +17,12 @@ from torch.nn import functional as F
 from equifuse.fusion.products import AnchoredMap, AnchoredProducts, rough_pays, rounded_product
 from equifuse.solve.explicit import ExplicitMap, Saved
 from equifuse.solve.inexact import ROUGH
-from equifuse.solve.recycling import empty, spare
+from equifuse.solve.recycling import empty, recording, spare
 
 GROUPS = 4
 NORM_EPS = 1e-5
 # Below this many numbers a call costs more than its arithmetic, so one fused operation beats several lean ones.
 _FUSED_BELOW = 2**17
-
-
-def _recording() -> bool:
-    """Whether nothing may be written in place: for autograd, or because a compiler decides on memory."""
-    return torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
 def _grouped(v: Tensor) -> Tensor:
@@ -50,7 +45,7 @@ def normalise(v: Tensor, eps: float = NORM_EPS, *, reuse: bool = False) -> tuple
         normal, _, scale = torch.native_layer_norm(grouped, grouped.shape[-1:], None, None, eps)
         return normal.flatten(-2), scale
     mean = grouped.mean(-1, keepdim=True)
-    if _recording():
+    if recording():
         centred = grouped - mean
         scale = (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
         return (centred * scale).flatten(-2), scale
@@ -83,7 +78,7 @@ def affine(shift: Tensor, normal: Tensor, gain: Tensor, *, reuse: bool = False) 
 
 def _relu(v: Tensor) -> Tensor:
     """Written over ``v`` unless recording."""
-    return F.relu(v) if _recording() else v.relu_()
+    return F.relu(v) if recording() else v.relu_()
 
 
 def _relu_pull(g: Tensor, output: Tensor) -> Tensor:
@@ -124,7 +119,7 @@ class _Map(ExplicitMap):
 
     def _norm(self, v: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
         """The whole norm; ``v`` is written over unless recording."""
-        lean = not _recording()
+        lean = not recording()
         return affine(shift, normalise(v, self.eps, reuse=lean)[0], gain, reuse=lean)
 
     @property
@@ -139,7 +134,7 @@ class _Map(ExplicitMap):
 
     def _injected(self) -> Tensor:
         """``x + bias``."""
-        if _recording():
+        if recording():
             return self._terms[0] + self._terms[1]
         if self._sum is None:
             self._sum = torch.add(*self._terms, out=empty(self._terms[0]))
@@ -210,7 +205,7 @@ class ModalityMap(_Map):
         if self.places is not None:
             count, height = self.x.shape[:2]
             padded = empty(rows, count * height, rows.shape[1]).zero_()
-            rows = padded.index_copy(0, self.places, rows) if _recording() else padded.index_copy_(0, self.places, rows)
+            rows = padded.index_copy(0, self.places, rows) if recording() else padded.index_copy_(0, self.places, rows)
         return rows.view(*self.x.shape[:2], rows.shape[1])
 
     def _flat(self, stacked: Tensor) -> Tensor:
@@ -231,7 +226,7 @@ class ModalityMap(_Map):
     ) -> tuple[Tensor, _BlockSaved]:
         """With the two affine products as given."""
         w = self.weights
-        lean = not _recording()  # what is not kept is written over
+        lean = not recording()  # what is not kept is written over
         over = lean and not keep
         normal1, scale1 = normalise(product(0, z), self.eps, reuse=lean)
         hidden = _relu(affine(w.shift1, normal1, w.gain1, reuse=over))
@@ -440,7 +435,7 @@ class FusionMap(_Map):
     ) -> tuple[Tensor, _FusionSaved]:
         """With the affine products as given: the gate's, where there is one, and the combining one."""
         w = self.weights
-        lean = not _recording()  # what is not kept is written over
+        lean = not recording()  # what is not kept is written over
         over = lean and not keep
         inside = slope = z
         if self.bound is not None:

@@ -17,13 +17,13 @@ class ProjectedFusion(Fusion):
 
     Args:
         dims: modality name -> width ``l_m``; each is projected by an affine map.
-        dim: common width, ≥ 1.
+        dim: common width, ≥ 1; default 128.
 
     Raises:
         InputError: ``dim`` below 1.
     """
 
-    def __init__(self, dims: Mapping[str, int], dim: int) -> None:
+    def __init__(self, dims: Mapping[str, int], dim: int = 128) -> None:
         super().__init__(dims)
         if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
             raise InputError(f"dim must be a whole number of at least 1, got {dim!r}")

@@ -24,9 +24,6 @@ class Sum(ProjectedFusion):
 
     name: ClassVar[str] = "sum"
 
-    def __init__(self, dims: Mapping[str, int], dim: int = 128) -> None:
-        super().__init__(dims, dim)
-
     def fuse(self, rows: Rows) -> FusionOutput:
         """Add rows ``(R, l_m)`` up to ``(R, dim)``."""
         states, _ = self.tokens(rows)
@@ -43,9 +40,6 @@ class Mean(ProjectedFusion):
     """
 
     name: ClassVar[str] = "mean"
-
-    def __init__(self, dims: Mapping[str, int], dim: int = 128) -> None:
-        super().__init__(dims, dim)
 
     def fuse(self, rows: Rows) -> FusionOutput:
         """Average rows ``(R, l_m)`` to ``(R, dim)``."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from equifuse.files import atomic
 
 # Subsets of modalities that still get a name each on an axis.
 _MOST_NAMED = 15
@@ -30,15 +31,8 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[An
 
 
 def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", suffix=".png", delete=False) as f:
-        try:
-            figure.savefig(f, format="png")
-            f.close()
-            Path(f.name).chmod(0o644)
-            Path(f.name).replace(path)
-        finally:
-            Path(f.name).unlink(missing_ok=True)
+    with atomic(path) as staging:
+        figure.savefig(staging, format="png")
 
 
 def learning_curves(histories: list[dict[str, float]] | Mapping[str, list[dict[str, float]]], path: Path) -> None:

@@ -81,9 +81,14 @@ def empty(like: Tensor, *shape: int) -> Tensor:
     return flat[:count].view(size)
 
 
+def recording() -> bool:
+    """Whether nothing may be written in place: for autograd, or because a compiler decides on memory."""
+    return torch.is_grad_enabled() or torch.compiler.is_compiling()
+
+
 def spare(like: Tensor, *shape: int) -> Tensor | None:
     """:func:`empty` for ``torch.…(out=…)``; None, which means a result of its own, while a graph is recorded."""
-    return None if torch.is_grad_enabled() or torch.compiler.is_compiling() else empty(like, *shape)
+    return None if recording() else empty(like, *shape)
 
 
 def copy(x: Tensor) -> Tensor:

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from equifuse.errors import ConvergenceWarning
+from equifuse.files import refuse_existing, write_json, write_text, write_yaml
 from equifuse.model import load as load_model
 from equifuse.report.table import plus_minus, to_markdown
 from equifuse.training.config import TrainConfig
 from equifuse.training.figures import draw_convergence, draw_learning, draw_removal
-from equifuse.training.files import refuse_existing, write_json, write_text, write_yaml
 from equifuse.training.folder import CONFIG, METRICS, MODEL, PLOTS, initial_model, load_data
 from equifuse.training.runner import RunResult, train
 

@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
 from torch import Tensor, nn
 
 from equifuse.errors import ConvergenceWarning, InputError
+from equifuse.files import atomic
 from equifuse.fusion import DEQFusion, EquilibriumMonitor, find_equilibrium
 from equifuse.model import FusionModel, ModelOutput
 from equifuse.solve import EquilibriumCache, SolverStats
@@ -27,7 +28,6 @@ from equifuse.tasks import Batch, Task
 from equifuse.tasks.base import result_of
 from equifuse.training.config import TrainConfig
 from equifuse.training.data import Batches, drop_modalities, first_rows, mix
-from equifuse.training.files import atomic
 
 Row = dict[str, float]
 _STATE = "equifuse"

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from equifuse import datasets
 from equifuse.errors import ConvergenceWarning, DataError, InputError
+from equifuse.files import atomic, refuse_existing
 from equifuse.model import FusionModel
 from equifuse.tasks import Columns, Task
 from equifuse.tasks.base import join, result_of
 from equifuse.training.data import Batches, batches_of
 from equifuse.training.evaluation import warn_unconverged
-from equifuse.training.files import atomic, refuse_existing
 from equifuse.training.folder import PathLike, load_run
 
 TABLE_SUFFIXES = (".csv", ".parquet", ".npz")

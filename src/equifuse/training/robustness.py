@@ -19,11 +19,11 @@ from equifuse.datasets import Split
 from equifuse.datasets.rows import Features, in_memory, take
 from equifuse.encoders import Standardize
 from equifuse.errors import ConvergenceWarning, InputError, UnknownNameError
+from equifuse.files import refuse_existing, write_json, write_text
 from equifuse.model import FusionModel
 from equifuse.report import plots
 from equifuse.report.table import to_markdown
 from equifuse.training.data import batches_of, keep_some
-from equifuse.training.files import refuse_existing, write_json, write_text
 from equifuse.training.folder import PathLike, Run, load_run
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

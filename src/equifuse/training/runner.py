@@ -15,13 +15,13 @@ import torch
 
 from equifuse.datasets import MultimodalDataset
 from equifuse.errors import DataError, InputError
+from equifuse.files import read_json, refuse_existing, write_json, write_yaml
 from equifuse.model import FusionModel
 from equifuse.tasks import Task
 from equifuse.training.config import RECORD, TrainConfig
 from equifuse.training.data import batches_of
 from equifuse.training.evaluation import evaluate_model, evaluate_quietly, score_without_each
 from equifuse.training.figures import draw_convergence, draw_learning, draw_removal, single
-from equifuse.training.files import read_json, refuse_existing, write_json, write_yaml
 from equifuse.training.folder import (
     CONFIG,
     HISTORY,

@@ -20,18 +20,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equifuse.datasets.assemble import assemble, encode_target, part_rows, with_presence
+from equifuse.datasets.assemble import assemble, encode_target, part_rows, rows_by_id, with_presence
 from equifuse.datasets.dataset import MultimodalDataset
 from equifuse.datasets.formats import table as tables
 from equifuse.datasets.formats.hdf5 import SUFFIXES as HDF5_SUFFIXES
-from equifuse.datasets.formats.hdf5 import opened
+from equifuse.datasets.formats.hdf5 import opened, text_of
 from equifuse.datasets.options import SourceOptions
 from equifuse.datasets.rows import Features, Floats, HDF5Rows, loaded_if_small
 from equifuse.errors import DataError, InputError
 
 _TABLES = tuple(f"{stem}{suffix}" for stem in ("split", "labels", "samples", "metadata") for suffix in tables.SUFFIXES)
 _MODALITY = (".npy", ".npz", *HDF5_SUFFIXES, *tables.SUFFIXES)
-_TARGETS = ("label", "target", "y", "class")
 
 
 def _table_of(path: Path) -> Path | None:
@@ -85,8 +84,7 @@ def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) 
         inputs[m], steps = _features(source, ids, rows, id_column)
         if steps is not None:
             lengths[m] = steps
-    whole = with_presence(inputs, target, ids)
-    whole.lengths.update(lengths)
+    whole = with_presence(inputs, target, ids, lengths)
     return assemble(path.name, whole, task, parts, classes=classes, val_fraction=val_fraction, seed=seed)
 
 
@@ -111,7 +109,7 @@ def _modalities(path: Path, table: Path, options: SourceOptions) -> dict[str, Pa
 
 
 def _usual_targets(columns: list[str], modalities: list[str]) -> list[str]:
-    single = [c for c in _TARGETS if c in columns]
+    single = [c for c in tables.USUAL_TARGETS if c in columns]
     several = [f"label_{m}" for m in modalities if f"label_{m}" in columns]
     return single[:1] or several
 
@@ -140,21 +138,13 @@ def _from_hdf5(file: Path, ids: NDArray[np.str_] | None, rows: int) -> tuple[Fea
             return _by_id(file, source, ids)
         if array is None:
             raise DataError(f"{file} has no array 'features', and no dataset named after an id; it has {keys[:6]}")
-        known = next(([_text(v) for v in source[k]] for k in ("ids", "sample_ids", "id") if k in keys), None)
+        known = next(([text_of(v) for v in source[k]] for k in ("ids", "sample_ids", "id") if k in keys), None)
     found = HDF5Rows(file, array)
     if known is None or ids is None:
         if len(found) != rows:
             raise DataError(f"{file} has {len(found)} rows, the table of the folder has {rows}")
         return loaded_if_small(found), None
-    places = {key: i for i, key in enumerate(known)}
-    index = np.array([places.get(i, -1) for i in ids], dtype=np.intp)
-    if (index < 0).all():
-        raise DataError(f"{file} knows none of the ids, such as {ids[0]!r}; it has {known[0]!r}")
-    if (index >= 0).all():
-        return loaded_if_small(found.take(index)), None
-    values = found[np.maximum(index, 0)]
-    values[index < 0] = np.nan
-    return values, None
+    return loaded_if_small(rows_by_id(found, known, ids, str(file))), None
 
 
 def _by_id(file: Path, source: Any, ids: NDArray[np.str_]) -> tuple[Floats, NDArray[np.int64] | None]:
@@ -181,7 +171,3 @@ def _by_id(file: Path, source: Any, ids: NDArray[np.str_]) -> tuple[Floats, NDAr
         else:
             padded[row] = np.nan
     return padded, lengths
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equifuse.datasets.assemble import assemble, encode_target, part_rows, with_presence
+from equifuse.datasets.assemble import assemble, encode_target, part_rows, rows_by_id, with_presence
 from equifuse.datasets.dataset import MultimodalDataset
 from equifuse.datasets.options import SourceOptions
 from equifuse.datasets.rows import Features
@@ -40,11 +40,8 @@ def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) 
     features: dict[str, tuple[str, ...]] = {}
     for m, part in data.mod.items():
         matrix = part.X.toarray() if hasattr(part.X, "toarray") else np.asarray(part.X)
-        places = {str(name): i for i, name in enumerate(part.obs_names)}
-        index = np.array([places.get(i, -1) for i in ids], dtype=np.intp)
-        values = matrix[np.maximum(index, 0)].astype(np.float32)
-        values[index < 0] = np.nan
-        inputs[m] = values
+        cells = [str(name) for name in part.obs_names]
+        inputs[m] = rows_by_id(matrix.astype(np.float32), cells, ids, f"{path}: {m}")
         features[m] = tuple(str(name) for name in part.var_names)
     if not inputs:
         raise DataError(f"{path} has no modality")

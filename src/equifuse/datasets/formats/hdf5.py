@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from equifuse.datasets.assemble import assemble, assemble_parts
-from equifuse.datasets.dataset import PARTS, MultimodalDataset, Split, missing_rows
+from equifuse.datasets.assemble import assemble, assemble_parts, with_presence
+from equifuse.datasets.dataset import PARTS, MultimodalDataset, Split
 from equifuse.datasets.formats.npz import typed_target
 from equifuse.datasets.options import SourceOptions
 from equifuse.datasets.rows import HDF5Rows, blocks, loaded_if_small
 from equifuse.errors import DataError
+from equifuse.files import atomic
 
 SUFFIXES = (".hdf5", ".h5")
 
@@ -57,11 +58,11 @@ def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) 
     """
     options.refuse("an HDF5 data set")
     with opened(path) as file:
-        names = [_text(m) for m in np.atleast_1d(_entry(path, file, "modalities"))]
-        task = _text(_entry(path, file, "task"))
+        names = [text_of(m) for m in np.atleast_1d(_entry(path, file, "modalities"))]
+        task = text_of(_entry(path, file, "task"))
         classes = None
         if "class_names" in file or "class_names" in file.attrs:
-            classes = tuple(_text(c) for c in _entry(path, file, "class_names"))
+            classes = tuple(text_of(c) for c in _entry(path, file, "class_names"))
         indexed = "train_idx" in file
         suffixes = {"": ""} if indexed else {p: f"_{p}" for p in PARTS if f"{names[0]}_{p}" in file}
         splits = {part: _split(path, file, names, suffix, task) for part, suffix in suffixes.items()}
@@ -73,14 +74,11 @@ def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) 
 
 
 def _split(path: Path, file: Any, names: list[str], suffix: str, task: str) -> Split:
-    inputs = {m: loaded_if_small(HDF5Rows(path, m + suffix)) for m in names}
-    masks = {m: missing_rows(x) for m, x in inputs.items()}
     ids = file.get(f"sample_ids{suffix}")
-    return Split(
-        inputs,
-        {m: mask for m, mask in masks.items() if mask is not None},
+    return with_presence(
+        {m: loaded_if_small(HDF5Rows(path, m + suffix)) for m in names},
         typed_target(np.asarray(file[f"y{suffix}"]), task) if f"y{suffix}" in file else None,
-        None if ids is None else np.array([_text(i) for i in ids]),
+        None if ids is None else np.array([text_of(i) for i in ids]),
         {m: np.asarray(file[f"{m}_len{suffix}"], dtype=np.int64) for m in names if f"{m}_len{suffix}" in file},
     )
 
@@ -93,7 +91,8 @@ def _entry(path: Path, file: Any, key: str) -> Any:
     raise DataError(f"{path} has no {key!r}; a data set needs 'modalities' and 'task'")
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """Text, which HDF5 gives as bytes."""
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
@@ -106,31 +105,25 @@ def write_hdf5(path: Path, dataset: MultimodalDataset) -> None:
     """
     import h5py  # noqa: PLC0415
 
-    staging = path.with_name(f".{path.name}-staging")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with h5py.File(staging, "w") as file:
-            file.attrs["modalities"] = list(dataset.modalities)
-            file.attrs["task"] = dataset.task
-            if dataset.classes is not None:
-                file.attrs["class_names"] = list(dataset.classes)
-            for part, split in dataset.splits.items():
-                for m, x in split.inputs.items():
-                    target = file.create_dataset(f"{m}_{part}", shape=x.shape, dtype=np.float32)
-                    mask = split.present.get(m)
-                    for start, block in blocks(x):
-                        stop = start + len(block)
-                        if mask is not None:
-                            there = mask[start:stop].reshape(-1, *[1] * (block.ndim - 1))
-                            target[start:stop] = np.where(there, block, np.float32(np.nan))
-                        else:
-                            target[start:stop] = block
-                for m, steps in split.lengths.items():
-                    file[f"{m}_len_{part}"] = steps
-                if split.target is not None:
-                    file[f"y_{part}"] = split.target
-                if split.ids is not None:
-                    file[f"sample_ids_{part}"] = [str(i) for i in split.ids]
-        staging.replace(path)
-    finally:
-        staging.unlink(missing_ok=True)
+    with atomic(path) as staging, h5py.File(staging, "w") as file:
+        file.attrs["modalities"] = list(dataset.modalities)
+        file.attrs["task"] = dataset.task
+        if dataset.classes is not None:
+            file.attrs["class_names"] = list(dataset.classes)
+        for part, split in dataset.splits.items():
+            for m, x in split.inputs.items():
+                target = file.create_dataset(f"{m}_{part}", shape=x.shape, dtype=np.float32)
+                mask = split.present.get(m)
+                for start, block in blocks(x):
+                    stop = start + len(block)
+                    if mask is not None:
+                        there = mask[start:stop].reshape(-1, *[1] * (block.ndim - 1))
+                        target[start:stop] = np.where(there, block, np.float32(np.nan))
+                    else:
+                        target[start:stop] = block
+            for m, steps in split.lengths.items():
+                file[f"{m}_len_{part}"] = steps
+            if split.target is not None:
+                file[f"y_{part}"] = split.target
+            if split.ids is not None:
+                file[f"sample_ids_{part}"] = [str(i) for i in split.ids]

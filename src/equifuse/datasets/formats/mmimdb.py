@@ -15,7 +15,7 @@ import numpy as np
 
 from equifuse.datasets.assemble import assemble, part_rows
 from equifuse.datasets.dataset import MultimodalDataset, Split
-from equifuse.datasets.formats.hdf5 import opened
+from equifuse.datasets.formats.hdf5 import SUFFIXES, opened, text_of
 from equifuse.datasets.options import SourceOptions
 from equifuse.datasets.rows import HDF5Rows, Indices, loaded_if_small
 from equifuse.errors import DataError
@@ -26,7 +26,7 @@ _OFFICIAL = {"train": 15552, "val": 2608, "test": 7799}
 
 def detect(path: Path) -> bool:
     """An HDF5 file with genres and poster features."""
-    if path.suffix not in (".hdf5", ".h5"):
+    if path.suffix not in SUFFIXES:
         return False
     with opened(path) as file:
         return "genres" in file and any(key in file for key in _FEATURES.values())
@@ -63,8 +63,7 @@ def _fuel_split(path: Path, table: Any) -> dict[str, Indices] | None:
         raise DataError(f"{path}: the attribute 'split' is not Fuel's table of split, source, start and stop")
     parts = {}
     for record in table:
-        name = record["split"].decode() if isinstance(record["split"], bytes) else str(record["split"])
-        (part,) = part_rows([name], f"{path}: the attribute 'split'")
+        (part,) = part_rows([text_of(record["split"])], f"{path}: the attribute 'split'")
         parts[part] = np.arange(int(record["start"]), int(record["stop"]), dtype=np.intp)
     return parts
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equifuse.datasets.assemble import assemble, assemble_parts
-from equifuse.datasets.dataset import PARTS, Array, MultimodalDataset, Split, missing_rows
+from equifuse.datasets.assemble import assemble, assemble_parts, with_presence
+from equifuse.datasets.dataset import PARTS, Array, MultimodalDataset, Split
 from equifuse.datasets.options import SourceOptions
 from equifuse.datasets.rows import Features, Indices, in_memory
 from equifuse.errors import DataError
+from equifuse.files import atomic
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -137,9 +137,7 @@ def _modality(path: Path, arrays: Arrays, key: str) -> NDArray[np.float32]:
 def _typed(split: Split, task: str) -> Split:
     """Targets in the dtype of their task; presence from rows that are all NaN."""
     target = None if split.target is None else typed_target(split.target, task)
-    masks = {m: missing_rows(x) for m, x in split.inputs.items()}
-    present = {m: mask for m, mask in masks.items() if mask is not None}
-    return Split(split.inputs, present, target, split.ids, split.lengths)
+    return with_presence(split.inputs, target, split.ids, split.lengths)
 
 
 def typed_target(target: Array, task: str) -> Array:
@@ -174,11 +172,5 @@ def write_npz(path: str | os.PathLike[str], dataset: MultimodalDataset) -> None:
             arrays[f"y_{part}"] = split.target
         if split.ids is not None:
             arrays[f"sample_ids_{part}"] = split.ids
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as staging:
-        try:
-            np.savez_compressed(staging, **arrays)  # type: ignore[arg-type]
-            staging.close()
-            Path(staging.name).replace(path)
-        finally:
-            Path(staging.name).unlink(missing_ok=True)
+    with atomic(path) as staging, staging.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equifuse.datasets.assemble import assemble, encode_target, part_rows, with_presence
+from equifuse.datasets.assemble import assemble, encode_target, part_rows, rows_by_id, with_presence
 from equifuse.datasets.dataset import MultimodalDataset
 from equifuse.datasets.options import SourceOptions, matching
-from equifuse.datasets.rows import Features, NpyRows, ParquetRows, Rows, columns_of, is_numeric, loaded_if_small
+from equifuse.datasets.rows import Features, NpyRows, ParquetRows, columns_of, is_numeric, loaded_if_small
 from equifuse.errors import DataError, InputError
 
 SUFFIXES = (".csv", ".parquet")
 _JOINED = (*SUFFIXES, ".npy", ".npz")
 _USUAL_SPLIT, _USUAL_ID = "split", "id"
-_USUAL_TARGETS = ("label", "target", "y", "class")
+USUAL_TARGETS = ("label", "target", "y", "class")
 
 
 def detect(path: Path) -> bool:
@@ -42,7 +42,7 @@ def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) 
     columns = list(table.column_names)
     id_column = _chosen(options.id, columns, _USUAL_ID, f"{path}")
     split_column = _chosen(options.split, columns, _USUAL_SPLIT, f"{path}")
-    targets = list(options.target) or [next((c for c in _USUAL_TARGETS if c in columns), "")]
+    targets = list(options.target) or [next((c for c in USUAL_TARGETS if c in columns), "")]
     if not targets[0] and options.task != "retrieval":
         raise InputError(f"{path}: which column is the target? Pass target; it has {_some(columns)}")
     for column in targets:
@@ -117,18 +117,7 @@ def join(path: Path, pattern: str | None, id_column: str, ids: NDArray[np.str_])
         if len(found) != len(ids):
             raise DataError(f"{path} has {len(found)} rows and no ids; the table has {len(ids)} rows")
         return found, names
-    places = {key: i for i, key in enumerate(known)}
-    if len(places) != len(known):
-        twice = next(key for i, key in enumerate(known) if places[key] != i)
-        raise DataError(f"{path}: id {twice!r} occurs more than once")
-    index = np.array([places.get(key, -1) for key in ids], dtype=np.intp)
-    if (index < 0).all():
-        raise DataError(f"{path} knows none of the ids, such as {ids[0]!r}; it has {known[0]!r}")
-    if isinstance(found, Rows) and (index >= 0).all():
-        return found.take(index), names
-    values = found[np.maximum(index, 0)]
-    values[index < 0] = np.nan
-    return values, names
+    return rows_by_id(found, known, ids, str(path)), names
 
 
 def keyed_features(

@@ -1,4 +1,4 @@
-"""Files of a run: written whole or not at all."""
+"""Files written whole or not at all, and read with one clear line where they are damaged."""
 
 from __future__ import annotations
 
