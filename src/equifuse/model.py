@@ -18,6 +18,7 @@ from equifuse.encoders import ENCODERS, POOLINGS, MLPEncoder, Preprocessed, Sequ
 from equifuse.encoders.preprocessed import encode, takes_lengths
 from equifuse.errors import DataError, InputError, OutputExistsError, UnknownNameError
 from equifuse.fusion import Fusion, FusionOutput, make_fusion
+from equifuse.fusion import fusion_options as options_of
 
 _FORMAT = 1
 _WEIGHTS, _CONFIG = "model.safetensors", "model.json"
@@ -318,10 +319,11 @@ def build_model(
     dims: dict[str, int] = {}
     for name, shape in given.items():
         encoders[name], dims[name] = _encoder(name, shape, chosen[name], options, name in sequences, clip)
-    module = make_fusion(fusion, dims, **dict(fusion_options or {}))
-    model = FusionModel(
-        encoders, module, LinearHead(module.out_dim, n_outputs, head_dropout), task=task, classes=classes
-    )
+    module = make_fusion(fusion, dims, **_with_outputs(fusion, fusion_options, n_outputs))
+    if module.tasks is not None and task not in module.tasks:
+        raise InputError(f"fusion {fusion!r} is for {', '.join(module.tasks)}, the task is {task}")
+    head = nn.Identity() if module.decides else LinearHead(module.out_dim, n_outputs, head_dropout)
+    model = FusionModel(encoders, module, head, task=task, classes=classes)
     model.shapes = given
     model._recipe = {
         "n_outputs": n_outputs,
@@ -332,6 +334,17 @@ def build_model(
         "clip": clip,
     }
     return model
+
+
+def _with_outputs(fusion: str, options: Mapping[str, Any] | None, n_outputs: int) -> dict[str, Any]:
+    """A fusion's options; one that decides by itself, or whose backend does, is told how many outputs there are."""
+    given = dict(options or {})
+    known, backend = options_of(fusion), given.get("backend")
+    if "outputs" in known:
+        given.setdefault("outputs", n_outputs)
+    if "backend" in known and isinstance(backend, str) and "outputs" in options_of(backend):
+        given["backend_options"] = {"outputs": n_outputs, **(given.get("backend_options") or {})}
+    return given
 
 
 def _encoder(

@@ -76,6 +76,10 @@ class Fusion(nn.Module, ABC):
 
     name: ClassVar[str]
     out_dim: int
+    # Whether ``fused`` is a prediction already, so that no head belongs behind it: the fusion of decisions.
+    decides: bool = False
+    # Tasks that the fusion is defined for; None for all.
+    tasks: tuple[str, ...] | None = None
 
     def __init__(self, dims: Mapping[str, int]) -> None:
         super().__init__()
@@ -88,6 +92,7 @@ class Fusion(nn.Module, ABC):
                 raise InputError(f"modality names must be non-empty strings without a dot, got {name!r}")
         self.dims: dict[str, int] = dict(dims)
         self.loss_weights: dict[str, float] = {}
+        self.target_loss_weights: dict[str, float] = {}
 
     @abstractmethod
     def fuse(self, rows: Rows) -> FusionOutput:
@@ -96,6 +101,21 @@ class Fusion(nn.Module, ABC):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """``{"name": …, "dims": …, options}`` as plain values, from which ``make_fusion(**config)`` builds it anew."""
+
+    def target_losses(
+        self, output: FusionOutput, target: Tensor, present: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Losses of the method that compare with the target; :class:`FusionOutput` has those that do not.
+
+        Args:
+            output: what the call returned, of leading shape ``(B,)``.
+            target: int64 ``(B,)`` classes, or what the task has.
+            present: as in the call: bool ``(B,)``; a modality without a key is present in every sample.
+
+        Returns:
+            Unweighted scalars by name, {} for most methods; weigh them by ``fusion.target_loss_weights``.
+        """
+        return {}
 
     def forward(
         self,

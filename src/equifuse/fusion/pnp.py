@@ -180,6 +180,15 @@ class GMF(Fusion):
             **(self.backend.loss_weights if self.backend else {}),
             "reconstruction": reconstruction_weight,
         }
+        if self.backend:
+            self.decides, self.tasks = self.backend.decides, self.backend.tasks
+            self.target_loss_weights = dict(self.backend.target_loss_weights)
+
+    def target_losses(
+        self, output: FusionOutput, target: Tensor, present: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Those of the backend."""
+        return self.backend.target_losses(output, target, present) if self.backend else {}
 
     def fuse(self, rows: Rows) -> FusionOutput:
         """Dissociate, recombine and hand over rows ``(R, l_m)``."""
@@ -236,6 +245,8 @@ class FoldedGMF(Fusion):
         self.backend = backend
         self.out_dim = backend.out_dim if backend else sum(recombined_dims(self.dims).values())
         self.loss_weights = dict(backend.loss_weights) if backend else {}
+        if backend:
+            self.decides, self.tasks = backend.decides, backend.tasks
 
     @classmethod
     def of(cls, gmf: GMF) -> FoldedGMF:

@@ -89,10 +89,13 @@ class Training(pl.LightningModule):
         if self.config.modality_dropout:
             batch = drop_modalities(batch, self.config.modality_dropout)
         loss, output = self.task.forward_loss(self.model, batch)
-        parts = {"task_loss": loss, **output.fusion.losses}
-        for name, weight in self.model.fusion.loss_weights.items():
-            if weight and name in output.fusion.losses:
-                loss = loss + weight * output.fusion.losses[name]
+        losses, fusion = dict(output.fusion.losses), self.model.fusion
+        if fusion.target_loss_weights and batch.target is not None:
+            losses |= fusion.target_losses(output.fusion, batch.target, batch.present)
+        parts = {"task_loss": loss, **losses}
+        for name, weight in {**fusion.loss_weights, **fusion.target_loss_weights}.items():
+            if weight and name in losses:
+                loss = loss + weight * losses[name]
         self._stats = output.fusion.stats
         if self._stats is not None:
             parts |= _shares(self._stats)
