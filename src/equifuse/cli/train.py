@@ -52,6 +52,9 @@ def train(
     weight_decay: Annotated[float | None, typer.Option(help="Weight decay.")] = None,
     val_fraction: Annotated[float | None, typer.Option(help="Validation share where the set has none.")] = None,
     accelerator: Annotated[str | None, typer.Option(help="cpu, gpu or auto.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="clean, or loose: the best epoch on test, as many papers report.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
@@ -84,6 +87,7 @@ def train(
         "weight_decay": weight_decay,
         "val_fraction": val_fraction,
         "accelerator": accelerator,
+        "protocol": protocol,
     }
     resolved = TrainConfig.from_options(config, given, option, task_option)
     parts = (Path(resolved.data).stem, resolved.fusion, resolved.backend, f"seed{resolved.seed}")
@@ -94,4 +98,6 @@ def train(
         typer.echo(f"interrupted; continue with the same options, --out {folder} and --resume", err=True)
         raise typer.Exit(130) from None
     show(metrics_table(result.metrics))
+    if resolved.protocol != "clean":
+        typer.echo(f"note: protocol {result.metrics['protocol']}")
     typer.echo(f"run folder: {result.path}")

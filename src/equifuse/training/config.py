@@ -13,6 +13,7 @@ from equifuse.datasets import SourceOptions
 from equifuse.encoders import ENCODERS
 from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.fusion import fusion_options
+from equifuse.training.protocol import CLEAN, PROTOCOLS
 
 # The part of a run's config.yaml that records what happened, as against what was asked for.
 RECORD = "run"
@@ -55,9 +56,12 @@ class TrainConfig:
         weight_decay: AdamW's, ≥ 0; biases and the gains of norms are not decayed.
         val_fraction: share of the training part held out where the data set has no validation part, in (0, 1).
         accelerator: ``"cpu"``, ``"gpu"`` or ``"auto"``.
+        protocol: ``"clean"``: the best epoch by validation loss, early stopping, measured on test once. ``"loose"``:
+            trained on train and validation for all epochs, and the best epoch *on test* is reported, as the codes
+            behind many published figures do; only to compare with those. Everything such a run writes says so.
 
     Raises:
-        UnknownNameError: an unknown fusion, encoder or accelerator.
+        UnknownNameError: an unknown fusion, encoder, accelerator or protocol.
         InputError: a value of the wrong type or out of range.
     """
 
@@ -86,6 +90,7 @@ class TrainConfig:
     weight_decay: float = 1e-4
     val_fraction: float = 0.2
     accelerator: str = "cpu"
+    protocol: str = CLEAN
 
     def __post_init__(self) -> None:
         given: Any = self.hidden  # YAML gives a number or a list
@@ -113,11 +118,12 @@ class TrainConfig:
         listed = isinstance(weights, list) and all(isinstance(w, (int, float)) and w >= 0 for w in weights)
         if weights is not None and weights != "balanced" and not listed:
             raise InputError(f"class_weights must be 'balanced' or numbers of at least 0, got {weights!r}")
-        for name in ("data", "fusion", "encoder", "accelerator"):
+        for name in ("data", "fusion", "encoder", "accelerator", "protocol"):
             self._check(name, str, bool, "a name")
         for kind, value, known in (
             ("encoder", self.encoder, ENCODERS),
             ("accelerator", self.accelerator, ("cpu", "gpu", "auto")),
+            ("protocol", self.protocol, PROTOCOLS),
         ):
             if value not in known:
                 raise UnknownNameError(kind, value, known)

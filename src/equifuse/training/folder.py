@@ -20,6 +20,7 @@ from equifuse.model import load as load_model
 from equifuse.tasks import Task, make_task
 from equifuse.training.config import RECORD, TrainConfig, read_config
 from equifuse.training.data import batches_of
+from equifuse.training.protocol import arrange
 
 CONFIG, METRICS, HISTORY, MODEL, PLOTS = "config.yaml", "metrics.json", "history.json", "model", "plots"
 LAST = "checkpoints/last.ckpt"
@@ -90,8 +91,9 @@ def load_run(run: PathLike) -> Run:
 
 
 def load_data(config: TrainConfig) -> MultimodalDataset:
-    """The data set of a configuration."""
-    return datasets.load(config.data, val_fraction=config.val_fraction, seed=config.seed, source=config.source)
+    """The data set of a configuration, arranged as its protocol asks."""
+    dataset = datasets.load(config.data, val_fraction=config.val_fraction, seed=config.seed, source=config.source)
+    return arrange(dataset, config.protocol)
 
 
 def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionModel:

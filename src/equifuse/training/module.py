@@ -25,9 +25,10 @@ from equifuse.fusion import DEQFusion, EquilibriumMonitor, find_equilibrium
 from equifuse.model import FusionModel, ModelOutput
 from equifuse.solve import EquilibriumCache, SolverStats
 from equifuse.tasks import Batch, Task
-from equifuse.tasks.base import result_of
+from equifuse.tasks.base import direction, result_of
 from equifuse.training.config import TrainConfig
 from equifuse.training.data import Batches, drop_modalities, first_rows, mix
+from equifuse.training.protocol import LOOSE
 
 Row = dict[str, float]
 _STATE = "equifuse"
@@ -54,6 +55,9 @@ class Training(pl.LightningModule):
     def __init__(self, model: FusionModel, task: Task, config: TrainConfig) -> None:
         super().__init__()
         self.model, self.task, self.config = model, task, config
+        loose = config.protocol == LOOSE
+        self.monitor: str = task.headline if loose else task.monitor
+        self.mode: str = direction(task.headline) if loose else task.mode
         self.history: list[Row] = []
         self.best: dict[str, Any] | None = None
         self.stopped = False
@@ -140,10 +144,10 @@ class Training(pl.LightningModule):
         """Measure the validation part, and keep the weights if they are the best so far."""
         evaluation = self.task.gather(self._validation)
         self._validation = []
-        value = evaluation.metrics[self.task.monitor]
+        value = evaluation.metrics[self.monitor]
         self._row = {f"val_{name}": number for name, number in evaluation.metrics.items()}
         self.log("monitor", value, prog_bar=False, logger=False)
-        sign = 1 if self.task.mode == "min" else -1
+        sign = 1 if self.mode == "min" else -1
         if math.isfinite(value) and (self.best is None or sign * value < sign * self.best["value"]):
             weights = {key: tensor.detach().cpu().clone() for key, tensor in self.model.state_dict().items()}
             self.best = {"epoch": self.current_epoch, "value": value, "weights": weights}
@@ -247,29 +251,31 @@ class Report(Callback):
 
 
 def fit(
-    module: Training, train: Batches, val: Batches, last: Path, tell: Callable[[Row, float], None] | None = None
+    module: Training, train: Batches, val: Batches, last: Path | None, tell: Callable[[Row, float], None] | None = None
 ) -> None:
     """Train with early stopping; continue from ``last`` if it exists. The best weights end up in the model.
+
+    Under the loose protocol nothing stops the run before its last epoch.
 
     Args:
         module: model, task and configuration.
         train: training batches.
         val: validation batches.
-        last: where the checkpoint is.
+        last: where the checkpoint is, or None for none.
         tell: called after each epoch with its row and the best monitored value.
 
     Raises:
         InputError: training diverged.
         KeyboardInterrupt: the user interrupted; ``last`` holds the last complete epoch.
     """
-    config, resumed = module.config, last.is_file()
+    config, resumed = module.config, last is not None and last.is_file()
     if resumed:
+        assert last is not None
         module.on_load_checkpoint(torch.load(last, weights_only=True, map_location="cpu"))
     if not (resumed and (module.stopped or len(module.history) >= config.epochs)):
         with _quiet(), _warm_starts(module.model, config.warm_start):
-            stopping = EarlyStopping(
-                "monitor", patience=config.patience, mode=module.task.mode, verbose=False, check_finite=False
-            )
+            patience = config.epochs if config.protocol == LOOSE else config.patience
+            stopping = EarlyStopping("monitor", patience=patience, mode=module.mode, verbose=False, check_finite=False)
             trainer = pl.Trainer(
                 max_epochs=config.epochs,
                 accelerator=config.accelerator,
@@ -281,15 +287,16 @@ def fit(
                 callbacks=[
                     stopping,
                     WatchEquilibrium(first_rows(val, _WATCHED)),
-                    LastEpoch(last),
+                    *([LastEpoch(last)] if last else []),
                     *([Report(tell)] if tell else []),
                 ],
-                default_root_dir=last.parent,
+                enable_checkpointing=last is not None,
+                default_root_dir=last.parent if last else None,
             )
             with _interruptible():
                 trainer.fit(module, train, val, ckpt_path=last if resumed else None, weights_only=True)
     if module.best is None:
-        raise InputError(f"the validation {module.task.monitor} was never finite; lower the learning rate")
+        raise InputError(f"the validation {module.monitor} was never finite; lower the learning rate")
     module.model.to("cpu").load_state_dict(module.best["weights"])
     module.model.eval()
 

@@ -38,6 +38,7 @@ from equifuse.training.folder import (
     task_of,
 )
 from equifuse.training.progress import Tell, epoch_bar
+from equifuse.training.protocol import CLEAN, PROTOCOLS
 
 if TYPE_CHECKING:  # it imports Lightning
     from equifuse.training.module import Training
@@ -107,7 +108,8 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
     assert module.best is not None
     history = module.history
 
-    evaluations = {part: evaluate_model(model, task, dataset, part) for part in ("val", "test")}
+    parts = ("val", "test") if config.protocol == CLEAN else ("test",)
+    evaluations = {part: evaluate_model(model, task, dataset, part) for part in parts}
     headline = evaluations["test"].metrics[task.headline]
     without = score_without_each(model, task, dataset)
     untrained = initial_model(config, dataset)
@@ -121,6 +123,7 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
         "epochs": len(history),
         "best_epoch": int(module.best["epoch"]) + 1,
         "alerts": module.alerts,
+        "protocol": f"{config.protocol}: {PROTOCOLS[config.protocol]}",
     }
     model.save(out / MODEL, overwrite=resume)
     write_json(out / HISTORY, history)
