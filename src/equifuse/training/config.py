@@ -212,7 +212,7 @@ class TrainConfig:
         values |= {name: value for name, value in options.items() if value is not None}
         for name, given in (("fusion_options", settings), ("task_options", task_settings)):
             if given:
-                values[name] = {**(values.get(name) or {}), **_parse_settings(given)}
+                values[name] = {**(values.get(name) or {}), **parse_settings(given)}
         return cls.from_dict(values)
 
 
@@ -235,7 +235,12 @@ def read_config(path: Path) -> dict[str, Any]:
     return {key: _numbers(value) for key, value in content.items() if key != RECORD}
 
 
-def _parse_settings(settings: list[str]) -> dict[str, Any]:
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """A mapping from ``"key=value"`` settings: values are YAML, dots in keys nest.
+
+    Raises:
+        InputError: one cannot be read.
+    """
     import yaml  # noqa: PLC0415
 
     parsed: dict[str, Any] = {}
