@@ -26,7 +26,7 @@ from equifuse.tasks import Task, make_task
 from equifuse.training.config import TrainConfig
 from equifuse.training.data import batches_of
 from equifuse.training.evaluation import evaluate_quietly
-from equifuse.training.folder import class_weights, initial_model, load_data, own_random_numbers, task_of
+from equifuse.training.folder import balancer_of, class_weights, initial_model, load_data, task_of
 from equifuse.training.protocol import CLEAN
 from equifuse.training.robustness import hide
 
@@ -112,7 +112,7 @@ def measure(unit: Unit) -> Record:
 
 
 def _measure_fusion(unit: Unit) -> Record:
-    from equifuse.training.module import Training, fit  # noqa: PLC0415 - Lightning
+    from equifuse.training.module import Training, fit_on  # noqa: PLC0415 - Lightning
 
     config = unit.config
     dataset = load_data(config)
@@ -122,10 +122,8 @@ def _measure_fusion(unit: Unit) -> Record:
     if unit.trial is None:
         at_start = evaluate_quietly(model, task, dataset).convergence()
         info |= {"flops": _flops(model, dataset), "convergence_at_start": at_start}
-    module = Training(model, task, config)
-    with own_random_numbers(config.seed):
-        train = batches_of(dataset.splits["train"], config.batch_size, config.seed)
-        fit(module, train, batches_of(dataset.splits["val"]), None)
+    module = Training(model, task, config, balancer_of(config, model, task))
+    fit_on(dataset, module)
     assert module.best is not None
     info |= {
         "train_seconds": sum(row["seconds"] for row in module.history),

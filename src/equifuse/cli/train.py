@@ -42,6 +42,12 @@ def train(
         list[str] | None, typer.Option(help="Option of the task, e.g. focal=2, loss=triplet, sentiment=true.")
     ] = None,
     modality_dropout: Annotated[float | None, typer.Option(help="Chance to hide a modality of a sample.")] = None,
+    balance: Annotated[
+        str | None, typer.Option(help="Balance the modalities: ogm_ge, pmr or gradient_blending.")
+    ] = None,
+    balance_option: Annotated[
+        list[str] | None, typer.Option(help="Option of the balance, e.g. alpha=0.3; may be repeated.")
+    ] = None,
     warm_start: Annotated[
         bool | None, typer.Option("--warm-start", help="Start solves from the sample's last equilibrium.")
     ] = None,
@@ -78,6 +84,7 @@ def train(
         "label_smoothing": label_smoothing,
         "class_weights": "balanced" if balanced else None,
         "modality_dropout": modality_dropout,
+        "balance": balance,
         "warm_start": warm_start,
         "seed": seed,
         "epochs": epochs,
@@ -89,7 +96,7 @@ def train(
         "accelerator": accelerator,
         "protocol": protocol,
     }
-    resolved = TrainConfig.from_options(config, given, option, task_option)
+    resolved = TrainConfig.from_options(config, given, option, task_option, balance_option)
     parts = (Path(resolved.data).stem, resolved.fusion, resolved.backend, f"seed{resolved.seed}")
     folder = out or Path("runs") / "-".join(part for part in parts if part)
     try:

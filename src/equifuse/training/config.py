@@ -13,6 +13,7 @@ from equifuse.datasets import SourceOptions
 from equifuse.encoders import ENCODERS
 from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.fusion import fusion_options
+from equifuse.training.balancing import make_balancer
 from equifuse.training.protocol import CLEAN, PROTOCOLS
 
 # The part of a run's config.yaml that records what happened, as against what was asked for.
@@ -46,6 +47,9 @@ class TrainConfig:
         task_options: further options of the task, such as ``focal``, ``loss`` or ``sentiment``.
         modality_dropout: probability with which each modality of each training sample is hidden, in [0, 1); one that
             the sample has is always kept. Off by default.
+        balance: what balances the modalities during training: ``"ogm_ge"``, ``"pmr"``, ``"gradient_blending"``, or
+            None; see :mod:`equifuse.training.balancing`.
+        balance_options: its options.
         warm_start: start each solve of an equilibrium from where the same sample's ended an epoch before. A resumed run
             starts cold, so its numbers agree with an uninterrupted run's up to the solver's tolerance only.
         seed: of the initial weights, the order of the samples, dropout, and a split that the data set does not have.
@@ -61,7 +65,7 @@ class TrainConfig:
             behind many published figures do; only to compare with those. Everything such a run writes says so.
 
     Raises:
-        UnknownNameError: an unknown fusion, encoder, accelerator or protocol.
+        UnknownNameError: an unknown fusion, encoder, balance, accelerator or protocol.
         InputError: a value of the wrong type or out of range.
     """
 
@@ -81,6 +85,8 @@ class TrainConfig:
     class_weights: str | list[float] | None = None
     task_options: dict[str, Any] = field(default_factory=dict)
     modality_dropout: float = 0.0
+    balance: str | None = None
+    balance_options: dict[str, Any] = field(default_factory=dict)
     warm_start: bool = False
     seed: int = 0
     epochs: int = 100
@@ -110,7 +116,7 @@ class TrainConfig:
             self._check("dim", int, lambda v: v >= 1, "a whole number of at least 1")
         if not all(isinstance(width, int) and width >= 1 for width in hidden) or not hidden:
             raise InputError(f"hidden must list whole numbers of at least 1, got {self.hidden}")
-        for name in ("fusion_options", "task_options", "source"):
+        for name in ("fusion_options", "task_options", "balance_options", "source"):
             if not isinstance(getattr(self, name), Mapping):
                 raise InputError(f"{name} must be a mapping, got {getattr(self, name)!r}")
         object.__setattr__(self, "source", SourceOptions.of(self.source).given())
@@ -128,6 +134,7 @@ class TrainConfig:
             if value not in known:
                 raise UnknownNameError(kind, value, known)
         self.resolved_fusion_options()
+        make_balancer(self.balance, self.balance_options)
 
     def _check(self, name: str, kind: Any, fits: Any, expected: str) -> None:
         value = getattr(self, name)
@@ -194,6 +201,7 @@ class TrainConfig:
         options: Mapping[str, Any],
         settings: list[str] | None = None,
         task_settings: list[str] | None = None,
+        balance_settings: list[str] | None = None,
     ) -> TrainConfig:
         """A configuration from a YAML file, overridden by options, overridden by ``key=value`` settings.
 
@@ -202,6 +210,7 @@ class TrainConfig:
             options: options by name; None means not given.
             settings: ``"key=value"`` each, for ``fusion_options``; values are YAML, dots in keys nest.
             task_settings: likewise for ``task_options``.
+            balance_settings: likewise for ``balance_options``.
 
         Raises:
             DataError: the file is missing or is not YAML.
@@ -210,7 +219,11 @@ class TrainConfig:
         """
         values = read_config(file) if file is not None else {}
         values |= {name: value for name, value in options.items() if value is not None}
-        for name, given in (("fusion_options", settings), ("task_options", task_settings)):
+        for name, given in (
+            ("fusion_options", settings),
+            ("task_options", task_settings),
+            ("balance_options", balance_settings),
+        ):
             if given:
                 values[name] = {**(values.get(name) or {}), **parse_settings(given)}
         return cls.from_dict(values)

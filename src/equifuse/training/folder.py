@@ -18,6 +18,7 @@ from equifuse.errors import DataError, InputError
 from equifuse.model import FusionModel, LinearHead, build_model
 from equifuse.model import load as load_model
 from equifuse.tasks import Task, make_task
+from equifuse.training.balancing import Balancer, make_balancer
 from equifuse.training.config import RECORD, TrainConfig, read_config
 from equifuse.training.data import batches_of
 from equifuse.training.protocol import arrange
@@ -162,6 +163,18 @@ def task_of(model: FusionModel, config: TrainConfig, weights: list[float] | None
     elif model.task == "retrieval":
         options["modalities"] = model.modalities
     return make_task(model.task, **options)
+
+
+def balancer_of(config: TrainConfig, model: FusionModel, task: Task) -> Balancer:
+    """The configuration's balancer, prepared for the model.
+
+    Raises:
+        InputError: it is not for this task, or there is nothing to balance.
+    """
+    balancer = make_balancer(config.balance, config.balance_options)
+    with own_random_numbers(config.seed):
+        balancer.prepare(model, task)
+    return balancer
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
 from torch import Tensor, nn
 
+from equifuse.datasets import MultimodalDataset
 from equifuse.errors import ConvergenceWarning, InputError
 from equifuse.files import atomic
 from equifuse.fusion import DEQFusion, EquilibriumMonitor, find_equilibrium
@@ -26,8 +27,10 @@ from equifuse.model import FusionModel, ModelOutput
 from equifuse.solve import EquilibriumCache, SolverStats
 from equifuse.tasks import Batch, Task
 from equifuse.tasks.base import direction, result_of
+from equifuse.training.balancing import Balancer
 from equifuse.training.config import TrainConfig
-from equifuse.training.data import Batches, drop_modalities, first_rows, mix
+from equifuse.training.data import Batches, batches_of, drop_modalities, first_rows, mix
+from equifuse.training.folder import own_random_numbers
 from equifuse.training.protocol import LOOSE
 
 Row = dict[str, float]
@@ -44,6 +47,7 @@ class Training(pl.LightningModule):
         model: the model; it is trained in place.
         task: loss and metrics.
         config: optimiser, modality dropout, seed.
+        balancer: what balances the modalities, prepared for the model; None for nothing.
 
     Attributes:
         history: one row of numbers per epoch.
@@ -52,9 +56,10 @@ class Training(pl.LightningModule):
         alerts: what the equilibrium's monitor found worrying: epoch and message, each kind once.
     """
 
-    def __init__(self, model: FusionModel, task: Task, config: TrainConfig) -> None:
+    def __init__(self, model: FusionModel, task: Task, config: TrainConfig, balancer: Balancer | None = None) -> None:
         super().__init__()
         self.model, self.task, self.config = model, task, config
+        self.balancer = balancer or Balancer()
         loose = config.protocol == LOOSE
         self.monitor: str = task.headline if loose else task.monitor
         self.mode: str = direction(task.headline) if loose else task.mode
@@ -72,7 +77,7 @@ class Training(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; gains and biases are not decayed: what they are at rest is not 0."""
-        matrices, others = split_by_decay(self.model)
+        matrices, others = split_by_decay(nn.ModuleList([self.model, self.balancer]))
         groups = [
             {"params": matrices, "weight_decay": self.config.weight_decay},
             {"params": others, "weight_decay": 0.0},
@@ -80,13 +85,15 @@ class Training(pl.LightningModule):
         return torch.optim.AdamW([group for group in groups if group["params"]], lr=self.config.lr)
 
     def on_train_epoch_start(self) -> None:
-        """Start the epoch's random numbers from ``(seed, epoch)``."""
+        """Start the epoch's random numbers from ``(seed, epoch)``, after the balancer has looked."""
         self._began = time.perf_counter()
         self._sums, self._count = {}, 0
-        torch.manual_seed(mix(self.config.seed, self.current_epoch))
-        batches = self.trainer.train_dataloader
+        batches, validation = self.trainer.train_dataloader, self.trainer.val_dataloaders
         assert isinstance(batches, Batches)
+        assert isinstance(validation, Batches)
         batches.epoch = self.current_epoch
+        self.balancer.start_epoch(self.model, self.task, self.current_epoch, batches, validation)
+        torch.manual_seed(mix(self.config.seed, self.current_epoch))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Total loss of a batch."""
@@ -97,6 +104,8 @@ class Training(pl.LightningModule):
         if fusion.target_loss_weights and batch.target is not None:
             losses |= fusion.target_losses(output.fusion, batch.target, batch.present)
         parts = {"task_loss": loss, **losses}
+        loss, numbers = self.balancer.balanced(self.model, self.task, batch, output, loss)
+        parts |= {f"balance/{name}": number for name, number in numbers.items()}
         for name, weight in {**fusion.loss_weights, **fusion.target_loss_weights}.items():
             if weight and name in losses:
                 loss = loss + weight * losses[name]
@@ -109,7 +118,8 @@ class Training(pl.LightningModule):
         return loss
 
     def on_after_backward(self) -> None:
-        """Note how the adjoint solves of the step went."""
+        """Note how the adjoint solves of the step went, and balance its gradients."""
+        self.balancer.after_backward(self.model)
         if self._stats is None:
             return
         for name, part in self._stats.parts.items():
@@ -299,6 +309,19 @@ def fit(
         raise InputError(f"the validation {module.monitor} was never finite; lower the learning rate")
     module.model.to("cpu").load_state_dict(module.best["weights"])
     module.model.eval()
+
+
+def fit_on(
+    dataset: MultimodalDataset,
+    module: Training,
+    last: Path | None = None,
+    tell: Callable[[Row, float], None] | None = None,
+) -> None:
+    """:func:`fit` on the parts of a data set, with the configuration's batches and random numbers."""
+    config = module.config
+    train = batches_of(dataset.splits["train"], config.batch_size, config.seed)
+    with own_random_numbers(config.seed):
+        fit(module, train, batches_of(dataset.splits["val"]), last, tell)
 
 
 @contextmanager
