@@ -64,6 +64,7 @@ def test_it_survives_yaml(tmp_path):
     path.write_text(yaml.safe_dump(given.to_dict()))
     assert BenchmarkConfig.from_options(path, {}) == given
     assert BenchmarkConfig.from_options(path, {"seeds": 1}).seeds == (0,)
+    assert BenchmarkConfig.from_options(path, {}, {"lr": 0.1}).settings == {"epochs": 3, "lr": 0.1}
 
 
 def test_paths_in_a_file_are_relative_to_it(tmp_path, two_sets):

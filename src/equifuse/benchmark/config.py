@@ -172,8 +172,15 @@ class BenchmarkConfig:
         )
 
     @classmethod
-    def from_options(cls, file: Path | None, options: Mapping[str, Any]) -> BenchmarkConfig:
-        """A configuration from a YAML file, overridden by options that are not None; paths of data become absolute.
+    def from_options(
+        cls, file: Path | None, options: Mapping[str, Any], settings: Mapping[str, Any] | None = None
+    ) -> BenchmarkConfig:
+        """A configuration from a YAML file, overridden by options; paths of data become absolute.
+
+        Args:
+            file: YAML file, or None; paths in it are relative to its folder.
+            options: options by name; None means not given.
+            settings: training options, which win over those of the file one by one.
 
         Raises:
             DataError: the file is missing or is not YAML.
@@ -184,7 +191,7 @@ class BenchmarkConfig:
         values |= {name: value for name, value in options.items() if value is not None}
         base = Path() if file is None or options.get("data") else file.parent
         data = [str((base / d).resolve()) if (base / d).exists() else d for d in _listed(values.get("data"), "data")]
-        return cls.from_dict({**values, "data": data})
+        return cls.from_dict({**values, "data": data, "settings": merge(values.get("settings") or {}, settings or {})})
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,11 +7,18 @@ from typing import Annotated
 
 import typer
 
+from equifuse.cli.source import IdColumn, Modalities, SplitColumn, Targets, TaskName, source_options
+
 
 def benchmark(
     config: Annotated[Path | None, typer.Argument(help="YAML file; options given here win.")] = None,
     out: Annotated[Path, typer.Option(help="Folder to create.")] = Path("runs/benchmark"),
     data: Annotated[list[str] | None, typer.Option(help="Name or path of a data set; repeat for more.")] = None,
+    modality: Modalities = None,
+    target: Targets = None,
+    id_column: IdColumn = None,
+    split_column: SplitColumn = None,
+    task: TaskName = None,
     method: Annotated[
         list[str] | None, typer.Option(help="deq, gmf, gmf+deq, concat, linear, ...; repeat for more.")
     ] = None,
@@ -44,9 +51,10 @@ def benchmark(
         "trials": trials,
         "missing": None if missing is None else [_number(entry) for entry in missing],
         "protocols": protocol or None,
-        "settings": parse_settings(setting) if setting else None,
     }
-    resolved = BenchmarkConfig.from_options(config, given)
+    source = source_options(modality, target, id_column, split_column, task)
+    settings = {**parse_settings(setting or []), **({"source": source} if source else {})}
+    resolved = BenchmarkConfig.from_options(config, given, settings)
     try:
         summary = run_benchmark(resolved, out, resume=resume, workers=workers, scheduler=scheduler, progress=not quiet)
     except KeyboardInterrupt:
