@@ -142,6 +142,17 @@ class FusionModel(nn.Module):
             UnknownNameError: a modality the model does not have.
             InputError: a shape, width or mask does not fit.
         """
+        output = self.fusion(self.encode(inputs, present, lengths=lengths), present, index=index)
+        return ModelOutput(self.head(output.fused), output)
+
+    def encode(
+        self,
+        inputs: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        *,
+        lengths: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """What the fusion is given: each modality's ``(B, ..., l_m)``; arguments and errors as in the call."""
         present, lengths = present or {}, lengths or {}
         for name in (*inputs, *present, *lengths):
             if name not in self.encoders:
@@ -152,8 +163,7 @@ class FusionModel(nn.Module):
                 self._check_shape(name, inputs[name])
                 steps = lengths.get(name)
                 encoded[name] = _encode(encoder, inputs[name], steps, present.get(name), self.fusion.dims[name])
-        output = self.fusion(encoded, present, index=index)
-        return ModelOutput(self.head(output.fused), output)
+        return encoded
 
     def _check_shape(self, name: str, x: Tensor) -> None:
         expected = self.shapes.get(name)

@@ -1,0 +1,218 @@
+"""Which features a prediction came from: integrated gradients, with the completeness that they owe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equifuse.encoders import Standardize
+from equifuse.errors import InputError
+from equifuse.explain.reading import ByModality, Floats, evaluating, explained, joined, plain, presence, read, value_of
+from equifuse.model import FusionModel
+from equifuse.tasks import Batch, Task
+
+# Points on the paths, of all samples together, that are evaluated at a time.
+_POINTS = 4096
+
+
+@dataclass(frozen=True)
+class Attributions:
+    """Integrated gradients.
+
+    Attributes:
+        values: modality -> ``(n, *shape)``, in the units of the value explained; 0 where a sample lacks the modality.
+        names: modality -> names of its flattened features.
+        baseline: ``(n,)`` value at the baseline.
+        full: ``(n,)`` value explained.
+        delta: ``(n,)`` sum of all attributions minus ``full − baseline``: 0 but for the error of the quadrature, and
+            of an equilibrium's tolerance.
+    """
+
+    values: ByModality
+    names: dict[str, tuple[str, ...]]
+    baseline: Floats
+    full: Floats
+    delta: Floats
+
+    def top(self, count: int = 10) -> dict[str, list[tuple[str, float]]]:
+        """The features of each modality with the largest mean absolute attribution, and that mean; largest first."""
+        found = {}
+        for m, x in self.values.items():
+            size = np.abs(x).reshape(len(x), -1).mean(axis=0)
+            order = np.argsort(-size, kind="stable")[:count]
+            found[m] = [(self.names[m][k], float(size[k])) for k in order]
+        return found
+
+    def summary(self, count: int = 10) -> dict[str, Any]:
+        """Plain numbers: the first features of each modality, and how far from completeness the samples are."""
+        return {
+            "features": {m: [{"name": n, "mean_absolute": v} for n, v in top] for m, top in self.top(count).items()},
+            "delta": {"mean_absolute": plain(np.abs(self.delta).mean()), "max": plain(np.abs(self.delta).max())},
+            "mean_change": plain(np.abs(self.full - self.baseline).mean()),
+        }
+
+
+def attribute(
+    model: FusionModel,
+    task: Task,
+    batches: Iterable[Batch],
+    *,
+    value: str | None = None,
+    output: int | None = None,
+    baselines: Mapping[str, Tensor] | None = None,
+    steps: int = 64,
+) -> Attributions:
+    """Integrated gradients of a number of each sample with respect to its features (Sundararajan et al. 2017).
+
+    ``(x − b) ∫₀¹ ∂F(b + t (x − b))/∂x dt`` (arXiv 1703.01365, eq. 1), by Gauss-Legendre quadrature (Captum). Gradients
+    of an equilibrium are its own gradient rule's, by default exact implicit ones. A modality that a sample lacks stays
+    away along the whole path.
+
+    Args:
+        model: the model.
+        task: its task.
+        batches: of the samples.
+        value: as for :meth:`~equifuse.explain.CoalitionOutputs.per_sample`.
+        output: likewise.
+        baselines: modality -> ``b``, of the shape of a sample or broadcast to it; default for a modality that is
+            standardised the mean of the training part, else 0.
+        steps: points of the quadrature, ≥ 2.
+
+    Raises:
+        InputError: Captum is not there, a task without predictions of single samples, or an argument out of range.
+        UnknownNameError: an unknown value.
+    """
+    value = value_of(task, value)
+    with evaluating(model) as device:
+        pieces = []
+        for batch in (batch.to(device) for batch in batches):
+            with torch.no_grad():
+                outputs = model(batch.inputs, batch.present, lengths=batch.lengths).prediction
+            chosen = explained(task, outputs, output)
+            pieces.append(attribute_batch(model, task, batch, value, chosen, baselines, steps))
+    return join_attributions(pieces)
+
+
+def join_attributions(pieces: Sequence[Attributions]) -> Attributions:
+    """The samples of all batches.
+
+    Raises:
+        InputError: there is no batch.
+    """
+    if not pieces:
+        raise InputError("there are no samples to explain")
+    baseline, full, delta = (
+        np.concatenate([getattr(p, part) for p in pieces]) for part in ("baseline", "full", "delta")
+    )
+    return Attributions(joined([piece.values for piece in pieces]), pieces[0].names, baseline, full, delta)
+
+
+def attribute_batch(
+    model: FusionModel,
+    task: Task,
+    batch: Batch,
+    value: str,
+    chosen: Tensor,
+    baselines: Mapping[str, Tensor] | None = None,
+    steps: int = 64,
+) -> Attributions:
+    """:func:`attribute` of one batch, with a model in evaluation mode; ``chosen`` ``(B,)`` says which outputs.
+
+    Raises:
+        InputError: Captum is not there, or ``steps`` is too small.
+    """
+    if steps < 2:
+        raise InputError(f"steps must be at least 2, got {steps}")
+    size = max(1, _POINTS // steps)
+    pieces = [
+        _integrate(model, task, batch.take(rows), value, chosen[rows], baselines or {}, steps)
+        for rows in torch.split(torch.arange(len(batch), device=chosen.device), size)
+    ]
+    return join_attributions(pieces)
+
+
+def _integrate(
+    model: FusionModel,
+    task: Task,
+    batch: Batch,
+    value: str,
+    chosen: Tensor,
+    baselines: Mapping[str, Tensor],
+    steps: int,
+) -> Attributions:
+    names, masked, padded = list(batch.inputs), list(batch.present), list(batch.lengths)
+    starts = [_baseline(model, m, batch.inputs[m], baselines.get(m)) for m in names]
+    has = dict(zip(model.modalities, presence(model, batch).unbind(1), strict=True))
+    ends = [_where(has[m], batch.inputs[m], start) for m, start in zip(names, starts, strict=True)]
+
+    def explained_value(*tensors: Tensor) -> Tensor:
+        inputs, rest = dict(zip(names, tensors, strict=False)), tensors[len(names) :]
+        present = dict(zip(masked, rest, strict=False))
+        lengths = dict(zip(padded, rest[len(masked) :], strict=False))
+        return read(task, value, model(inputs, present, lengths=lengths).prediction, rest[-1])
+
+    rest = (*batch.present.values(), *batch.lengths.values(), chosen)
+    found = _integrated_gradients()(explained_value, multiply_by_inputs=True).attribute(
+        tuple(ends), tuple(starts), additional_forward_args=rest, n_steps=steps
+    )
+    with torch.no_grad():
+        below = explained_value(*(start.expand_as(x) for start, x in zip(starts, ends, strict=True)), *rest)
+        full = explained_value(*ends, *rest)
+    values = {m: _array(x) for m, x in zip(names, found, strict=True)}
+    total = sum((x.reshape(len(batch), -1).sum(axis=1) for x in values.values()), np.zeros(len(batch)))
+    return Attributions(
+        values,
+        {m: feature_names(model, m, tuple(batch.inputs[m].shape[1:])) for m in names},
+        _array(below),
+        _array(full),
+        total - (_array(full) - _array(below)),
+    )
+
+
+def _array(x: Tensor) -> Floats:
+    return x.detach().double().cpu().numpy()
+
+
+def _where(has: Tensor, x: Tensor, start: Tensor) -> Tensor:
+    """``x``, and the baseline where the modality is absent: what stands there may be NaN, and would stay NaN."""
+    return torch.where(has.view(-1, *[1] * (x.dim() - 1)), x, start)
+
+
+def _baseline(model: FusionModel, name: str, x: Tensor, given: Tensor | None) -> Tensor:
+    """``(1, *shape)``."""
+    if given is None:
+        layers = [layer for layer in model.encoders[name].modules() if isinstance(layer, Standardize)]
+        given = layers[0].mean if layers else x.new_zeros(())
+    try:
+        return given.to(x).expand(x.shape[1:])[None]
+    except RuntimeError:
+        raise InputError(
+            f"the baseline of {name!r} has shape {tuple(given.shape)}, its samples {tuple(x.shape[1:])}"
+        ) from None
+
+
+def _integrated_gradients() -> Any:
+    """Captum's class.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        from captum.attr import IntegratedGradients  # noqa: PLC0415
+    except ImportError:
+        raise InputError('integrated gradients need Captum: pip install "equifuse[explain]"') from None
+    return IntegratedGradients
+
+
+def feature_names(model: FusionModel, modality: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Names of a modality's flattened features: the model's, or their places from 0 (``"2,5"`` for two axes)."""
+    known = model.features.get(modality, ())
+    if len(known) == math.prod(shape):
+        return tuple(known)
+    return tuple(",".join(map(str, place)) for place in np.ndindex(shape))
