@@ -12,7 +12,8 @@ from equifuse.errors import InputError
 from equifuse.explain.reading import Floats, plain
 
 Labels = NDArray[np.int64]
-# Temperatures that are looked at. A validation part without an error has no finite best one: the lowest is then found.
+# Temperatures that are looked at. Without a single error the loss falls towards 0 for ever; one where it rounds to 0 is
+# found then.
 _RANGE = (1e-2, 1e2)
 
 
