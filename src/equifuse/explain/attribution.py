@@ -19,6 +19,8 @@ from equifuse.tasks import Batch, Task
 
 # Points on the paths, of all samples together, that are evaluated at a time.
 _POINTS = 4096
+# A sample that is not complete is integrated again with so many times as many points, but never with more than these.
+_GROWTH, _MOST_STEPS = 4, 1024
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,17 @@ def attribute(
     output: int | None = None,
     baselines: Mapping[str, Tensor] | None = None,
     steps: int = 64,
+    tol: float = 0.01,
 ) -> Attributions:
     """Integrated gradients of a number of each sample with respect to its features (Sundararajan et al. 2017).
 
     ``(x − b) ∫₀¹ ∂F(b + t (x − b))/∂x dt`` (arXiv 1703.01365, eq. 1), by Gauss-Legendre quadrature (Captum). Gradients
     of an equilibrium are its own gradient rule's, by default exact implicit ones. A modality that a sample lacks stays
     away along the whole path.
+
+    Norms make a model change fast near the baseline, where its inputs are small. Samples whose attributions do not add
+    up to within ``tol`` are therefore integrated again, with 4 times as many points each time, up to 1024; those that
+    still do not add up are returned as they are, and ``delta`` tells.
 
     Args:
         model: the model.
@@ -82,7 +89,9 @@ def attribute(
         output: likewise.
         baselines: modality -> ``b``, of the shape of a sample or broadcast to it; default for a modality that is
             standardised the mean of the training part, else 0.
-        steps: points of the quadrature, ≥ 2.
+        steps: points of the quadrature to begin with, ≥ 2.
+        tol: how far the sum may be off, relative to the change of the value from the baseline; infinite for no more
+            than ``steps`` points.
 
     Raises:
         InputError: Captum is not there, a task without predictions of single samples, or an argument out of range.
@@ -95,7 +104,7 @@ def attribute(
             with torch.no_grad():
                 outputs = model(batch.inputs, batch.present, lengths=batch.lengths).prediction
             chosen = explained(task, outputs, output)
-            pieces.append(attribute_batch(model, task, batch, value, chosen, baselines, steps))
+            pieces.append(attribute_batch(model, task, batch, value, chosen, baselines, steps, tol))
     return join_attributions(pieces)
 
 
@@ -121,6 +130,7 @@ def attribute_batch(
     chosen: Tensor,
     baselines: Mapping[str, Tensor] | None = None,
     steps: int = 64,
+    tol: float = 0.01,
 ) -> Attributions:
     """:func:`attribute` of one batch, with a model in evaluation mode; ``chosen`` ``(B,)`` says which outputs.
 
@@ -134,7 +144,16 @@ def attribute_batch(
         _integrate(model, task, batch.take(rows), value, chosen[rows], baselines or {}, steps)
         for rows in torch.split(torch.arange(len(batch), device=chosen.device), size)
     ]
-    return join_attributions(pieces)
+    found = join_attributions(pieces)
+    incomplete = np.flatnonzero(np.abs(found.delta) > tol * np.abs(found.full - found.baseline))
+    if steps * _GROWTH <= _MOST_STEPS and len(incomplete):
+        rows = torch.from_numpy(incomplete).to(chosen.device)
+        more = steps * _GROWTH
+        closer = attribute_batch(model, task, batch.take(rows), value, chosen[rows], baselines, more, tol)
+        found.delta[incomplete] = closer.delta
+        for m, x in found.values.items():
+            x[incomplete] = closer.values[m]
+    return found
 
 
 def _integrate(
@@ -146,33 +165,36 @@ def _integrate(
     baselines: Mapping[str, Tensor],
     steps: int,
 ) -> Attributions:
-    names, masked, padded = list(batch.inputs), list(batch.present), list(batch.lengths)
-    starts = [_baseline(model, m, batch.inputs[m], baselines.get(m)) for m in names]
     has = dict(zip(model.modalities, presence(model, batch).unbind(1), strict=True))
-    ends = [_where(has[m], batch.inputs[m], start) for m, start in zip(names, starts, strict=True)]
+    starts = {m: _baseline(model, m, x, baselines.get(m)) for m, x in batch.inputs.items()}
+    ends = {m: _where(has[m], x, starts[m]) for m, x in batch.inputs.items()}
+    # What none of the samples has is in no graph, and Captum refuses to differentiate by it.
+    names = [m for m in ends if bool(has[m].any())]
 
-    def explained_value(*tensors: Tensor) -> Tensor:
-        inputs, rest = dict(zip(names, tensors, strict=False)), tensors[len(names) :]
-        present = dict(zip(masked, rest, strict=False))
-        lengths = dict(zip(padded, rest[len(masked) :], strict=False))
+    def value_at(inputs: Mapping[str, Tensor], rest: Sequence[Tensor]) -> Tensor:
+        present = dict(zip(batch.present, rest, strict=False))
+        lengths = dict(zip(batch.lengths, rest[len(present) :], strict=False))
         return read(task, value, model(inputs, present, lengths=lengths).prediction, rest[-1])
 
+    def along_the_path(*tensors: Tensor) -> Tensor:
+        return value_at(dict(zip(names, tensors, strict=False)), tensors[len(names) :])
+
     rest = (*batch.present.values(), *batch.lengths.values(), chosen)
-    found = _integrated_gradients()(explained_value, multiply_by_inputs=True).attribute(
-        tuple(ends), tuple(starts), additional_forward_args=rest, n_steps=steps
-    )
+    values = {m: np.zeros(x.shape) for m, x in ends.items()}
+    if names:
+        integrated = _integrated_gradients()(along_the_path, multiply_by_inputs=True).attribute(
+            tuple(ends[m] for m in names),
+            tuple(starts[m] for m in names),
+            additional_forward_args=rest,
+            n_steps=steps,
+        )
+        values |= {m: _array(x) for m, x in zip(names, integrated, strict=True)}
     with torch.no_grad():
-        below = explained_value(*(start.expand_as(x) for start, x in zip(starts, ends, strict=True)), *rest)
-        full = explained_value(*ends, *rest)
-    values = {m: _array(x) for m, x in zip(names, found, strict=True)}
+        below = _array(value_at({m: start.expand_as(ends[m]) for m, start in starts.items()}, rest))
+        full = _array(value_at(ends, rest))
     total = sum((x.reshape(len(batch), -1).sum(axis=1) for x in values.values()), np.zeros(len(batch)))
-    return Attributions(
-        values,
-        {m: feature_names(model, m, tuple(batch.inputs[m].shape[1:])) for m in names},
-        _array(below),
-        _array(full),
-        total - (_array(full) - _array(below)),
-    )
+    labels = {m: feature_names(model, m, tuple(x.shape[1:])) for m, x in ends.items()}
+    return Attributions(values, labels, below, full, total - (full - below))
 
 
 def _array(x: Tensor) -> Floats:

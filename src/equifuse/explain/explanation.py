@@ -120,6 +120,7 @@ def explain(
     seed: int = 0,
     features: bool = False,
     steps: int = 64,
+    tol: float = 0.01,
     alpha: float = 0.1,
     conformal: str = "lac",
     bins: int = 15,
@@ -145,6 +146,7 @@ def explain(
         seed: of all draws.
         features: whether to attribute to features, by :func:`attribute`; needs Captum.
         steps: of its quadrature.
+        tol: likewise, how complete the attributions have to be.
         alpha: share of misses allowed to prediction sets and intervals.
         conformal: their method for classes; see :func:`class_scores`. ``"aps"`` is randomised by ``seed``.
         bins: of the reliability.
@@ -175,7 +177,7 @@ def explain(
             inside.append(internals_of_batch(model, batch))
             chosen = explained(task, tables[-1].outputs[:, -1], output).to(device)
             if features:
-                attributions.append(attribute_batch(model, task, batch, value, chosen, steps=steps))
+                attributions.append(attribute_batch(model, task, batch, value, chosen, steps=steps, tol=tol))
     table = join_coalitions(tables)
     outputs = table.outputs[:, -1].double()
     calibration, sets = None, None
