@@ -149,6 +149,8 @@ def test_mistakes(task, monkeypatch):
     model, batch = build(), samples(3)
     with pytest.raises(ef.InputError, match="steps must be at least 2"):
         attribute(model, task, [batch], steps=1)
+    with pytest.raises(ef.InputError, match="tol must be positive"):
+        attribute(model, task, [batch], tol=0)
     with pytest.raises(ef.InputError, match=r"baseline of 'a' has shape \(3,\), its samples \(4,\)"):
         attribute(model, task, [batch], baselines={"a": torch.zeros(3)})
     with pytest.raises(ef.InputError, match="no samples"):

@@ -90,8 +90,8 @@ def attribute(
         baselines: modality -> ``b``, of the shape of a sample or broadcast to it; default for a modality that is
             standardised the mean of the training part, else 0.
         steps: points of the quadrature to begin with, ≥ 2.
-        tol: how far the sum may be off, relative to the change of the value from the baseline; infinite for no more
-            than ``steps`` points.
+        tol: how far the sum may be off, > 0, relative to the change of the value from the baseline; infinite for
+            ``steps`` points and no more.
 
     Raises:
         InputError: Captum is not there, a task without predictions of single samples, or an argument out of range.
@@ -135,17 +135,19 @@ def attribute_batch(
     """:func:`attribute` of one batch, with a model in evaluation mode; ``chosen`` ``(B,)`` says which outputs.
 
     Raises:
-        InputError: Captum is not there, or ``steps`` is too small.
+        InputError: Captum is not there, or ``steps`` or ``tol`` is too small.
     """
     if steps < 2:
         raise InputError(f"steps must be at least 2, got {steps}")
+    if not tol > 0:
+        raise InputError(f"tol must be positive, got {tol}")
     size = max(1, _POINTS // steps)
     pieces = [
         _integrate(model, task, batch.take(rows), value, chosen[rows], baselines or {}, steps)
         for rows in torch.split(torch.arange(len(batch), device=chosen.device), size)
     ]
     found = join_attributions(pieces)
-    incomplete = np.flatnonzero(np.abs(found.delta) > tol * np.abs(found.full - found.baseline))
+    incomplete = np.flatnonzero(np.abs(found.delta) / tol > np.abs(found.full - found.baseline))
     if steps * _GROWTH <= _MOST_STEPS and len(incomplete):
         rows = torch.from_numpy(incomplete).to(chosen.device)
         more = steps * _GROWTH
