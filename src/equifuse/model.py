@@ -156,7 +156,7 @@ class FusionModel(nn.Module):
         *,
         lengths: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """What :meth:`forward`, whose arguments and errors these are, gives to the fusion: ``(B, ..., l_m)`` each."""
+        """What the fusion is given: each modality's ``(B, ..., l_m)``; arguments and errors as in the call."""
         present, lengths = present or {}, lengths or {}
         for name in (*inputs, *present, *lengths):
             if name not in self.encoders:
