@@ -26,7 +26,7 @@ def main() -> None:
     inputs = {m: torch.randn(1, WIDTH, requires_grad=True) for m in dims}
     rows = []
     for name in ef.available_fusions():
-        fusion = ef.make_fusion(name, dims)
+        fusion = ef.make_fusion(name, dims).eval()
         with FlopCounterMode(display=False) as counter:
             fusion(inputs)
         parameters = sum(parameter.numel() for parameter in fusion.parameters())
