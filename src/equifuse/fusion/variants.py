@@ -46,7 +46,8 @@ class MutualEquilibrium(DEQFusion):
     The map is that of :class:`DEQFusion`. It is iterated as ``z ← β f(z) + (1 − β) z``, which has the same fixed points
     and, for β small enough, attracts to those where the eigenvalues of ``J = ∂f/∂z`` have real parts below 1; in
     training mode the ``spectral`` loss, :func:`equifuse.spectral_penalty`, keeps the spectral radius of ``J`` in
-    ``spectral_band``. Only these two are taken from that work, which is known from summaries.
+    ``spectral_band``. Only these two are taken from that work, which is known from summaries. A damped step goes half
+    the way and the band has a lower end, so a solve takes several times as many evaluations as that of ``deq``.
 
     Args:
         dims: modality name -> width ``l_m``.
