@@ -2,8 +2,8 @@
 
     python benchmarks/costs.py
 
-FLOPs are those of PyTorch's counter for one sample's forward pass: two per multiply-add of matrix products, nothing
-else; of an equilibrium, those of the evaluations that it took.
+FLOPs are those of PyTorch's counter for one sample's forward pass in evaluation mode: two per multiply-add of matrix
+products, nothing else; of an equilibrium, those of the evaluations that it took.
 """
 
 from __future__ import annotations
