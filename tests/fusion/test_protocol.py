@@ -31,6 +31,10 @@ ZOO = {
     "poe": {},
     "moe": {},
     "misa": {},
+    "late": {"dim": None, "outputs": 3},
+    "tmc": {"dim": None, "outputs": 3},
+    "qmf": {"dim": None, "outputs": 3},
+    "mm_dynamics": {"outputs": 3, "dropout": 0.0},
 }
 
 
@@ -63,6 +67,9 @@ def make(kind: str, dims=None) -> ef.Fusion:  # noqa: PLR0912 - one per kind
             fusion = ef.GMF(dims).folded()
         case "gmf deq":
             fusion = ef.GMF(dims, backend=ef.DEQFusion(recombined_dims(dims), 16, **TIGHT))
+        case "mm_dynamics deq":
+            backend = ef.DEQFusion(dict.fromkeys(dims, 8), 16, **TIGHT)
+            fusion = ef.make_fusion("mm_dynamics", dims, outputs=3, dim=8, dropout=0.0, backend=backend)
         case "gmf concat":
             fusion = ef.GMF(dims, backend="concat")
         case "concat":
@@ -96,6 +103,8 @@ KINDS = [
     *ZOO,
     "gmf gmu",
     "gmf bottleneck",
+    "gmf tmc",
+    "mm_dynamics deq",
 ]
 kinds = pytest.mark.parametrize("kind", KINDS)
 pytestmark = pytest.mark.filterwarnings("ignore::equifuse.errors.ConvergenceWarning")

@@ -44,6 +44,11 @@ class ProjectedFusion(Fusion):
                 parts.append(torch.zeros(rows.count, self.dim, dtype=rows.like.dtype, device=like.device))
         return torch.stack(parts, dim=1), torch.cat(masks, dim=1)
 
+    @staticmethod
+    def shares(scores: Tensor, there: Tensor) -> Tensor:
+        """Softmax of ``(R, M)`` over the modalities there; over all where there is none."""
+        return torch.softmax(scores.masked_fill(~there & there.any(1, keepdim=True), -torch.inf), dim=1)
+
     def output(self, fused: Tensor, states: Tensor, losses: dict[str, Tensor] | None = None) -> FusionOutput:
         """The protocol's output of ``fused`` ``(R, out_dim)`` and states ``(R, M, k)``."""
         return FusionOutput(fused, dict(zip(self.dims, states.unbind(1), strict=True)), losses or {})
