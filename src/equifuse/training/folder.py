@@ -121,10 +121,12 @@ def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionMode
     model.features = dict(dataset.features or {})
     pieces = batches_of(train, _PREPROCESSING_BATCH)
     model.fit_preprocessing_in_pieces((batch.inputs, batch.present, batch.lengths) for batch in pieces)
-    if dataset.task == "regression" and train.target is not None and isinstance(model.head, LinearHead):
+    if dataset.task == "regression" and train.target is not None:
         # Start from the mean of the targets: from zero, most epochs would be spent on getting there.
+        maps = [model.head.linear] if isinstance(model.head, LinearHead) else model.fusion.output_maps()
         with torch.no_grad():
-            model.head.linear.bias.copy_(torch.from_numpy(train.target).mean(0))
+            for last in maps:
+                last.bias.copy_(torch.from_numpy(train.target).mean(0))
     return model
 
 
