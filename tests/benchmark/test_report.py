@@ -49,7 +49,7 @@ def page(two_sets, tmp_path_factory):
             "settings": {**SETTINGS, "epochs": 1},
         }
     )
-    run_benchmark(given, out, progress=False, workers=2)
+    run_benchmark(given, out, progress=False, workers=0)
     return out / "report.html"
 
 

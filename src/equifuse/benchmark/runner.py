@@ -47,7 +47,7 @@ def run_benchmark(
         config: what to compare.
         out: folder to create.
         resume: go on with what is there.
-        workers: trainings at a time; default one per core, at most 4.
+        workers: trainings at a time; default one per core, at most 4; 0 trains in this process.
         scheduler: address of a Dask scheduler, see :func:`~equifuse.training.executors.executor`.
         progress: show a bar on standard error.
 

@@ -33,7 +33,7 @@ def benchmark(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="Training option for all methods, e.g. epochs=30.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Trainings at a time.", min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help="Trainings at a time; 0: in this process.", min=0)] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to work on.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue; nothing finished is repeated.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,

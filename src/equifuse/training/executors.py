@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 
 import torch
 
@@ -21,7 +23,8 @@ def executor(workers: int | None = None, scheduler: str | None = None) -> Iterat
     """An executor of :mod:`concurrent.futures`; what has not begun when the block is left is cancelled.
 
     Args:
-        workers: processes, one thread each; default one per core, at most 4.
+        workers: processes, one thread each; default one per core, at most 4. 0 works in this process, which saves the
+            seconds that a process takes to start.
         scheduler: address of a Dask scheduler, in place of processes. Its workers need equifuse, the same data at the
             same paths, and one thread each: PyTorch's random numbers are those of a process. Dask was chosen because
             it is plain Python, its futures are those of the standard library, and it starts on SSH, Slurm,
@@ -34,10 +37,18 @@ def executor(workers: int | None = None, scheduler: str | None = None) -> Iterat
         with _dask(scheduler) as pool:
             yield pool
         return
+    if workers == 0:
+        with ThreadPoolExecutor(1) as single:
+            try:
+                yield single
+            except BaseException:
+                single.shutdown(wait=False, cancel_futures=True)
+                raise
+        return
     # Forking a process that has already used threads can lock up; a fresh interpreter cannot.
     context = multiprocessing.get_context("spawn")
     count = workers or min(os.cpu_count() or 1, _MOST_WORKERS)
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin)
     try:
         yield pool
     except BaseException:
@@ -46,6 +57,19 @@ def executor(workers: int | None = None, scheduler: str | None = None) -> Iterat
             process.terminate()  # a training under way would hold the interpreter until it is done
         raise
     pool.shutdown()
+
+
+def _begin() -> None:
+    """One thread for the numbers, and one that ends the process with its parent: a killed parent cannot do it."""
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+
+
+def _follow(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
 
 
 @contextmanager
