@@ -49,6 +49,7 @@ class Training(pl.LightningModule):
         best: epoch, monitored value and weights of the best epoch so far, or None.
         stopped: whether early stopping has ended the run.
         alerts: what the equilibrium's monitor found worrying: epoch and message, each kind once.
+        optimizer_state: state of the optimiser to start from, None for a fresh one.
     """
 
     def __init__(self, model: FusionModel, task: Task, config: TrainConfig) -> None:
@@ -59,12 +60,13 @@ class Training(pl.LightningModule):
         self.stopped = False
         self._sums: dict[str, Tensor] = {}
         self._count = 0
-        self._validation: list[tuple[ModelOutput, Tensor | None]] = []
+        self._validation: list[tuple[ModelOutput, Tensor | None, Tensor | None]] = []
         self._row: Row = {}
         self._began = 0.0
         self._stats: SolverStats | None = None
         self._latest = 0
         self.alerts: list[dict[str, Any]] = []
+        self.optimizer_state: dict[str, Any] | None = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; gains and biases are not decayed: what they are at rest is not 0."""
@@ -73,7 +75,10 @@ class Training(pl.LightningModule):
             {"params": matrices, "weight_decay": self.config.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW([group for group in groups if group["params"]], lr=self.config.lr)
+        optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=self.config.lr)
+        if self.optimizer_state is not None:
+            optimizer.load_state_dict(self.optimizer_state)
+        return optimizer
 
     def on_train_epoch_start(self) -> None:
         """Start the epoch's random numbers from ``(seed, epoch)``."""
@@ -118,13 +123,14 @@ class Training(pl.LightningModule):
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach() * weight
 
-    def on_validation_epoch_start(self) -> None:
-        """Forget the last epoch's outputs.
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Look at the end of an epoch whether there is anything left to validate.
 
         Raises:
             InputError: the training has diverged.
         """
-        self._validation = []
+        if not self.trainer.is_last_batch:
+            return
         finite = [torch.isfinite(tensor).all() for tensor in (self._sums["loss"], *self.model.parameters())]
         if not bool(torch.stack(finite).all()):
             raise InputError(
@@ -132,9 +138,14 @@ class Training(pl.LightningModule):
                 f"(now {self.config.lr:g})"
             )
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last epoch's outputs."""
+        self._validation = []
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep a batch's outputs; the split is measured as a whole."""
-        self._validation.append((result_of(self.task.forward(self.model, batch)), batch.target))
+        output = self.task.forward(self.model, batch)
+        self._validation.append((result_of(output), batch.target, batch.weight))
 
     def on_validation_epoch_end(self) -> None:
         """Measure the validation part, and keep the weights if they are the best so far."""
@@ -247,29 +258,30 @@ class Report(Callback):
 
 
 def fit(
-    module: Training, train: Batches, val: Batches, last: Path, tell: Callable[[Row, float], None] | None = None
+    module: Training,
+    train: Batches,
+    val: Batches | None,
+    last: Path | None = None,
+    tell: Callable[[Row, float], None] | None = None,
 ) -> None:
     """Train with early stopping; continue from ``last`` if it exists. The best weights end up in the model.
 
     Args:
         module: model, task and configuration.
         train: training batches.
-        val: validation batches.
-        last: where the checkpoint is.
+        val: validation batches; without, there is no early stopping, and the last weights end up in the model.
+        last: where the checkpoint is; without, nothing is written, and the equilibria are not watched.
         tell: called after each epoch with its row and the best monitored value.
 
     Raises:
         InputError: training diverged.
         KeyboardInterrupt: the user interrupted; ``last`` holds the last complete epoch.
     """
-    config, resumed = module.config, last.is_file()
-    if resumed:
+    config, resumed = module.config, last is not None and last.is_file()
+    if last is not None and resumed:
         module.on_load_checkpoint(torch.load(last, weights_only=True, map_location="cpu"))
     if not (resumed and (module.stopped or len(module.history) >= config.epochs)):
         with _quiet(), _warm_starts(module.model, config.warm_start):
-            stopping = EarlyStopping(
-                "monitor", patience=config.patience, mode=module.task.mode, verbose=False, check_finite=False
-            )
             trainer = pl.Trainer(
                 max_epochs=config.epochs,
                 accelerator=config.accelerator,
@@ -278,20 +290,34 @@ def fit(
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
-                callbacks=[
-                    stopping,
-                    WatchEquilibrium(first_rows(val, _WATCHED)),
-                    LastEpoch(last),
-                    *([Report(tell)] if tell else []),
-                ],
-                default_root_dir=last.parent,
+                enable_checkpointing=last is not None,
+                callbacks=_callbacks(module, val, last, tell),
+                default_root_dir=None if last is None else last.parent,
             )
             with _interruptible():
                 trainer.fit(module, train, val, ckpt_path=last if resumed else None, weights_only=True)
+    module.model.to("cpu").eval()
+    if val is None:
+        return
     if module.best is None:
         raise InputError(f"the validation {module.task.monitor} was never finite; lower the learning rate")
-    module.model.to("cpu").load_state_dict(module.best["weights"])
-    module.model.eval()
+    module.model.load_state_dict(module.best["weights"])
+
+
+def _callbacks(
+    module: Training, val: Batches | None, last: Path | None, tell: Callable[[Row, float], None] | None
+) -> list[Callback]:
+    found: list[Callback] = []
+    if val is not None:
+        task, patience = module.task, module.config.patience
+        found.append(EarlyStopping("monitor", patience=patience, mode=task.mode, verbose=False, check_finite=False))
+        if last is not None:
+            found.append(WatchEquilibrium(first_rows(val, _WATCHED)))
+    if last is not None:
+        found.append(LastEpoch(last))
+    if tell is not None:
+        found.append(Report(tell))
+    return found
 
 
 @contextmanager
