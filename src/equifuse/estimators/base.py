@@ -106,7 +106,7 @@ class FusionEstimator(BaseEstimator):  # type: ignore[misc]
         module = self._train(config, train, None, self._steps)
         self.history_ = [*self.history_, {**module.history[0], "epoch": float(self.n_iter_)}]
         self.n_iter_ += 1
-        self._steps = module.trainer.optimizers[0].state_dict()
+        self._steps = module.trainer.optimizers[0].state_dict()["state"]
         return self
 
     def _draw_seed(self) -> int:
@@ -129,8 +129,6 @@ class FusionEstimator(BaseEstimator):  # type: ignore[misc]
         if given["dtype"] not in _DTYPES:
             raise InputError(f"dtype must be one of {', '.join(_DTYPES)}, got {self.dtype!r}")
         values = {name: given[name] for name in names} | {"fusion_options": dict(self.fusion_options or {})}
-        if given["validation_fraction"] is not None:
-            values["val_fraction"] = given["validation_fraction"]
         config = TrainConfig(type(self).__name__, seed=seed, **values)
         check_accelerator(config)
         return config
@@ -143,8 +141,10 @@ class FusionEstimator(BaseEstimator):  # type: ignore[misc]
         table = X if layout is None else layout.table(X)
         table, target = validate_data(self, table, y, reset=anew, **self._table_options(), **self._y_options())
         # A plain array is validated before its columns are counted.
-        self._layout: Layout = layout or layout_of(table, self.modalities)
-        self._padded: bool = self.encoder in ("auto", *POOLINGS) if anew else self._padded
+        layout = layout or layout_of(table, self.modalities)
+        if anew:
+            layout = replace(layout, dtype=self.dtype, padded=self.encoder in ("auto", *POOLINGS))
+        self._layout: Layout = layout
         weight = None
         if sample_weight is not None:
             weight = _check_sample_weight(sample_weight, table, dtype=table.dtype, ensure_non_negative=True)
@@ -152,10 +152,10 @@ class FusionEstimator(BaseEstimator):  # type: ignore[misc]
             if not some.any():
                 raise DataError("sample_weight is zero for all samples")
             table, target, weight = table[some], target[some], weight[some]
-        return replace(self._layout.split(table, self.dtype, self._padded), weight=weight), target
+        return replace(layout.split(table), weight=weight), target
 
     def _table_options(self) -> dict[str, Any]:
-        return {"dtype": self.dtype, "ensure_all_finite": "allow-nan"}
+        return {"dtype": ("float64", "float32"), "ensure_all_finite": "allow-nan"}
 
     def _y_options(self) -> dict[str, Any]:
         return {}
@@ -165,6 +165,10 @@ class FusionEstimator(BaseEstimator):  # type: ignore[misc]
         fraction = self.validation_fraction
         if fraction is None:
             return whole, None
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
+            raise InputError(
+                f"validation_fraction must be between 0 and 1, or None for no validation, got {fraction!r}"
+            )
         labels = whole.target if self._task == "classification" else None
         keep, held = partition(len(whole), (1 - fraction, fraction), seed=seed, labels=labels)
         if len(held) == 0:
@@ -195,8 +199,7 @@ class FusionEstimator(BaseEstimator):  # type: ignore[misc]
         """The model's outputs ``(n, K)``."""
         check_is_fitted(self, "model_")
         table = validate_data(self, self._layout.table(X), reset=False, **self._table_options())
-        split = self._layout.split(table, self.dtype, self._padded)
-        return predict_batches(self.model_, batches_of(split), "X").prediction
+        return predict_batches(self.model_, batches_of(self._layout.split(table)), "X").prediction
 
 
 def _plain(value: Any) -> Any:

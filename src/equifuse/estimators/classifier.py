@@ -179,7 +179,7 @@ class FusionClassifier(ClassifierMixin, FusionEstimator):  # type: ignore[misc]
             return codes.astype(np.int64)
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
-            raise DataError(f"label {unknown[0]!r} is not among the classes {self.classes_.tolist()}")
+            raise DataError(f"label {unknown.tolist()[0]!r} is not among the classes {self.classes_.tolist()}")
         return np.searchsorted(self.classes_, y).astype(np.int64)
 
     def _outputs_and_classes(self) -> tuple[int, tuple[str, ...] | None]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.utils import check_array
 
@@ -35,12 +35,16 @@ class Layout:
         shapes: modality name -> shape of one sample; its product is the number of columns.
         width: ``p``.
         names: names of the table's columns, by which they are found in a data frame; None to go by position.
+        dtype: of the modalities.
+        padded: whether steps of NaN at the end of a sequence ``(T, l)`` are padding.
     """
 
     columns: dict[str, Indices]
     shapes: dict[str, tuple[int, ...]]
     width: int
     names: tuple[str, ...] | None = None
+    dtype: str = "float32"
+    padded: bool = False
 
     def table(self, X: Any) -> Any:
         """Samples of any accepted form as what :func:`sklearn.utils.validation.validate_data` takes.
@@ -91,13 +95,8 @@ class Layout:
                 )
         return X.reindex(columns=list(self.names))
 
-    def split(self, table: NDArray[np.floating[Any]], dtype: DTypeLike, padded: bool) -> Split:
-        """The modalities of a table; a row that is all NaN in a modality does not have it.
-
-        Args:
-            table: ``(n, p)``.
-            dtype: of the inputs.
-            padded: whether steps of NaN at the end of a sequence ``(T, l)`` are padding.
+    def split(self, table: NDArray[np.floating[Any]]) -> Split:
+        """The modalities of a table ``(n, p)``; a row that is all NaN in a modality does not have it.
 
         Raises:
             DataError: NaN in some of a row's features, or infinity.
@@ -105,8 +104,8 @@ class Layout:
         inputs: dict[str, Any] = {}
         lengths = {}
         for m, columns in self.columns.items():
-            x: Any = np.ascontiguousarray(table[:, columns], dtype=dtype).reshape(len(table), *self.shapes[m])
-            if padded and x.ndim == 3:
+            x: Any = np.ascontiguousarray(table[:, columns], dtype=self.dtype).reshape(len(table), *self.shapes[m])
+            if self.padded and x.ndim == 3:
                 lengths[m] = _lengths(x)
                 padding = np.arange(x.shape[1]) >= lengths[m][:, None]
                 x[padding & (lengths[m] > 0)[:, None]] = 0.0  # a sequence without any step stays missing
@@ -205,7 +204,8 @@ def _consecutive(shapes: dict[str, tuple[int, ...]]) -> Layout:
 
 def _as_array(m: str, x: Any) -> Table:
     """Numbers ``(n, …)`` of at least two axes."""
-    array: Table = check_array(x, ensure_2d=False, allow_nd=True, ensure_all_finite=False, input_name=f"modality {m!r}")
+    options = {"ensure_2d": False, "allow_nd": True, "ensure_all_finite": False, "ensure_min_features": 0}
+    array: Table = check_array(x, input_name=f"modality {m!r}", **options)
     return array[:, None] if array.ndim == 1 else array
 
 

@@ -131,18 +131,18 @@ class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
     def _encode(self, y: NDArray[Any], anew: bool) -> NDArray[Any]:
         self._flat: bool = y.ndim == 1
         values: NDArray[Any] = y.reshape(len(y), -1).astype(np.float64)
-        if hasattr(self, "model_") and not anew and values.shape[1] != self._targets:
-            raise DataError(f"y has {values.shape[1]} targets, the estimator was fitted with {self._targets}")
-        self._targets: int = values.shape[1]
+        if hasattr(self, "model_") and not anew and values.shape[1] != self._n_targets:
+            raise DataError(f"y has {values.shape[1]} targets, the estimator was fitted with {self._n_targets}")
+        self._n_targets: int = values.shape[1]
         return values
 
     def _outputs_and_classes(self) -> tuple[int, tuple[str, ...] | None]:
-        return self._targets, None
+        return self._n_targets, None
 
     def _build(self, config: TrainConfig, train: Split) -> FusionModel:
         model = super()._build(config, train)
         assert train.target is not None
-        units = Standardize((self._targets,), clip=None).double()
+        units = Standardize((self._n_targets,), clip=None).double()
         if isinstance(model.head, LinearHead):
             units.update(torch.from_numpy(train.target), weight=_tensor(train.weight))
             units.finish()

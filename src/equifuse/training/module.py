@@ -49,7 +49,7 @@ class Training(pl.LightningModule):
         best: epoch, monitored value and weights of the best epoch so far, or None.
         stopped: whether early stopping has ended the run.
         alerts: what the equilibrium's monitor found worrying: epoch and message, each kind once.
-        optimizer_state: state of the optimiser to start from, None for a fresh one.
+        optimizer_state: what the optimiser knows of each parameter, from an earlier training; None to start afresh.
     """
 
     def __init__(self, model: FusionModel, task: Task, config: TrainConfig) -> None:
@@ -77,7 +77,7 @@ class Training(pl.LightningModule):
         ]
         optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=self.config.lr)
         if self.optimizer_state is not None:
-            optimizer.load_state_dict(self.optimizer_state)
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": self.optimizer_state})
         return optimizer
 
     def on_train_epoch_start(self) -> None:
