@@ -34,11 +34,9 @@ def _rows(X, rows):
 def test_digits_by_cross_validation():
     train = load_digits_views().splits["train"]
     X, modalities = stack({m: train.inputs[m] for m in ("pixels", "zernike")})
-    estimator = ef.FusionClassifier(
-        "deq", dim=16, hidden=(32,), modalities=modalities, epochs=12, lr=0.02, random_state=0
-    )
-    scores = cross_val_score(estimator, X[:400], train.target[:400], cv=2)
-    assert scores.min() > 0.8
+    estimator = ef.FusionClassifier("deq", modalities=modalities, epochs=8, batch_size=32, lr=3e-3, random_state=0)
+    scores = cross_val_score(estimator, X[:300], train.target[:300], cv=2)
+    assert scores.min() > 0.75
 
 
 def test_grid_search_over_a_pipeline(samples):

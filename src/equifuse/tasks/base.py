@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -171,7 +172,9 @@ class Task(ABC):
         evaluation = join([output for output, _, _ in parts])
         target, weight = _joined([target for _, target, _ in parts]), _joined([weight for _, _, weight in parts])
         loss = self.loss(evaluation.prediction, target, weight).item()
-        evaluation.metrics = {"loss": loss, **self.metrics(evaluation.prediction, target)}
+        # What has diverged has a loss that says so, and no metrics.
+        metrics = self.metrics(evaluation.prediction, target) if math.isfinite(loss) else {}
+        evaluation.metrics = {"loss": loss, **metrics}
         return evaluation
 
 
