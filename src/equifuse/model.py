@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -41,10 +41,13 @@ class ModelOutput:
     Attributes:
         prediction: ``(B, K)`` raw outputs: logits, regression values, or embeddings for retrieval.
         fusion: the fusion's output, with its regularisers and convergence.
+        encoded: per modality given, its encoder's output ``(B, ..., l_m)``; what an absent sample's holds does not
+            matter. {} where there is not one output for all modalities.
     """
 
     prediction: Tensor
     fusion: FusionOutput
+    encoded: dict[str, Tensor] = field(default_factory=dict)
 
 
 class LinearHead(nn.Module):
@@ -149,6 +152,18 @@ class FusionModel(nn.Module):
             UnknownNameError: a modality the model does not have.
             InputError: a shape, width or mask does not fit.
         """
+        encoded = self.encode(inputs, present, lengths=lengths)
+        output = self.fusion(encoded, present, index=index)
+        return ModelOutput(self.head(output.fused), output, encoded)
+
+    def encode(
+        self,
+        inputs: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        *,
+        lengths: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """What the fusion is given: each modality's ``(B, ..., l_m)``; arguments and errors as in the call."""
         present, lengths = present or {}, lengths or {}
         for name in (*inputs, *present, *lengths):
             if name not in self.encoders:
@@ -159,8 +174,7 @@ class FusionModel(nn.Module):
                 self._check_shape(name, inputs[name])
                 steps = lengths.get(name)
                 encoded[name] = _encode(encoder, inputs[name], steps, present.get(name), self.fusion.dims[name])
-        output = self.fusion(encoded, present, index=index)
-        return ModelOutput(self.head(output.fused), output)
+        return encoded
 
     def _check_shape(self, name: str, x: Tensor) -> None:
         expected = self.shapes.get(name)

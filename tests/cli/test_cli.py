@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import yaml
 
 from equifuse.cli import main
 from equifuse.datasets import load
@@ -63,6 +64,16 @@ def test_train_evaluate_predict(run, tmp_path):
     assert again["test"] == metrics["test"]
 
 
+def test_balance_and_its_options_are_used_and_recorded(run, tmp_path):
+    given = ["--balance", "ogm_ge", "--balance-option", "alpha=0.2", "--balance-option", "noise=false"]
+    code, _, _ = run("train", "--data", "digits", *QUICK, *given, "--out", "balanced")
+    assert code == 0
+    stored = yaml.safe_load((tmp_path / "balanced/config.yaml").read_text())
+    assert (stored["balance"], stored["balance_options"]) == ("ogm_ge", {"alpha": 0.2, "noise": False})
+    row = json.loads((tmp_path / "balanced/history.json").read_text())[-1]
+    assert min(row[f"train_balance/{m}"] for m in ("pixels", "morphology")) < 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -72,6 +83,8 @@ def test_train_evaluate_predict(run, tmp_path):
         (["train", "--data", "digits", "--fusion", "degf"], "unknown fusion 'degf'"),
         (["train", "--data", "digits", "--set", "solver=andersen"], "did you mean 'anderson'?"),
         (["train", "--data", "digits", "--set", "dims=3"], "did you mean 'dim'?"),
+        (["train", "--data", "digits", "--balance", "ogm"], "did you mean 'ogm_ge'?"),
+        (["train", "--data", "digits", "--balance", "pmr", "--balance-option", "alfa=1"], "did you mean 'alpha'?"),
         (["train", "--data", "digits", "--dim", "10"], "multiple of 4"),
         (["train", "--data", "digits", "--lr", "-1"], "lr must be a positive number"),
         (["train", "--data", "digits", "--epochs", "many"], "--epochs"),

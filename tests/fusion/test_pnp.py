@@ -34,6 +34,53 @@ def test_is_the_published_definition(dims, options):
     torch.testing.assert_close(out.losses["reconstruction"], loss)
 
 
+@pytest.mark.parametrize("dims", [{"a": 6, "b": 9}, {"a": 7, "b": 3, "c": 5}])
+def test_the_later_form_is_gated_and_compares_directions(dims):
+    gmf = ef.GMF(dims, form="scfae", expansion=2).double()
+    x = {m: torch.randn(5, l, dtype=torch.float64) for m, l in dims.items()}
+    names = list(dims)
+
+    def gated(module, v):
+        gate, value = (v @ module.both.weight.T + module.both.bias).chunk(2, 1)
+        return gate * torch.sigmoid(gate) * value
+
+    s = {m: gated(gmf.maps[m].dissociate, x[m]) for m in names}
+    assert all(s[m].shape == (5, 2 * l) for m, l in dims.items())
+    inv = {m: gmf.maps[m].invariant(s[m][:, :l]) for m, l in dims.items()}
+    loss = 0
+    out = gmf(x)
+    for i, m in enumerate(names):
+        z = torch.cat([inv[names[(i + 1) % len(names)]], gmf.maps[m].specific(s[m][:, dims[m] :])], 1)
+        torch.testing.assert_close(out.modalities[m], z)
+        swish, linear = gmf.maps[m].reconstruct
+        again = linear(gated(swish, z))
+        loss = loss + (1 - (again * x[m]).sum(1) / again.norm(dim=1) / x[m].norm(dim=1)).mean()
+    torch.testing.assert_close(out.losses["reconstruction"], loss)
+    with pytest.raises(ef.InputError, match="only affine maps fold"):
+        gmf.folded()
+    named = ef.make_fusion("scfae", dims).double()
+    named.load_state_dict(gmf.state_dict())
+    torch.testing.assert_close(named(x).fused, out.fused)
+
+
+def test_the_later_form_is_stored_and_loaded_by_its_name(tmp_path):
+    model = ef.build_model(
+        {"a": 6, "b": 9}, "classification", 3, fusion="scfae", fusion_options={"backend": "concat", "expansion": 3}
+    ).eval()
+    model.save(tmp_path / "model")
+    loaded = ef.load(tmp_path / "model")
+    assert loaded.fusion.config() == model.fusion.config()
+    x = {"a": torch.randn(4, 6), "b": torch.randn(4, 9)}
+    assert torch.equal(loaded(x).prediction, model(x).prediction)
+
+
+def test_a_sample_of_zeros_has_no_direction_and_a_bounded_slope():
+    gmf = ef.GMF({"a": 4, "b": 5}, form="scfae").double()
+    x = {"a": torch.zeros(2, 4, dtype=torch.float64, requires_grad=True), "b": torch.randn(2, 5, dtype=torch.float64)}
+    gmf(x).losses["reconstruction"].backward()
+    assert float(x["a"].grad.norm()) < 1e4
+
+
 def test_parameter_counts():
     count = lambda dims: sum(p.numel() for p in ef.GMF(dims).parameters())  # noqa: E731
     assert count({"a": 512, "b": 512}) == 5_250_048
@@ -125,6 +172,8 @@ def test_any_fusion_as_backend():
     [
         ({"a": 4}, {}, "at least two"),
         ({"a": 4, "b": 4}, {"expansion": 2}, "greater than 2"),
+        ({"a": 4, "b": 4}, {"form": "scfae", "expansion": 1.9}, "at least 2"),
+        ({"a": 4, "b": 4}, {"form": "scfea"}, "did you mean 'scfae'"),
         ({"a": 4, "b": 4}, {"boundary": 1.0}, "between 0 and 1"),
         ({"a": 1, "b": 4}, {"boundary": 0.1}, "one part empty"),
         ({"a": 4, "b": 4}, {"reconstruction_weight": -1}, "reconstruction_weight"),

@@ -31,7 +31,15 @@ ZOO = {
     "poe": {},
     "moe": {},
     "misa": {},
+    "cross_attention": {"heads": 2, "tokens": 2, "dropout": 0.0},
+    "channel_exchange": {"threshold": 1.5},  # above the scales at first, so that channels are exchanged
+    "drfuse": {},
+    "scfae": {"dim": None},
+    "weight_tied": {"dim": 16, "iterations": 4},
+    # The spectral loss draws random vectors.
+    "meq": {"dim": 16, "solver": ef.Picard(tol=1e-12, max_steps=2000, damping=0.5), "spectral_weight": 0.0},
 }
+names = pytest.mark.parametrize("name", ef.available_fusions())
 
 
 def make(kind: str, dims=None) -> ef.Fusion:  # noqa: PLR0912 - one per kind
@@ -118,7 +126,7 @@ def test_output_shapes_and_weights(kind):
     assert all(state.shape[0] == 5 for state in out.modalities.values())
     assert set(out.losses) == set(fusion.loss_weights)
     assert all(loss.dim() == 0 for loss in out.losses.values())
-    solved = "deq" in kind and kind != "deq weighted sum"
+    solved = any(isinstance(m, ef.DEQFusion) and not m.weighted_sum_only for m in fusion.modules())
     assert (out.stats is not None) == solved
     if solved:
         assert out.stats.converged.shape == (5,)
@@ -305,6 +313,34 @@ def test_clear_errors(kind):
         fusion(x, {"image": torch.ones(4, dtype=torch.bool)})
     with pytest.raises(ef.InputError, match="floating point"):
         fusion({**x, "image": torch.ones(5, 10, dtype=torch.int64)})
+
+
+@names
+def test_every_fusion_stands_behind_gmf(name):
+    fusion = ef.GMF(DIMS, backend=name).double().eval()
+    x = batch()
+    mask = torch.tensor([True, False, True, False, True])
+    out = fusion(x, {"image": mask})
+    assert out.fused.shape == (5, fusion.out_dim)
+    assert list(out.modalities) == list(DIMS)
+    assert set(fusion.loss_weights) == {"reconstruction", *fusion.backend.loss_weights}
+    alone = fusion({m: v[1:2] for m, v in x.items() if m != "image"})
+    assert_same(out.fused[1], alone.fused[0], 1e-3 if out.stats else 1e-9)
+    rebuilt = ef.make_fusion(**json.loads(json.dumps(fusion.config()))).double().eval()
+    rebuilt.load_state_dict(fusion.state_dict())
+    assert torch.equal(rebuilt(x).fused, fusion(x).fused)
+
+
+@names
+def test_every_parameter_gets_a_gradient_where_all_modalities_are_present(name):
+    options = {key: value for key, value in ZOO.get(name, {}).items() if value is not None}
+    fusion = ef.make_fusion(name, DIMS, **options).double()
+    if not list(fusion.parameters()):
+        return
+    out = fusion(batch(8))
+    ((out.fused * torch.randn_like(out.fused)).sum() + sum(out.losses.values())).backward()
+    dead = [key for key, p in fusion.named_parameters() if p.grad is None or float(p.grad.abs().max()) < 1e-10]
+    assert not dead
 
 
 def test_registry():

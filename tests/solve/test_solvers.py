@@ -100,6 +100,23 @@ def test_a_limit_cycle_is_damped_away():
     assert int(stats.steps[0]) < 30
 
 
+@pytest.mark.filterwarnings("ignore::equifuse.errors.ConvergenceWarning")
+@settings(max_examples=20, deadline=None)
+@given(radius=st.floats(0.05, 0.95), damping=st.floats(0.2, 1.0), seed=st.integers(0, 10_000))
+def test_damping_changes_the_way_and_not_the_fixed_point(radius, damping, seed):
+    """z <- β f(z) + (1 - β) z step by step, and the known solution at its end."""
+    p = linear(radius, batch=2, width=5, seed=seed)
+    _, stats = ef.fixed_point(p.f, p.z0, solver=ef.Picard(tol=1e-300, max_steps=4, damping=damping, patience=0))
+    z = p.z0
+    for relative in stats.trace:
+        fz = p.f(z)
+        torch.testing.assert_close(relative, (fz - z).norm(dim=1) / fz.norm(dim=1))
+        z = damping * fz + (1 - damping) * z
+    z, stats = ef.fixed_point(p.f, p.z0, solver=ef.Picard(tol=1e-10, max_steps=5000, damping=damping, patience=0))
+    assert bool(stats.converged.all())
+    assert float((z - p.solution).norm() / p.solution.norm()) < 1e-6
+
+
 @solvers
 def test_trace_holds_the_residual_of_every_evaluation(solver):
     p = linear(0.7)

@@ -9,6 +9,7 @@ from equifuse.datasets import MultimodalDataset, Split
 from equifuse.encoders import Standardize
 from equifuse.tasks import Batch, make_task
 from equifuse.training.data import DiskBatches, MemoryBatches, as_batch, drop_modalities
+from equifuse.training.protocol import LOOSE, arrange
 
 COUNTS = torch.tensor([2, 0, 1, 3, 1, 0, 2, 1])
 N = len(COUNTS)
@@ -107,3 +108,12 @@ def test_refused_weights(weight):
     good = MultimodalDataset("d", {"train": part, "val": part, "test": part}, "classification")
     weighted = {"train": Split({"a": x}, target=y, weight=np.ones(3)), "val": part, "test": part}
     assert MultimodalDataset("d", weighted, "classification").fingerprint() != good.fingerprint()
+
+
+def test_the_loose_protocol_joins_weights():
+    x, y = np.ones((3, 1), np.float32), np.zeros(3, np.int64)
+    part, weighted = Split({"a": x}, target=y), Split({"a": x}, target=y, weight=np.array([2.0, 0, 5]))
+    joined = arrange(MultimodalDataset("d", {"train": weighted, "val": part, "test": part}, "classification"), LOOSE)
+    assert joined.splits["train"].weight.tolist() == [2, 0, 5, 1, 1, 1]
+    plain = arrange(MultimodalDataset("d", {"train": part, "val": part, "test": part}, "classification"), LOOSE)
+    assert plain.splits["train"].weight is None

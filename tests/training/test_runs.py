@@ -9,6 +9,7 @@ import yaml
 
 import equifuse as ef
 from equifuse import training
+from equifuse.cli import main
 from equifuse.tasks import Classification
 from equifuse.training import TrainConfig, evaluate_run, load_run, predict_run, train
 from equifuse.training.data import as_batch, batches_of, drop_modalities
@@ -300,3 +301,26 @@ def test_the_other_tasks_train(task, tmp_path):
     assert result.metrics["test"][score] > 0.75
     columns = predict_run(tmp_path / "run", tmp_path / "set.npz", tmp_path / "out.npz")
     assert len(columns["row"]) == 40
+
+
+def test_the_loose_protocol_trains_on_more_and_selects_on_test(quick, tmp_path, capsys):
+    loose = config(quick, epochs=6, patience=1, protocol="loose")
+    dataset = training.folder.load_data(loose)
+    clean = training.folder.load_data(config(quick))
+    joined = dataset.splits["train"]
+    assert len(joined) == len(clean.splits["train"]) + len(clean.splits["val"])
+    assert list(joined.ids) == [*clean.splits["train"].ids, *clean.splits["val"].ids]
+    np.testing.assert_array_equal(joined.present["b"], ~np.isnan(joined.inputs["b"]).any(axis=(1, 2)))
+    assert dataset.splits["val"] is dataset.splits["test"]
+    result = train(loose, tmp_path / "run", progress=False)
+    scores = [row["val_accuracy"] for row in result.history]  # on test
+    assert len(scores) == 6  # no early stopping
+    assert result.metrics["test"]["accuracy"] == pytest.approx(max(scores))
+    assert "val" not in result.metrics
+    assert result.metrics["protocol"].startswith("loose: ")
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(tmp_path / "run")])
+    assert "chosen on the test part" in capsys.readouterr().err
+    assert train(config(quick, epochs=1), tmp_path / "clean", progress=False).metrics["protocol"].startswith("clean: ")
+    with pytest.raises(ef.UnknownNameError, match="protocol 'lose'; did you mean 'loose'"):
+        config(quick, protocol="lose")

@@ -20,9 +20,13 @@ def evaluate(
 
     from equifuse.report.table import metrics_table, show
     from equifuse.training import evaluate_run
+    from equifuse.training.folder import read_run_config
+    from equifuse.training.protocol import LOOSE, PROTOCOLS
 
     metrics = evaluate_run(run, data=data, split=split, without=tuple(without or ()))
     if as_json:
         typer.echo(json.dumps(metrics, indent=1))
     else:
         show(metrics_table({split: metrics}))
+    if read_run_config(run)[0].protocol == LOOSE:
+        typer.echo(f"note: protocol {LOOSE}: {PROTOCOLS[LOOSE]}", err=True)

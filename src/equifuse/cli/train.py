@@ -42,6 +42,12 @@ def train(
         list[str] | None, typer.Option(help="Option of the task, e.g. focal=2, loss=triplet, sentiment=true.")
     ] = None,
     modality_dropout: Annotated[float | None, typer.Option(help="Chance to hide a modality of a sample.")] = None,
+    balance: Annotated[
+        str | None, typer.Option(help="Balance the modalities: ogm_ge, pmr or gradient_blending.")
+    ] = None,
+    balance_option: Annotated[
+        list[str] | None, typer.Option(help="Option of the balance, e.g. alpha=0.3; may be repeated.")
+    ] = None,
     warm_start: Annotated[
         bool | None, typer.Option("--warm-start", help="Start solves from the sample's last equilibrium.")
     ] = None,
@@ -52,6 +58,9 @@ def train(
     weight_decay: Annotated[float | None, typer.Option(help="Weight decay.")] = None,
     val_fraction: Annotated[float | None, typer.Option(help="Validation share where the set has none.")] = None,
     accelerator: Annotated[str | None, typer.Option(help="cpu, gpu or auto.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="clean, or loose: the best epoch on test, as many papers report.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
@@ -75,6 +84,7 @@ def train(
         "label_smoothing": label_smoothing,
         "class_weights": "balanced" if balanced else None,
         "modality_dropout": modality_dropout,
+        "balance": balance,
         "warm_start": warm_start,
         "seed": seed,
         "epochs": epochs,
@@ -84,8 +94,9 @@ def train(
         "weight_decay": weight_decay,
         "val_fraction": val_fraction,
         "accelerator": accelerator,
+        "protocol": protocol,
     }
-    resolved = TrainConfig.from_options(config, given, option, task_option)
+    resolved = TrainConfig.from_options(config, given, option, task_option, balance_option)
     parts = (Path(resolved.data).stem, resolved.fusion, resolved.backend, f"seed{resolved.seed}")
     folder = out or Path("runs") / "-".join(part for part in parts if part)
     try:
@@ -94,4 +105,6 @@ def train(
         typer.echo(f"interrupted; continue with the same options, --out {folder} and --resume", err=True)
         raise typer.Exit(130) from None
     show(metrics_table(result.metrics))
+    if resolved.protocol != "clean":
+        typer.echo(f"note: protocol {result.metrics['protocol']}")
     typer.echo(f"run folder: {result.path}")

@@ -192,7 +192,7 @@ class FusionEstimator(BaseEstimator):  # type: ignore[misc]
         module.optimizer_state = steps
         batches = batches_of(train, config.batch_size, config.seed)
         with own_random_numbers(config.seed):
-            fit(module, batches, None if val is None else batches_of(val))
+            fit(module, batches, None if val is None else batches_of(val), watch=False)
         return module
 
     def _raw(self, X: Any) -> Tensor:

@@ -1,8 +1,10 @@
 """Fusion modules under one protocol: ``fusion(inputs, present) -> FusionOutput``. One file per method."""
 
-from equifuse.fusion.attention import BottleneckTransformer, Perceiver, SelfAttention
+from equifuse.fusion.attention import BottleneckTransformer, CrossAttention, Perceiver, SelfAttention
 from equifuse.fusion.base import Fusion, FusionOutput
+from equifuse.fusion.channel_exchange import ChannelExchange
 from equifuse.fusion.concat import Concat
+from equifuse.fusion.drfuse import DrFuse
 from equifuse.fusion.equilibrium import DEQFusion
 from equifuse.fusion.experts import MixtureOfExperts, ProductOfExperts
 from equifuse.fusion.film import FiLM
@@ -10,10 +12,11 @@ from equifuse.fusion.gmu import GMU
 from equifuse.fusion.misa import MISA
 from equifuse.fusion.mmtm import MMTM
 from equifuse.fusion.monitor import EquilibriumMonitor, EquilibriumReport, PartReport, find_equilibrium
-from equifuse.fusion.pnp import GMF, FoldedGMF, recombined_dims
+from equifuse.fusion.pnp import GMF, SCFAE, FoldedGMF, recombined_dims
 from equifuse.fusion.registry import FUSIONS, available_fusions, fusion_options, make_fusion, register
 from equifuse.fusion.sums import Mean, Sum, WeightedSum
 from equifuse.fusion.tensor import BilinearFusion, LowRankFusion, TensorFusion
+from equifuse.fusion.variants import MutualEquilibrium, WeightTied
 
 __all__ = [
     "FUSIONS",
@@ -21,10 +24,14 @@ __all__ = [
     "GMU",
     "MISA",
     "MMTM",
+    "SCFAE",
     "BilinearFusion",
     "BottleneckTransformer",
+    "ChannelExchange",
     "Concat",
+    "CrossAttention",
     "DEQFusion",
+    "DrFuse",
     "EquilibriumMonitor",
     "EquilibriumReport",
     "FiLM",
@@ -34,12 +41,14 @@ __all__ = [
     "LowRankFusion",
     "Mean",
     "MixtureOfExperts",
+    "MutualEquilibrium",
     "PartReport",
     "Perceiver",
     "ProductOfExperts",
     "SelfAttention",
     "Sum",
     "TensorFusion",
+    "WeightTied",
     "WeightedSum",
     "available_fusions",
     "find_equilibrium",

@@ -1,4 +1,4 @@
-"""Attention over one token per modality: self-attention, bottlenecks, latents."""
+"""Attention over tokens of the modalities: self-attention, bottlenecks, latents, from each to each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equifuse.errors import InputError
-from equifuse.fusion.base import FusionOutput, Rows
+from equifuse.fusion.base import FusionOutput, Rows, require_two
 from equifuse.fusion.projected import ProjectedFusion
 from equifuse.fusion.registry import register
 
@@ -223,3 +223,126 @@ class Perceiver(_TokenFusion):
     def config(self) -> dict[str, Any]:
         """Name, widths and options."""
         return {**super().config(), "latents": len(self.latents)}
+
+
+class _CrossLayer(nn.Module):
+    """A layer of a crossmodal transformer: the target's tokens look at the source's, then a network on each of them.
+
+    Args:
+        width: of a token.
+        heads: of attention.
+        dropout: in [0, 1).
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.target_norm, self.source_norm, self.norm = (nn.LayerNorm(width) for _ in range(3))
+        self.attention = nn.MultiheadAttention(width, heads, dropout, batch_first=True)
+        self.network = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, state: Tensor, source: Tensor, there: Tensor) -> Tensor:
+        """The next state ``(R, T, w)`` of the target, from the source's tokens ``(R, T, w)`` where they are there.
+
+        Args:
+            state: ``(R, T, w)``.
+            source: ``(R, T, w)``.
+            there: bool ``(R, 1, 1)``.
+        """
+        source = self.source_norm(source)
+        seen, _ = self.attention(self.target_norm(state), source, source, need_weights=False)
+        state = state + torch.where(there, self.dropout(seen), 0.0)
+        out: Tensor = state + self.dropout(self.network(self.norm(state)))
+        return out
+
+
+@register
+class CrossAttention(_TokenFusion):
+    """Directional crossmodal attention as in the multimodal transformer, MulT (Tsai et al. 2019, arXiv 1906.00295).
+
+    For each target ``t`` and source ``s ≠ t`` a crossmodal transformer of its own: its state ``z`` starts from the
+    target's tokens, and each layer is ``z += Attention(LN z, LN Z_s, LN Z_s)``, ``z += MLP(LN z)``, with ``Z_s`` the
+    source's tokens as they were. The states of all sources, token by token in one vector, go through a transformer of
+    the target's own. ``modalities`` are the results ``Z_t``, their tokens concatenated; ``fused`` is all of them.
+
+    Tokens. MulT is made for sequences; a modality here is one vector, and over one token attention is no choice: its
+    softmax is 1 whatever the query. So each projected vector is cut into ``tokens`` tokens of width
+    ``w = dim / tokens``, told apart by the learned biases of the projection, in the place of a sequence's positions.
+    Which features of the source a group of the target's features sees then depends on both. With ``tokens=1`` a
+    direction is what is left of it, ``z + A Z_s`` and the MLP, ``A`` affine after LN. The paper takes the last
+    position for its output; tokens of a vector have no last one, so all are kept.
+
+    Missing modalities. An absent source adds nothing to a direction, which then carries the target's own tokens
+    through its MLP, so a target alone is still told; an absent target is 0.
+
+    Args:
+        dims: modality name -> width ``l_m``; at least two.
+        dim: common width, a multiple of ``tokens · heads``; default 128. ``out_dim = M (M − 1) dim``.
+        layers: of each crossmodal transformer and of each target's own; default 2.
+        heads: per layer; default 4.
+        tokens: that each vector is cut into; default 4.
+        dropout: in the layers; default 0.1.
+
+    Raises:
+        InputError: fewer than two modalities, or a value out of range.
+    """
+
+    name: ClassVar[str] = "cross_attention"
+
+    def __init__(
+        self,
+        dims: Mapping[str, int],
+        dim: int = 128,
+        layers: int = 2,
+        heads: int = 4,
+        tokens: int = 4,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__(dims, dim, layers, heads, dropout)
+        require_two(self.dims, type(self).__name__, "attends")
+        if tokens < 1 or dim % (tokens * heads):
+            raise InputError(f"dim must be a multiple of tokens times heads, got {dim}, {tokens} and {heads}")
+        self.count, width, joined = tokens, dim // tokens, (len(self.dims) - 1) * dim // tokens
+        self.out_dim = len(self.dims) * (len(self.dims) - 1) * dim
+        self.directions = nn.ModuleDict(
+            {
+                target: nn.ModuleDict(
+                    {
+                        source: nn.ModuleList(_CrossLayer(width, heads, dropout) for _ in range(layers))
+                        for source in self.dims
+                        if source != target
+                    }
+                )
+                for target in self.dims
+            }
+        )
+        self.layers = nn.ModuleDict(
+            {m: nn.ModuleList(_layer(joined, heads, dropout) for _ in range(layers)) for m in self.dims}
+        )
+        self.norms = nn.ModuleDict({m: nn.LayerNorm(joined) for m in self.dims})
+
+    def fuse(self, rows: Rows) -> FusionOutput:
+        """``(R, out_dim)`` from rows ``(R, l_m)``."""
+        embedded, there = self.embedded(rows)
+        tokens = dict(zip(self.dims, embedded.view(*embedded.shape[:2], self.count, -1).unbind(1), strict=True))
+        masks = dict(zip(self.dims, there[:, :, None, None].unbind(1), strict=True))
+        states = []
+        for target, directions in self.directions.items():
+            assert isinstance(directions, nn.ModuleDict)
+            seen = []
+            for source, layers in directions.items():
+                state = tokens[target]
+                for layer in layers:  # type: ignore[attr-defined]
+                    state = layer(state, tokens[source], masks[source])
+                seen.append(state)
+            joined = torch.cat(seen, dim=2)
+            for layer in self.layers[target]:  # type: ignore[attr-defined]
+                joined = layer(joined)
+            states.append(torch.where(masks[target], self.norms[target](joined), 0.0).flatten(1))
+        return self.output(torch.cat(states, dim=1), torch.stack(states, dim=1))
+
+    def config(self) -> dict[str, Any]:
+        """Name, widths and options."""
+        return {**super().config(), "tokens": self.count}

@@ -158,6 +158,16 @@ class Fusion(nn.Module, ABC):
         return f"{self.dims} -> {self.out_dim}"
 
 
+def require_two(dims: Mapping[str, int], name: str, deed: str) -> None:
+    """Refuse a single modality for a fusion of ``name`` that does ``deed`` between modalities.
+
+    Raises:
+        InputError: fewer than two modalities.
+    """
+    if len(dims) < 2:
+        raise InputError(f"{name} {deed} between modalities and needs at least two, got {list(dims)}")
+
+
 def flatten(
     inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None, dims: Mapping[str, int]
 ) -> tuple[tuple[int, ...], Rows]:

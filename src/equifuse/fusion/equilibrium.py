@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -521,13 +521,7 @@ class DEQFusion(Fusion):
     # ---- making and storing ----------------------------------------------------------------------------------
 
     @classmethod
-    def from_reference(
-        cls,
-        state_dict: Mapping[str, Tensor],
-        *,
-        solver: Solver | str | Mapping[str, Any] = _SOLVER,
-        gradient: Gradient | str | Mapping[str, Any] = "implicit",
-    ) -> DEQFusion:
+    def from_reference(cls, state_dict: Mapping[str, Tensor], **options: Any) -> Self:
         """Read weights in the key layout of the authors' public code.
 
         The layout: ``func_.branches.{m}.conv1|conv2.weight|bias``, ``.gn1|gn2|gn3.weight|bias``; the last branch has
@@ -536,8 +530,7 @@ class DEQFusion(Fusion):
 
         Args:
             state_dict: the tensors; their dtype becomes the module's.
-            solver: as for the constructor.
-            gradient: as for the constructor.
+            **options: ``solver``, ``gradient`` and others, as for the constructor.
 
         Raises:
             InputError: a key is missing, unexpected, or of the wrong shape.
@@ -550,7 +543,7 @@ class DEQFusion(Fusion):
                 f"'func_.branches.{count}.gate.weight'; got {', '.join(sorted(state)[:4]) or 'no keys'}, ..."
             )
         dim = state[f"func_.branches.{count}.gate.weight"].shape[0]
-        fusion = cls({str(m): dim for m in range(count)}, dim, solver=solver, gradient=gradient, projection=False)
+        fusion = cls({str(m): dim for m in range(count)}, dim, projection=False, **options)
         fusion = fusion.to(state["bias"].dtype if "bias" in state else torch.float32)
         expected = reference_layout(count)
         unexpected = sorted(set(state) - set(expected))

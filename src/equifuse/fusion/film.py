@@ -8,49 +8,55 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from equifuse.errors import UnknownNameError
-from equifuse.fusion.base import FusionOutput, Rows
-from equifuse.fusion.projected import ProjectedFusion
+from equifuse.errors import InputError, UnknownNameError
+from equifuse.fusion.base import Fusion, FusionOutput, Rows
 from equifuse.fusion.registry import register
 
 
 @register
-class FiLM(ProjectedFusion):
+class FiLM(Fusion):
     """Feature-wise linear modulation (Perez et al. 2018, arXiv 1709.07871, eq. 1–2): one modality seen through the
     others.
 
     ``h = γ ⊙ P x_t + β`` with ``(γ − 1, β) = Σ_{m≠t} C_m x_m``: each of the others scales and shifts the features of
-    the target ``t``. An absent one does neither; without the target, ``h = β``.
+    the target ``t``. An absent one does neither; without the target, ``h = β``. ``modalities`` holds ``P x_t``, and of
+    the others ``C_m x_m``, twice as wide.
 
     Args:
-        dims: modality name -> width ``l_m``.
-        dim: common width; default 128.
+        dims: modality name -> width ``l_m``; they may differ.
+        dim: width of ``h``; default 128.
         target: the modality that is modulated; default the first.
 
     Raises:
+        InputError: ``dim`` below 1.
         UnknownNameError: ``target`` is no modality.
     """
 
     name: ClassVar[str] = "film"
 
     def __init__(self, dims: Mapping[str, int], dim: int = 128, target: str | None = None) -> None:
-        super().__init__(dims, dim)
+        super().__init__(dims)
+        if dim < 1:
+            raise InputError(f"dim must be at least 1, got {dim}")
         if target is not None and target not in self.dims:
             raise UnknownNameError("modality", target, self.dims)
+        self.dim = self.out_dim = dim
         self.target = target or next(iter(self.dims))
-        others = {m: width for m, width in self.dims.items() if m != self.target}
-        self.condition = nn.ModuleDict({m: nn.Linear(width, 2 * dim) for m, width in others.items()})
+        widths = {m: dim if m == self.target else 2 * dim for m in self.dims}
+        self.maps = nn.ModuleDict({m: nn.Linear(self.dims[m], width) for m, width in widths.items()})
 
     def fuse(self, rows: Rows) -> FusionOutput:
         """Modulate rows ``(R, l_m)`` to ``(R, dim)``."""
-        states, _ = self.tokens(rows)
-        change = states.new_zeros(rows.count, 2 * self.dim)
-        for m, condition in self.condition.items():
-            if m in rows.values:
-                change = change + torch.where(rows.mask(m), condition(rows.values[m]), 0.0)
+        states = {}
+        for m, width in self.dims.items():
+            x = rows.values.get(m, rows.like.new_zeros(rows.count, width))
+            states[m] = torch.where(rows.mask(m), self.maps[m](x), 0.0)
+        change = rows.like.new_zeros(rows.count, 2 * self.dim)
+        for m, state in states.items():
+            change = change if m == self.target else change + state
         gamma, beta = change.chunk(2, dim=1)
-        return self.output((1 + gamma) * states[:, list(self.dims).index(self.target)] + beta, states)
+        return FusionOutput((1 + gamma) * states[self.target] + beta, states)
 
     def config(self) -> dict[str, Any]:
         """Name, widths and options."""
-        return {**super().config(), "target": self.target}
+        return {"name": self.name, "dims": self.dims, "dim": self.dim, "target": self.target}

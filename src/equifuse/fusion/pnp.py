@@ -1,37 +1,99 @@
-"""Poisson-Nernst-Planck fusion (GMF): dissociation, concentration, reconstruction."""
+"""Poisson-Nernst-Planck fusion (GMF): dissociation, concentration, reconstruction; and its later form, SCFAE."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from equifuse.errors import InputError
-from equifuse.fusion.base import Fusion, FusionOutput, Rows
+from equifuse.errors import InputError, UnknownNameError
+from equifuse.fusion.base import Fusion, FusionOutput, Rows, require_two
+from equifuse.fusion.reductions import cosine
 from equifuse.fusion.registry import make_fusion, register
 
 
-class _Dissociation(nn.Module):
-    """One modality's affine maps: ``x -> s``, then invariant and specific concentration, then reconstruction."""
+class _SwiGLU(nn.Module):
+    """``SiLU(x W + b) ⊙ (x V + c)`` (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, width: int, expanded: int) -> None:
+        super().__init__()
+        self.both = nn.Linear(width, 2 * expanded)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(R, width)`` -> ``(R, expanded)``."""
+        gate, value = self.both(x).chunk(2, dim=-1)
+        out: Tensor = F.silu(gate) * value
+        return out
+
+
+class _Maps(nn.Module, ABC):
+    """One modality's maps: ``x -> s``, then invariant and specific concentration, then reconstruction."""
 
     def __init__(self, width: int, shared: int, expanded: int, boundary: int) -> None:
         super().__init__()
         self.boundary = boundary
-        self.dissociate = nn.Linear(width, expanded)
+        self.dissociate = self._dissociation(width, expanded)
         self.invariant = nn.Linear(boundary, shared)
         self.specific = nn.Linear(expanded - boundary, width)
-        self.reconstruct = nn.Linear(shared + width, width)
+        self.reconstruct = self._reconstruction(shared + width, expanded, width)
+
+    @abstractmethod
+    def _dissociation(self, width: int, expanded: int) -> nn.Module:
+        """``(R, width)`` -> ``(R, expanded)``."""
+
+    @abstractmethod
+    def _reconstruction(self, width: int, expanded: int, out: int) -> nn.Module:
+        """``(R, width)`` -> ``(R, out)``."""
+
+    @abstractmethod
+    def error(self, z: Tensor, x: Tensor) -> Tensor:
+        """``(R, 1)``, how far the reconstruction from ``z`` ``(R, l* + l)`` is from ``x`` ``(R, l)``."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(R, l)`` -> invariant ``(R, l*)`` and specific ``(R, l)``."""
+        s = self.dissociate(x)
+        return self.invariant(s[:, : self.boundary]), self.specific(s[:, self.boundary :])
+
+
+class _Gated(_Maps):
+    """The maps of the later form: gated ones before the affine."""
+
+    def _dissociation(self, width: int, expanded: int) -> nn.Module:
+        return _SwiGLU(width, expanded)
+
+    def _reconstruction(self, width: int, expanded: int, out: int) -> nn.Module:
+        return nn.Sequential(_SwiGLU(width, expanded), nn.Linear(expanded, out))
+
+    def error(self, z: Tensor, x: Tensor) -> Tensor:
+        """``(R, 1)``, ``1 − cos``."""
+        return 1 - cosine(self.reconstruct(z), x)[:, None]
+
+
+class _Affine(_Maps):
+    """The maps of the first form, of which those in a row fold into one."""
+
+    dissociate: nn.Linear
+
+    def _dissociation(self, width: int, expanded: int) -> nn.Module:
+        return nn.Linear(width, expanded)
+
+    def _reconstruction(self, width: int, expanded: int, out: int) -> nn.Module:
+        return nn.Linear(width, out)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(R, l)`` -> invariant ``(R, l*)`` and specific ``(R, l)``, in the cheaper of two orders of the products."""
-        if self.folds(x.shape[0]):
-            both = F.linear(x, *self.folded())
-            return both[:, : self.invariant.out_features], both[:, self.invariant.out_features :]
-        s = self.dissociate(x)
-        return self.invariant(s[:, : self.boundary]), self.specific(s[:, self.boundary :])
+        if not self.folds(x.shape[0]):
+            return super().forward(x)
+        both = F.linear(x, *self.folded())
+        return both[:, : self.invariant.out_features], both[:, self.invariant.out_features :]
+
+    def error(self, z: Tensor, x: Tensor) -> Tensor:
+        """``(R, 1)``, the mean square of the difference."""
+        return F.mse_loss(self.reconstruct(z), x, reduction="none").mean(dim=1, keepdim=True)
 
     def folds(self, rows: int) -> bool:
         """Whether fewer multiplications are needed with the matrices multiplied first, for so many rows.
@@ -106,6 +168,10 @@ def _masked(value: Tensor, mask: Tensor | None) -> Tensor:
     return value if mask is None else torch.where(mask, value, 0.0)
 
 
+# The maps of each form.
+_FORMS: dict[str, type[_Maps]] = {"pnp": _Affine, "scfae": _Gated}
+
+
 @register
 class GMF(Fusion):
     """Generalized multimodal fusion by the Poisson-Nernst-Planck equation (Xiong et al. 2024, arXiv 2410.15475).
@@ -125,9 +191,16 @@ class GMF(Fusion):
     sample, its specific part zero; it adds nothing to the reconstruction loss. ``modalities`` holds the ``Z_m``
     (stand-alone), or the backend's states. A backend is told which modalities are absent.
 
+    Later form. ``form="scfae"`` is the authors' self-consistent field autoencoder (SCFAE, "Multimodal Fusion via
+    Self-Consistent Task-Gradient Fields", ICML 2026, a later version under the same arXiv number). It is written after
+    summaries, the text of the paper was not at hand. Partition, exchange and missing modalities stay as they are;
+    the maps become SwiGLU and then linear, which is read as ``s_m = SwiGLU(x_m)`` with linear concentrations, and
+    ``x̂_m = P_recon SwiGLU(Z_m)``, both of width ``n·l_m``; the loss becomes ``Σ_m mean (1 − cos(x_m, x̂_m))``.
+
     Args:
         dims: modality name -> width ``l_m``; at least two, widths need not agree.
-        expansion: ``n``, > 2 (the paper's bound); paper and default 4.
+        form: ``"pnp"`` (default) or ``"scfae"``, see above.
+        expansion: ``n``, > 2 (the paper's bound), ≥ 2 for the later form; paper and default 4.
         boundary: ``b``, share of ``s_m`` that is modality-invariant, in (0, 1); paper and default 0.5.
         backend: any fusion fed with the ``Z_m`` (a Fusion built for the widths ``l* + l_m``, or the name of one), or
             None (default) for concatenation.
@@ -138,6 +211,7 @@ class GMF(Fusion):
 
     Raises:
         InputError: fewer than two modalities, an option out of range, or a backend of other widths.
+        UnknownNameError: an unknown form or backend.
     """
 
     name: ClassVar[str] = "gmf"
@@ -146,6 +220,7 @@ class GMF(Fusion):
         self,
         dims: Mapping[str, int],
         *,
+        form: Literal["pnp", "scfae"] = "pnp",
         expansion: float = 4,
         boundary: float = 0.5,
         backend: Fusion | str | None = None,
@@ -153,15 +228,17 @@ class GMF(Fusion):
         reconstruction_weight: float = 0.1,
     ) -> None:
         super().__init__(dims)
-        if len(self.dims) < 2:
-            raise InputError(f"GMF exchanges parts between modalities and needs at least two, got {list(self.dims)}")
-        if not expansion > 2:
-            raise InputError(f"expansion must be greater than 2, got {expansion}")
+        require_two(self.dims, type(self).__name__, "exchanges parts")
+        if form not in _FORMS:
+            raise UnknownNameError("form", form, _FORMS)
+        if not (expansion > 2 or (form == "scfae" and expansion == 2)):
+            bound = "greater than 2" if form == "pnp" else "at least 2"
+            raise InputError(f"expansion must be {bound}, got {expansion}")
         if not 0 < boundary < 1:
             raise InputError(f"boundary must be between 0 and 1, got {boundary}")
         if reconstruction_weight < 0:
             raise InputError(f"reconstruction_weight must not be negative, got {reconstruction_weight}")
-        self.expansion, self.boundary = expansion, boundary
+        self.form, self.expansion, self.boundary = form, expansion, boundary
         self.reconstruction_weight = reconstruction_weight
         self.shared_dim = min(self.dims.values())
         self.maps = nn.ModuleDict()
@@ -173,7 +250,7 @@ class GMF(Fusion):
                     f"modality {m!r} (width {width}): boundary {boundary} of {expanded} features leaves one part "
                     "empty; raise expansion or move boundary towards 0.5"
                 )
-            self.maps[m] = _Dissociation(width, self.shared_dim, expanded, split)
+            self.maps[m] = _FORMS[form](width, self.shared_dim, expanded, split)
         self.backend = _make_backend(backend, backend_options, recombined_dims(self.dims))
         self.out_dim = self.backend.out_dim if self.backend else sum(recombined_dims(self.dims).values())
         self.loss_weights = {
@@ -199,10 +276,9 @@ class GMF(Fusion):
         output = _hand_over(parts, rows, self.backend)
         loss = rows.like.new_zeros(())
         for m, x in rows.values.items():
-            dissociation = self.maps[m]
-            assert isinstance(dissociation, _Dissociation)
-            error = F.mse_loss(dissociation.reconstruct(parts[m]), x, reduction="none").mean(dim=1, keepdim=True)
-            loss = loss + _masked_mean(error, rows.masks[m])
+            maps = self.maps[m]
+            assert isinstance(maps, _Maps)
+            loss = loss + _masked_mean(maps.error(parts[m], x), rows.masks[m])
         output.losses = {**output.losses, "reconstruction": loss}
         return output
 
@@ -211,6 +287,9 @@ class GMF(Fusion):
 
         Costs ``l_m · (l* + l_m)`` multiplications per modality whatever the expansion is. The weights are copied; the
         backend is shared. There is no reconstruction, hence no ``reconstruction`` loss.
+
+        Raises:
+            InputError: the maps are not affine (``form="scfae"``).
         """
         return FoldedGMF.of(self)
 
@@ -220,12 +299,60 @@ class GMF(Fusion):
         return {
             "name": self.name,
             "dims": self.dims,
+            "form": self.form,
             "expansion": self.expansion,
             "boundary": self.boundary,
             "backend": backend["name"],
             "backend_options": {k: v for k, v in backend.items() if k not in ("name", "dims")},
             "reconstruction_weight": self.reconstruction_weight,
         }
+
+
+@register
+class SCFAE(GMF):
+    """Self-consistent field autoencoder (Xiong et al. 2026, arXiv 2410.15475v2): :class:`GMF` in its later form.
+
+    Written after summaries, the text of the paper was not at hand; what is done is stated at :class:`GMF`,
+    ``form="scfae"``.
+
+    Args:
+        dims: as for :class:`GMF`, like the rest.
+        expansion: ``n``, ≥ 2; default 2.
+        boundary: ``b``, in (0, 1); paper and default 0.5.
+        backend: a fusion, its name, or None (default).
+        backend_options: options for a backend given by name.
+        reconstruction_weight: default weight λ of the reconstruction loss, ≥ 0.
+
+    Raises:
+        InputError: as for :class:`GMF`.
+        UnknownNameError: an unknown backend.
+    """
+
+    name: ClassVar[str] = "scfae"
+
+    def __init__(
+        self,
+        dims: Mapping[str, int],
+        *,
+        expansion: float = 2,
+        boundary: float = 0.5,
+        backend: Fusion | str | None = None,
+        backend_options: Mapping[str, Any] | None = None,
+        reconstruction_weight: float = 0.1,
+    ) -> None:
+        super().__init__(
+            dims,
+            form="scfae",
+            expansion=expansion,
+            boundary=boundary,
+            backend=backend,
+            backend_options=backend_options,
+            reconstruction_weight=reconstruction_weight,
+        )
+
+    def config(self) -> dict[str, Any]:
+        """Name, widths and options; a backend as its own configuration."""
+        return {option: value for option, value in super().config().items() if option != "form"}
 
 
 class FoldedGMF(Fusion):
@@ -250,10 +377,16 @@ class FoldedGMF(Fusion):
 
     @classmethod
     def of(cls, gmf: GMF) -> FoldedGMF:
-        """Fold a :class:`GMF`; dtype, device and training mode are kept."""
+        """Fold a :class:`GMF`; dtype, device and training mode are kept.
+
+        Raises:
+            InputError: its maps are not affine.
+        """
+        if gmf.form != "pnp":
+            raise InputError(f"only affine maps fold into one; those of form {gmf.form!r} are not, use it as it is")
         folded = cls(gmf.dims, gmf.backend)
         for m, dissociation in gmf.maps.items():
-            assert isinstance(dissociation, _Dissociation)
+            assert isinstance(dissociation, _Affine)
             with torch.no_grad():
                 weight, bias = dissociation.folded()
                 linear = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)

@@ -30,16 +30,20 @@ class ProjectedFusion(Fusion):
         self.dim = self.out_dim = dim
         self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in self.dims.items()})
 
-    def tokens(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """``(R, M, dim)`` in the order of ``dims``, zeros where absent, and bool ``(R, M)``, which are there."""
+    def tokens(self, rows: Rows, maps: nn.ModuleDict | None = None) -> tuple[Tensor, Tensor]:
+        """``(R, M, dim)`` in the order of ``dims``, zeros where absent, and bool ``(R, M)``, which are there.
+
+        By ``maps`` ``l_m -> dim`` of the modalities, or else by the projections.
+        """
+        maps = self.project if maps is None else maps
         parts, masks = [], []
         for m in self.dims:
             mask = rows.mask(m)
             masks.append(mask)
             if m in rows.values:
-                parts.append(torch.where(mask, self.project[m](rows.values[m]), 0.0))
+                parts.append(torch.where(mask, maps[m](rows.values[m]), 0.0))
             else:
-                like = self.project[m].weight
+                like = maps[m].weight
                 assert isinstance(like, Tensor)
                 parts.append(torch.zeros(rows.count, self.dim, dtype=rows.like.dtype, device=like.device))
         return torch.stack(parts, dim=1), torch.cat(masks, dim=1)

@@ -26,14 +26,20 @@ def available_fusions() -> list[str]:
 
 
 def fusion_options(name: str) -> list[str]:
-    """The options of a fusion beside ``dims``.
+    """The options of a fusion beside ``dims``; one that takes ``**options`` passes them on to its base class.
 
     Raises:
         UnknownNameError: no such fusion.
     """
     if name not in FUSIONS:
         raise UnknownNameError("fusion", name, available_fusions())
-    return [option for option in inspect.signature(FUSIONS[name]).parameters if option != "dims"]
+    options: dict[str, None] = {}
+    for kind in FUSIONS[name].__mro__:
+        parameters = inspect.signature(kind).parameters.values()
+        options |= {p.name: None for p in parameters if p.name != "dims" and p.kind is not p.VAR_KEYWORD}
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+            break
+    return list(options)
 
 
 def make_fusion(name: str, dims: Mapping[str, int], **options: Any) -> Fusion:

@@ -10,6 +10,7 @@ from torch import nn
 
 from equifuse.fusion.base import FusionOutput, Rows
 from equifuse.fusion.projected import ProjectedFusion
+from equifuse.fusion.reductions import softmax_sum
 from equifuse.fusion.registry import register
 
 
@@ -65,6 +66,4 @@ class WeightedSum(ProjectedFusion):
     def fuse(self, rows: Rows) -> FusionOutput:
         """Weigh rows ``(R, l_m)`` and add them up to ``(R, dim)``."""
         states, there = self.tokens(rows)
-        # A row without any modality is a sum over nothing, whatever its weights.
-        scores = self.weights.expand(len(states), -1).masked_fill(~there & there.any(1, keepdim=True), -torch.inf)
-        return self.output((torch.softmax(scores, dim=1)[:, None] @ states).squeeze(1), states)
+        return self.output(softmax_sum(self.weights.expand(len(states), -1), states, there), states)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from equifuse.files import atomic
 _MOST_NAMED = 15
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# The same numbers give the same file.
+_UNDATED = {".svg": {"Date": None}}
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
@@ -31,8 +33,10 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[An
 
 
 def _save(figure: Any, path: Path) -> None:
-    with atomic(path) as staging:
-        figure.savefig(staging, format="png")
+    import matplotlib as mpl  # noqa: PLC0415
+
+    with atomic(path) as staging, mpl.rc_context({"svg.hashsalt": "equifuse"}):
+        figure.savefig(staging, format=path.suffix.removeprefix("."), metadata=_UNDATED.get(path.suffix))
 
 
 def learning_curves(histories: list[dict[str, float]] | Mapping[str, list[dict[str, float]]], path: Path) -> None:
@@ -158,4 +162,89 @@ def robustness(record: Mapping[str, Any], path: Path) -> None:
     labels = [f"{m} {what}" for m, what in corruptions]
     corrupted.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize="small")
     corrupted.set_title("one modality corrupted", fontsize="medium")
+    _save(figure, path)
+
+
+def critical_difference(
+    ranks: Mapping[str, float], critical: float, groups: Sequence[Sequence[int]], path: Path
+) -> None:
+    """Average ranks on a line, 1 the best; bars join methods whose ranks do not differ (Demšar 2006).
+
+    Args:
+        ranks: method -> average rank.
+        critical: the critical difference, drawn above the line.
+        groups: indices into ``ranks`` of methods that do not differ.
+        path: PNG or SVG to write.
+    """
+    names, values = list(ranks), list(ranks.values())
+    order = sorted(range(len(names)), key=lambda i: values[i])
+    below = 0.16 * len(groups)
+    lines = below + 0.3 * math.ceil(len(names) / 2) + 0.4
+    figure, (axis,) = _figure(8, 1.0 + 0.75 * lines)
+    axis.axis("off")
+    low, high = 1, max(len(names), 2)
+    axis.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
+    axis.set_ylim(-lines, 0.9)
+    axis.hlines(0, low, high, color="black", linewidth=1)
+    for tick in range(low, high + 1):
+        axis.vlines(tick, 0, 0.1, color="black", linewidth=1)
+        axis.text(tick, 0.14, str(tick), ha="center", va="bottom", fontsize="small")
+    if math.isfinite(critical):
+        end = low + min(critical, high - low)
+        axis.hlines(0.6, low, end, color="grey", linewidth=2)
+        axis.text(
+            (low + end) / 2, 0.65, f"critical difference {critical:.2f}", ha="center", va="bottom", fontsize="small"
+        )
+    for i, group in enumerate(groups):
+        ends = [values[k] for k in group]
+        axis.hlines(-0.1 - 0.16 * i, min(ends) - 0.03, max(ends) + 0.03, color="black", linewidth=3)
+    half = math.ceil(len(order) / 2)
+    for place, k in enumerate(order):
+        left = place < half
+        y = -below - 0.3 * ((place if left else len(order) - 1 - place) + 1)
+        edge = low if left else high
+        axis.plot([values[k], values[k], edge], [0, y, y], color=_COLOURS[place % len(_COLOURS)], linewidth=1)
+        label = f"{names[k]} ({values[k]:.2f}) " if left else f" {names[k]} ({values[k]:.2f})"
+        axis.text(edge, y, label, ha="right" if left else "left", va="center", fontsize="small")
+    _save(figure, path)
+
+
+def pareto(points: Mapping[str, tuple[float, float]], front: Sequence[str], cost: str, value: str, path: Path) -> None:
+    """A value (lower is better) against a cost on a logarithmic axis, and the front that nothing beats.
+
+    Args:
+        points: method -> cost and value.
+        front: the methods on the front, cheapest first.
+        cost: name of the cost.
+        value: name of the value.
+        path: PNG or SVG to write.
+    """
+    figure, (axis,) = _figure(5.2, 4.2)
+    for colour, (name, place) in zip(_cycle(len(points)), points.items(), strict=True):
+        axis.plot(*place, "o", color=colour)
+        axis.annotate(name, place, xytext=(4, 4), textcoords="offset points", fontsize="x-small")
+    axis.plot([points[name][0] for name in front], [points[name][1] for name in front], color="grey", linewidth=1)
+    axis.set_xscale("log")
+    axis.invert_yaxis()
+    axis.set_xlabel(cost)
+    axis.set_ylabel(value)
+    axis.margins(x=0.2)
+    _save(figure, path)
+
+
+def retained(shares: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """What is left of a score under each condition, one colour per method.
+
+    Args:
+        shares: condition -> method -> share of the intact score.
+        path: PNG or SVG to write.
+    """
+    methods = list(dict.fromkeys(m for by_method in shares.values() for m in by_method))
+    figure, (axis,) = _figure(max(6.5, 1.3 * len(shares)), 4.4)
+    for i, (colour, m) in enumerate(zip(_cycle(len(methods)), methods, strict=True)):
+        places = [x + 0.6 * ((i + 0.5) / len(methods) - 0.5) for x, by in enumerate(shares.values()) if m in by]
+        axis.plot(places, [100 * by[m] for by in shares.values() if m in by], "o", color=colour, label=m)
+    axis.set_xticks(range(len(shares)), list(shares))
+    axis.set_ylabel("per cent of the intact score")
+    axis.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     _save(figure, path)

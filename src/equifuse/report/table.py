@@ -16,6 +16,12 @@ from equifuse.datasets.inspection import Inspection
 _CLASSES_SHOWN = 15
 
 
+class Strong(str):
+    """Text to be set in bold, where there is bold."""
+
+    __slots__ = ()
+
+
 def show(table: Table) -> None:
     """Print a table to standard output."""
     Console().print(table)
@@ -93,5 +99,6 @@ def plus_minus(mean_and_deviation: Sequence[float], scale: float = 100) -> str:
 
 def to_markdown(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    marked = [[f"**{cell}**" if isinstance(cell, Strong) else cell for cell in row] for row in rows]
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *marked]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

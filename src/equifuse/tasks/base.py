@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,13 @@ from equifuse.model import FusionModel, ModelOutput
 from equifuse.solve import SolverStats
 
 Columns = dict[str, NDArray[Any]]
+# The metrics of which less is better.
+_ERRORS = frozenset({"loss", "log_loss", "mae", "rmse"})
+
+
+def direction(metric: str) -> Literal["min", "max"]:
+    """Which way a metric of any task is better."""
+    return "min" if metric in _ERRORS else "max"
 
 
 @dataclass

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
 import statistics
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from equifuse.errors import ConvergenceWarning
 from equifuse.files import refuse_existing, write_json, write_text, write_yaml
 from equifuse.model import load as load_model
 from equifuse.report.table import plus_minus, to_markdown
 from equifuse.training.config import TrainConfig
+from equifuse.training.executors import executor
 from equifuse.training.figures import draw_convergence, draw_learning, draw_removal
 from equifuse.training.folder import CONFIG, METRICS, MODEL, PLOTS, initial_model, load_data
+from equifuse.training.progress import count_bar
 from equifuse.training.runner import RunResult, train
 
 Methods = dict[str, dict[str, Any]]
@@ -122,23 +118,13 @@ def train_all(jobs: dict[Key, Job], processes: int | None = None, progress: bool
         processes: models trained at a time; default one per core, at most 4.
         progress: show a progress bar on standard error.
     """
-    processes = processes or min(os.cpu_count() or 1, 4)
     results: dict[Key, RunResult] = {}
-    # Forking a process that has already used threads can lock up; a fresh interpreter cannot.
-    context = multiprocessing.get_context("spawn")
-    with (
-        _bar(len(jobs), progress) as advance,
-        ProcessPoolExecutor(processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-    ):
+    with count_bar(len(jobs), progress) as advance, executor(processes) as pool:
         futures = {pool.submit(_train_one, job): key for key, job in jobs.items()}
-        try:
-            for future in as_completed(futures):
-                key = futures[future]
-                results[key] = future.result()
-                advance(f"{key[0]}, seed {key[1]}")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for future in as_completed(futures):
+            key = futures[future]
+            results[key] = future.result()
+            advance(f"{key[0]}, seed {key[1]}")
     return results
 
 
@@ -149,24 +135,6 @@ def _train_one(job: Job) -> RunResult:
         warnings.simplefilter("ignore", ConvergenceWarning)
         logging.getLogger("equifuse").setLevel(logging.ERROR)
         return train(config, folder, resume=resume and (folder / CONFIG).is_file(), progress=False)
-
-
-@contextmanager
-def _bar(models: int, shown: bool) -> Iterator[Callable[[str], None]]:
-    """A progress bar over models; yields a function that takes the label of the one just finished."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
-
-    columns = (
-        TextColumn("training"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("models {task.description}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as progress:
-        job = progress.add_task("", total=models)
-        yield lambda label: progress.update(job, advance=1, description=f"(latest: {label})")
 
 
 def _mean_and_deviation(values: list[float]) -> list[float]:

@@ -13,6 +13,8 @@ from equifuse.datasets import SourceOptions
 from equifuse.encoders import ENCODERS
 from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.fusion import fusion_options
+from equifuse.training.balancing import make_balancer
+from equifuse.training.protocol import CLEAN, PROTOCOLS
 
 # The part of a run's config.yaml that records what happened, as against what was asked for.
 RECORD = "run"
@@ -45,6 +47,9 @@ class TrainConfig:
         task_options: further options of the task, such as ``focal``, ``loss`` or ``sentiment``.
         modality_dropout: probability with which each modality of each training sample is hidden, in [0, 1); one that
             the sample has is always kept. Off by default.
+        balance: what balances the modalities during training: ``"ogm_ge"``, ``"pmr"``, ``"gradient_blending"``, or
+            None; see :mod:`equifuse.training.balancing`.
+        balance_options: its options.
         warm_start: start each solve of an equilibrium from where the same sample's ended an epoch before. A resumed run
             starts cold, so its numbers agree with an uninterrupted run's up to the solver's tolerance only.
         seed: of the initial weights, the order of the samples, dropout, and a split that the data set does not have.
@@ -55,9 +60,12 @@ class TrainConfig:
         weight_decay: AdamW's, ≥ 0; biases and the gains of norms are not decayed.
         val_fraction: share of the training part held out where the data set has no validation part, in (0, 1).
         accelerator: ``"cpu"``, ``"gpu"`` or ``"auto"``.
+        protocol: ``"clean"``: the best epoch by validation loss, early stopping, measured on test once. ``"loose"``:
+            trained on train and validation for all epochs, and the best epoch *on test* is reported, as the codes
+            behind many published figures do; only to compare with those. Everything such a run writes says so.
 
     Raises:
-        UnknownNameError: an unknown fusion, encoder or accelerator.
+        UnknownNameError: an unknown fusion, encoder, balance, accelerator or protocol.
         InputError: a value of the wrong type or out of range.
     """
 
@@ -77,6 +85,8 @@ class TrainConfig:
     class_weights: str | list[float] | None = None
     task_options: dict[str, Any] = field(default_factory=dict)
     modality_dropout: float = 0.0
+    balance: str | None = None
+    balance_options: dict[str, Any] = field(default_factory=dict)
     warm_start: bool = False
     seed: int = 0
     epochs: int = 100
@@ -86,6 +96,7 @@ class TrainConfig:
     weight_decay: float = 1e-4
     val_fraction: float = 0.2
     accelerator: str = "cpu"
+    protocol: str = CLEAN
 
     def __post_init__(self) -> None:
         given: Any = self.hidden  # YAML gives a number or a list
@@ -105,7 +116,7 @@ class TrainConfig:
             self._check("dim", int, lambda v: v >= 1, "a whole number of at least 1")
         if not all(isinstance(width, int) and width >= 1 for width in hidden) or not hidden:
             raise InputError(f"hidden must list whole numbers of at least 1, got {self.hidden}")
-        for name in ("fusion_options", "task_options", "source"):
+        for name in ("fusion_options", "task_options", "balance_options", "source"):
             if not isinstance(getattr(self, name), Mapping):
                 raise InputError(f"{name} must be a mapping, got {getattr(self, name)!r}")
         object.__setattr__(self, "source", SourceOptions.of(self.source).given())
@@ -113,15 +124,17 @@ class TrainConfig:
         listed = isinstance(weights, list) and all(isinstance(w, (int, float)) and w >= 0 for w in weights)
         if weights is not None and weights != "balanced" and not listed:
             raise InputError(f"class_weights must be 'balanced' or numbers of at least 0, got {weights!r}")
-        for name in ("data", "fusion", "encoder", "accelerator"):
+        for name in ("data", "fusion", "encoder", "accelerator", "protocol"):
             self._check(name, str, bool, "a name")
         for kind, value, known in (
             ("encoder", self.encoder, ENCODERS),
             ("accelerator", self.accelerator, ("cpu", "gpu", "auto")),
+            ("protocol", self.protocol, PROTOCOLS),
         ):
             if value not in known:
                 raise UnknownNameError(kind, value, known)
         self.resolved_fusion_options()
+        make_balancer(self.balance, self.balance_options)
 
     def _check(self, name: str, kind: Any, fits: Any, expected: str) -> None:
         value = getattr(self, name)
@@ -188,6 +201,7 @@ class TrainConfig:
         options: Mapping[str, Any],
         settings: list[str] | None = None,
         task_settings: list[str] | None = None,
+        balance_settings: list[str] | None = None,
     ) -> TrainConfig:
         """A configuration from a YAML file, overridden by options, overridden by ``key=value`` settings.
 
@@ -196,6 +210,7 @@ class TrainConfig:
             options: options by name; None means not given.
             settings: ``"key=value"`` each, for ``fusion_options``; values are YAML, dots in keys nest.
             task_settings: likewise for ``task_options``.
+            balance_settings: likewise for ``balance_options``.
 
         Raises:
             DataError: the file is missing or is not YAML.
@@ -204,9 +219,13 @@ class TrainConfig:
         """
         values = read_config(file) if file is not None else {}
         values |= {name: value for name, value in options.items() if value is not None}
-        for name, given in (("fusion_options", settings), ("task_options", task_settings)):
+        for name, given in (
+            ("fusion_options", settings),
+            ("task_options", task_settings),
+            ("balance_options", balance_settings),
+        ):
             if given:
-                values[name] = {**(values.get(name) or {}), **_parse_settings(given)}
+                values[name] = {**(values.get(name) or {}), **parse_settings(given)}
         return cls.from_dict(values)
 
 
@@ -229,7 +248,12 @@ def read_config(path: Path) -> dict[str, Any]:
     return {key: _numbers(value) for key, value in content.items() if key != RECORD}
 
 
-def _parse_settings(settings: list[str]) -> dict[str, Any]:
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """A mapping from ``"key=value"`` settings: values are YAML, dots in keys nest.
+
+    Raises:
+        InputError: one cannot be read.
+    """
     import yaml  # noqa: PLC0415
 
     parsed: dict[str, Any] = {}

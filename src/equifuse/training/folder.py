@@ -19,8 +19,10 @@ from equifuse.errors import DataError, InputError
 from equifuse.model import FusionModel, LinearHead, Piece, build_model
 from equifuse.model import load as load_model
 from equifuse.tasks import Task, make_task
+from equifuse.training.balancing import Balancer, make_balancer
 from equifuse.training.config import RECORD, TrainConfig, read_config
 from equifuse.training.data import batches_of
+from equifuse.training.protocol import arrange
 
 CONFIG, METRICS, HISTORY, MODEL, PLOTS = "config.yaml", "metrics.json", "history.json", "model", "plots"
 LAST = "checkpoints/last.ckpt"
@@ -91,8 +93,9 @@ def load_run(run: PathLike) -> Run:
 
 
 def load_data(config: TrainConfig) -> MultimodalDataset:
-    """The data set of a configuration."""
-    return datasets.load(config.data, val_fraction=config.val_fraction, seed=config.seed, source=config.source)
+    """The data set of a configuration, arranged as its protocol asks."""
+    dataset = datasets.load(config.data, val_fraction=config.val_fraction, seed=config.seed, source=config.source)
+    return arrange(dataset, config.protocol)
 
 
 def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionModel:
@@ -187,6 +190,18 @@ def task_of(model: FusionModel, config: TrainConfig, weights: list[float] | None
     elif model.task == "retrieval":
         options["modalities"] = model.modalities
     return make_task(model.task, **options)
+
+
+def balancer_of(config: TrainConfig, model: FusionModel, task: Task) -> Balancer:
+    """The configuration's balancer, prepared for the model.
+
+    Raises:
+        InputError: it is not for this task, or there is nothing to balance.
+    """
+    balancer = make_balancer(config.balance, config.balance_options)
+    with own_random_numbers(config.seed):
+        balancer.prepare(model, task)
+    return balancer
 
 
 @contextmanager

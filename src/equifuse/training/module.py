@@ -19,15 +19,19 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
 from torch import Tensor, nn
 
+from equifuse.datasets import MultimodalDataset
 from equifuse.errors import ConvergenceWarning, InputError
 from equifuse.files import atomic
 from equifuse.fusion import DEQFusion, EquilibriumMonitor, find_equilibrium
 from equifuse.model import FusionModel, ModelOutput
 from equifuse.solve import EquilibriumCache, SolverStats
 from equifuse.tasks import Batch, Task
-from equifuse.tasks.base import result_of
+from equifuse.tasks.base import direction, result_of
+from equifuse.training.balancing import Balancer
 from equifuse.training.config import TrainConfig
-from equifuse.training.data import Batches, drop_modalities, first_rows, mix
+from equifuse.training.data import Batches, batches_of, drop_modalities, first_rows, mix
+from equifuse.training.folder import own_random_numbers
+from equifuse.training.protocol import LOOSE
 
 Row = dict[str, float]
 _STATE = "equifuse"
@@ -43,6 +47,7 @@ class Training(pl.LightningModule):
         model: the model; it is trained in place.
         task: loss and metrics.
         config: optimiser, modality dropout, seed.
+        balancer: what balances the modalities, prepared for the model; None for nothing.
 
     Attributes:
         history: one row of numbers per epoch.
@@ -52,9 +57,13 @@ class Training(pl.LightningModule):
         optimizer_state: what the optimiser knows of each parameter, from an earlier training; None to start afresh.
     """
 
-    def __init__(self, model: FusionModel, task: Task, config: TrainConfig) -> None:
+    def __init__(self, model: FusionModel, task: Task, config: TrainConfig, balancer: Balancer | None = None) -> None:
         super().__init__()
         self.model, self.task, self.config = model, task, config
+        self.balancer = balancer or Balancer()
+        loose = config.protocol == LOOSE
+        self.monitor: str = task.headline if loose else task.monitor
+        self.mode: str = direction(task.headline) if loose else task.mode
         self.history: list[Row] = []
         self.best: dict[str, Any] | None = None
         self.stopped = False
@@ -70,7 +79,7 @@ class Training(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; gains and biases are not decayed: what they are at rest is not 0."""
-        matrices, others = split_by_decay(self.model)
+        matrices, others = split_by_decay(nn.ModuleList([self.model, self.balancer]))
         groups = [
             {"params": matrices, "weight_decay": self.config.weight_decay},
             {"params": others, "weight_decay": 0.0},
@@ -81,13 +90,16 @@ class Training(pl.LightningModule):
         return optimizer
 
     def on_train_epoch_start(self) -> None:
-        """Start the epoch's random numbers from ``(seed, epoch)``."""
+        """Start the epoch's random numbers from ``(seed, epoch)``, after the balancer has looked."""
         self._began = time.perf_counter()
         self._sums, self._count = {}, 0
-        torch.manual_seed(mix(self.config.seed, self.current_epoch))
-        batches = self.trainer.train_dataloader
+        batches, validation = self.trainer.train_dataloader, self.trainer.val_dataloaders
         assert isinstance(batches, Batches)
         batches.epoch = self.current_epoch
+        if validation is not None:
+            assert isinstance(validation, Batches)
+            self.balancer.start_epoch(self.model, self.task, self.current_epoch, batches, validation)
+        torch.manual_seed(mix(self.config.seed, self.current_epoch))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Total loss of a batch."""
@@ -98,6 +110,8 @@ class Training(pl.LightningModule):
         if fusion.target_loss_weights and batch.target is not None:
             losses |= fusion.target_losses(output.fusion, batch.target, batch.present)
         parts = {"task_loss": loss, **losses}
+        loss, numbers = self.balancer.balanced(self.model, self.task, batch, output, loss)
+        parts |= {f"balance/{name}": number for name, number in numbers.items()}
         for name, weight in {**fusion.loss_weights, **fusion.target_loss_weights}.items():
             if weight and name in losses:
                 loss = loss + weight * losses[name]
@@ -110,7 +124,8 @@ class Training(pl.LightningModule):
         return loss
 
     def on_after_backward(self) -> None:
-        """Note how the adjoint solves of the step went."""
+        """Note how the adjoint solves of the step went, and balance its gradients."""
+        self.balancer.after_backward(self.model)
         if self._stats is None:
             return
         for name, part in self._stats.parts.items():
@@ -151,10 +166,10 @@ class Training(pl.LightningModule):
         """Measure the validation part, and keep the weights if they are the best so far."""
         evaluation = self.task.gather(self._validation)
         self._validation = []
-        value = evaluation.metrics[self.task.monitor]
+        value = evaluation.metrics.get(self.monitor, math.nan)
         self._row = {f"val_{name}": number for name, number in evaluation.metrics.items()}
         self.log("monitor", value, prog_bar=False, logger=False)
-        sign = 1 if self.task.mode == "min" else -1
+        sign = 1 if self.mode == "min" else -1
         if math.isfinite(value) and (self.best is None or sign * value < sign * self.best["value"]):
             weights = {key: tensor.detach().cpu().clone() for key, tensor in self.model.state_dict().items()}
             self.best = {"epoch": self.current_epoch, "value": value, "weights": weights}
@@ -263,15 +278,20 @@ def fit(
     val: Batches | None,
     last: Path | None = None,
     tell: Callable[[Row, float], None] | None = None,
+    *,
+    watch: bool = True,
 ) -> None:
     """Train with early stopping; continue from ``last`` if it exists. The best weights end up in the model.
+
+    Under the loose protocol nothing stops the run before its last epoch.
 
     Args:
         module: model, task and configuration.
         train: training batches.
         val: validation batches; without, there is no early stopping, and the last weights end up in the model.
-        last: where the checkpoint is; without, nothing is written, and the equilibria are not watched.
+        last: where the checkpoint is, or None for none.
         tell: called after each epoch with its row and the best monitored value.
+        watch: whether to look after each epoch at the equilibria of some validation samples.
 
     Raises:
         InputError: training diverged.
@@ -291,8 +311,13 @@ def fit(
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
                 enable_checkpointing=last is not None,
-                callbacks=_callbacks(module, val, last, tell),
-                default_root_dir=None if last is None else last.parent,
+                callbacks=[
+                    *([_early_stopping(module)] if val else []),
+                    *([WatchEquilibrium(first_rows(val, _WATCHED))] if val and watch else []),
+                    *([LastEpoch(last)] if last else []),
+                    *([Report(tell)] if tell else []),
+                ],
+                default_root_dir=last.parent if last else None,
             )
             with _interruptible():
                 trainer.fit(module, train, val, ckpt_path=last if resumed else None, weights_only=True)
@@ -300,24 +325,27 @@ def fit(
     if val is None:
         return
     if module.best is None:
-        raise InputError(f"the validation {module.task.monitor} was never finite; lower the learning rate")
+        raise InputError(f"the validation {module.monitor} was never finite; lower the learning rate")
     module.model.load_state_dict(module.best["weights"])
 
 
-def _callbacks(
-    module: Training, val: Batches | None, last: Path | None, tell: Callable[[Row, float], None] | None
-) -> list[Callback]:
-    found: list[Callback] = []
-    if val is not None:
-        task, patience = module.task, module.config.patience
-        found.append(EarlyStopping("monitor", patience=patience, mode=task.mode, verbose=False, check_finite=False))
-        if last is not None:
-            found.append(WatchEquilibrium(first_rows(val, _WATCHED)))
-    if last is not None:
-        found.append(LastEpoch(last))
-    if tell is not None:
-        found.append(Report(tell))
-    return found
+def _early_stopping(module: Training) -> EarlyStopping:
+    config = module.config
+    patience = config.epochs if config.protocol == LOOSE else config.patience
+    return EarlyStopping("monitor", patience=patience, mode=module.mode, verbose=False, check_finite=False)
+
+
+def fit_on(
+    dataset: MultimodalDataset,
+    module: Training,
+    last: Path | None = None,
+    tell: Callable[[Row, float], None] | None = None,
+) -> None:
+    """:func:`fit` on the parts of a data set, with the configuration's batches and random numbers."""
+    config = module.config
+    train = batches_of(dataset.splits["train"], config.batch_size, config.seed)
+    with own_random_numbers(config.seed):
+        fit(module, train, batches_of(dataset.splits["val"]), last, tell)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One progress bar: epoch, validation loss, best, time left."""
+"""Progress bars: over the epochs of one training, and over many trainings."""
 
 from __future__ import annotations
 
@@ -47,3 +47,29 @@ def epoch_bar(epochs: int, runs: int = 1) -> Iterator[Callable[[str], Tell]]:
             return tell
 
         yield follow
+
+
+@contextmanager
+def count_bar(total: int, shown: bool = True) -> Iterator[Callable[[str], None]]:
+    """A bar on standard error over many trainings, with the time left.
+
+    Args:
+        total: number of trainings.
+        shown: whether there is to be one.
+
+    Yields:
+        A function that takes the label of the training just finished.
+    """
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (
+        TextColumn("training"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("models {task.description}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as progress:
+        job = progress.add_task("", total=total)
+        yield lambda label: progress.update(job, advance=1, description=f"(latest: {label})")

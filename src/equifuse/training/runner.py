@@ -18,8 +18,8 @@ from equifuse.errors import DataError, InputError
 from equifuse.files import read_json, refuse_existing, write_json, write_yaml
 from equifuse.model import FusionModel
 from equifuse.tasks import Task
+from equifuse.training.balancing import Balancer
 from equifuse.training.config import RECORD, TrainConfig
-from equifuse.training.data import batches_of
 from equifuse.training.evaluation import evaluate_model, evaluate_quietly, score_without_each
 from equifuse.training.figures import draw_convergence, draw_learning, draw_removal, single
 from equifuse.training.folder import (
@@ -30,14 +30,15 @@ from equifuse.training.folder import (
     MODEL,
     PLOTS,
     PathLike,
+    balancer_of,
     class_weights,
     initial_model,
     load_data,
-    own_random_numbers,
     read_run_config,
     task_of,
 )
 from equifuse.training.progress import Tell, epoch_bar
+from equifuse.training.protocol import CLEAN, PROTOCOLS
 
 if TYPE_CHECKING:  # it imports Lightning
     from equifuse.training.module import Training
@@ -98,15 +99,17 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
     model = initial_model(config, dataset)
     weights = class_weights(config, dataset)
     task = task_of(model, config, weights)
+    balancer = balancer_of(config, model, task)
     if not resume:
         write_yaml(
             out / CONFIG, {**config.to_dict(), RECORD: {**_record(config, dataset, model), "class_weights": weights}}
         )
-    module = _fit(config, dataset, model, task, out, progress)
+    module = _fit(config, dataset, model, task, balancer, out, progress)
     assert module.best is not None
     history = module.history
 
-    evaluations = {part: evaluate_model(model, task, dataset, part) for part in ("val", "test")}
+    parts = ("val", "test") if config.protocol == CLEAN else ("test",)
+    evaluations = {part: evaluate_model(model, task, dataset, part) for part in parts}
     headline = evaluations["test"].metrics[task.headline]
     without = score_without_each(model, task, dataset)
     untrained = initial_model(config, dataset)
@@ -120,6 +123,7 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
         "epochs": len(history),
         "best_epoch": int(module.best["epoch"]) + 1,
         "alerts": module.alerts,
+        "protocol": f"{config.protocol}: {PROTOCOLS[config.protocol]}",
     }
     model.save(out / MODEL, overwrite=resume)
     write_json(out / HISTORY, history)
@@ -158,17 +162,21 @@ def _full_path(pattern: str) -> str:
 
 
 def _fit(
-    config: TrainConfig, dataset: MultimodalDataset, model: FusionModel, task: Task, out: Path, progress: bool | Tell
+    config: TrainConfig,
+    dataset: MultimodalDataset,
+    model: FusionModel,
+    task: Task,
+    balancer: Balancer,
+    out: Path,
+    progress: bool | Tell,
 ) -> Training:
     """Train with Lightning; leaves the best weights in the model."""
-    from equifuse.training.module import Training, fit  # noqa: PLC0415
+    from equifuse.training.module import Training, fit_on  # noqa: PLC0415
 
-    module = Training(model, task, config)
-    batches = batches_of(dataset.splits["train"], config.batch_size, config.seed)
-    validation = batches_of(dataset.splits["val"])
+    module = Training(model, task, config, balancer)
     bar = epoch_bar(config.epochs) if progress is True else nullcontext(lambda _: progress or None)
-    with own_random_numbers(config.seed), bar as follow:
-        fit(module, batches, validation, out / LAST, follow(f"{config.fusion} on {dataset.name}"))
+    with bar as follow:
+        fit_on(dataset, module, out / LAST, follow(f"{config.fusion} on {dataset.name}"))
     return module
 
 

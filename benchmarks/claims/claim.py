@@ -1,0 +1,175 @@
+"""A published claim as an experiment: claim, protocol, result, verdict."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from equifuse.benchmark import BenchmarkConfig, run_benchmark
+from equifuse.benchmark.publish import CLEAN, score_table
+from equifuse.benchmark.statistics import mean_interval, paired_test, signed_rank_test
+from equifuse.files import write_text
+from equifuse.report.page import Section, TextTable, render_markdown
+
+# Small enough that five seeds of a handful of methods take minutes, of omics, sentiment, images and proteins.
+SETS = (
+    "rosmap",
+    "brca_mogonet_testpart",
+    "tcga_gbmlgg",
+    "prokaryotic",
+    "proteinfold",
+    "handwritten",
+    "mosi_utterance",
+    "cub10",
+)
+# The same for every method of every claim; nothing is tuned.
+SETTINGS: dict[str, Any] = {"epochs": 60, "patience": 10, "weight_decay": 0.1, "input_dropout": 0.2}
+_LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an experiment found.
+
+    Attributes:
+        verdict: ``"holds"``, ``"does not hold"``, ``"not shown"`` (no difference beyond chance), or a qualification.
+        tables: the numbers.
+        notes: what has to be said about them.
+    """
+
+    verdict: str
+    tables: Sequence[TextTable]
+    notes: Sequence[str] = field(default=())
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of one of the papers and how it is tried here.
+
+    Attributes:
+        name: of the file and the folder.
+        text: the claim.
+        source: where it is made.
+        protocol: how it is tried, and how that differs from the paper.
+        run: folder of data sets, folder for results, seeds -> :class:`Result`.
+    """
+
+    name: str
+    text: str
+    source: str
+    protocol: str
+    run: Callable[[Path, Path, int], Result]
+
+    def main(self) -> None:
+        """Run from the command line."""
+        parser = argparse.ArgumentParser(description=self.text)
+        parser.add_argument("data", type=Path, help="folder of data sets")
+        parser.add_argument("--out", type=Path, default=Path("runs/claims"))
+        parser.add_argument("--seeds", type=int, default=5)
+        options = parser.parse_args()
+        print(self.report(options.data, options.out, options.seeds))
+
+    def report(self, data: Path, out: Path, seeds: int) -> str:
+        """Run, write ``<out>/<name>.md``, and return its text."""
+        result = self.run(data, out / self.name, seeds)
+        command = f"python benchmarks/claims/{self.name}.py ../shared/data"
+        lines = [
+            f"Claim: {self.text} ({self.source})",
+            f"Protocol: {self.protocol}",
+            *result.notes,
+            f"Verdict: **{result.verdict}**",
+        ]
+        text = render_markdown(
+            self.name.replace("_", " "), [Section("Result", lines, tables=result.tables, code=[command])]
+        )
+        write_text(out / f"{self.name}.md", text)
+        return text
+
+
+def compare(
+    data: Path, out: Path, seeds: int, methods: Sequence[Any], sets: Sequence[str] = SETS, **options: Any
+) -> Any:
+    """A benchmark's summary on those of the sets that are there; what is in ``out`` already is not repeated."""
+    found = [str(data / f"{name}.npz") for name in sets if (data / f"{name}.npz").is_file()]
+    config = BenchmarkConfig.from_dict(
+        {"data": found, "methods": list(methods), "seeds": seeds, "settings": SETTINGS, **options}
+    )
+    return run_benchmark(config, out, resume=(out / "store.sqlite").is_file())
+
+
+def contrast(summary: Mapping[str, Any], better: str, worse: str) -> tuple[str, list[str]]:
+    """Verdict on "``better`` is better than ``worse``", and a row: the pair, mean difference, data sets ahead, p.
+
+    Over several data sets by Wilcoxon's signed-rank test of the means, over one by the paired t-test of the seeds.
+    Differences are in per cent; errors count with the opposite sign, relative to the worse one's.
+    """
+    differences, by_seed = [], []
+    for name, methods in summary["scores"][CLEAN].items():
+        if better not in methods or worse not in methods:
+            continue
+        lower = summary["better"][name] == "min"
+        a, b = methods[better], methods[worse]
+        scale = -100 / b["mean"] if lower else 100.0
+        differences.append(scale * (a["mean"] - b["mean"]))
+        by_seed.append([scale * (a["values"][s] - b["values"][s]) for s in a["values"] if s in b["values"]])
+    return verdict_of(better, worse, differences, by_seed)
+
+
+def verdict_of(
+    better: str, worse: str, differences: Sequence[float], by_seed: Sequence[Sequence[float]]
+) -> tuple[str, list[str]]:
+    """Verdict and row from differences per data set, and per data set and seed."""
+    zeros = [0.0] * len(differences)
+    p = (
+        signed_rank_test(differences, zeros)
+        if len(differences) > 1
+        else paired_test(by_seed[0], [0.0] * len(by_seed[0]))
+    )
+    mean, half = mean_interval(differences if len(differences) > 1 else by_seed[0])
+    ahead = sum(d > 0 for d in differences)
+    if p < _LEVEL:
+        verdict = "holds" if mean > 0 else "does not hold"
+    else:
+        verdict = "not shown"
+    shown = f"{mean:+.2f}" if math.isnan(half) else f"{mean:+.2f} ± {half:.2f}"
+    return verdict, [f"{better} over {worse}", shown, f"{ahead} of {len(differences)}", f"{p:.3f}", verdict]
+
+
+CONTRASTS = ["pair", "mean difference, per cent", "data sets ahead", "p", "verdict"]
+
+
+def contrasts(
+    summary: Mapping[str, Any], pairs: Sequence[tuple[str, str]], caption: str = ""
+) -> tuple[list[str], TextTable]:
+    """Verdicts and a table of several contrasts."""
+    found = [contrast(summary, a, b) for a, b in pairs]
+    return [verdict for verdict, _ in found], TextTable(CONTRASTS, [row for _, row in found], caption)
+
+
+def overall(verdicts: Sequence[str]) -> str:
+    """One verdict of several: theirs if they agree, else how many of each."""
+    kinds = list(dict.fromkeys(verdicts))
+    if len(kinds) == 1:
+        return kinds[0]
+    return ", ".join(f"{kind} in {verdicts.count(kind)} of {len(verdicts)}" for kind in kinds)
+
+
+__all__ = [
+    "SETS",
+    "SETTINGS",
+    "Claim",
+    "Result",
+    "compare",
+    "contrast",
+    "contrasts",
+    "overall",
+    "score_table",
+    "verdict_of",
+]

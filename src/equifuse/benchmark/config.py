@@ -1,0 +1,218 @@
+"""What a benchmark compares, from keywords, flags, or one YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from equifuse.benchmark.baselines import LINEAR
+from equifuse.benchmark.space import Space, check_space
+from equifuse.errors import InputError, UnknownNameError
+from equifuse.training.config import TrainConfig, read_config
+from equifuse.training.protocol import CLEAN, PROTOCOLS
+
+# Test conditions that stand for one condition per modality.
+WITHOUT, ONLY = "without", "only"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One contender.
+
+    Args:
+        label: what it is called in tables.
+        options: of :class:`~equifuse.training.TrainConfig`; ``{}`` for the linear baseline.
+        space: what is tuned of it beside, or in place of, the benchmark's own space.
+    """
+
+    label: str
+    options: dict[str, Any] = field(default_factory=dict)
+    space: Space = field(default_factory=dict)
+
+    @property
+    def linear(self) -> bool:
+        """Whether it is the linear baseline, which has no fusion."""
+        return self.label == LINEAR
+
+    @classmethod
+    def of(cls, value: str | Mapping[str, Any]) -> Method:
+        """From ``"gmf"``, ``"gmf+deq"`` (a fusion and its backend), ``"linear"``, or a mapping.
+
+        Args:
+            value: a mapping has ``label`` (default: made of fusion and backend), ``space``, and options.
+
+        Raises:
+            InputError: it is neither, or has no fusion.
+        """
+        if isinstance(value, str):
+            fusion, plus, backend = value.partition("+")
+            named = {"fusion": fusion, **({"backend": backend} if plus else {})}
+            return cls(value, {} if value == LINEAR else named)
+        if not isinstance(value, Mapping) or not value.get("fusion"):
+            raise InputError(f"a method is a name, or options with 'fusion: NAME' among them; got {value!r}")
+        options = {name: entry for name, entry in value.items() if name not in ("label", "space")}
+        label = "+".join(str(options[name]) for name in ("fusion", "backend") if options.get(name))
+        return cls(str(value.get("label") or label), options, check_space(value.get("space") or {}))
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Methods × data sets × seeds × test conditions, and what is the same for all of them.
+
+    Args:
+        data: names or paths of data sets.
+        methods: names (``"deq"``, ``"gmf+deq"``, ``"linear"``) or mappings, see :meth:`Method.of`.
+        seeds: how many (0, 1, …), or which.
+        trials: settings tried per method and data set, each by one training that is judged on validation; the first
+            are the defaults. 0 (default): no tuning.
+        missing: conditions on test beside the intact one: rates in (0, 1) at which modalities are hidden, ``"without"``
+            (each modality taken away in turn) and ``"only"`` (each alone).
+        protocols: ``"clean"`` (default) and ``"loose"``; see :mod:`equifuse.training.protocol`.
+        settings: options of :class:`~equifuse.training.TrainConfig` for every method.
+        space: what is tuned, option -> range; see :mod:`equifuse.benchmark.space`. Default: the same space of encoder
+            and optimiser options for every method.
+
+    Raises:
+        InputError: a value does not fit.
+        UnknownNameError: an unknown method, protocol or option.
+    """
+
+    data: tuple[str, ...]
+    methods: tuple[Method, ...]
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    trials: int = 0
+    missing: tuple[float | str, ...] = ()
+    protocols: tuple[str, ...] = (CLEAN,)
+    settings: dict[str, Any] = field(default_factory=dict)
+    space: Space | None = None
+
+    def __post_init__(self) -> None:
+        if not self.data or not self.methods:
+            raise InputError("a benchmark needs at least one data set and one method")
+        for kind, names in (("data set", self.data), ("method", [method.label for method in self.methods])):
+            repeated = [name for name in names if list(names).count(name) > 1]
+            if repeated:
+                raise InputError(f"{kind} {repeated[0]!r} is given twice; give methods of different options a label")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise InputError(f"seeds must be different numbers, at least one; got {list(self.seeds)}")
+        if isinstance(self.trials, bool) or not isinstance(self.trials, int) or self.trials < 0:
+            raise InputError(f"trials must be a whole number of at least 0, got {self.trials!r}")
+        for condition in self.missing:
+            known = condition in (WITHOUT, ONLY) if isinstance(condition, str) else 0 < condition < 1
+            if not known:
+                raise InputError(f"missing takes rates between 0 and 1, '{WITHOUT}' and '{ONLY}'; got {condition!r}")
+        for protocol in self.protocols:
+            if protocol not in PROTOCOLS:
+                raise UnknownNameError("protocol", protocol, PROTOCOLS)
+        if CLEAN not in self.protocols:
+            raise InputError(f"the {CLEAN} protocol is always part of a benchmark; add it to protocols")
+        for method in self.methods:
+            if not method.linear:
+                self.train_config(self.data[0], method, self.seeds[0])
+
+    def train_config(
+        self, data: str, method: Method, seed: int, protocol: str = CLEAN, tuned: Mapping[str, Any] | None = None
+    ) -> TrainConfig:
+        """The configuration of one training.
+
+        Args:
+            data: name or path of a data set.
+            method: the method.
+            seed: of everything random.
+            protocol: how the model is selected.
+            tuned: options that tuning has found, which win.
+        """
+        options = merge(self.settings, method.options, dict(tuned or {}))
+        return TrainConfig.from_dict({**options, "data": data, "seed": seed, "protocol": protocol})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; :meth:`from_dict` reads them back."""
+        methods = [
+            {"label": m.label, **m.options, **({"space": m.space} if m.space else {})} if m.options else m.label
+            for m in self.methods
+        ]
+        values: dict[str, Any] = {
+            "data": list(self.data),
+            "methods": methods,
+            "seeds": list(self.seeds),
+            "trials": self.trials,
+            "missing": list(self.missing),
+            "protocols": list(self.protocols),
+            "settings": self.settings,
+        }
+        return values if self.space is None else {**values, "space": self.space}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> BenchmarkConfig:
+        """A configuration from plain values.
+
+        Raises:
+            UnknownNameError: a key that is none.
+            InputError: a value does not fit, or there are no data sets or methods.
+        """
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise UnknownNameError("option of a benchmark:", str(key), known)
+        seeds = values.get("seeds", 5)
+        if isinstance(seeds, int):
+            seeds = range(seeds)
+        space = values.get("space")
+        return cls(
+            tuple(str(entry) for entry in _listed(values.get("data"), "data")),
+            tuple(Method.of(entry) for entry in _listed(values.get("methods"), "methods")),
+            tuple(_listed(seeds, "seeds")),
+            values.get("trials") or 0,
+            tuple(_listed(values.get("missing"), "missing")),
+            tuple(_listed(values.get("protocols", CLEAN), "protocols")),
+            dict(values.get("settings") or {}),
+            None if space is None else check_space(space),
+        )
+
+    @classmethod
+    def from_options(
+        cls, file: Path | None, options: Mapping[str, Any], settings: Mapping[str, Any] | None = None
+    ) -> BenchmarkConfig:
+        """A configuration from a YAML file, overridden by options; paths of data become absolute.
+
+        Args:
+            file: YAML file, or None; paths in it are relative to its folder.
+            options: options by name; None means not given.
+            settings: training options, which win over those of the file one by one.
+
+        Raises:
+            DataError: the file is missing or is not YAML.
+            UnknownNameError: an unknown key.
+            InputError: a value does not fit.
+        """
+        values = read_config(file) if file is not None else {}
+        values |= {name: value for name, value in options.items() if value is not None}
+        base = Path() if file is None or options.get("data") else file.parent
+        data = [str((base / d).resolve()) if (base / d).exists() else d for d in _listed(values.get("data"), "data")]
+        return cls.from_dict({**values, "data": data, "settings": merge(values.get("settings") or {}, settings or {})})
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of several layers, later ones winning; mappings such as ``fusion_options`` are merged, not replaced."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            path, _, rest = name.partition(".")
+            entry: Any = {rest: value} if rest else value
+            before = merged.get(path)
+            if isinstance(before, Mapping) and isinstance(entry, Mapping):
+                entry = merge(before, entry)
+            merged[path] = entry
+    return merged
+
+
+def _listed(value: Any, name: str) -> list[Any]:
+    if value is None:
+        return []
+    if isinstance(value, (str, int, float, Mapping)):
+        return [value]
+    if not isinstance(value, Iterable):
+        raise InputError(f"{name} must be a list, got {value!r}")
+    return list(value)

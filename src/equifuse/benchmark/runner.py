@@ -1,0 +1,214 @@
+"""Run a benchmark: tune, train and measure whatever the store does not have yet, then tell what came of it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from pathlib import Path
+from typing import Any
+
+from equifuse.benchmark.baselines import LINEAR_TASKS
+from equifuse.benchmark.config import BenchmarkConfig, Method
+from equifuse.benchmark.publish import publish
+from equifuse.benchmark.sets import SetInfo, look_at, short_names
+from equifuse.benchmark.space import DEFAULT_SPACE
+from equifuse.benchmark.store import Row, Store
+from equifuse.benchmark.tuning import Tuning
+from equifuse.benchmark.unit import Record, Unit, measure
+from equifuse.errors import DataError, EquifuseError, InputError
+from equifuse.files import refuse_existing, write_yaml
+from equifuse.fusion import FUSIONS
+from equifuse.training.config import read_config
+from equifuse.training.executors import executor
+from equifuse.training.progress import count_bar
+
+CONFIG, STORE, SCORES = "benchmark.yaml", "store.sqlite", "scores.parquet"
+
+
+def run_benchmark(
+    config: BenchmarkConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Run a benchmark into a folder.
+
+    The folder holds ``benchmark.yaml`` (what was asked for), ``store.sqlite`` (every result, as soon as it is there),
+    ``scores.parquet``, ``summary.json``, ``tables.md``, ``plots/`` and ``report.html``. A killed benchmark loses the
+    trainings under way and nothing else; resumed, it repeats none that is finished. One more method, seed or data set
+    in a resumed benchmark's configuration costs only what is new.
+
+    Args:
+        config: what to compare.
+        out: folder to create.
+        resume: go on with what is there.
+        workers: trainings at a time; default one per core, at most 4.
+        scheduler: address of a Dask scheduler, see :func:`~equifuse.training.executors.executor`.
+        progress: show a bar on standard error.
+
+    Returns:
+        What ``summary.json`` holds.
+
+    Raises:
+        OutputExistsError: ``out`` exists and ``resume`` is False.
+        DataError: a data set cannot be used, or there is nothing to resume.
+        InputError: an option does not fit, or everything failed.
+    """
+    out = Path(out)
+    if not resume:
+        refuse_existing(out)
+    elif not (out / STORE).is_file():
+        raise DataError(f"nothing to resume at {out}: it has no {STORE}")
+    plan = _Plan(config)
+    write_yaml(out / CONFIG, config.to_dict())
+    store = Store(out / STORE)
+    work = _Work(plan, store)
+    with count_bar(plan.total, progress) as advance, executor(workers, scheduler) as pool:
+        work.run(pool, advance)
+    store.to_parquet(out / SCORES)
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return publish(config, plan.sets, _asked_for(store, work.keys), out, command, plan.skipped)
+
+
+def read_benchmark(folder: Path) -> BenchmarkConfig:
+    """The configuration of a benchmark's folder.
+
+    Raises:
+        DataError: it is none.
+    """
+    if not (folder / CONFIG).is_file():
+        raise DataError(f"no benchmark at {folder}: expected a folder with {CONFIG}")
+    return BenchmarkConfig.from_dict(read_config(folder / CONFIG))
+
+
+def _asked_for(store: Store, keys: set[str]) -> list[Row]:
+    """The store's rows that belong to this configuration; it may hold others, of earlier ones."""
+    return [row for key, row in store.rows().items() if key in keys]
+
+
+class _Plan:
+    """Which pairs of method and data set there are, and how many units in all."""
+
+    def __init__(self, config: BenchmarkConfig) -> None:
+        self.config = config
+        self.sets = {name: look_at(name, source, config) for name, source in short_names(config.data).items()}
+        self.skipped: list[str] = []
+        self.pairs: list[tuple[SetInfo, Method]] = []
+        for found in self.sets.values():
+            for method in config.methods:
+                reason = _not_applicable(method, found.task)
+                if reason:
+                    self.skipped.append(f"{method.label} on {found.name}: {reason}")
+                else:
+                    self.pairs.append((found, method))
+        if not self.pairs:
+            raise InputError(f"no method fits any data set: {self.skipped[0]}")
+        self.total = sum(len(self.protocols(m)) * len(config.seeds) + self.trials(m) for _, m in self.pairs)
+
+    def trials(self, method: Method) -> int:
+        """Tuning trials of a method; the linear baseline chooses its one option itself, on the same validation part."""
+        return 0 if method.linear else self.config.trials
+
+    def protocols(self, method: Method) -> tuple[str, ...]:
+        """Those a method is measured under; the linear baseline has no epochs to choose among."""
+        return self.config.protocols[:1] if method.linear else self.config.protocols
+
+    def unit(self, found: SetInfo, method: Method, seed: int, protocol: str, tuned: dict[str, Any]) -> Unit:
+        """A run that is measured on test."""
+        config = self.config.train_config(found.source, method, seed, protocol, tuned)
+        return Unit(found.name, method.label, config, found.fingerprint, method.linear, None, self.config.missing)
+
+    def trial(self, found: SetInfo, method: Method, number: int, options: dict[str, Any]) -> Unit:
+        """A tuning trial, with the first seed."""
+        config = self.config.train_config(found.source, method, self.config.seeds[0], tuned=options)
+        return Unit(found.name, method.label, config, found.fingerprint, method.linear, number)
+
+
+class _Work:
+    """Units in flight; a pair's trials come one after the other, everything else side by side."""
+
+    def __init__(self, plan: _Plan, store: Store) -> None:
+        self.plan, self.store = plan, store
+        self.finished = {key: row for key, row in store.rows().items() if row.error is None}
+        self.keys: set[str] = set()
+        self.flying: dict[Future[Record], tuple[Unit, Callable[[Record | None], None]]] = {}
+
+    def run(self, pool: Executor, advance: Callable[[str], None]) -> None:
+        """Everything that is not in the store yet."""
+        self.pool, self.advance = pool, advance
+        for found, method in self.plan.pairs:
+            if self.plan.trials(method):
+                space = {**(self.plan.config.space or DEFAULT_SPACE), **method.space}
+                self._tune(found, method, Tuning(found.name, space, self.plan.trials(method)))
+            else:
+                self._measure(found, method, {})
+        while self.flying:
+            done, _ = wait(self.flying, return_when=FIRST_COMPLETED)
+            for future in done:
+                unit, then = self.flying.pop(future)
+                result = _outcome(future)
+                self.store.add(unit, result)
+                self.advance(unit.label)
+                then(None if isinstance(result, str) else result)
+
+    def _tune(self, found: SetInfo, method: Method, tuning: Tuning) -> None:
+        """The next trial, or the runs once there is none left."""
+        while not tuning.finished:
+            options = tuning.ask()
+            unit = self.plan.trial(found, method, tuning.told, options)
+            row = self._known(unit)
+            if row is None:
+
+                def told(record: Record | None, options: dict[str, Any] = options) -> None:
+                    tuning.tell(options, None if record is None else record.monitor)
+                    self._tune(found, method, tuning)
+
+                self._submit(unit, told)
+                return
+            tuning.tell(options, row.monitor)
+        self._measure(found, method, {} if tuning.best is None else tuning.best[1])
+
+    def _measure(self, found: SetInfo, method: Method, tuned: dict[str, Any]) -> None:
+        for seed in self.plan.config.seeds:
+            for protocol in self.plan.protocols(method):
+                unit = self.plan.unit(found, method, seed, protocol, tuned)
+                if self._known(unit) is None:
+                    self._submit(unit, lambda _: None)
+
+    def _known(self, unit: Unit) -> Row | None:
+        self.keys.add(unit.key)
+        row = self.finished.get(unit.key)
+        if row is not None:
+            self.advance(unit.label)
+        return row
+
+    def _submit(self, unit: Unit, then: Callable[[Record | None], None]) -> None:
+        self.flying[self.pool.submit(measure, unit)] = (unit, then)
+
+
+def _outcome(future: Future[Record]) -> Record | str:
+    """A unit's record, or why there is none: one that fails must not take the others with it."""
+    try:
+        return future.result()
+    except BrokenExecutor:
+        raise InputError("a worker died, perhaps for want of memory; resume with fewer workers") from None
+    except EquifuseError as error:
+        return str(error)
+    except Exception as error:  # what a method of the user's own may raise
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _not_applicable(method: Method, task: str) -> str | None:
+    """Why a method has no result on a task, or None."""
+    if method.linear:
+        return None if task in LINEAR_TASKS else f"there is no linear baseline for {task}"
+    for name in (method.options["fusion"], method.options.get("backend")):
+        tasks = FUSIONS[name].tasks if name else None
+        if tasks is not None and task not in tasks:
+            return f"{name} is for {', '.join(tasks)}"
+    return None

@@ -1,0 +1,74 @@
+"""``equifuse benchmark``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from equifuse.cli.source import IdColumn, Modalities, SplitColumn, Targets, TaskName, source_options
+
+
+def benchmark(
+    config: Annotated[Path | None, typer.Argument(help="YAML file; options given here win.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder to create.")] = Path("runs/benchmark"),
+    data: Annotated[list[str] | None, typer.Option(help="Name or path of a data set; repeat for more.")] = None,
+    modality: Modalities = None,
+    target: Targets = None,
+    id_column: IdColumn = None,
+    split_column: SplitColumn = None,
+    task: TaskName = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="deq, gmf, gmf+deq, concat, linear, ...; repeat for more.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Seeds per method.  [default: 5]", min=1)] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Settings tried per method and data set, on validation.  [default: 0]", min=0)
+    ] = None,
+    missing: Annotated[
+        list[str] | None, typer.Option(help="Also on test: a missing rate, 'without' or 'only'; repeat for more.")
+    ] = None,
+    protocol: Annotated[list[str] | None, typer.Option(help="clean, loose; repeat for both.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Training option for all methods, e.g. epochs=30.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Trainings at a time.", min=1)] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to work on.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue; nothing finished is repeated.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Compare methods on data sets, tuned alike, over seeds: tables, tests, plots, and one page with all of it."""
+    from equifuse.benchmark import BenchmarkConfig, run_benchmark
+    from equifuse.benchmark.publish import PAGE, short_table
+    from equifuse.report.table import show, text_table
+    from equifuse.training.config import parse_settings
+
+    given = {
+        "data": data or None,
+        "methods": method or None,
+        "seeds": seeds,
+        "trials": trials,
+        "missing": None if missing is None else [_number(entry) for entry in missing],
+        "protocols": protocol or None,
+    }
+    source = source_options(modality, target, id_column, split_column, task)
+    settings = {**parse_settings(setting or []), **({"source": source} if source else {})}
+    resolved = BenchmarkConfig.from_options(config, given, settings)
+    try:
+        summary = run_benchmark(resolved, out, resume=resume, workers=workers, scheduler=scheduler, progress=not quiet)
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; continue with the same options, --out {out} and --resume", err=True)
+        raise typer.Exit(130) from None
+    table = short_table(summary)
+    show(text_table(table.caption, list(table.header), [list(row) for row in table.rows]))
+    for line in [*summary["failures"], *summary["skipped"]]:
+        typer.echo(f"note: {line}", err=True)
+    typer.echo(f"report: {out / PAGE}")
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -1,0 +1,56 @@
+"""Explanations of trained models, and calibrated uncertainty. :func:`explain` does all of it in one call."""
+
+from equifuse.explain.attribution import Attributions, attribute
+from equifuse.explain.calibration import (
+    Calibration,
+    ProbabilityScores,
+    Reliability,
+    brier_score,
+    calibrate,
+    fit_temperature,
+    reliability,
+)
+from equifuse.explain.conformal import Intervals, PredictionSets, intervals, prediction_sets, quantile
+from equifuse.explain.explanation import Explanation, explain
+from equifuse.explain.internals import GateActivity, Internals, PartEnergies, look_inside
+from equifuse.explain.shapley import (
+    CoalitionOutputs,
+    Coalitions,
+    Contributions,
+    all_coalitions,
+    base_output,
+    evaluate_coalitions,
+    sampled_coalitions,
+    shapley_values,
+)
+
+__all__ = [
+    "Attributions",
+    "Calibration",
+    "CoalitionOutputs",
+    "Coalitions",
+    "Contributions",
+    "Explanation",
+    "GateActivity",
+    "Internals",
+    "Intervals",
+    "PartEnergies",
+    "PredictionSets",
+    "ProbabilityScores",
+    "Reliability",
+    "all_coalitions",
+    "attribute",
+    "base_output",
+    "brier_score",
+    "calibrate",
+    "evaluate_coalitions",
+    "explain",
+    "fit_temperature",
+    "intervals",
+    "look_inside",
+    "prediction_sets",
+    "quantile",
+    "reliability",
+    "sampled_coalitions",
+    "shapley_values",
+]

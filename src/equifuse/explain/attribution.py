@@ -1,0 +1,242 @@
+"""Which features a prediction came from: integrated gradients, with the completeness that they owe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equifuse.encoders import Standardize
+from equifuse.errors import InputError
+from equifuse.explain.reading import ByModality, Floats, evaluating, explained, joined, plain, presence, read, value_of
+from equifuse.model import FusionModel
+from equifuse.tasks import Batch, Task
+
+# Points on the paths, of all samples together, that are evaluated at a time.
+_POINTS = 4096
+# A sample that is not complete is integrated again with so many times as many points, but never with more than these.
+_GROWTH, _MOST_STEPS = 4, 1024
+
+
+@dataclass(frozen=True)
+class Attributions:
+    """Integrated gradients.
+
+    Attributes:
+        values: modality -> ``(n, *shape)``, in the units of the value explained; 0 where a sample lacks the modality.
+        names: modality -> names of its flattened features.
+        baseline: ``(n,)`` value at the baseline.
+        full: ``(n,)`` value explained.
+        delta: ``(n,)`` sum of all attributions minus ``full − baseline``: 0 but for the error of the quadrature, and
+            of an equilibrium's tolerance.
+    """
+
+    values: ByModality
+    names: dict[str, tuple[str, ...]]
+    baseline: Floats
+    full: Floats
+    delta: Floats
+
+    def top(self, count: int = 10) -> dict[str, list[tuple[str, float]]]:
+        """The features of each modality with the largest mean absolute attribution, and that mean; largest first."""
+        found = {}
+        for m, x in self.values.items():
+            size = np.abs(x).reshape(len(x), -1).mean(axis=0)
+            order = np.argsort(-size, kind="stable")[:count]
+            found[m] = [(self.names[m][k], float(size[k])) for k in order]
+        return found
+
+    def summary(self, count: int = 10) -> dict[str, Any]:
+        """Plain numbers: the first features of each modality, and how far from completeness the samples are."""
+        return {
+            "features": {m: [{"name": n, "mean_absolute": v} for n, v in top] for m, top in self.top(count).items()},
+            "delta": {"mean_absolute": plain(np.abs(self.delta).mean()), "max": plain(np.abs(self.delta).max())},
+            "mean_change": plain(np.abs(self.full - self.baseline).mean()),
+        }
+
+
+def attribute(
+    model: FusionModel,
+    task: Task,
+    batches: Iterable[Batch],
+    *,
+    value: str | None = None,
+    output: int | None = None,
+    baselines: Mapping[str, Tensor] | None = None,
+    steps: int = 64,
+    tol: float = 0.01,
+) -> Attributions:
+    """Integrated gradients of a number of each sample with respect to its features (Sundararajan et al. 2017).
+
+    ``(x − b) ∫₀¹ ∂F(b + t (x − b))/∂x dt`` (arXiv 1703.01365, eq. 1), by Gauss-Legendre quadrature (Captum). Gradients
+    of an equilibrium are its own gradient rule's, by default exact implicit ones. A modality that a sample lacks stays
+    away along the whole path.
+
+    Norms make a model change fast near the baseline, where its inputs are small. Samples whose attributions do not add
+    up to within ``tol`` are therefore integrated again, with 4 times as many points each time, up to 1024; those that
+    still do not add up are returned as they are, and ``delta`` tells.
+
+    Args:
+        model: the model.
+        task: its task.
+        batches: of the samples.
+        value: as for :meth:`~equifuse.explain.CoalitionOutputs.per_sample`.
+        output: likewise.
+        baselines: modality -> ``b``, of the shape of a sample or broadcast to it; default for a modality that is
+            standardised the mean of the training part, else 0.
+        steps: points of the quadrature to begin with, ≥ 2.
+        tol: how far the sum may be off, > 0, relative to the change of the value from the baseline; infinite for
+            ``steps`` points and no more.
+
+    Raises:
+        InputError: Captum is not there, a task without predictions of single samples, or an argument out of range.
+        UnknownNameError: an unknown value.
+    """
+    value = value_of(task, value)
+    with evaluating(model) as device:
+        pieces = []
+        for batch in (batch.to(device) for batch in batches):
+            with torch.no_grad():
+                outputs = model(batch.inputs, batch.present, lengths=batch.lengths).prediction
+            chosen = explained(task, outputs, output)
+            pieces.append(attribute_batch(model, task, batch, value, chosen, baselines, steps, tol))
+    return join_attributions(pieces)
+
+
+def join_attributions(pieces: Sequence[Attributions]) -> Attributions:
+    """The samples of all batches.
+
+    Raises:
+        InputError: there is no batch.
+    """
+    if not pieces:
+        raise InputError("there are no samples to explain")
+    baseline, full, delta = (
+        np.concatenate([getattr(p, part) for p in pieces]) for part in ("baseline", "full", "delta")
+    )
+    return Attributions(joined([piece.values for piece in pieces]), pieces[0].names, baseline, full, delta)
+
+
+def attribute_batch(
+    model: FusionModel,
+    task: Task,
+    batch: Batch,
+    value: str,
+    chosen: Tensor,
+    baselines: Mapping[str, Tensor] | None = None,
+    steps: int = 64,
+    tol: float = 0.01,
+) -> Attributions:
+    """:func:`attribute` of one batch, with a model in evaluation mode; ``chosen`` ``(B,)`` says which outputs.
+
+    Raises:
+        InputError: Captum is not there, or ``steps`` or ``tol`` is too small.
+    """
+    if steps < 2:
+        raise InputError(f"steps must be at least 2, got {steps}")
+    if not tol > 0:
+        raise InputError(f"tol must be positive, got {tol}")
+    size = max(1, _POINTS // steps)
+    pieces = [
+        _integrate(model, task, batch.take(rows), value, chosen[rows], baselines or {}, steps)
+        for rows in torch.split(torch.arange(len(batch), device=chosen.device), size)
+    ]
+    found = join_attributions(pieces)
+    incomplete = np.flatnonzero(np.abs(found.delta) / tol > np.abs(found.full - found.baseline))
+    if steps * _GROWTH <= _MOST_STEPS and len(incomplete):
+        rows = torch.from_numpy(incomplete).to(chosen.device)
+        more = steps * _GROWTH
+        closer = attribute_batch(model, task, batch.take(rows), value, chosen[rows], baselines, more, tol)
+        found.delta[incomplete] = closer.delta
+        for m, x in found.values.items():
+            x[incomplete] = closer.values[m]
+    return found
+
+
+def _integrate(
+    model: FusionModel,
+    task: Task,
+    batch: Batch,
+    value: str,
+    chosen: Tensor,
+    baselines: Mapping[str, Tensor],
+    steps: int,
+) -> Attributions:
+    has = dict(zip(model.modalities, presence(model, batch).unbind(1), strict=True))
+    starts = {m: _baseline(model, m, x, baselines.get(m)) for m, x in batch.inputs.items()}
+    ends = {m: _where(has[m], x, starts[m]) for m, x in batch.inputs.items()}
+    # What none of the samples has is in no graph, and Captum refuses to differentiate by it.
+    names = [m for m in ends if bool(has[m].any())]
+
+    def value_at(inputs: Mapping[str, Tensor], rest: Sequence[Tensor]) -> Tensor:
+        present = dict(zip(batch.present, rest, strict=False))
+        lengths = dict(zip(batch.lengths, rest[len(present) :], strict=False))
+        return read(task, value, model(inputs, present, lengths=lengths).prediction, rest[-1])
+
+    def along_the_path(*tensors: Tensor) -> Tensor:
+        return value_at(dict(zip(names, tensors, strict=False)), tensors[len(names) :])
+
+    rest = (*batch.present.values(), *batch.lengths.values(), chosen)
+    values = {m: np.zeros(x.shape) for m, x in ends.items()}
+    if names:
+        integrated = _integrated_gradients()(along_the_path, multiply_by_inputs=True).attribute(
+            tuple(ends[m] for m in names),
+            tuple(starts[m] for m in names),
+            additional_forward_args=rest,
+            n_steps=steps,
+        )
+        values |= {m: _array(x) for m, x in zip(names, integrated, strict=True)}
+    with torch.no_grad():
+        below = _array(value_at({m: start.expand_as(ends[m]) for m, start in starts.items()}, rest))
+        full = _array(value_at(ends, rest))
+    total = sum((x.reshape(len(batch), -1).sum(axis=1) for x in values.values()), np.zeros(len(batch)))
+    labels = {m: feature_names(model, m, tuple(x.shape[1:])) for m, x in ends.items()}
+    return Attributions(values, labels, below, full, total - (full - below))
+
+
+def _array(x: Tensor) -> Floats:
+    return x.detach().double().cpu().numpy()
+
+
+def _where(has: Tensor, x: Tensor, start: Tensor) -> Tensor:
+    """``x``, and the baseline where the modality is absent: what stands there may be NaN, and would stay NaN."""
+    return torch.where(has.view(-1, *[1] * (x.dim() - 1)), x, start)
+
+
+def _baseline(model: FusionModel, name: str, x: Tensor, given: Tensor | None) -> Tensor:
+    """``(1, *shape)``."""
+    if given is None:
+        layers = [layer for layer in model.encoders[name].modules() if isinstance(layer, Standardize)]
+        given = layers[0].mean if layers else x.new_zeros(())
+    try:
+        return given.to(x).expand(x.shape[1:])[None]
+    except RuntimeError:
+        raise InputError(
+            f"the baseline of {name!r} has shape {tuple(given.shape)}, its samples {tuple(x.shape[1:])}"
+        ) from None
+
+
+def _integrated_gradients() -> Any:
+    """Captum's class.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        from captum.attr import IntegratedGradients  # noqa: PLC0415
+    except ImportError:
+        raise InputError('integrated gradients need Captum: pip install "equifuse[explain]"') from None
+    return IntegratedGradients
+
+
+def feature_names(model: FusionModel, modality: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Names of a modality's flattened features: the model's, or their places from 0 (``"2,5"`` for two axes)."""
+    known = model.features.get(modality, ())
+    if len(known) == math.prod(shape):
+        return tuple(known)
+    return tuple(",".join(map(str, place)) for place in np.ndindex(shape))

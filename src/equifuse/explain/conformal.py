@@ -1,0 +1,212 @@
+"""Sets and intervals that hold the truth as often as they say: split conformal prediction.
+
+The one assumption is that the samples of the calibration part and the new ones are exchangeable; nothing is assumed of
+the model or of the data. Then the truth is in the set with probability at least ``1 − α``, on average over samples and
+calibration parts (marginally, not for each kind of sample), and at most ``1 − α + 1/(n + 1)`` where scores have no ties
+(Vovk et al. 2005; Angelopoulos & Bates 2021, arXiv 2107.07511, theorem 1 and appendix D).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from equifuse.errors import InputError, UnknownNameError
+from equifuse.explain.reading import Floats, plain
+
+METHODS = ("lac", "aps")
+_EXCHANGEABLE = "assumes that calibration samples and new samples are exchangeable; coverage is marginal"
+_REUSED = "; the calibration part has also chosen the model (early stopping), so the guarantee is approximate"
+
+
+def check_options(alpha: float, method: str = "lac") -> None:
+    """Refuse a share of misses or a method that there is not.
+
+    Raises:
+        InputError: ``alpha`` out of range.
+        UnknownNameError: an unknown method.
+    """
+    if not 0 < alpha < 1:
+        raise InputError(f"alpha must be between 0 and 1, got {alpha}")
+    if method not in METHODS:
+        raise UnknownNameError("conformal method", method, METHODS)
+
+
+def assumption(reused: bool) -> str:
+    """What the guarantee rests on, in a sentence; ``reused``: whether early stopping has looked at the same samples."""
+    return _EXCHANGEABLE + (_REUSED if reused else "")
+
+
+@dataclass(frozen=True)
+class PredictionSets:
+    """Sets of classes.
+
+    Attributes:
+        method: ``"lac"`` or ``"aps"``.
+        alpha: the share of misses allowed.
+        threshold: classes are in a set whose score is at most this; infinite where too few samples calibrated it.
+        members: bool ``(n, K)``. A set may be empty: then no class is plausible.
+        coverage: share of the sets that hold the truth; None without labels.
+        assumption: what the guarantee rests on.
+    """
+
+    method: str
+    alpha: float
+    threshold: float
+    members: NDArray[np.bool_]
+    coverage: float | None
+    assumption: str
+
+    def summary(self) -> dict[str, Any]:
+        """Plain numbers: coverage, mean size, and the share of sets of each size from 0 to K."""
+        size = self.members.sum(axis=1)
+        return {
+            "method": self.method,
+            "alpha": self.alpha,
+            "threshold": plain(self.threshold),
+            "coverage": self.coverage,
+            "mean_size": float(size.mean()),
+            "sizes": (np.bincount(size, minlength=self.members.shape[1] + 1) / len(size)).tolist(),
+            "assumption": self.assumption,
+        }
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Intervals of the same width for all samples, for each target on its own.
+
+    Attributes:
+        alpha: the share of misses allowed.
+        radius: ``(K,)``, half the width; infinite where too few samples calibrated it.
+        lower: ``(n, K)``.
+        upper: ``(n, K)``.
+        coverage: ``(K,)`` share of the intervals that hold the truth; None without targets.
+        assumption: what the guarantee rests on.
+    """
+
+    alpha: float
+    radius: Floats
+    lower: Floats
+    upper: Floats
+    coverage: Floats | None
+    assumption: str
+
+    def summary(self) -> dict[str, Any]:
+        """Plain numbers, one for each target; None for an infinite radius."""
+        return {
+            "alpha": self.alpha,
+            "radius": [plain(r) for r in self.radius],
+            "coverage": None if self.coverage is None else self.coverage.tolist(),
+            "assumption": self.assumption,
+        }
+
+
+def quantile(scores: ArrayLike, alpha: float) -> float:
+    """The ``⌈(n + 1)(1 − α)⌉``-th smallest of ``n`` scores; infinite where there are not as many.
+
+    Args:
+        scores: ``(n,)``.
+        alpha: in (0, 1), read as the decimal number it is written as, so that no rounding decides the rank.
+
+    Raises:
+        InputError: ``alpha`` out of range.
+    """
+    check_options(alpha)
+    s = np.asarray(scores, dtype=np.float64)
+    rank = math.ceil((s.size + 1) * (1 - Fraction(str(alpha))))
+    return math.inf if rank > s.size else float(np.partition(s, rank - 1)[rank - 1])
+
+
+def class_scores(probabilities: ArrayLike, method: str = "lac", generator: np.random.Generator | None = None) -> Floats:
+    """How badly each class fits, ``(n, K)``; it takes no look at the truth.
+
+    - ``"lac"``: ``1 − p_k`` (Sadinle et al. 2019, arXiv 1609.00451): the smallest sets on average;
+    - ``"aps"``: the probability of all classes before ``k`` in the order of their probabilities, plus that of ``k``
+      itself, times a uniform number where there is a generator (Romano et al. 2020, arXiv 2006.02544): larger sets
+      where it is difficult. Without a generator sets are larger than need be, and the same each time.
+
+    Args:
+        probabilities: ``(n, K)``.
+        method: see above.
+        generator: of the uniform numbers, one per sample.
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    if method == "lac":
+        return 1 - p
+    order = np.argsort(-p, axis=1, kind="stable")
+    ranked = np.take_along_axis(p, order, axis=1)
+    part = 1.0 if generator is None else generator.random((len(p), 1))
+    found = np.empty_like(p)
+    np.put_along_axis(found, order, ranked.cumsum(axis=1) - (1 - part) * ranked, axis=1)
+    return found
+
+
+def prediction_sets(
+    calibration: tuple[ArrayLike, ArrayLike],
+    probabilities: ArrayLike,
+    target: ArrayLike | None = None,
+    *,
+    alpha: float = 0.1,
+    method: str = "lac",
+    seed: int | None = None,
+    reused: bool = False,
+) -> PredictionSets:
+    """Sets of classes that hold the true one with probability at least ``1 − alpha``; see the module's docstring.
+
+    Args:
+        calibration: probabilities ``(m, K)`` and int labels ``(m,)`` of the calibration part.
+        probabilities: ``(n, K)`` of the samples.
+        target: int ``(n,)``, to measure the coverage; or None.
+        alpha: in (0, 1).
+        method: of :func:`class_scores`.
+        seed: of the randomised ``"aps"``; None for the one that is not.
+        reused: whether the model was selected on the calibration part.
+
+    Raises:
+        InputError: ``alpha`` out of range.
+        UnknownNameError: an unknown method.
+    """
+    check_options(alpha, method)
+    generator = None if seed is None else np.random.default_rng(seed)
+    labels = np.asarray(calibration[1]).astype(np.int64)
+    own = class_scores(calibration[0], method, generator)[np.arange(len(labels)), labels]
+    threshold = quantile(own, alpha)
+    members = class_scores(probabilities, method, generator) <= threshold
+    coverage = None
+    if target is not None:
+        coverage = float(members[np.arange(len(members)), np.asarray(target).astype(np.int64)].mean())
+    return PredictionSets(method, alpha, threshold, members, coverage, assumption(reused))
+
+
+def intervals(
+    calibration: tuple[ArrayLike, ArrayLike],
+    prediction: ArrayLike,
+    target: ArrayLike | None = None,
+    *,
+    alpha: float = 0.1,
+    reused: bool = False,
+) -> Intervals:
+    """Intervals about predictions, from absolute residuals (Lei et al. 2018, arXiv 1604.04173, algorithm 2).
+
+    Args:
+        calibration: predictions and targets ``(m, K)`` of the calibration part.
+        prediction: ``(n, K)``.
+        target: ``(n, K)``, to measure the coverage; or None.
+        alpha: in (0, 1), for each target.
+        reused: whether the model was selected on the calibration part.
+
+    Raises:
+        InputError: ``alpha`` out of range.
+    """
+    found, truth = (np.asarray(x, dtype=np.float64) for x in calibration)
+    p = np.asarray(prediction, dtype=np.float64)
+    radius = np.array([quantile(column, alpha) for column in np.abs(truth - found).T])
+    coverage = None
+    if target is not None:
+        coverage = (np.abs(np.asarray(target, dtype=np.float64) - p) <= radius).mean(axis=0)
+    return Intervals(alpha, radius, p - radius, p + radius, coverage, assumption(reused))

@@ -1,0 +1,255 @@
+"""Everything there is to tell about a trained model's predictions, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from equifuse.errors import InputError
+from equifuse.explain.attribution import Attributions, attribute_batch, join_attributions
+from equifuse.explain.calibration import Calibration, calibrate
+from equifuse.explain.conformal import Intervals, PredictionSets, check_options, intervals, prediction_sets
+from equifuse.explain.internals import Internals, internals_of_batch, join_internals
+from equifuse.explain.reading import Floats, evaluating, explained, means, outputs_of, value_of
+from equifuse.explain.shapley import (
+    MOST_EXACT,
+    CoalitionOutputs,
+    Contributions,
+    all_coalitions,
+    coalitions_of_batch,
+    join_coalitions,
+    sampled_coalitions,
+)
+from equifuse.model import FusionModel
+from equifuse.tasks import Batch, Task
+from equifuse.tasks.base import output_names
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What :func:`explain` found out.
+
+    Attributes:
+        task: name of the task.
+        value: what of each sample is explained: ``"probability"``, …
+        outputs: ``(n, K)`` raw outputs.
+        chosen: int64 ``(n,)``, which of them is explained.
+        names: of the outputs.
+        present: bool ``(n, M)``, which sample has which modality.
+        contributions: of the modalities to each sample's value.
+        overall: metric -> contributions of the modalities to it; {} without labels.
+        internals: gate and parts, where the fusion has such.
+        attributions: of the features, or None where not asked for.
+        calibration: None without a validation part, or classes.
+        conformal: None without a validation part, or where the task has no such sets.
+        converged: share of the solves that converged, modalities taken away included; None for a closed-form fusion.
+    """
+
+    task: str
+    value: str
+    outputs: Floats
+    chosen: NDArray[np.int64]
+    names: tuple[str, ...]
+    present: NDArray[np.bool_]
+    contributions: Contributions
+    overall: dict[str, Contributions] = field(default_factory=dict)
+    internals: Internals = field(default_factory=Internals)
+    attributions: Attributions | None = None
+    calibration: Calibration | None = None
+    conformal: PredictionSets | Intervals | None = None
+    converged: float | None = None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modality names in order."""
+        return tuple(self.contributions.values)
+
+    def summary(self, features: int = 10) -> dict[str, Any]:
+        """Plain values for JSON, means over the samples that have a modality.
+
+        Args:
+            features: how many features of each modality are named.
+        """
+        own = dict(zip(self.modalities, self.present.T, strict=True))
+        values = {m: np.where(own[m], x, np.nan) for m, x in self.contributions.values.items()}
+        of_output = {
+            name: means({m: x[self.chosen == k] for m, x in values.items()})
+            for k, name in enumerate(self.names)
+            if (self.chosen == k).any()
+        }
+        gate, parts = self.internals.gate, self.internals.parts
+        return {
+            "task": self.task,
+            "samples": len(self.outputs),
+            "value": self.value,
+            "share_present": {m: float(mask.mean()) for m, mask in own.items()},
+            "contributions": {
+                **self.contributions.summary(),
+                "values": means(values),
+                "mean_absolute": means({m: np.abs(x) for m, x in values.items()}),
+                "by_output": of_output,
+            },
+            "overall": {metric: found.summary() for metric, found in self.overall.items()},
+            "gate": None if gate is None else gate.summary(),
+            "parts": None if parts is None else parts.summary(),
+            "attributions": None if self.attributions is None else self.attributions.summary(features),
+            "calibration": None if self.calibration is None else self.calibration.summary(),
+            "conformal": None if self.conformal is None else self.conformal.summary(),
+            "converged": self.converged,
+        }
+
+
+def explain(
+    model: FusionModel,
+    task: Task,
+    batches: Iterable[Batch],
+    *,
+    validation: Iterable[Batch] | None = None,
+    selected_on_validation: bool = True,
+    samples: int | None = None,
+    value: str | None = None,
+    output: int | None = None,
+    empty: Tensor | None = None,
+    pairs: int = 64,
+    seed: int = 0,
+    features: bool = False,
+    steps: int = 64,
+    tol: float = 0.01,
+    alpha: float = 0.1,
+    conformal: str = "lac",
+    bins: int = 15,
+) -> Explanation:
+    """Explain a trained model's predictions, and say how certain they are.
+
+    One pass over ``batches``: contributions of the modalities to every sample and to the metrics of all, activity
+    inside the fusion, and on request attributions of the features. With a validation part, which alone is fitted on: a
+    temperature, and prediction sets (of the unscaled probabilities) or intervals. The model is left as it was.
+
+    Args:
+        model: the model.
+        task: its task.
+        batches: the samples that are explained, usually the test part's.
+        validation: of the validation part, with labels.
+        selected_on_validation: whether training has looked at the validation part (early stopping); the explanation
+            then says that its coverage is approximate.
+        samples: at most so many of the first samples, ≥ 1; None for all.
+        value: see :meth:`CoalitionOutputs.per_sample`.
+        output: likewise.
+        empty: see :func:`evaluate_coalitions`.
+        pairs: likewise, for more than 8 modalities.
+        seed: of all draws.
+        features: whether to attribute to features, by :func:`attribute`; needs Captum.
+        steps: of its quadrature.
+        tol: likewise, how complete the attributions have to be.
+        alpha: share of misses allowed to prediction sets and intervals.
+        conformal: their method for classes; see :func:`class_scores`. ``"aps"`` is randomised by ``seed``.
+        bins: of the reliability.
+
+    Returns:
+        :class:`Explanation`.
+
+    Raises:
+        InputError: no samples, retrieval, labels that are needed and not there, Captum missing, or an argument out of
+            range.
+        UnknownNameError: an unknown value or method.
+
+    Warns:
+        ConvergenceWarning: once, where solves did not converge.
+    """
+    value = value_of(task, value)
+    check_options(alpha, conformal)
+    if samples is not None and samples < 1:
+        raise InputError(f"samples must be at least 1, got {samples}")
+    count = len(model.modalities)
+    coalitions = all_coalitions(count) if count <= MOST_EXACT else sampled_coalitions(count, pairs, seed)
+    tables: list[CoalitionOutputs] = []
+    inside: list[Internals] = []
+    attributions: list[Attributions] = []
+    with evaluating(model) as device:
+        for batch in (batch.to(device) for batch in _first(batches, samples)):
+            tables.append(coalitions_of_batch(model, batch, coalitions, empty))
+            inside.append(internals_of_batch(model, batch))
+            chosen = explained(task, tables[-1].outputs[:, -1], output).to(device)
+            if features:
+                attributions.append(attribute_batch(model, task, batch, value, chosen, steps=steps, tol=tol))
+    table = join_coalitions(tables)
+    outputs = table.outputs[:, -1].double()
+    calibration, sets = None, None
+    if validation is not None:
+        fitted_on = _labelled(model, task, validation)
+        measured_on = (outputs.numpy(), table.target)
+        if task.name in ("classification", "multilabel"):
+            calibration = calibrate(task.name, fitted_on, measured_on, bins)
+        sets = _conformal(task, fitted_on, measured_on, alpha, conformal, seed, selected_on_validation)
+    return Explanation(
+        task.name,
+        value,
+        outputs.numpy(),
+        explained(task, outputs, output).numpy(),
+        output_names(model.classes, outputs.shape[1]),
+        table.present,
+        table.per_sample(task, value, output),
+        {} if table.target is None else _overall(table, task),
+        join_internals(inside),
+        join_attributions(attributions) if features else None,
+        calibration,
+        sets,
+        table.converged,
+    )
+
+
+def _overall(table: CoalitionOutputs, task: Task) -> dict[str, Contributions]:
+    found = {metric: table.overall(task, metric) for metric in (task.headline, "loss")}
+    return {metric: contributions for metric, contributions in found.items() if contributions is not None}
+
+
+def _first(batches: Iterable[Batch], samples: int | None) -> Iterator[Batch]:
+    """All batches, or those of the first samples."""
+    left = samples
+    for batch in batches:
+        if left is None:
+            yield batch
+        elif left > 0:
+            some = batch.take(torch.arange(min(left, len(batch))))
+            left -= len(some)
+            yield some
+        else:
+            return
+
+
+def _labelled(model: FusionModel, task: Task, batches: Iterable[Batch]) -> tuple[Floats, NDArray[Any]]:
+    outputs, target = outputs_of(model, task, batches)
+    if target is None:
+        raise InputError("the validation part has no labels; calibration and prediction sets need them")
+    return outputs, target
+
+
+def _conformal(
+    task: Task,
+    fitted_on: tuple[Floats, NDArray[Any]],
+    measured_on: tuple[Floats, NDArray[Any] | None],
+    alpha: float,
+    method: str,
+    seed: int,
+    reused: bool,
+) -> PredictionSets | Intervals | None:
+    """Sets of classes, intervals of regression; None for other tasks."""
+    if task.name == "regression":
+        return intervals(fitted_on, *measured_on, alpha=alpha, reused=reused)
+    if task.name != "classification":
+        return None
+    from scipy.special import softmax  # noqa: PLC0415
+
+    own, target = fitted_on
+    random = seed if method == "aps" else None
+    calibration = (softmax(own, axis=1), target)
+    probabilities = softmax(measured_on[0], axis=1)
+    return prediction_sets(
+        calibration, probabilities, measured_on[1], alpha=alpha, method=method, seed=random, reused=reused
+    )

@@ -1,0 +1,70 @@
+"""Where many models are trained: processes of this machine, or the workers of a Dask cluster."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+
+import torch
+
+from equifuse.errors import InputError
+
+# More models at a time gain little on one machine unless asked for.
+_MOST_WORKERS = 4
+
+
+@contextmanager
+def executor(workers: int | None = None, scheduler: str | None = None) -> Iterator[Executor]:
+    """An executor of :mod:`concurrent.futures`; what has not begun when the block is left is cancelled.
+
+    Args:
+        workers: processes, one thread each; default one per core, at most 4.
+        scheduler: address of a Dask scheduler, in place of processes. Its workers need equifuse, the same data at the
+            same paths, and one thread each: PyTorch's random numbers are those of a process. Dask was chosen because
+            it is plain Python, its futures are those of the standard library, and it starts on SSH, Slurm,
+            Kubernetes and the clouds by tools of its own.
+
+    Raises:
+        InputError: Dask is not installed, the scheduler does not answer, or a worker has several threads.
+    """
+    if scheduler is not None:
+        with _dask(scheduler) as pool:
+            yield pool
+        return
+    # Forking a process that has already used threads can lock up; a fresh interpreter cannot.
+    context = multiprocessing.get_context("spawn")
+    count = workers or min(os.cpu_count() or 1, _MOST_WORKERS)
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in list((pool._processes or {}).values()):
+            process.terminate()  # a training under way would hold the interpreter until it is done
+        raise
+    pool.shutdown()
+
+
+@contextmanager
+def _dask(address: str) -> Iterator[Executor]:
+    try:
+        from distributed import Client  # noqa: PLC0415
+    except ImportError:
+        raise InputError("a scheduler needs Dask: pip install 'equifuse[dask]'") from None
+    try:
+        client = Client(address, timeout=20)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise InputError(f"no Dask scheduler at {address}: {error}") from None
+    with client:
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        several = [name for name, worker in workers.items() if worker["nthreads"] != 1]
+        if several:
+            raise InputError(f"the Dask worker {several[0]} has several threads; start workers with --nthreads 1")
+        pool: Executor = client.get_executor(pure=False, retries=0)  # type: ignore[no-untyped-call]
+        try:
+            yield pool
+        finally:
+            pool.shutdown(wait=False)

@@ -1,0 +1,82 @@
+import pytest
+import yaml
+
+import equifuse as ef
+from equifuse.benchmark import BenchmarkConfig, Method
+from equifuse.benchmark.baselines import LINEAR
+from equifuse.benchmark.config import merge
+from equifuse.benchmark.space import check_space
+
+
+def config(**options):
+    return BenchmarkConfig.from_dict({"data": ["digits"], "methods": ["deq"], **options})
+
+
+def test_methods_by_name_and_by_mapping():
+    assert Method.of("gmf+deq").options == {"fusion": "gmf", "backend": "deq"}
+    assert Method.of(LINEAR).linear
+    assert Method.of({"fusion": "gmf", "backend": "deq"}).label == "gmf+deq"
+    wide = Method.of({"label": "wide", "fusion": "deq", "dim": 512, "space": {"dim": [256, 512]}})
+    assert (wide.label, wide.options, wide.space) == ("wide", {"fusion": "deq", "dim": 512}, {"dim": [256, 512]})
+    with pytest.raises(ef.InputError, match="fusion: NAME"):
+        Method.of({"dim": 3})
+    with pytest.raises(ef.UnknownNameError, match="did you mean 'deq'"):
+        config(methods=["dqe"])
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"data": []}, "at least one data set"),
+        ({"methods": ["deq", "deq"]}, "given twice"),
+        ({"seeds": [1, 1]}, "different numbers"),
+        ({"seeds": 0}, "different numbers"),
+        ({"trials": -1}, "trials"),
+        ({"missing": [1.5]}, "rates between 0 and 1"),
+        ({"missing": ["most"]}, "'without'"),
+        ({"protocols": ["loose"]}, "clean protocol is always part"),
+        ({"protocols": ["clean", "lose"]}, "did you mean 'loose'"),
+        ({"settings": {"epochs": 0}}, "epochs"),
+        ({"settings": {"epoch": 1}}, "did you mean 'epochs'"),
+        ({"space": {"lr": {"low": 1}}}, "low and high"),
+        ({"space": {"lr": {"low": 0, "high": 1, "log": True}}}, "low and high"),
+        ({"space": {"lr": []}}, "list of choices"),
+        ({"spaces": {}}, "did you mean 'space'"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(options, error):
+    with pytest.raises(ef.EquifuseError, match=error) as caught:
+        config(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_it_survives_yaml(tmp_path):
+    given = config(
+        methods=["gmf+deq", "linear", {"label": "slow", "fusion": "deq", "lr": 1e-4, "space": {"dim": [32, 64]}}],
+        seeds=[3, 5],
+        trials=2,
+        missing=[0.5, "only"],
+        protocols=["clean", "loose"],
+        settings={"epochs": 3},
+        space=check_space({"lr": {"low": 1e-4, "high": 1e-2, "log": True}, "hidden": [16, 32]}),
+    )
+    path = tmp_path / "benchmark.yaml"
+    path.write_text(yaml.safe_dump(given.to_dict()))
+    assert BenchmarkConfig.from_options(path, {}) == given
+    assert BenchmarkConfig.from_options(path, {"seeds": 1}).seeds == (0,)
+    assert BenchmarkConfig.from_options(path, {}, {"lr": 0.1}).settings == {"epochs": 3, "lr": 0.1}
+
+
+def test_paths_in_a_file_are_relative_to_it(tmp_path, two_sets):
+    (tmp_path / "set.npz").symlink_to(two_sets[0])
+    (tmp_path / "b.yaml").write_text("data: set.npz\nmethods: [concat]\n")
+    assert BenchmarkConfig.from_options(tmp_path / "b.yaml", {}).data == (str((tmp_path / "set.npz").resolve()),)
+
+
+def test_later_layers_win_and_mappings_are_merged():
+    merged = merge(
+        {"lr": 1, "fusion_options": {"expansion": 3, "boundary": 0.4}},
+        {"fusion_options": {"boundary": 0.5}},
+        {"fusion_options.expansion": 6, "lr": 2},
+    )
+    assert merged == {"lr": 2, "fusion_options": {"expansion": 6, "boundary": 0.5}}
