@@ -345,6 +345,8 @@ def build_model(
     module = make_fusion(fusion, dims, **_with_outputs(fusion, fusion_options, n_outputs))
     if module.tasks is not None and task not in module.tasks:
         raise InputError(f"fusion {fusion!r} is for {', '.join(module.tasks)}, the task is {task}")
+    if module.decides and module.out_dim != n_outputs:
+        raise InputError(f"fusion {fusion!r} has outputs={module.out_dim}, the task {n_outputs}; leave the option out")
     head = nn.Identity() if module.decides else LinearHead(module.out_dim, n_outputs, head_dropout)
     model = FusionModel(encoders, module, head, task=task, classes=classes)
     model.shapes = given
@@ -365,8 +367,8 @@ def _with_outputs(fusion: str, options: Mapping[str, Any] | None, n_outputs: int
     known, backend = options_of(fusion), given.get("backend")
     if "outputs" in known:
         given.setdefault("outputs", n_outputs)
-    if "backend" in known and isinstance(backend, str) and "outputs" in options_of(backend):
-        given["backend_options"] = {"outputs": n_outputs, **(given.get("backend_options") or {})}
+    if "backend" in known and isinstance(backend, str):
+        given["backend_options"] = _with_outputs(backend, given.get("backend_options"), n_outputs)
     return given
 
 

@@ -149,10 +149,11 @@ def test_partial_fit_goes_on_from_fit(samples):
         estimator.partial_fit(X, np.stack([y, y], 1))
 
 
-def test_units_of_the_targets_have_no_effect(samples):
+@pytest.mark.parametrize("fusion", [{"fusion": "sum"}, {"fusion": "late", "dim": None}])
+def test_units_of_the_targets_have_no_effect(samples, fusion):
     X, y = samples
     y = X["a"].sum(1)
-    options = {**QUICK, "dtype": "float64"}
+    options = {**QUICK, **fusion, "dtype": "float64"}
     plain = ef.FusionRegressor(**options).fit(X, y).predict(X)
     scaled = ef.FusionRegressor(**options).fit(X, 1e6 * y - 1e7).predict(X)
     np.testing.assert_allclose(scaled, 1e6 * plain - 1e7, rtol=1e-6)

@@ -38,6 +38,10 @@ ZOO = {
     "weight_tied": {"dim": 16, "iterations": 4},
     # The spectral loss draws random vectors.
     "meq": {"dim": 16, "solver": ef.Picard(tol=1e-12, max_steps=2000, damping=0.5), "spectral_weight": 0.0},
+    "late": {"dim": None, "outputs": 3},
+    "tmc": {"dim": None, "outputs": 3},
+    "qmf": {"dim": None, "outputs": 3},
+    "mm_dynamics": {"outputs": 3, "dropout": 0.0},
 }
 names = pytest.mark.parametrize("name", ef.available_fusions())
 
@@ -71,6 +75,9 @@ def make(kind: str, dims=None) -> ef.Fusion:  # noqa: PLR0912 - one per kind
             fusion = ef.GMF(dims).folded()
         case "gmf deq":
             fusion = ef.GMF(dims, backend=ef.DEQFusion(recombined_dims(dims), 16, **TIGHT))
+        case "mm_dynamics deq":
+            backend = ef.DEQFusion(dict.fromkeys(dims, 8), 16, **TIGHT)
+            fusion = ef.make_fusion("mm_dynamics", dims, outputs=3, dim=8, dropout=0.0, backend=backend)
         case "gmf concat":
             fusion = ef.GMF(dims, backend="concat")
         case "concat":
@@ -104,6 +111,8 @@ KINDS = [
     *ZOO,
     "gmf gmu",
     "gmf bottleneck",
+    "gmf tmc",
+    "mm_dynamics deq",
 ]
 kinds = pytest.mark.parametrize("kind", KINDS)
 pytestmark = pytest.mark.filterwarnings("ignore::equifuse.errors.ConvergenceWarning")
@@ -338,7 +347,8 @@ def test_every_parameter_gets_a_gradient_where_all_modalities_are_present(name):
     if not list(fusion.parameters()):
         return
     out = fusion(batch(8))
-    ((out.fused * torch.randn_like(out.fused)).sum() + sum(out.losses.values())).backward()
+    losses = [*out.losses.values(), *fusion.target_losses(out, torch.arange(8) % 2).values()]
+    ((out.fused * torch.randn_like(out.fused)).sum() + sum(losses)).backward()
     dead = [key for key, p in fusion.named_parameters() if p.grad is None or float(p.grad.abs().max()) < 1e-10]
     assert not dead
 

@@ -22,7 +22,7 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<data>-<fusion>-seed<seed>.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.  [default: 0]")] = None,
-    backend: Annotated[str | None, typer.Option(help="For gmf: the fusion behind it, e.g. deq.")] = None,
+    backend: Annotated[str | None, typer.Option(help="For gmf, mm_dynamics: the fusion behind it, e.g. deq.")] = None,
     dim: Annotated[int | None, typer.Option(help="Common width of deq (or of concat's projections).")] = None,
     option: Annotated[
         list[str] | None, typer.Option("--set", help="Further fusion option, key=value; may be repeated.")

@@ -17,8 +17,9 @@ from equifuse.encoders import Standardize
 from equifuse.errors import DataError
 from equifuse.estimators.base import FusionEstimator
 from equifuse.estimators.layout import Columns
-from equifuse.model import FusionModel, LinearHead
+from equifuse.model import FusionModel
 from equifuse.training.config import TrainConfig
+from equifuse.training.folder import output_maps
 
 if TYPE_CHECKING:  # it imports Lightning
     from equifuse.training.module import Training
@@ -27,9 +28,8 @@ if TYPE_CHECKING:  # it imports Lightning
 class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
     """A fusion model as a scikit-learn regressor of one target ``(n,)`` or several ``(n, K)``.
 
-    The targets are standardised in training, and the head is rescaled to their units afterwards: neither their scale
-    nor their offset has an effect on training, and ``model_`` predicts in their units. (The outputs of a fusion that
-    decides by itself are not rescaled, nor are its targets.)
+    The targets are standardised in training, and the last affine map is rescaled to their units afterwards: neither
+    their scale nor their offset has an effect on training, and ``model_`` predicts in their units.
 
     What ``X`` may be, and the parameters and attributes not listed here, are those of
     :class:`~equifuse.FusionClassifier`; held-out samples are drawn without strata.
@@ -143,7 +143,7 @@ class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
         model = super()._build(config, train)
         assert train.target is not None
         units = Standardize((self._n_targets,), clip=None).double()
-        if isinstance(model.head, LinearHead):
+        if output_maps(model):
             units.update(torch.from_numpy(train.target), weight=_tensor(train.weight))
             units.finish()
             _rescale(model, units.scale, units.mean)
@@ -167,12 +167,10 @@ class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
 
 @torch.no_grad()
 def _rescale(model: FusionModel, scale: Tensor, shift: Tensor) -> None:
-    """Let the head, if there is one, give ``scale · head + shift``, by output ``(K,)``."""
-    if not isinstance(model.head, LinearHead):
-        return
-    linear = model.head.linear
-    linear.weight.mul_(scale[:, None])
-    linear.bias.copy_(linear.bias.double() * scale + shift)
+    """Let the model give ``scale · prediction + shift``, by output ``(K,)``."""
+    for last in output_maps(model):
+        last.weight.mul_(scale[:, None])
+        last.bias.copy_(last.bias.double() * scale + shift)
 
 
 def _tensor(weight: NDArray[Any] | None) -> Tensor | None:

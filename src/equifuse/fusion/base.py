@@ -25,12 +25,17 @@ class FusionOutput:
             fusion.
         losses: unweighted scalar regularisers by name, {} if none; weigh them by ``fusion.loss_weights``.
         stats: per-sample convergence ``(B, ...)``, or None for a closed-form fusion.
+        decisions: per modality given, the raw prediction from it alone ``(B, ..., K)``, 0 where it is absent; {} for a
+            fusion that makes none.
+        confidence: per modality given, how far the fusion trusts it ``(B, ..., 1)``, 0 where it is absent; likewise.
     """
 
     fused: Tensor
     modalities: dict[str, Tensor]
     losses: dict[str, Tensor] = field(default_factory=dict)
     stats: SolverStats | None = None
+    decisions: dict[str, Tensor] = field(default_factory=dict)
+    confidence: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -117,6 +122,10 @@ class Fusion(nn.Module, ABC):
         """
         return {}
 
+    def output_maps(self) -> list[nn.Linear]:
+        """The affine maps whose biases, where all are the same, are the offset of a prediction that is decided here."""
+        return []
+
     def forward(
         self,
         inputs: Mapping[str, Tensor],
@@ -148,7 +157,10 @@ class Fusion(nn.Module, ABC):
             check_index(rows.index, rows.count)
         output = self.fuse(rows)
         output.fused = output.fused.reshape(*leading, -1)
-        output.modalities = {name: state.reshape(*leading, -1) for name, state in output.modalities.items()}
+        output.modalities, output.decisions, output.confidence = (
+            {name: state.reshape(*leading, -1) for name, state in found.items()}
+            for found in (output.modalities, output.decisions, output.confidence)
+        )
         if output.stats is not None:
             output.stats = output.stats.reshape(*leading)
         return output
@@ -204,6 +216,13 @@ def flatten(
         masks[name] = mask
     assert leading is not None
     return leading, Rows(values, masks, values[given[0]].shape[0])
+
+
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of ``(R, ...)`` over the rows of bool ``mask`` of the same shape, or over all; 0 where there is none."""
+    if mask is None:
+        return values.mean() if values.numel() else values.sum()
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
 
 
 def _row_mask(name: str, mask: Tensor, leading: tuple[int, ...], device: torch.device) -> Tensor:

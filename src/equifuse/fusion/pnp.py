@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equifuse.errors import InputError, UnknownNameError
-from equifuse.fusion.base import Fusion, FusionOutput, Rows, require_two
+from equifuse.fusion.base import Fusion, FusionOutput, Rows, masked_mean, require_two
 from equifuse.fusion.reductions import cosine
-from equifuse.fusion.registry import make_fusion, register
+from equifuse.fusion.registry import backend_config, make_backend, register
 
 
 class _SwiGLU(nn.Module):
@@ -251,8 +251,9 @@ class GMF(Fusion):
                     "empty; raise expansion or move boundary towards 0.5"
                 )
             self.maps[m] = _FORMS[form](width, self.shared_dim, expanded, split)
-        self.backend = _make_backend(backend, backend_options, recombined_dims(self.dims))
-        self.out_dim = self.backend.out_dim if self.backend else sum(recombined_dims(self.dims).values())
+        widths = recombined_dims(self.dims)
+        self.backend = make_backend(backend, backend_options, widths, "GMF (see recombined_dims)")
+        self.out_dim = self.backend.out_dim if self.backend else sum(widths.values())
         self.loss_weights = {
             **(self.backend.loss_weights if self.backend else {}),
             "reconstruction": reconstruction_weight,
@@ -267,6 +268,10 @@ class GMF(Fusion):
         """Those of the backend."""
         return self.backend.target_losses(output, target, present) if self.backend else {}
 
+    def output_maps(self) -> list[nn.Linear]:
+        """Those of the backend."""
+        return self.backend.output_maps() if self.backend else []
+
     def fuse(self, rows: Rows) -> FusionOutput:
         """Dissociate, recombine and hand over rows ``(R, l_m)``."""
         invariant, specific = {}, {}
@@ -278,7 +283,7 @@ class GMF(Fusion):
         for m, x in rows.values.items():
             maps = self.maps[m]
             assert isinstance(maps, _Maps)
-            loss = loss + _masked_mean(maps.error(parts[m], x), rows.masks[m])
+            loss = loss + masked_mean(maps.error(parts[m], x), rows.masks[m])
         output.losses = {**output.losses, "reconstruction": loss}
         return output
 
@@ -295,15 +300,13 @@ class GMF(Fusion):
 
     def config(self) -> dict[str, Any]:
         """Name, widths and options; a backend as its own configuration."""
-        backend = self.backend.config() if self.backend else {"name": None}
         return {
             "name": self.name,
             "dims": self.dims,
             "form": self.form,
             "expansion": self.expansion,
             "boundary": self.boundary,
-            "backend": backend["name"],
-            "backend_options": {k: v for k, v in backend.items() if k not in ("name", "dims")},
+            **backend_config(self.backend),
             "reconstruction_weight": self.reconstruction_weight,
         }
 
@@ -416,22 +419,3 @@ def recombined_dims(dims: Mapping[str, int]) -> dict[str, int]:
     """Widths ``l* + l_m`` of the features that :class:`GMF` hands to its backend."""
     shared = min(dims.values())
     return {m: shared + width for m, width in dims.items()}
-
-
-def _make_backend(
-    backend: Fusion | str | None, options: Mapping[str, Any] | None, dims: Mapping[str, int]
-) -> Fusion | None:
-    if isinstance(backend, str):
-        return make_fusion(backend, dims, **(options or {}))
-    if options:
-        raise InputError("backend_options go with a backend given by name")
-    if backend is not None and (list(backend.dims.items()) != list(dims.items())):
-        raise InputError(f"the backend was built for {backend.dims}, GMF hands it {dict(dims)}; see recombined_dims")
-    return backend
-
-
-def _masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of ``(R, 1)`` over the rows of ``mask``; 0 where it is empty."""
-    if mask is None:
-        return values.mean() if values.numel() else values.sum()
-    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)

@@ -11,6 +11,11 @@ from torch.nn import functional as F
 _SHORTEST = 1e-3
 
 
+def shares(scores: Tensor, there: Tensor) -> Tensor:
+    """Softmax of ``(R, K)`` over those that are there, per row; over all where none is."""
+    return torch.softmax(scores.masked_fill(~there & there.any(1, keepdim=True), -torch.inf), dim=1)
+
+
 def softmax_sum(scores: Tensor, values: Tensor, there: Tensor) -> Tensor:
     """``Σ_k softmax(scores)_k values_k`` over those that are there, per row; 0 where none is.
 
@@ -22,10 +27,8 @@ def softmax_sum(scores: Tensor, values: Tensor, there: Tensor) -> Tensor:
     Returns:
         ``(R, d)``.
     """
-    some = there.any(1, keepdim=True)
     # A row without any is a sum over nothing, whatever its scores.
-    weights = torch.softmax(scores.masked_fill(~there & some, -torch.inf), dim=1)
-    return torch.where(some, (weights[:, None] @ values).squeeze(1), 0.0)
+    return torch.where(there.any(1, keepdim=True), (shares(scores, there)[:, None] @ values).squeeze(1), 0.0)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

@@ -59,3 +59,34 @@ def make_fusion(name: str, dims: Mapping[str, int], **options: Any) -> Fusion:
         if option not in known:
             raise UnknownNameError(f"option of fusion {name!r}:", option, known)
     return FUSIONS[name](dims, **options)
+
+
+def make_backend(
+    backend: Fusion | str | None, options: Mapping[str, Any] | None, dims: Mapping[str, int], owner: str
+) -> Fusion | None:
+    """The fusion that another one, ``owner``, hands features of widths ``dims`` to.
+
+    Args:
+        backend: a fusion built for these widths, the name of one, or None for none.
+        options: options for one given by name.
+        dims: modality name -> width.
+        owner: how messages call the other fusion.
+
+    Raises:
+        UnknownNameError: no such fusion, or an option it does not have.
+        InputError: other widths, options for a fusion that is built already, or an option's value that does not fit.
+    """
+    if isinstance(backend, str):
+        return make_fusion(backend, dims, **(options or {}))
+    if options:
+        raise InputError("backend_options go with a backend given by name")
+    if backend is not None and list(backend.dims.items()) != list(dims.items()):
+        raise InputError(f"the backend was built for {backend.dims}, {owner} hands it {dict(dims)}")
+    return backend
+
+
+def backend_config(backend: Fusion | None) -> dict[str, Any]:
+    """The options ``backend`` and ``backend_options`` that :func:`make_backend` rebuilds a backend from."""
+    config = backend.config() if backend else {"name": None}
+    options = {key: value for key, value in config.items() if key not in ("name", "dims")}
+    return {"backend": config["name"], "backend_options": options}

@@ -248,3 +248,57 @@ def retained(shares: Mapping[str, Mapping[str, float]], path: Path) -> None:
     axis.set_ylabel("per cent of the intact score")
     axis.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     _save(figure, path)
+
+
+def contributions(values: Mapping[str, float], metric: str, path: Path) -> None:
+    """What each modality contributes to a metric, as bars from 0.
+
+    Args:
+        values: modality -> contribution.
+        metric: its name.
+        path: PNG or SVG to write.
+    """
+    figure, (axis,) = _figure(6.5, 1.0 + 0.4 * len(values))
+    axis.barh(list(values), list(values.values()), color=_COLOURS[0])
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.invert_yaxis()
+    axis.set_xlabel(f"contribution to {metric}")
+    _save(figure, path)
+
+
+def reliability(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Accuracy by confidence; the area of a point grows with the samples in it.
+
+    Args:
+        found: label -> ``confidence``, ``accuracy`` and ``count`` by bin, None where a bin is empty.
+        path: PNG or SVG to write.
+    """
+    figure, (axis,) = _figure(5, 4.4)
+    axis.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":")
+    for colour, (label, bins) in zip(_cycle(len(found)), found.items(), strict=True):
+        filled = [i for i, count in enumerate(bins["count"]) if count]
+        sizes = [200 * bins["count"][i] / max(bins["count"]) + 8 for i in filled]
+        x, y = ([bins[name][i] for i in filled] for name in ("confidence", "accuracy"))
+        axis.plot(x, y, color=colour, linewidth=1, alpha=0.6)
+        axis.scatter(x, y, s=sizes, color=colour, alpha=0.6, label=label)
+    axis.set_xlabel("confidence")
+    axis.set_ylabel("accuracy")
+    axis.legend(frameon=False, fontsize="small", loc="upper left")
+    _save(figure, path)
+
+
+def over_epochs(curves: Mapping[str, Sequence[float | None]], name: str, path: Path) -> None:
+    """Numbers over epochs, one colour per label.
+
+    Args:
+        curves: label -> number by epoch, None where there is none.
+        name: of the numbers.
+        path: PNG or SVG to write.
+    """
+    figure, (axis,) = _figure(6.5, 4)
+    for colour, (label, values) in zip(_cycle(len(curves)), curves.items(), strict=True):
+        axis.plot(range(1, len(values) + 1), [math.nan if v is None else v for v in values], color=colour, label=label)
+    axis.set_xlabel("epoch")
+    axis.set_ylabel(name)
+    axis.legend(frameon=False, fontsize="small")
+    _save(figure, path)

@@ -29,7 +29,7 @@ class TrainConfig:
         data: name or path of a data set.
         fusion: name of a fusion.
         dim: the fusion's common width (of the backend, for GMF with one), or None for the fusion's default.
-        backend: for ``gmf``: name of the fusion behind it, or None for concatenation.
+        backend: for ``gmf`` and ``mm_dynamics``: name of the fusion behind it, or None for concatenation.
         fusion_options: further options of the fusion.
         source: which columns of a table are what: ``modalities``, ``target``, ``id``, ``split``, ``task``; see
             :class:`equifuse.datasets.SourceOptions`.

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from equifuse import datasets
 from equifuse.datasets import MultimodalDataset, Split
@@ -109,11 +110,17 @@ def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionMode
     outputs = config.embedding if dataset.task == "retrieval" else dataset.n_outputs
     model = model_for(config, train, dataset.task, outputs, dataset.classes)
     model.features = dict(dataset.features or {})
-    if dataset.task == "regression" and train.target is not None and isinstance(model.head, LinearHead):
+    if dataset.task == "regression" and train.target is not None:
         # Start from the mean of the targets: from zero, most epochs would be spent on getting there.
         with torch.no_grad():
-            model.head.linear.bias.copy_(torch.from_numpy(train.target).mean(0))
+            for last in output_maps(model):
+                last.bias.copy_(torch.from_numpy(train.target).mean(0))
     return model
+
+
+def output_maps(model: FusionModel) -> list[nn.Linear]:
+    """The affine maps that give a regression its units: all scaled and shifted alike, so are the predictions."""
+    return [model.head.linear] if isinstance(model.head, LinearHead) else model.fusion.output_maps()
 
 
 def model_for(

@@ -1,0 +1,174 @@
+"""Multimodal dynamics: which features, and which modalities, say something about this sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from equifuse.errors import InputError
+from equifuse.fusion.base import Fusion, FusionOutput, Rows, masked_mean
+from equifuse.fusion.decision import check_outputs, check_weights, over_modalities, unimodal
+from equifuse.fusion.registry import backend_config, make_backend, register
+
+
+@dataclass
+class _DynamicsOutput(FusionOutput):
+    """With what the backend returned, for losses of its own."""
+
+    joint: FusionOutput | None = None
+
+
+@register
+class MMDynamics(Fusion):
+    """Multimodal dynamics (Han et al. 2022, CVPR, "Dynamical Fusion for Trustworthy Multimodal Classification").
+
+    Per modality: a gate per feature ``w_m = σ(W_m x_m + b_m)``, features
+    ``h_m = dropout(ReLU(E_m (w_m ⊙ x_m) + e_m))``, a decision ``f_m = C_m h_m + c_m``, and the confidence in it
+    ``p_m = P_m h_m + q_m``, a number that is trained to be the probability of the true class. As in the paper, a joint
+    affine classifier decides on ``[p_1 h_1, …, p_M h_M]``, and ``fused`` are its logits.
+
+    With a backend, ``fused`` is the backend's fused state of the ``p_m h_m``, and a head belongs behind it unless the
+    backend decides: so does deep-equilibrium fusion take the place of concatenation in its paper (Ni et al. 2023, arXiv
+    2306.16645). To compare it with concatenation under the same head, compare ``backend="deq"`` and ``"concat"``.
+
+    An absent modality adds nothing to the concatenation, and the backend is told that it is absent. Where nothing is
+    present the logits are 0. ``modalities`` are the backend's, the ``p_m h_m`` without one; ``decisions`` are the
+    ``f_m``, ``confidence`` the ``p_m``. Losses, summed over the modalities, each over the samples that have it:
+
+    - ``sparsity``: mean of the gates ``w_m`` over the features;
+    - ``unimodal``, against the target: cross-entropy of ``f_m``;
+    - ``confidence``, likewise: ``(p_m − softmax(f_m)_y)²``, the probability being a target that passes no gradient.
+
+    Deviations: in the published code that probability passes gradient; and in that of deep-equilibrium fusion the
+    confidences scale what starts the fusion state only, here all that the backend sees.
+
+    Args:
+        dims: modality name -> width ``l_m``.
+        outputs: number of classes ``K``; default 2, filled in by :func:`equifuse.build_model`.
+        dim: width of the ``h_m``; default 128.
+        dropout: of the ``h_m``, in [0, 1); default 0.5, as in the published code.
+        backend: any fusion fed with the ``p_m h_m`` (a Fusion built for the width ``dim`` of each, or the name of
+            one), or None (default) for the paper's classifier.
+        backend_options: options for a backend given by name.
+        sparsity_weight: default weight of that loss, ≥ 0; default 1.
+        unimodal_weight: likewise.
+        confidence_weight: likewise.
+
+    Raises:
+        UnknownNameError: no such backend.
+        InputError: a value out of range, or a backend of other widths, for other tasks, or with losses of the same
+            names.
+    """
+
+    name: ClassVar[str] = "mm_dynamics"
+    tasks = ("classification",)
+
+    def __init__(
+        self,
+        dims: Mapping[str, int],
+        outputs: int = 2,
+        dim: int = 128,
+        dropout: float = 0.5,
+        backend: Fusion | str | None = None,
+        backend_options: Mapping[str, Any] | None = None,
+        sparsity_weight: float = 1.0,
+        unimodal_weight: float = 1.0,
+        confidence_weight: float = 1.0,
+    ) -> None:
+        super().__init__(dims)
+        check_outputs(outputs)
+        if dim < 1 or not 0 <= dropout < 1:
+            raise InputError(f"dim must be at least 1 and dropout in [0, 1), got {dim} and {dropout}")
+        self.outputs, self.dim, self.rate = outputs, dim, dropout
+        self.weights = check_weights(sparsity=sparsity_weight, unimodal=unimodal_weight, confidence=confidence_weight)
+        self.gates = nn.ModuleDict({m: nn.Linear(width, width) for m, width in self.dims.items()})
+        self.encode = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in self.dims.items()})
+        self.decide = nn.ModuleDict({m: nn.Linear(dim, outputs) for m in self.dims})
+        self.trust = nn.ModuleDict({m: nn.Linear(dim, 1) for m in self.dims})
+        self.dropout = nn.Dropout(dropout)
+        self.backend = make_backend(backend, backend_options, dict.fromkeys(self.dims, dim), "mm_dynamics")
+        self.loss_weights = {"sparsity": sparsity_weight}
+        self.target_loss_weights = {"unimodal": unimodal_weight, "confidence": confidence_weight}
+        if self.backend is None:
+            self.classifier = nn.Linear(len(self.dims) * dim, outputs)
+            self.decides, self.out_dim = True, outputs
+        else:
+            self._check(self.backend)
+            self.decides, self.out_dim = self.backend.decides, self.backend.out_dim
+            self.loss_weights |= self.backend.loss_weights
+            self.target_loss_weights |= self.backend.target_loss_weights
+
+    def _check(self, backend: Fusion) -> None:
+        if backend.tasks is not None and "classification" not in backend.tasks:
+            raise InputError(f"mm_dynamics classifies, its backend is for {', '.join(backend.tasks)}")
+        if backend.decides and backend.out_dim != self.outputs:
+            raise InputError(
+                f"the backend has {backend.out_dim} outputs, mm_dynamics {self.outputs}; give both the same"
+            )
+        for label in (*backend.loss_weights, *backend.target_loss_weights):
+            if label in self.weights:
+                raise InputError(f"the backend has a loss named {label!r} as mm_dynamics has; choose another backend")
+
+    def fuse(self, rows: Rows) -> FusionOutput:
+        """Logits ``(R, K)``, or the backend's state, from rows ``(R, l_m)``."""
+        scaled, decisions, confidence = {}, {}, {}
+        sparsity = rows.like.new_zeros(())
+        for m, x in rows.values.items():
+            mask = rows.masks[m]
+            gate = torch.sigmoid(self.gates[m](x))
+            h = self.dropout(F.relu(self.encode[m](gate * x)))
+            sure = self.trust[m](h)
+            scaled[m], decisions[m], confidence[m] = (
+                v if mask is None else torch.where(mask, v, 0.0) for v in (sure * h, self.decide[m](h), sure)
+            )
+            sparsity = sparsity + masked_mean(gate.mean(1, keepdim=True), mask)
+        features = Rows(scaled, rows.masks, rows.count, rows.index)
+        joint = self.backend.fuse(features) if self.backend else self._classify(features)
+        return _DynamicsOutput(
+            joint.fused,
+            joint.modalities,
+            {**joint.losses, "sparsity": sparsity},
+            joint.stats,
+            decisions,
+            confidence,
+            joint,
+        )
+
+    def _classify(self, rows: Rows) -> FusionOutput:
+        parts = {m: rows.values.get(m, rows.like.new_zeros(rows.count, self.dim)) for m in self.dims}
+        logits = self.classifier(torch.cat(list(parts.values()), dim=1))
+        someone = torch.stack([rows.mask(m) for m in rows.values]).any(0)
+        return FusionOutput(torch.where(someone, logits, 0.0), parts)
+
+    def target_losses(
+        self, output: FusionOutput, target: Tensor, present: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """``unimodal`` and ``confidence``, and those of the backend; see the class docstring."""
+        errors = {}
+        for m, logits in output.decisions.items():
+            truth = torch.softmax(logits.detach(), dim=1).gather(1, target[:, None])
+            errors[m] = (output.confidence[m] - truth).square().squeeze(1)
+        found = {
+            "unimodal": unimodal(output, target, present),
+            "confidence": over_modalities(errors, present),
+        }
+        if self.backend and isinstance(output, _DynamicsOutput) and output.joint is not None:
+            found |= self.backend.target_losses(output.joint, target, present)
+        return found
+
+    def config(self) -> dict[str, Any]:
+        """Name, widths and options; a backend as its own configuration."""
+        return {
+            "name": self.name,
+            "dims": self.dims,
+            "outputs": self.outputs,
+            "dim": self.dim,
+            "dropout": self.rate,
+            **backend_config(self.backend),
+            **{f"{label}_weight": weight for label, weight in self.weights.items()},
+        }

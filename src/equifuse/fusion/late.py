@@ -1,0 +1,71 @@
+"""Late fusion: each modality predicts, the predictions are averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from equifuse.errors import UnknownNameError
+from equifuse.fusion.base import FusionOutput, Rows
+from equifuse.fusion.decision import DecisionFusion
+from equifuse.fusion.reductions import shares
+from equifuse.fusion.registry import register
+
+_WAYS = ("logits", "probabilities", "weighted")
+
+
+@register
+class LateFusion(DecisionFusion):
+    """One affine map per modality to the outputs, ``f_m = W_m x_m + b_m``, and their average over those present.
+
+    ``combine`` says of what: ``"logits"``, ``mean_m f_m``; ``"weighted"``, ``Σ_m softmax(w)_m f_m``, the softmax over
+    the modalities present, the weights ``w`` learned and equal at first; ``"probabilities"``,
+    ``log mean_m softmax(f_m)``, so that the softmax of ``fused`` is the average of the modalities' probabilities.
+    ``modalities`` holds the ``f_m``, 0 where absent. Where nothing is present ``fused`` is 0, or uniform.
+
+    The first two are for any task, the last for classification.
+
+    Args:
+        dims: modality name -> width ``l_m``.
+        outputs: number of classes or other outputs ``K``; default 2, filled in by :func:`equifuse.build_model`.
+        combine: ``"logits"`` (default), ``"probabilities"`` or ``"weighted"``.
+
+    Raises:
+        UnknownNameError: another ``combine``.
+        InputError: ``outputs`` below 1.
+    """
+
+    name: ClassVar[str] = "late"
+
+    def __init__(self, dims: Mapping[str, int], outputs: int = 2, combine: str = "logits") -> None:
+        super().__init__(dims, outputs)
+        if combine not in _WAYS:
+            raise UnknownNameError("way to combine", combine, _WAYS)
+        self.combine = combine
+        if combine == "probabilities":
+            self.tasks = ("classification",)
+        if combine == "weighted":
+            self.weights = nn.Parameter(torch.zeros(len(self.dims)))
+
+    def fuse(self, rows: Rows) -> FusionOutput:
+        """Predict from rows ``(R, l_m)`` and average to ``(R, K)``."""
+        logits, there = self.tokens(rows)
+        scores = self.weights if self.combine == "weighted" else logits.new_zeros(len(self.dims))
+        weights = shares(scores.expand(rows.count, -1), there)[:, :, None]
+        if self.combine == "probabilities":
+            # Zeros stand for the absent: without any modality these are uniform probabilities.
+            fused = torch.logsumexp(torch.log_softmax(logits, dim=2) + weights.log(), dim=1)
+        else:
+            fused = (weights * logits).sum(1)
+        return self.decided(fused, logits, rows)
+
+    def output_maps(self) -> list[nn.Linear]:
+        """The affine maps of all modalities."""
+        return [layer for layer in self.project.values() if isinstance(layer, nn.Linear)]
+
+    def config(self) -> dict[str, Any]:
+        """Name, widths and options."""
+        return {**super().config(), "combine": self.combine}
