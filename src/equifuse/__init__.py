@@ -2,6 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING
 
 from equifuse import datasets
 from equifuse.errors import (
@@ -43,6 +44,25 @@ from equifuse.solve import (
     spectral_radius,
 )
 
+if TYPE_CHECKING:
+    from equifuse import estimators
+    from equifuse.estimators import FusionClassifier, FusionRegressor
+else:
+    # They import scikit-learn, which takes longer than all the rest.
+    def __getattr__(name: str) -> object:
+        """Import the estimators when they are asked for."""
+        if name not in ("estimators", "FusionClassifier", "FusionRegressor"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module  # noqa: PLC0415
+
+        estimators = import_module("equifuse.estimators")
+        return estimators if name == "estimators" else getattr(estimators, name)
+
+    def __dir__() -> list[str]:
+        """Everything public, imported or not."""
+        return sorted({*globals(), *__all__})
+
+
 try:
     __version__ = _version("equifuse")
 except PackageNotFoundError:  # run from a source tree that was not installed
@@ -63,8 +83,10 @@ __all__ = [
     "EquilibriumReport",
     "FoldedGMF",
     "Fusion",
+    "FusionClassifier",
     "FusionModel",
     "FusionOutput",
+    "FusionRegressor",
     "Implicit",
     "InputError",
     "ModelOutput",
@@ -79,6 +101,7 @@ __all__ = [
     "available_fusions",
     "build_model",
     "datasets",
+    "estimators",
     "fixed_point",
     "jacobian_penalty",
     "load",

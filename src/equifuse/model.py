@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,15 @@ from equifuse.fusion import fusion_options as options_of
 _FORMAT = 1
 _WEIGHTS, _CONFIG = "model.safetensors", "model.json"
 TASKS = ("classification", "multilabel", "regression", "retrieval", "survival")
-# A part of a split: inputs, presence and lengths, by modality.
-Piece = tuple[Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]]
+
+
+class Piece(NamedTuple):
+    """A part of a split: inputs, presence and lengths by modality, and the samples' weights, all as in a batch."""
+
+    inputs: Mapping[str, Tensor]
+    present: Mapping[str, Tensor]
+    lengths: Mapping[str, Tensor]
+    weight: Tensor | None = None
 
 
 @dataclass
@@ -186,7 +193,7 @@ class FusionModel(nn.Module):
         lengths: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Fit each :class:`Standardize` on the *training* part: ``inputs`` ``(n, *shape)``, ``present`` ``(n,)``."""
-        self.fit_preprocessing_in_pieces([(inputs, present or {}, lengths or {})])
+        self.fit_preprocessing_in_pieces([Piece(inputs, present or {}, lengths or {})])
 
     @torch.no_grad()
     def fit_preprocessing_in_pieces(self, pieces: Iterable[Piece]) -> None:
@@ -195,12 +202,14 @@ class FusionModel(nn.Module):
             name: [module for module in encoder.modules() if isinstance(module, Standardize)]
             for name, encoder in self.encoders.items()
         }
-        for inputs, present, lengths in pieces:
+        for inputs, present, lengths, weight in pieces:
             for name, x in inputs.items():
                 mask, steps = present.get(name), lengths.get(name)
                 here = slice(None) if mask is None else mask
                 for layer in layers[name]:
-                    layer.update(x[here], None if steps is None else steps[here])
+                    layer.update(
+                        x[here], None if steps is None else steps[here], None if weight is None else weight[here]
+                    )
         for layer in (layer for some in layers.values() for layer in some):
             layer.finish()
 

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ class Split:
         ids: ``(n,)`` row identifiers, or None.
         lengths: modality name -> int64 ``(n,)``, how many steps of a sequence ``(n, T, l)`` count; a modality without a
             key has no padding.
+        weight: ``(n,)``, ≥ 0, what each row counts in the loss and in preprocessing; None for the same.
     """
 
     inputs: dict[str, Features]
@@ -37,6 +39,7 @@ class Split:
     target: Array | None = None
     ids: Array | None = None
     lengths: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    weight: NDArray[np.floating[Any]] | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -65,6 +68,7 @@ class Split:
             self.target,
             self.ids,
             {m: steps for m, steps in self.lengths.items() if m not in dropped},
+            self.weight,
         )
 
     def take(self, rows: Indices) -> Split:
@@ -75,6 +79,7 @@ class Split:
             None if self.target is None else self.target[rows],
             None if self.ids is None else self.ids[rows],
             {m: steps[rows] for m, steps in self.lengths.items()},
+            None if self.weight is None else self.weight[rows],
         )
 
 
@@ -136,6 +141,8 @@ class MultimodalDataset:
                 raise DataError(f"lengths of {m!r} in split {part!r} must be from 0 to {split.inputs[m].shape[1]}")
         if split.target is not None and len(split.target) != rows:
             raise DataError(f"split {part!r} of {self.name!r} has {len(split.target)} labels for {rows} rows")
+
+        check_weight(split.weight, rows, f"split {part!r}")
 
     def _check_labels(self) -> None:
         if self.task == "retrieval" and all(split.target is None for split in self.splits.values()):
@@ -203,6 +210,7 @@ class MultimodalDataset:
             # A mask that hides nothing is none.
             masks = {f"{m}/present": mask for m, mask in split.present.items() if not mask.all()}
             arrays: Mapping[str, Features | Array | None] = {**split.inputs, **masks, "target": split.target}
+            arrays = {**arrays, "weight": split.weight}
             for m, steps in split.lengths.items():
                 arrays = {**arrays, f"{m}/lengths": steps}
             for key, array in arrays.items():
@@ -244,6 +252,19 @@ def check_finite(modality: str, x: Features, present: NDArray[np.bool_] | None, 
             f"modality {modality!r} has NaN or infinite values in {int(bad.sum())} of {len(x)} rows of {where}; "
             "impute them, or make a whole row NaN to mark the modality as missing there"
         )
+
+
+def check_weight(weight: NDArray[np.floating[Any]] | None, rows: int, where: str) -> None:
+    """Refuse weights of samples that are none.
+
+    Raises:
+        DataError: not one per row, negative, not finite, or all 0.
+    """
+    if weight is None:
+        return
+    fits = weight.shape == (rows,) and bool(np.isfinite(weight).all()) and bool((weight >= 0).all())
+    if not fits or not weight.any():
+        raise DataError(f"weights of {where} must be {rows} numbers of at least 0, not all zero")
 
 
 def missing_rows(x: Features) -> NDArray[np.bool_] | None:

@@ -33,7 +33,7 @@ class Standardize(nn.Module):
         self.clip = clip
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("scale", torch.ones(shape))
-        self._seen: tuple[int, Tensor, Tensor] | None = None  # count, mean, sum of squared deviations; while fitting
+        self._seen: tuple[Tensor, Tensor, Tensor] | None = None  # count, mean, sum of squared deviations; while fitting
 
     def fit(self, x: Tensor, lengths: Tensor | None = None) -> None:
         """Set mean and deviation per feature from ``x`` ``(n, *shape)``; a constant feature is only centred."""
@@ -41,20 +41,24 @@ class Standardize(nn.Module):
         self.finish()
 
     @torch.no_grad()
-    def update(self, x: Tensor, lengths: Tensor | None = None) -> None:
+    def update(self, x: Tensor, lengths: Tensor | None = None, weight: Tensor | None = None) -> None:
         """Take in a piece of the training part (Chan et al. 1979).
 
         Args:
             x: ``(n, *shape)``, or sequences ``(n, T, *shape)``.
             lengths: int64 ``(n,)``, which steps of the sequences count; None for all.
+            weight: ``(n,)``, ≥ 0, what each sample counts; None for the same.
         """
+        weight = torch.ones(len(x), device=x.device) if weight is None else weight
         if x.dim() > self.mean.dim() + 1:
-            x = x.flatten(0, 1) if lengths is None else x[valid_steps(x, lengths)]
-        if x.shape[0] == 0:
+            steps = valid_steps(x, lengths)
+            x, weight = x[steps], weight[:, None].expand_as(steps)[steps]
+        if not bool(weight.any()):
             return
-        x = x.double()
-        count, mean = x.shape[0], x.mean(0)
-        deviations = (x - mean).square_().sum(0)
+        x, weight = x.double(), weight.double()
+        count = weight.sum()
+        mean = torch.tensordot(weight, x, 1) / count
+        deviations = torch.tensordot(weight, (x - mean).square_(), 1)
         if self._seen is not None:
             before, old_mean, old_deviations = self._seen
             apart = mean - old_mean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ class Batch:
         target: int64 ``(B,)``, float32 ``(B, K)``, or None.
         index: int64 ``(B,)``, the samples' numbers in their split, or None.
         lengths: modality name -> int64 ``(B,)``, how many steps of padded sequences ``(B, T, l)`` count.
+        weight: ``(B,)``, ≥ 0, what each sample counts in the task's loss, or None for the same.
     """
 
     inputs: dict[str, Tensor]
@@ -44,6 +46,7 @@ class Batch:
     target: Tensor | None = None
     index: Tensor | None = None
     lengths: dict[str, Tensor] = field(default_factory=dict)
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return next(iter(self.inputs.values())).shape[0]
@@ -56,6 +59,7 @@ class Batch:
             None if self.target is None else self.target[rows],
             None if self.index is None else self.index[rows],
             {m: steps[rows] for m, steps in self.lengths.items()},
+            None if self.weight is None else self.weight[rows],
         )
 
     def to(self, device: torch.device | str, **options: Any) -> Batch:
@@ -66,6 +70,7 @@ class Batch:
             None if self.target is None else self.target.to(device, **options),
             None if self.index is None else self.index.to(device, **options),
             {m: steps.to(device, **options) for m, steps in self.lengths.items()},
+            None if self.weight is None else self.weight.to(device, **options),
         )
 
 
@@ -120,8 +125,14 @@ class Task(ABC):
         self.classes = classes
 
     @abstractmethod
-    def loss(self, prediction: Tensor, target: Tensor | None) -> Tensor:
-        """Scalar loss of raw outputs ``(B, K)``, mean over the samples."""
+    def loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Tensor:
+        """Scalar loss of raw outputs ``(B, K)``: the mean over the samples.
+
+        Args:
+            prediction: ``(B, K)``.
+            target: as the task has it.
+            weight: ``(B,)``, ≥ 0, for a weighted mean: whole numbers are as good as repeated samples.
+        """
 
     @abstractmethod
     def metrics(self, prediction: Tensor, target: Tensor | None) -> dict[str, float]:
@@ -139,7 +150,7 @@ class Task(ABC):
     def forward_loss(self, model: FusionModel, batch: Batch) -> tuple[Tensor, ModelOutput]:
         """Task loss of a batch, and the output it was computed from."""
         output = self.forward(model, batch)
-        return self.loss(output.prediction, batch.target), output
+        return self.loss(output.prediction, batch.target, batch.weight), output
 
     @torch.no_grad()
     def evaluate(self, model: FusionModel, batches: Iterable[Batch]) -> Evaluation:
@@ -152,24 +163,25 @@ class Task(ABC):
         model.eval()
         try:
             device = next(model.parameters()).device
-            pairs = [(result_of(self.forward(model, batch.to(device))), batch.target) for batch in batches]
+            parts = [(result_of(self.forward(model, b.to(device))), b.target, b.weight) for b in batches]
         finally:
             model.train(training)
-        return self.gather(pairs)
+        return self.gather(parts)
 
-    def gather(self, pairs: list[tuple[ModelOutput, Tensor | None]]) -> Evaluation:
-        """Join the outputs and targets of all batches, and measure them.
+    def gather(self, parts: list[tuple[ModelOutput, Tensor | None, Tensor | None]]) -> Evaluation:
+        """Join the outputs, targets and weights of all batches, and measure them; only the loss is weighted.
 
         Raises:
             InputError: there is no batch.
         """
-        if not pairs:
+        if not parts:
             raise InputError("there is nothing to evaluate")
-        evaluation = join([output for output, _ in pairs])
-        targets = [target.cpu() for _, target in pairs if target is not None]
-        target = torch.cat(targets) if targets else None
-        loss = self.loss(evaluation.prediction, target).item()
-        evaluation.metrics = {"loss": loss, **self.metrics(evaluation.prediction, target)}
+        evaluation = join([output for output, _, _ in parts])
+        target, weight = _joined([target for _, target, _ in parts]), _joined([weight for _, _, weight in parts])
+        loss = self.loss(evaluation.prediction, target, weight).item()
+        # What has diverged has a loss that says so, and no metrics.
+        metrics = self.metrics(evaluation.prediction, target) if math.isfinite(loss) else {}
+        evaluation.metrics = {"loss": loss, **metrics}
         return evaluation
 
 
@@ -182,9 +194,16 @@ def result_of(output: ModelOutput) -> ModelOutput:
     return ModelOutput(prediction, FusionOutput(prediction, {}, stats=stats))
 
 
+def _joined(given: list[Tensor | None]) -> Tensor | None:
+    """What every batch has of something, on the CPU; None where they have none."""
+    tensors = [tensor.cpu() for tensor in given if tensor is not None]
+    return torch.cat(tensors) if tensors else None
+
+
 def join(outputs: list[ModelOutput]) -> Evaluation:
-    """The outputs of all batches, at least one, as one evaluation without metrics yet."""
-    evaluation = Evaluation({}, torch.cat([output.prediction.detach().float().cpu() for output in outputs]))
+    """The outputs of all batches, at least one, as one evaluation without metrics yet; float32 or float64."""
+    prediction = torch.cat([output.prediction.detach().cpu() for output in outputs])
+    evaluation = Evaluation({}, prediction.to(torch.promote_types(prediction.dtype, torch.float32)))
     stats = [output.fusion.stats for output in outputs]
     if all(s is not None for s in stats):
         evaluation.converged = torch.cat([s.converged.cpu() for s in stats if s is not None])
@@ -202,6 +221,19 @@ def needed(target: Tensor | None) -> Tensor:
     if target is None:
         raise InputError("this task needs labels, the split has none")
     return target
+
+
+def average(each: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean of ``(B, …)``, the samples weighted by ``weight`` ``(B,)``, if given; 0 where all weights are."""
+    if weight is None:
+        return each.mean()
+    weight = weight.to(each)
+    return (weight * each.reshape(len(each), -1).mean(1)).sum() / weight.sum().clamp(min=tiny(each))
+
+
+def tiny(like: Tensor) -> float:
+    """The least normal number above 0: what a total is raised to before something is divided by it."""
+    return torch.finfo(like.dtype).tiny
 
 
 def probabilities(prediction: Tensor) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equifuse.errors import InputError
-from equifuse.tasks.base import Columns, Task, needed, output_names, probabilities
+from equifuse.tasks.base import Columns, Task, average, needed, output_names, probabilities, tiny
 
 
 class Classification(Task):
@@ -51,24 +51,23 @@ class Classification(Task):
         self.label_smoothing, self.focal = label_smoothing, focal
         self.class_weights = None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32)
 
-    def loss(self, prediction: Tensor, target: Tensor | None) -> Tensor:
+    def loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Tensor:
         """Mean cross-entropy, or what the options make of it.
 
         Raises:
             InputError: there are not as many weights as classes.
         """
-        y, weights = needed(target), self.class_weights
-        if weights is not None:
-            if len(weights) != prediction.shape[-1]:
-                raise InputError(f"{len(weights)} class weights for {prediction.shape[-1]} classes")
-            weights = weights.to(prediction)
-        options: dict[str, Any] = {"label_smoothing": self.label_smoothing, "weight": weights}
-        if self.focal == 0:
-            return F.cross_entropy(prediction, y, **options)
-        each = F.cross_entropy(prediction, y, reduction="none", **options)
-        sure = torch.softmax(prediction, dim=-1).gather(1, y[:, None]).squeeze(1)
-        total = ((1 - sure) ** self.focal * each).sum()
-        return total / (len(y) if weights is None else weights[y].sum())
+        y, factors = needed(target), self.class_weights
+        if factors is not None:
+            if len(factors) != prediction.shape[-1]:
+                raise InputError(f"{len(factors)} class weights for {prediction.shape[-1]} classes")
+            factors = factors.to(prediction)
+        each = F.cross_entropy(prediction, y, weight=factors, label_smoothing=self.label_smoothing, reduction="none")
+        if self.focal:
+            sure = torch.softmax(prediction, dim=-1).gather(1, y[:, None]).squeeze(1)
+            each = (1 - sure) ** self.focal * each
+        mean = average(each, weight)
+        return mean if factors is None else mean / average(factors[y], weight).clamp(min=tiny(mean))
 
     def metrics(self, prediction: Tensor, target: Tensor | None) -> dict[str, float]:
         """See the class docstring."""
@@ -80,7 +79,8 @@ class Classification(Task):
             "accuracy": metrics.accuracy_score(y, best),
             "f1_macro": metrics.f1_score(y, best, average="macro", zero_division=0),
             "f1_weighted": metrics.f1_score(y, best, average="weighted", zero_division=0),
-            "log_loss": metrics.log_loss(y, p, labels=labels),
+            # scikit-learn's has no value for a single class.
+            "log_loss": metrics.log_loss(y, p, labels=labels) if len(labels) > 1 else 0.0,
         }
         if len(labels) == 2:
             found["f1"] = metrics.f1_score(y, best, zero_division=0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from equifuse.tasks.base import Columns, Task, needed, output_names
+from equifuse.tasks.base import Columns, Task, average, needed, output_names
 
 
 class Multilabel(Task):
@@ -22,9 +22,9 @@ class Multilabel(Task):
     name: ClassVar[str] = "multilabel"
     headline: ClassVar[str] = "f1_weighted"
 
-    def loss(self, prediction: Tensor, target: Tensor | None) -> Tensor:
+    def loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Tensor:
         """Mean binary cross-entropy over samples and labels."""
-        return F.binary_cross_entropy_with_logits(prediction, needed(target))
+        return average(F.binary_cross_entropy_with_logits(prediction, needed(target), reduction="none"), weight)
 
     def metrics(self, prediction: Tensor, target: Tensor | None) -> dict[str, float]:
         """See the class docstring."""

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equifuse.errors import InputError, UnknownNameError
-from equifuse.tasks.base import Columns, Task, needed, output_names
+from equifuse.tasks.base import Columns, Task, average, needed, output_names
 
-_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
+_LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
 
 
 def sentiment_metrics(y: NDArray[np.float64], p: NDArray[np.float64]) -> dict[str, float]:
@@ -69,9 +69,9 @@ class Regression(Task):
             raise UnknownNameError("loss", loss, _LOSSES)
         self.kind, self.sentiment = loss, sentiment
 
-    def loss(self, prediction: Tensor, target: Tensor | None) -> Tensor:
+    def loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Tensor:
         """Mean over samples and targets."""
-        return _LOSSES[self.kind](prediction, needed(target))
+        return average(_LOSSES[self.kind](prediction, needed(target), reduction="none"), weight)
 
     def metrics(self, prediction: Tensor, target: Tensor | None) -> dict[str, float]:
         """See the class docstring."""

@@ -87,8 +87,14 @@ class Retrieval(Task):
         stacked = torch.stack(embedded, dim=1)
         return ModelOutput(stacked, FusionOutput(stacked, {}, losses, _joined([o.stats for o in outputs])))
 
-    def loss(self, prediction: Tensor, target: Tensor | None) -> Tensor:
-        """The mean over the pairs of modalities; see the class docstring."""
+    def loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Tensor:
+        """The mean over the pairs of modalities; see the class docstring.
+
+        Raises:
+            InputError: samples are weighted; what a pair of them counts is not defined.
+        """
+        if weight is not None:
+            raise InputError("retrieval knows no weights of samples")
         total, count = prediction.new_zeros(()), 0
         for _, a, b, labels in _pairs(prediction, target, ordered=False):
             positives = torch.eye(len(a), dtype=torch.bool, device=a.device)

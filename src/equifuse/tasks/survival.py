@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equifuse.errors import InputError
-from equifuse.tasks.base import Columns, Task, needed
+from equifuse.tasks.base import Columns, Task, needed, tiny
 
 
 class Survival(Task):
@@ -27,8 +27,8 @@ class Survival(Task):
     headline: ClassVar[str] = "c_index"
     monitor: ClassVar[str] = "loss"
 
-    def loss(self, prediction: Tensor, target: Tensor | None) -> Tensor:
-        """Negative partial log-likelihood per event.
+    def loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Tensor:
+        """Negative partial log-likelihood per event; weights count in the events and among those at risk.
 
         Raises:
             InputError: not one output per sample.
@@ -36,10 +36,14 @@ class Survival(Task):
         y = needed(target)
         if prediction.shape[-1] != 1:
             raise InputError(f"survival needs one output per sample, got {prediction.shape[-1]}")
+        if weight is not None:
+            some = weight > 0
+            prediction, y, weight = prediction[some], y[some], weight[some].to(prediction)
         risk, time, event = prediction[:, 0], y[:, 0], y[:, 1]
         at_risk = time[None, :] >= time[:, None]
-        total = torch.logsumexp(risk[None, :].masked_fill(~at_risk, -torch.inf), dim=1)
-        return ((total - risk) * event).sum() / event.sum().clamp(min=1)
+        among, event = (risk, event) if weight is None else (risk + weight.log(), weight * event)
+        total = torch.logsumexp(among[None, :].masked_fill(~at_risk, -torch.inf), dim=1)
+        return ((total - risk) * event).sum() / event.sum().clamp(min=tiny(risk))
 
     def metrics(self, prediction: Tensor, target: Tensor | None) -> dict[str, float]:
         """See the class docstring."""

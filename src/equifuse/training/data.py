@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ def as_batch(split: Split) -> Batch:
         None if split.target is None else torch.from_numpy(split.target),
         torch.arange(len(split)),
         {m: torch.from_numpy(steps) for m, steps in split.lengths.items()},
+        None if split.weight is None else torch.from_numpy(split.weight),
     )
 
 
@@ -160,12 +162,14 @@ def _joined(a: Batch, b: Batch) -> Batch:
     """The samples of two batches of the same split."""
     target = None if a.target is None or b.target is None else torch.cat([a.target, b.target])
     index = None if a.index is None or b.index is None else torch.cat([a.index, b.index])
+    weight = None if a.weight is None or b.weight is None else torch.cat([a.weight, b.weight])
     return Batch(
         {m: torch.cat([x, b.inputs[m]]) for m, x in a.inputs.items()},
         {m: torch.cat([mask, b.present[m]]) for m, mask in a.present.items()},
         target,
         index,
         {m: torch.cat([steps, b.lengths[m]]) for m, steps in a.lengths.items()},
+        weight,
     )
 
 
@@ -198,7 +202,7 @@ def drop_modalities(batch: Batch, probability: float) -> Batch:
     names = list(batch.inputs)
     every = torch.ones(len(batch), dtype=torch.bool, device=batch.inputs[names[0]].device)
     keep = keep_some(torch.stack([batch.present.get(m, every) for m in names]), probability)
-    return Batch(batch.inputs, dict(zip(names, keep, strict=True)), batch.target, batch.index, batch.lengths)
+    return replace(batch, present=dict(zip(names, keep, strict=True)))
 
 
 def keep_some(has: Tensor, probability: float, generator: torch.Generator | None = None) -> Tensor:

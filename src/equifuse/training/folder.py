@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from equifuse import datasets
-from equifuse.datasets import MultimodalDataset
+from equifuse.datasets import MultimodalDataset, Split
+from equifuse.datasets.dataset import Array
 from equifuse.errors import DataError, InputError
-from equifuse.model import FusionModel, LinearHead, build_model
+from equifuse.model import FusionModel, LinearHead, Piece, build_model
 from equifuse.model import load as load_model
 from equifuse.tasks import Task, make_task
 from equifuse.training.balancing import Balancer, make_balancer
@@ -105,28 +107,47 @@ def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionMode
         InputError: a value that does not fit.
     """
     train = dataset.splits["train"]
+    outputs = config.embedding if dataset.task == "retrieval" else dataset.n_outputs
+    model = model_for(config, train, dataset.task, outputs, dataset.classes)
+    model.features = dict(dataset.features or {})
+    if dataset.task == "regression" and train.target is not None:
+        # Start from the mean of the targets: from zero, most epochs would be spent on getting there.
+        with torch.no_grad():
+            for last in output_maps(model):
+                last.bias.copy_(torch.from_numpy(train.target).mean(0))
+    return model
+
+
+def output_maps(model: FusionModel) -> list[nn.Linear]:
+    """The affine maps that give a regression its units: all scaled and shifted alike, so are the predictions."""
+    return [model.head.linear] if isinstance(model.head, LinearHead) else model.fusion.output_maps()
+
+
+def model_for(
+    config: TrainConfig, train: Split, task: str, n_outputs: int, classes: tuple[str, ...] | None = None
+) -> FusionModel:
+    """The untrained model of a configuration for a training part, standardised on it, in its precision.
+
+    Raises:
+        UnknownNameError: an option the fusion does not have.
+        InputError: a value that does not fit.
+    """
     with own_random_numbers(config.seed):
         model = build_model(
-            dataset.shapes,
-            dataset.task,
-            config.embedding if dataset.task == "retrieval" else dataset.n_outputs,
+            {m: x.shape[1:] for m, x in train.inputs.items()},
+            task,
+            n_outputs,
             fusion=config.fusion,
             fusion_options=config.resolved_fusion_options(),
             encoder=config.encoder,
             encoder_options=_encoder_options(config),
-            sequences=[m for m in dataset.modalities if m in train.lengths],
-            classes=dataset.classes,
+            sequences=[m for m in train.inputs if m in train.lengths],
+            classes=classes,
             head_dropout=config.head_dropout,
         )
-    model.features = dict(dataset.features or {})
+    model.to(torch.from_numpy(train.inputs[model.modalities[0]][:0]).dtype)
     pieces = batches_of(train, _PREPROCESSING_BATCH)
-    model.fit_preprocessing_in_pieces((batch.inputs, batch.present, batch.lengths) for batch in pieces)
-    if dataset.task == "regression" and train.target is not None:
-        # Start from the mean of the targets: from zero, most epochs would be spent on getting there.
-        maps = [model.head.linear] if isinstance(model.head, LinearHead) else model.fusion.output_maps()
-        with torch.no_grad():
-            for last in maps:
-                last.bias.copy_(torch.from_numpy(train.target).mean(0))
+    model.fit_preprocessing_in_pieces(Piece(b.inputs, b.present, b.lengths, b.weight) for b in pieces)
     return model
 
 
@@ -147,8 +168,19 @@ def class_weights(config: TrainConfig, dataset: MultimodalDataset) -> list[float
         raise InputError(f"class_weights are for classification, the task is {dataset.task}")
     if isinstance(config.class_weights, list):
         return config.class_weights
-    counts = np.bincount(target.astype(np.int64), minlength=dataset.n_outputs)
-    return [float(w) for w in len(target) / (len(counts) * counts)]
+    return balanced(target, dataset.n_outputs, dataset.splits["train"].weight)
+
+
+def balanced(target: Array, n_classes: int, weight: Array | None = None) -> list[float]:
+    """Factors of the classes, inversely to their frequency: ``n / (K n_k)``.
+
+    Args:
+        target: class indices ``(n,)``, each class at least once.
+        n_classes: ``K``.
+        weight: ``(n,)``, what each sample counts, or None.
+    """
+    counts = np.bincount(target.astype(np.int64), weights=weight, minlength=n_classes)
+    return [float(w) for w in counts.sum() / (len(counts) * counts)]
 
 
 def task_of(model: FusionModel, config: TrainConfig, weights: list[float] | None = None) -> Task:

@@ -54,6 +54,7 @@ class Training(pl.LightningModule):
         best: epoch, monitored value and weights of the best epoch so far, or None.
         stopped: whether early stopping has ended the run.
         alerts: what the equilibrium's monitor found worrying: epoch and message, each kind once.
+        optimizer_state: what the optimiser knows of each parameter, from an earlier training; None to start afresh.
     """
 
     def __init__(self, model: FusionModel, task: Task, config: TrainConfig, balancer: Balancer | None = None) -> None:
@@ -68,12 +69,13 @@ class Training(pl.LightningModule):
         self.stopped = False
         self._sums: dict[str, Tensor] = {}
         self._count = 0
-        self._validation: list[tuple[ModelOutput, Tensor | None]] = []
+        self._validation: list[tuple[ModelOutput, Tensor | None, Tensor | None]] = []
         self._row: Row = {}
         self._began = 0.0
         self._stats: SolverStats | None = None
         self._latest = 0
         self.alerts: list[dict[str, Any]] = []
+        self.optimizer_state: dict[str, Any] | None = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; gains and biases are not decayed: what they are at rest is not 0."""
@@ -82,7 +84,10 @@ class Training(pl.LightningModule):
             {"params": matrices, "weight_decay": self.config.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW([group for group in groups if group["params"]], lr=self.config.lr)
+        optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=self.config.lr)
+        if self.optimizer_state is not None:
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": self.optimizer_state})
+        return optimizer
 
     def on_train_epoch_start(self) -> None:
         """Start the epoch's random numbers from ``(seed, epoch)``, after the balancer has looked."""
@@ -90,9 +95,10 @@ class Training(pl.LightningModule):
         self._sums, self._count = {}, 0
         batches, validation = self.trainer.train_dataloader, self.trainer.val_dataloaders
         assert isinstance(batches, Batches)
-        assert isinstance(validation, Batches)
         batches.epoch = self.current_epoch
-        self.balancer.start_epoch(self.model, self.task, self.current_epoch, batches, validation)
+        if validation is not None:
+            assert isinstance(validation, Batches)
+            self.balancer.start_epoch(self.model, self.task, self.current_epoch, batches, validation)
         torch.manual_seed(mix(self.config.seed, self.current_epoch))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -132,13 +138,14 @@ class Training(pl.LightningModule):
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach() * weight
 
-    def on_validation_epoch_start(self) -> None:
-        """Forget the last epoch's outputs.
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Look at the end of an epoch whether there is anything left to validate.
 
         Raises:
             InputError: the training has diverged.
         """
-        self._validation = []
+        if not self.trainer.is_last_batch:
+            return
         finite = [torch.isfinite(tensor).all() for tensor in (self._sums["loss"], *self.model.parameters())]
         if not bool(torch.stack(finite).all()):
             raise InputError(
@@ -146,15 +153,20 @@ class Training(pl.LightningModule):
                 f"(now {self.config.lr:g})"
             )
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last epoch's outputs."""
+        self._validation = []
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep a batch's outputs; the split is measured as a whole."""
-        self._validation.append((result_of(self.task.forward(self.model, batch)), batch.target))
+        output = self.task.forward(self.model, batch)
+        self._validation.append((result_of(output), batch.target, batch.weight))
 
     def on_validation_epoch_end(self) -> None:
         """Measure the validation part, and keep the weights if they are the best so far."""
         evaluation = self.task.gather(self._validation)
         self._validation = []
-        value = evaluation.metrics[self.monitor]
+        value = evaluation.metrics.get(self.monitor, math.nan)
         self._row = {f"val_{name}": number for name, number in evaluation.metrics.items()}
         self.log("monitor", value, prog_bar=False, logger=False)
         sign = 1 if self.mode == "min" else -1
@@ -261,7 +273,13 @@ class Report(Callback):
 
 
 def fit(
-    module: Training, train: Batches, val: Batches, last: Path | None, tell: Callable[[Row, float], None] | None = None
+    module: Training,
+    train: Batches,
+    val: Batches | None,
+    last: Path | None = None,
+    tell: Callable[[Row, float], None] | None = None,
+    *,
+    watch: bool = True,
 ) -> None:
     """Train with early stopping; continue from ``last`` if it exists. The best weights end up in the model.
 
@@ -270,22 +288,20 @@ def fit(
     Args:
         module: model, task and configuration.
         train: training batches.
-        val: validation batches.
+        val: validation batches; without, there is no early stopping, and the last weights end up in the model.
         last: where the checkpoint is, or None for none.
         tell: called after each epoch with its row and the best monitored value.
+        watch: whether to look after each epoch at the equilibria of some validation samples.
 
     Raises:
         InputError: training diverged.
         KeyboardInterrupt: the user interrupted; ``last`` holds the last complete epoch.
     """
     config, resumed = module.config, last is not None and last.is_file()
-    if resumed:
-        assert last is not None
+    if last is not None and resumed:
         module.on_load_checkpoint(torch.load(last, weights_only=True, map_location="cpu"))
     if not (resumed and (module.stopped or len(module.history) >= config.epochs)):
         with _quiet(), _warm_starts(module.model, config.warm_start):
-            patience = config.epochs if config.protocol == LOOSE else config.patience
-            stopping = EarlyStopping("monitor", patience=patience, mode=module.mode, verbose=False, check_finite=False)
             trainer = pl.Trainer(
                 max_epochs=config.epochs,
                 accelerator=config.accelerator,
@@ -294,21 +310,29 @@ def fit(
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
+                enable_checkpointing=last is not None,
                 callbacks=[
-                    stopping,
-                    WatchEquilibrium(first_rows(val, _WATCHED)),
+                    *([_early_stopping(module)] if val else []),
+                    *([WatchEquilibrium(first_rows(val, _WATCHED))] if val and watch else []),
                     *([LastEpoch(last)] if last else []),
                     *([Report(tell)] if tell else []),
                 ],
-                enable_checkpointing=last is not None,
                 default_root_dir=last.parent if last else None,
             )
             with _interruptible():
                 trainer.fit(module, train, val, ckpt_path=last if resumed else None, weights_only=True)
+    module.model.to("cpu").eval()
+    if val is None:
+        return
     if module.best is None:
         raise InputError(f"the validation {module.monitor} was never finite; lower the learning rate")
-    module.model.to("cpu").load_state_dict(module.best["weights"])
-    module.model.eval()
+    module.model.load_state_dict(module.best["weights"])
+
+
+def _early_stopping(module: Training) -> EarlyStopping:
+    config = module.config
+    patience = config.epochs if config.protocol == LOOSE else config.patience
+    return EarlyStopping("monitor", patience=patience, mode=module.mode, verbose=False, check_finite=False)
 
 
 def fit_on(

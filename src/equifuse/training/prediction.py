@@ -14,7 +14,7 @@ from equifuse import datasets
 from equifuse.errors import ConvergenceWarning, DataError, InputError
 from equifuse.files import atomic, refuse_existing
 from equifuse.model import FusionModel
-from equifuse.tasks import Columns, Task
+from equifuse.tasks import Columns, Evaluation
 from equifuse.tasks.base import join, result_of
 from equifuse.training.data import Batches, batches_of
 from equifuse.training.evaluation import warn_unconverged
@@ -53,20 +53,28 @@ def predict_run(run: PathLike, input_path: PathLike, out_path: PathLike) -> Colu
     if len(split) == 0:
         raise DataError(f"{input_path} has no rows")
     columns: Columns = {"row": np.arange(len(split))} if split.ids is None else {"id": split.ids}
-    columns |= _predict(opened.model, opened.task, batches_of(split), str(input_path))
+    outputs = predict_batches(opened.model, batches_of(split), str(input_path))
+    solved = {"converged": outputs.converged, "residual": outputs.residual, "steps": outputs.steps}
+    columns |= opened.task.predict(outputs.prediction)
+    columns |= {name: values.numpy() for name, values in solved.items() if values is not None}
     with atomic(out_path) as staging:
         _write_table(staging, columns)
     return columns
 
 
-def _predict(model: FusionModel, task: Task, batches: Batches, where: str) -> Columns:
+def predict_batches(model: FusionModel, batches: Batches, where: str) -> Evaluation:
+    """The raw outputs of a model in evaluation mode on all batches, and one warning if some did not converge.
+
+    Args:
+        model: the model.
+        batches: what to predict.
+        where: what that is, for the warning.
+    """
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # one for the whole file instead
         joined = join([result_of(model(b.inputs, b.present, lengths=b.lengths)) for b in batches])
     warn_unconverged(joined.convergence(), where)
-    solved = {"converged": joined.converged, "residual": joined.residual, "steps": joined.steps}
-    found = {name: values.numpy() for name, values in solved.items() if values is not None}
-    return {**task.predict(joined.prediction), **found}
+    return joined
 
 
 def _write_table(path: Path, columns: Columns) -> None:

@@ -51,10 +51,14 @@ def _join(a: Split, b: Split) -> Split:
             m: split.lengths.get(m, np.full(len(split), split.inputs[m].shape[1])) for m in {**a.lengths, **b.lengths}
         }
 
+    def weights(split: Split) -> Any:
+        return np.ones(len(split)) if split.weight is None else split.weight
+
     return Split(
         both({m: in_memory(x) for m, x in a.inputs.items()}, {m: in_memory(x) for m, x in b.inputs.items()}),
         both(masks(a), masks(b)),
         None if a.target is None or b.target is None else np.concatenate([a.target, b.target]),
         None if a.ids is None or b.ids is None else np.concatenate([a.ids, b.ids]),
         both(steps(a), steps(b)),
+        None if a.weight is b.weight is None else np.concatenate([weights(a), weights(b)]),
     )

@@ -92,8 +92,7 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
         _check_same(config, read_run_config(out)[0], out)
         if (out / METRICS).is_file():
             return RunResult(out, read_json(out / METRICS), read_json(out / HISTORY))
-    if config.accelerator == "gpu" and not torch.cuda.is_available():
-        raise InputError("accelerator 'gpu' was asked for, but there is none; use 'cpu' or 'auto'")
+    check_accelerator(config)
     dataset = load_data(config)
     if resume and dataset.fingerprint() != read_run_config(out)[1]["data"]["fingerprint"]:
         raise DataError(f"data set {config.data!r} has changed since {out} was started")
@@ -135,6 +134,16 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
     # Last: a folder with metrics is a finished run.
     write_json(out / METRICS, metrics)
     return RunResult(out, metrics, history)
+
+
+def check_accelerator(config: TrainConfig) -> None:
+    """Refuse to train on what this machine does not have.
+
+    Raises:
+        InputError: a GPU was asked for, and there is none.
+    """
+    if config.accelerator == "gpu" and not torch.cuda.is_available():
+        raise InputError("accelerator 'gpu' was asked for, but there is none; use 'cpu' or 'auto'")
 
 
 def _with_full_paths(config: TrainConfig) -> TrainConfig:

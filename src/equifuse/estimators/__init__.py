@@ -1,0 +1,7 @@
+"""Fusion models as scikit-learn estimators. Lightning is loaded when one is fitted."""
+
+from equifuse.estimators.classifier import FusionClassifier
+from equifuse.estimators.layout import stack
+from equifuse.estimators.regressor import FusionRegressor
+
+__all__ = ["FusionClassifier", "FusionRegressor", "stack"]

@@ -1,0 +1,253 @@
+"""Mappings of arrays, data frames and single arrays as one table, and back to modalities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
+from sklearn.utils import check_array
+
+from equifuse.datasets import Split
+from equifuse.datasets.assemble import with_presence
+from equifuse.datasets.dataset import check_finite
+from equifuse.datasets.options import matching
+from equifuse.datasets.rows import Indices
+from equifuse.errors import DataError, InputError, UnknownNameError
+
+# Columns of a modality: a pattern of names, names, numbers, or a slice of numbers.
+Columns = str | slice | Sequence[str] | Sequence[int] | NDArray[np.integer[Any]]
+Table = NDArray[np.generic]
+# The modality's name where nothing is said about columns.
+_ONLY = "x"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns of a table ``(n, p)`` are which modality.
+
+    Attributes:
+        columns: modality name -> its column numbers.
+        shapes: modality name -> shape of one sample; its product is the number of columns.
+        width: ``p``.
+        names: names of the table's columns, by which they are found in a data frame; None to go by position.
+        dtype: of the modalities.
+        padded: whether steps of NaN at the end of a sequence ``(T, l)`` are padding.
+    """
+
+    columns: dict[str, Indices]
+    shapes: dict[str, tuple[int, ...]]
+    width: int
+    names: tuple[str, ...] | None = None
+    dtype: str = "float32"
+    padded: bool = False
+
+    def table(self, X: Any) -> Any:
+        """Samples of any accepted form as what :func:`sklearn.utils.validation.validate_data` takes.
+
+        Args:
+            X: a mapping of arrays, in which a modality that is None or left out is missing; a data frame, in which
+                all columns of a modality may be missing; or a table ``(n, p)``.
+
+        Raises:
+            UnknownNameError: a modality that was not there in ``fit``.
+            InputError: no modality at all, or a shape that does not fit.
+            DataError: modalities of different length, or a modality with some of its columns only.
+        """
+        if _is_mapping(X):
+            return self._from_mapping(X)
+        if self.names is not None and _is_frame(X):
+            return self._from_frame(X)
+        return X
+
+    def _from_mapping(self, X: Mapping[str, Any]) -> Table:
+        for m in X:
+            if m not in self.columns:
+                raise UnknownNameError("modality", m, self.columns)
+        arrays = {m: _as_array(m, x) for m, x in X.items() if x is not None}
+        if not arrays:
+            raise InputError(f"no modality given; expected some of {', '.join(self.columns)}")
+        table = np.full((_rows_of(arrays), self.width), np.nan)
+        for m, x in arrays.items():
+            shape, columns = self.shapes[m], self.columns[m]
+            if len(shape) == 2 and x.ndim == 3 and x.shape[1] < shape[0] and x.shape[2] == shape[1]:
+                columns = columns[: x.shape[1] * x.shape[2]]  # a shorter sequence: the rest is padding
+            elif x.shape[1:] != shape:
+                raise InputError(f"modality {m!r} has shape {x.shape[1:]}, the estimator was fitted with {shape}")
+            table[:, columns] = x.reshape(len(x), -1)
+        return table
+
+    def _from_frame(self, X: Any) -> Any:
+        assert self.names is not None
+        known = set(X.columns)
+        if not known & set(self.names):
+            raise DataError(f"X has none of the columns of fit, such as {self.names[0]!r}")
+        for m, columns in self.columns.items():
+            lacking = [self.names[c] for c in columns if self.names[c] not in known]
+            if 0 < len(lacking) < len(columns):
+                raise DataError(
+                    f"X has no column {lacking[0]!r}, which modality {m!r} was fitted with; a modality is missing only "
+                    "where all of its columns are"
+                )
+        return X.reindex(columns=list(self.names))
+
+    def split(self, table: NDArray[np.floating[Any]]) -> Split:
+        """The modalities of a table ``(n, p)``; a row that is all NaN in a modality does not have it.
+
+        Raises:
+            DataError: NaN in some of a row's features, or infinity.
+        """
+        inputs: dict[str, Any] = {}
+        lengths = {}
+        for m, columns in self.columns.items():
+            x: Any = np.ascontiguousarray(table[:, columns], dtype=self.dtype).reshape(len(table), *self.shapes[m])
+            if self.padded and x.ndim == 3:
+                lengths[m] = _lengths(x)
+                padding = np.arange(x.shape[1]) >= lengths[m][:, None]
+                x[padding & (lengths[m] > 0)[:, None]] = 0.0  # a sequence without any step stays missing
+            inputs[m] = x
+        split = with_presence(inputs, lengths=lengths)
+        for m, x in split.inputs.items():
+            check_finite(m, x, split.present.get(m), "X")
+        return split
+
+    def features(self) -> dict[str, tuple[str, ...]]:
+        """Modality name -> names of its columns, where these are known."""
+        names = self.names
+        return {} if names is None else {m: tuple(names[c] for c in columns) for m, columns in self.columns.items()}
+
+
+def names_columns(X: Any, modalities: Mapping[str, Columns] | None) -> bool:
+    """Whether columns are found in ``X`` by the names of modalities or of columns, and not by number alone."""
+    return _is_mapping(X) or (modalities is not None and _is_frame(X))
+
+
+def layout_of(X: Any, modalities: Mapping[str, Columns] | None) -> Layout:
+    """The layout of what ``fit`` is given.
+
+    Args:
+        X: a mapping of arrays ``(n, …)``, a data frame, or an array ``(n, p)``.
+        modalities: modality name -> columns, for the latter two; None takes all columns as one modality.
+
+    Raises:
+        InputError: modalities that do not fit this form of ``X``.
+        DataError: columns that are not there.
+    """
+    if _is_mapping(X):
+        if modalities is not None:
+            raise InputError("modalities= is for a table; X is a mapping of modalities already")
+        for m, x in X.items():
+            if x is None:
+                raise InputError(
+                    f"modality {m!r} is None in fit; leave it out, or give rows of NaN where it is missing"
+                )
+        arrays = {m: _as_array(m, x) for m, x in X.items()}
+        if not arrays:
+            raise InputError("X has no modality")
+        return _consecutive({m: x.shape[1:] for m, x in arrays.items()})
+    count = X.shape[1]
+    if modalities is None:
+        return Layout({_ONLY: np.arange(count)}, {_ONLY: (count,)}, count)
+    if not isinstance(modalities, Mapping) or not modalities:
+        raise InputError(f"modalities must map names to columns, got {modalities!r}")
+    names: list[str] | None = list(X.columns) if _is_frame(X) and all(isinstance(c, str) for c in X.columns) else None
+    if names is not None and len(set(names)) < len(names):
+        raise DataError(f"X has more than one column {next(n for n in names if names.count(n) > 1)!r}")
+    columns = {m: _numbers(m, wanted, names, count) for m, wanted in modalities.items()}
+    shapes: dict[str, tuple[int, ...]] = {m: (len(numbers),) for m, numbers in columns.items()}
+    if names is None:
+        return Layout(columns, shapes, count)
+    # Of a data frame only the columns asked for are looked at: the others need not be numbers.
+    used = np.unique(np.concatenate(list(columns.values())))
+    places = {m: np.searchsorted(used, numbers) for m, numbers in columns.items()}
+    return Layout(places, shapes, len(used), tuple(names[c] for c in used))
+
+
+def stack(X: Mapping[str, ArrayLike]) -> tuple[Table, dict[str, slice]]:
+    """One array of several modalities, for what cuts samples by row: ``GridSearchCV``, ``cross_val_score``, ….
+
+    >>> table, modalities = stack({"text": t, "image": v})
+    >>> cross_val_score(FusionClassifier(modalities=modalities), table, y)
+
+    Args:
+        X: modality name -> array ``(n, l_m)`` (or ``(n,)``), in order.
+
+    Returns:
+        The table ``(n, Σ l_m)``, and the columns of each modality in it.
+
+    Raises:
+        InputError: no modality, or one of more than two axes, whose shape a table does not keep.
+        DataError: modalities of different length.
+    """
+    if not _is_mapping(X):
+        raise InputError(f"stack takes a mapping of modalities, got {type(X).__name__}")
+    layout = layout_of(X, None)
+    for m, shape in layout.shapes.items():
+        if len(shape) > 1:
+            raise InputError(f"modality {m!r} has samples of shape {shape}; a table holds vectors only")
+    return layout.table(X), {m: slice(int(c[0]), int(c[-1]) + 1) for m, c in layout.columns.items()}
+
+
+def _consecutive(shapes: dict[str, tuple[int, ...]]) -> Layout:
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+    starts = (0, *ends[:-1])
+    columns = {m: np.arange(a, b) for m, a, b in zip(shapes, starts, ends, strict=True)}
+    for m, numbers in columns.items():
+        if len(numbers) == 0:
+            raise DataError(f"modality {m!r} has no features")
+    return Layout(columns, shapes, int(ends[-1]))
+
+
+def _as_array(m: str, x: Any) -> Table:
+    """Numbers ``(n, …)`` of at least two axes."""
+    options = {"ensure_2d": False, "allow_nd": True, "ensure_all_finite": False, "ensure_min_features": 0}
+    array: Table = check_array(x, input_name=f"modality {m!r}", **options)
+    return array[:, None] if array.ndim == 1 else array
+
+
+def _rows_of(arrays: Mapping[str, Table]) -> int:
+    first, *others = arrays
+    for m in others:
+        if len(arrays[m]) != len(arrays[first]):
+            raise DataError(f"modality {m!r} has {len(arrays[m])} rows, {first!r} has {len(arrays[first])}")
+    return len(arrays[first])
+
+
+def _is_mapping(X: Any) -> bool:
+    return isinstance(X, Mapping) and not issparse(X)  # a sparse matrix may be a dict of its values
+
+
+def _is_frame(X: Any) -> bool:
+    return hasattr(X, "columns") and hasattr(X, "reindex")
+
+
+def _numbers(m: str, wanted: Columns, names: list[str] | None, count: int) -> Indices:
+    """The column numbers that a modality asks for."""
+    if isinstance(wanted, str) or (not isinstance(wanted, slice) and any(isinstance(c, str) for c in wanted)):
+        if names is None:
+            raise InputError(
+                f"modality {m!r} asks for columns by name, and X has no names; pass a data frame, or numbers"
+            )
+        chosen = matching(names, wanted, "X") if isinstance(wanted, str) else list(wanted)
+        lacking = [c for c in chosen if c not in names]
+        if lacking:
+            raise DataError(f"X has no column {lacking[0]!r}, which modality {m!r} asks for")
+        places = {name: i for i, name in enumerate(names)}
+        return np.array([places[str(c)] for c in chosen], dtype=np.intp)
+    try:
+        numbers = np.arange(count)[wanted if isinstance(wanted, slice) else np.asarray(wanted)]
+    except (IndexError, TypeError) as error:
+        raise DataError(f"modality {m!r}: {error}; X has {count} columns") from None
+    if len(numbers) == 0:
+        raise DataError(f"modality {m!r} has no columns; X has {count}")
+    return numbers.astype(np.intp)
+
+
+def _lengths(x: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """How many steps of ``(n, T, l)`` there are before those at the end that are all NaN."""
+    given = ~np.isnan(x).all(axis=2)
+    return np.where(given.any(axis=1), x.shape[1] - given[:, ::-1].argmax(axis=1), 0).astype(np.int64)

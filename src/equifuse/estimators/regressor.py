@@ -1,0 +1,177 @@
+"""One or several numbers per sample, as scikit-learn knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import RegressorMixin
+from torch import Tensor
+
+from equifuse.datasets import Split
+from equifuse.encoders import Standardize
+from equifuse.errors import DataError
+from equifuse.estimators.base import FusionEstimator
+from equifuse.estimators.layout import Columns
+from equifuse.model import FusionModel
+from equifuse.training.config import TrainConfig
+from equifuse.training.folder import output_maps
+
+if TYPE_CHECKING:  # it imports Lightning
+    from equifuse.training.module import Training
+
+
+class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
+    """A fusion model as a scikit-learn regressor of one target ``(n,)`` or several ``(n, K)``.
+
+    The targets are standardised in training, and the last affine map is rescaled to their units afterwards: neither
+    their scale nor their offset has an effect on training, and ``model_`` predicts in their units.
+
+    What ``X`` may be, and the parameters and attributes not listed here, are those of
+    :class:`~equifuse.FusionClassifier`; held-out samples are drawn without strata.
+
+    Args:
+        loss: "mse", "l1" or "huber" (threshold 1), of standardised targets; so are the numbers in ``history_``.
+    """
+
+    _task: ClassVar[str] = "regression"
+
+    def __init__(
+        self,
+        fusion: str = "deq",
+        *,
+        modalities: Mapping[str, Columns] | None = None,
+        dim: int | None = None,
+        backend: str | None = None,
+        fusion_options: Mapping[str, Any] | None = None,
+        encoder: str = "auto",
+        hidden: tuple[int, ...] = (128,),
+        dropout: float = 0.3,
+        input_dropout: float = 0.0,
+        head_dropout: float = 0.0,
+        modality_dropout: float = 0.0,
+        loss: str = "mse",
+        epochs: int = 100,
+        patience: int = 15,
+        validation_fraction: float | None = 0.2,
+        batch_size: int = 64,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-4,
+        accelerator: str = "cpu",
+        dtype: str = "float32",
+        random_state: Any = None,
+    ) -> None:
+        self.fusion = fusion
+        self.modalities = modalities
+        self.dim = dim
+        self.backend = backend
+        self.fusion_options = fusion_options
+        self.encoder = encoder
+        self.hidden = hidden
+        self.dropout = dropout
+        self.input_dropout = input_dropout
+        self.head_dropout = head_dropout
+        self.modality_dropout = modality_dropout
+        self.epochs = epochs
+        self.patience = patience
+        self.validation_fraction = validation_fraction
+        self.batch_size = batch_size
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.accelerator = accelerator
+        self.dtype = dtype
+        self.random_state = random_state
+        self.loss = loss
+
+    def __sklearn_tags__(self) -> Any:
+        """Several targets will do."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
+        """One pass over the samples, from where the estimator is; there is no early stopping.
+
+        Preprocessing and the targets' units are fitted on the samples of the first call only.
+
+        Args:
+            X: as in ``fit``.
+            y: targets ``(n,)`` or ``(n, K)``.
+            sample_weight: as in ``fit``.
+
+        Returns:
+            The estimator.
+
+        Raises:
+            InputError, UnknownNameError, DataError: as in ``fit``.
+        """
+        return self._partial_fit(X, y, sample_weight, not hasattr(self, "model_"))
+
+    def predict(self, X: Any) -> NDArray[np.float64]:
+        """Predictions, ``(n,)`` or ``(n, K)`` as the targets were.
+
+        Raises:
+            NotFittedError: there is no model yet.
+            InputError: ``X`` does not fit the model.
+            DataError: samples that cannot be used.
+        """
+        values = self._raw(X).double().numpy()
+        return values[:, 0] if self._flat else values
+
+    def _y_options(self) -> dict[str, Any]:
+        return {"multi_output": True, "y_numeric": True}
+
+    def _config(self, seed: int) -> TrainConfig:
+        return replace(super()._config(seed), task_options={"loss": self.loss})
+
+    def _encode(self, y: NDArray[Any], anew: bool) -> NDArray[Any]:
+        self._flat: bool = y.ndim == 1
+        values: NDArray[Any] = y.reshape(len(y), -1).astype(np.float64)
+        if hasattr(self, "model_") and not anew and values.shape[1] != self._n_targets:
+            raise DataError(f"y has {values.shape[1]} targets, the estimator was fitted with {self._n_targets}")
+        self._n_targets: int = values.shape[1]
+        return values
+
+    def _outputs_and_classes(self) -> tuple[int, tuple[str, ...] | None]:
+        return self._n_targets, None
+
+    def _build(self, config: TrainConfig, train: Split) -> FusionModel:
+        model = super()._build(config, train)
+        assert train.target is not None
+        units = Standardize((self._n_targets,), clip=None).double()
+        if output_maps(model):
+            units.update(torch.from_numpy(train.target), weight=_tensor(train.weight))
+            units.finish()
+            _rescale(model, units.scale, units.mean)
+        self._units = units
+        return model
+
+    def _train(self, config: TrainConfig, train: Split, val: Split | None, steps: dict[str, Any] | None) -> Training:
+        units, model = self._units, self.model_
+        _rescale(model, 1 / units.scale, -units.mean / units.scale)
+        try:
+            return super()._train(config, self._scaled(train), None if val is None else self._scaled(val), steps)
+        finally:
+            _rescale(model, units.scale, units.mean)
+
+    def _scaled(self, split: Split) -> Split:
+        """The same with targets in units of their deviation from their mean."""
+        assert split.target is not None
+        target = self._units(torch.from_numpy(split.target)).numpy()
+        return replace(split, target=target.astype(self.dtype))
+
+
+@torch.no_grad()
+def _rescale(model: FusionModel, scale: Tensor, shift: Tensor) -> None:
+    """Let the model give ``scale · prediction + shift``, by output ``(K,)``."""
+    for last in output_maps(model):
+        last.weight.mul_(scale[:, None])
+        last.bias.copy_(last.bias.double() * scale + shift)
+
+
+def _tensor(weight: NDArray[Any] | None) -> Tensor | None:
+    return None if weight is None else torch.from_numpy(weight)

@@ -1,0 +1,152 @@
+"""Mappings, data frames and arrays as modalities."""
+
+import numpy as np
+import pytest
+
+import equifuse as ef
+from equifuse.estimators import stack
+
+QUICK = {"fusion": "sum", "dim": 8, "hidden": (8,), "epochs": 3, "lr": 0.02, "random_state": 0}
+N = 60
+
+
+@pytest.fixture(scope="module")
+def samples():
+    generator = np.random.default_rng(0)
+    y = np.arange(N) % 3
+    X = {"g": generator.normal(size=(N, 4)) + y[:, None], "m": generator.normal(size=(N, 2)) - 2 * y[:, None]}
+    X["m"][::7] = np.nan
+    return X, np.array(["low", "middle", "high"])[y]
+
+
+@pytest.fixture(scope="module")
+def fitted(samples):
+    return ef.FusionClassifier(**QUICK).fit(*samples)
+
+
+def _frame(X):
+    pd = pytest.importorskip("pandas")
+    columns = {f"{m}_{k}": x[:, k] for m, x in X.items() for k in range(x.shape[1])}
+    frame = pd.DataFrame({"name": [f"s{i}" for i in range(N)], **columns})
+    return frame[["m_1", "name", "g_3", "g_0", "g_1", "m_0", "g_2"]]  # in no order, with a column that is no number
+
+
+def test_three_forms_one_model(samples, fitted):
+    X, y = samples
+    expected = fitted.predict_proba(X)
+    assert expected.dtype == np.float64
+    np.testing.assert_allclose(expected.sum(1), 1, rtol=0, atol=1e-12)
+    table, slices = stack(X)
+    numbers = {"g": [0, 1, 2, 3], "m": slice(-2, None)}
+    for modalities in (slices, numbers):
+        array = ef.FusionClassifier(**QUICK, modalities=modalities).fit(table, y)
+        np.testing.assert_array_equal(array.predict_proba(table), expected)
+        np.testing.assert_array_equal(array.predict_proba(X), expected)
+        assert array.n_features_in_ == 6
+    frame, names = _frame(X), {"g": [f"g_{k}" for k in range(4)], "m": ["m_0", "m_1"]}
+    named = ef.FusionClassifier(**QUICK, modalities=names).fit(frame, y)
+    np.testing.assert_array_equal(named.predict_proba(frame), expected)
+    np.testing.assert_array_equal(named.predict_proba(frame[frame.columns[::-1]]), expected)  # found by name
+    assert sorted(named.feature_names_in_) == sorted([*names["g"], *names["m"]])
+    assert named.model_.features == {m: tuple(columns) for m, columns in names.items()}
+    patterns = ef.FusionClassifier(**QUICK, modalities={"g": "g_*", "m": "m_*"}).fit(frame, y)
+    assert patterns.model_.features == {"g": ("g_3", "g_0", "g_1", "g_2"), "m": ("m_1", "m_0")}
+    assert (patterns.predict(frame) == fitted.predict(X)).mean() > 0.6
+
+
+def test_a_modality_that_is_not_there(samples, fitted):
+    X, y = samples
+    without = fitted.predict_proba({"g": X["g"]})
+    assert not np.allclose(without, fitted.predict_proba(X))
+    np.testing.assert_array_equal(fitted.predict_proba({"g": X["g"], "m": None}), without)
+    np.testing.assert_array_equal(fitted.predict_proba({"m": np.full((N, 2), np.nan), "g": X["g"]}), without)
+    rows = np.flatnonzero(np.isnan(X["m"]).all(1))
+    np.testing.assert_allclose(fitted.predict_proba(X)[rows], without[rows], atol=1e-6)
+    frame = _frame(X)
+    named = ef.FusionClassifier(**QUICK, modalities={"g": [f"g_{k}" for k in range(4)], "m": ["m_0", "m_1"]})
+    named.fit(frame, y)
+    np.testing.assert_array_equal(named.predict_proba(frame.drop(columns=["m_0", "m_1"])), without)
+    with pytest.raises(ef.DataError, match="no column 'm_1', which modality 'm' was fitted with"):
+        named.predict(frame.drop(columns=["m_1"]))
+    with pytest.raises(ef.DataError, match="none of the columns"):
+        named.predict(frame[["name"]])
+
+
+def test_sequences():
+    generator = np.random.default_rng(0)
+    y = generator.normal(size=N)
+    speech = generator.normal(size=(N, 5, 2)) + y[:, None, None]
+    speech[::2, 3:] = np.nan  # shorter ones
+    speech[::9] = np.nan  # none at all
+    X = {"speech": speech, "age": generator.normal(size=N)}
+    regressor = ef.FusionRegressor(**QUICK).fit(X, y)
+    assert regressor.model_.shapes == {"speech": (5, 2), "age": (1,)}
+    assert regressor.n_features_in_ == 11
+    short = {"speech": speech[::2, :3], "age": X["age"][::2]}
+    np.testing.assert_allclose(regressor.predict(short), regressor.predict(X)[::2], rtol=1e-4)
+    broken = speech.copy()
+    broken[1, 1, 0] = np.nan
+    with pytest.raises(ef.DataError, match="modality 'speech' has NaN"):
+        regressor.predict({**X, "speech": broken})
+    with pytest.raises(ef.InputError, match=r"shape \(6, 2\), the estimator was fitted with \(5, 2\)"):
+        regressor.predict({**X, "speech": np.zeros((N, 6, 2))})
+    with pytest.raises(ef.InputError, match="vectors only"):
+        stack(X)
+
+
+def test_refused_samples(samples, fitted):
+    X, y = samples
+    partly = {**X, "g": X["g"].copy()}
+    partly["g"][3, 1] = np.nan
+    for use in (fitted.predict, lambda given: ef.FusionClassifier(**QUICK).fit(given, y)):
+        with pytest.raises(ef.DataError, match="modality 'g' has NaN.*in 1 of 60 rows of X; impute them, or make"):
+            use(partly)
+    with pytest.raises(ef.UnknownNameError, match="unknown modality 'gg'; did you mean 'g'"):
+        fitted.predict({"gg": X["g"]})
+    with pytest.raises(ef.InputError, match="no modality given"):
+        fitted.predict({"g": None, "m": None})
+    with pytest.raises(ef.InputError, match=r"modality 'g' has shape \(3,\), the estimator was fitted with \(4,\)"):
+        fitted.predict({"g": X["g"][:, :3]})
+    with pytest.raises(ef.DataError, match="modality 'm' has 59 rows, 'g' has 60"):
+        fitted.predict({"g": X["g"], "m": X["m"][1:]})
+    with pytest.raises(ef.InputError, match="None in fit"):
+        ef.FusionClassifier(**QUICK).fit({"g": X["g"], "m": None}, y)
+    with pytest.raises(ef.InputError, match="no modality"):
+        ef.FusionClassifier(**QUICK).fit({}, y)
+    with pytest.raises(ef.DataError, match="no features"):
+        ef.FusionClassifier(**QUICK).fit({"g": X["g"], "m": np.zeros((N, 0))}, y)
+
+
+@pytest.mark.parametrize(
+    ("modalities", "error", "match"),
+    [
+        ({"a": "g_*"}, ef.InputError, "by name, and X has no names"),
+        ({"a": ["g_0"]}, ef.InputError, "by name, and X has no names"),
+        ({"a": [0, 9]}, ef.DataError, "X has 6 columns"),
+        ({"a": slice(6, 9)}, ef.DataError, "no columns"),
+        ({"a": [0.5]}, ef.DataError, "X has 6 columns"),
+        ({}, ef.InputError, "must map names to columns"),
+        (["a"], ef.InputError, "must map names to columns"),
+    ],
+)
+def test_refused_columns_of_an_array(samples, modalities, error, match):
+    table, _ = stack(samples[0])
+    with pytest.raises(error, match=match):
+        ef.FusionClassifier(**QUICK, modalities=modalities).fit(table, samples[1])
+
+
+def test_refused_columns_of_a_frame(samples):
+    X, y = samples
+    frame = _frame(X)
+    for modalities, match in (
+        ({"a": "h_*"}, "no column like 'h_\\*'"),
+        ({"a": ["g_0", "g_9"]}, "no column 'g_9', which modality 'a' asks for"),
+    ):
+        with pytest.raises(ef.DataError, match=match):
+            ef.FusionClassifier(**QUICK, modalities=modalities).fit(frame, y)
+    with pytest.raises(ef.InputError, match="X is a mapping of modalities already"):
+        ef.FusionClassifier(**QUICK, modalities={"a": "g_*"}).fit(X, y)
+    with pytest.raises(ef.DataError, match="more than one column 'g_0'"):
+        ef.FusionClassifier(**QUICK, modalities={"a": "g_*"}).fit(frame.rename(columns={"g_1": "g_0"}), y)
+    with pytest.raises(ef.InputError, match="stack takes a mapping"):
+        stack(frame)

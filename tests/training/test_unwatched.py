@@ -1,0 +1,72 @@
+"""Training in memory alone: without validation, without files; with weights of samples."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import equifuse as ef
+from equifuse.datasets import Split
+from equifuse.training import TrainConfig
+from equifuse.training.data import batches_of
+from equifuse.training.folder import model_for, own_random_numbers, task_of
+from equifuse.training.module import Training, fit
+
+COUNTS = np.array([2, 0, 1, 3, 1, 0, 2, 1])
+
+
+def _split(weight=None):
+    generator = np.random.default_rng(0)
+    x = {m: generator.normal(size=(len(COUNTS), 3)) for m in ("a", "b")}
+    return Split(x, {"b": np.arange(len(COUNTS)) % 4 != 2}, np.arange(len(COUNTS)) % 2, weight=weight)
+
+
+def _trained(split, **options):
+    config = TrainConfig(
+        "x", **{"fusion": "sum", "hidden": 4, "dropout": 0.0, "batch_size": 64, "epochs": 1, **options}
+    )
+    model = model_for(config, split, "classification", 2)
+    module = Training(model, task_of(model, config), config)
+    with own_random_numbers(config.seed):
+        fit(module, batches_of(split, config.batch_size, config.seed), None)
+    return module
+
+
+def test_a_step_with_weights_is_one_with_repeated_samples(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain = _split()
+    weighted = _trained(replace(plain, weight=COUNTS.astype(float)))
+    repeated = _trained(plain.take(np.repeat(np.arange(len(COUNTS)), COUNTS)))
+    for name, tensor in repeated.model.state_dict().items():
+        torch.testing.assert_close(weighted.model.state_dict()[name], tensor, msg=lambda text, n=name: f"{n}: {text}")
+    unweighted = _trained(plain).model.state_dict()
+    assert any(not torch.allclose(unweighted[k], v) for k, v in weighted.model.state_dict().items())
+    assert not list(tmp_path.iterdir())  # nothing is written
+
+
+def test_without_validation_the_last_weights_stay():
+    module = _trained(_split(), epochs=3)
+    assert len(module.history) == 3
+    assert module.best is None
+    assert not module.model.training
+    assert not any(name.startswith("val_") for name in module.history[-1])
+
+
+def test_divergence_without_validation():
+    with pytest.raises(ef.InputError, match="diverged in epoch"):
+        _trained(_split(), lr=1e38, epochs=30)
+
+
+def test_the_optimiser_goes_on_where_it_was():
+    split = _split()
+    first = _trained(split)
+    state = first.trainer.optimizers[0].state_dict()["state"]
+    config = first.config
+    for known, steps in ((None, 1), (state, 2)):
+        module = Training(first.model, first.task, replace(config, lr=1e-5))
+        module.optimizer_state = known
+        fit(module, batches_of(split, 64, 0), None)
+        found = module.trainer.optimizers[0]
+        assert {int(value["step"]) for value in found.state_dict()["state"].values()} == {steps}
+        assert {group["lr"] for group in found.param_groups} == {1e-5}
