@@ -30,7 +30,7 @@ def train_on(dataset: MultimodalDataset, config: TrainConfig) -> FusionModel:
     """A model with the best weights on validation."""
     model = initial_model(config, dataset)
     task = task_of(model, config)
-    fit_on(dataset, Training(model, task, config, balancer_of(config, model, task)))
+    fit_on(dataset, Training(model, task, config, balancer_of(config, model, task)), watch=False)
     return model
 
 

@@ -39,7 +39,7 @@ def measure(config: TrainConfig, width_of: object) -> float:
     train = batches_of(dataset.splits["train"])
     model.fit_preprocessing_in_pieces((batch.inputs, batch.present, batch.lengths) for batch in train)
     task = task_of(model, config)
-    fit_on(dataset, Training(model, task, config))
+    fit_on(dataset, Training(model, task, config), watch=False)
     return task.evaluate(model, batches_of(dataset.splits["test"])).metrics["accuracy"]
 
 

@@ -340,12 +340,14 @@ def fit_on(
     module: Training,
     last: Path | None = None,
     tell: Callable[[Row, float], None] | None = None,
+    *,
+    watch: bool = True,
 ) -> None:
     """:func:`fit` on the parts of a data set, with the configuration's batches and random numbers."""
     config = module.config
     train = batches_of(dataset.splits["train"], config.batch_size, config.seed)
     with own_random_numbers(config.seed):
-        fit(module, train, batches_of(dataset.splits["val"]), last, tell)
+        fit(module, train, batches_of(dataset.splits["val"]), last, tell, watch=watch)
 
 
 @contextmanager
