@@ -13,7 +13,7 @@ the same system:
   training over epochs;
 - ``equifuse phantom``: gradients through five steps instead of the adjoint; ``--cases gradients`` has more of the kind;
 - ``torchdeq anderson``/``broyden``: torchdeq 0.1.0 on the joint map of this library, relative tolerance 1e-4 forward
-  and backward, its implicit gradient (``pip install -e ".[benchmark]"``; left out where it is missing);
+  and backward, its implicit gradient (``pip install -e ".[peers]"``; left out where it is missing);
 - ``published``: the joint solve as published: Anderson with memory 6 and ridge 1e-4 on the joint state, to 1e-3 on the
   residual norm of the whole batch or 105 evaluations, and the same for the adjoint with 106;
 - ``weight-tied``: the joint map applied as often as ``equifuse`` evaluated its own, back-propagated through.

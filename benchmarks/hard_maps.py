@@ -4,7 +4,7 @@
 
 The maps: blocks of the published fusion with PyTorch's default initialisation (no attracting fixed point), linear maps
 whose spectral radius is close to or above 1, and maps that plain iteration takes into a cycle. The peers are plain
-iteration and, where it is installed (``pip install -e ".[benchmark]"``), torchdeq's Anderson and Broyden solvers with
+iteration and, where it is installed (``pip install -e ".[peers]"``), torchdeq's Anderson and Broyden solvers with
 their own defaults, given the same maps, starts, tolerance and evaluations. Every solver gets the whole state as one
 fixed point; ``equifuse blocks`` solves the same system as the library does, modalities first.
 """
@@ -183,7 +183,7 @@ def main() -> None:
     try:
         solvers |= {"torchdeq Anderson": torchdeq("anderson"), "torchdeq Broyden": torchdeq("broyden")}
     except ImportError:
-        print("torchdeq is not installed: pip install -e '.[benchmark]'")
+        print("torchdeq is not installed: pip install -e '.[peers]'")
     results: dict[str, dict[str, dict[str, float | None]]] = {}
     for name, case in cases(options.batch, options.seed, options.quick).items():
         results[name] = {s: {str(n): share(case, run(case, n)) for n in BUDGETS} for s, run in solvers.items()}
