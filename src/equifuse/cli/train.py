@@ -58,6 +58,11 @@ def train(
     weight_decay: Annotated[float | None, typer.Option(help="Weight decay.")] = None,
     val_fraction: Annotated[float | None, typer.Option(help="Validation share where the set has none.")] = None,
     accelerator: Annotated[str | None, typer.Option(help="cpu, gpu or auto.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Processes, or GPUs, on each machine.")] = None,
+    nodes: Annotated[int | None, typer.Option(help="Machines.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="ddp, or fsdp on GPUs.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Batches per step of the optimiser.")] = None,
+    precision: Annotated[str | None, typer.Option(help="32, or bf16 for mixed precision.")] = None,
     protocol: Annotated[
         str | None, typer.Option(help="clean, or loose: the best epoch on test, as many papers report.")
     ] = None,
@@ -95,6 +100,11 @@ def train(
         "val_fraction": val_fraction,
         "accelerator": accelerator,
         "protocol": protocol,
+        "devices": devices,
+        "nodes": nodes,
+        "strategy": strategy,
+        "accumulate": accumulate,
+        "precision": precision,
     }
     resolved = TrainConfig.from_options(config, given, option, task_option, balance_option)
     parts = (Path(resolved.data).stem, resolved.fusion, resolved.backend, f"seed{resolved.seed}")
@@ -104,6 +114,8 @@ def train(
     except KeyboardInterrupt:
         typer.echo(f"interrupted; continue with the same options, --out {folder} and --resume", err=True)
         raise typer.Exit(130) from None
+    if not result.metrics:  # another process writes, and tells
+        return
     show(metrics_table(result.metrics))
     if resolved.protocol != "clean":
         typer.echo(f"note: protocol {result.metrics['protocol']}")

@@ -39,6 +39,7 @@ class Batch:
         index: int64 ``(B,)``, the samples' numbers in their split, or None.
         lengths: modality name -> int64 ``(B,)``, how many steps of padded sequences ``(B, T, l)`` count.
         weight: ``(B,)``, ≥ 0, what each sample counts in the task's loss, or None for the same.
+        share: factor of the batch's loss; other than 1 for one process's part of a batch of several.
     """
 
     inputs: dict[str, Tensor]
@@ -47,6 +48,7 @@ class Batch:
     index: Tensor | None = None
     lengths: dict[str, Tensor] = field(default_factory=dict)
     weight: Tensor | None = None
+    share: float = 1.0
 
     def __len__(self) -> int:
         return next(iter(self.inputs.values())).shape[0]
@@ -71,6 +73,7 @@ class Batch:
             None if self.index is None else self.index.to(device, **options),
             {m: steps.to(device, **options) for m, steps in self.lengths.items()},
             None if self.weight is None else self.weight.to(device, **options),
+            self.share,
         )
 
 

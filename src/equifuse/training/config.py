@@ -60,12 +60,19 @@ class TrainConfig:
         weight_decay: AdamW's, ≥ 0; biases and the gains of norms are not decayed.
         val_fraction: share of the training part held out where the data set has no validation part, in (0, 1).
         accelerator: ``"cpu"``, ``"gpu"`` or ``"auto"``.
+        devices: processes that train one model on each machine, each with batches of ``batch_size``, ≥ 1; under
+            ``torchrun`` or Slurm as many as were started.
+        nodes: machines, ≥ 1.
+        strategy: how several processes train: ``"ddp"`` (``"auto"``: the same) keeps the whole model in each,
+            ``"fsdp"`` shares it out, on GPUs only.
+        accumulate: batches whose gradients are taken together for one step, ≥ 1.
+        precision: ``"32"``, or ``"bf16"`` for mixed precision; fixed points keep the precision their tolerance needs.
         protocol: ``"clean"``: the best epoch by validation loss, early stopping, measured on test once. ``"loose"``:
             trained on train and validation for all epochs, and the best epoch *on test* is reported, as the codes
             behind many published figures do; only to compare with those. Everything such a run writes says so.
 
     Raises:
-        UnknownNameError: an unknown fusion, encoder, balance, accelerator or protocol.
+        UnknownNameError: an unknown fusion, encoder, balance, accelerator, protocol, strategy or precision.
         InputError: a value of the wrong type or out of range.
     """
 
@@ -97,12 +104,17 @@ class TrainConfig:
     val_fraction: float = 0.2
     accelerator: str = "cpu"
     protocol: str = CLEAN
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    accumulate: int = 1
+    precision: str = "32"
 
     def __post_init__(self) -> None:
         given: Any = self.hidden  # YAML gives a number or a list
         hidden = tuple(given) if isinstance(given, (list, tuple)) else (given,)
         object.__setattr__(self, "hidden", hidden)
-        for name in ("embedding", "epochs", "patience", "batch_size"):
+        for name in ("embedding", "epochs", "patience", "batch_size", "devices", "nodes", "accumulate"):
             self._check(name, int, lambda v: v >= 1, "a whole number of at least 1")
         self._check("seed", int, lambda v: 0 <= v < 2**31, "a whole number of at least 0 and below 2^31")
         for name in ("dropout", "input_dropout", "head_dropout", "label_smoothing", "modality_dropout"):
@@ -124,12 +136,15 @@ class TrainConfig:
         listed = isinstance(weights, list) and all(isinstance(w, (int, float)) and w >= 0 for w in weights)
         if weights is not None and weights != "balanced" and not listed:
             raise InputError(f"class_weights must be 'balanced' or numbers of at least 0, got {weights!r}")
-        for name in ("data", "fusion", "encoder", "accelerator", "protocol"):
+        object.__setattr__(self, "precision", str(self.precision))  # YAML gives a number
+        for name in ("data", "fusion", "encoder", "accelerator", "protocol", "strategy"):
             self._check(name, str, bool, "a name")
         for kind, value, known in (
             ("encoder", self.encoder, ENCODERS),
             ("accelerator", self.accelerator, ("cpu", "gpu", "auto")),
             ("protocol", self.protocol, PROTOCOLS),
+            ("strategy", self.strategy, ("auto", "ddp", "fsdp")),
+            ("precision", self.precision, ("32", "bf16")),
         ):
             if value not in known:
                 raise UnknownNameError(kind, value, known)

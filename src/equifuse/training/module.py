@@ -17,6 +17,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from equifuse.datasets import MultimodalDataset
@@ -30,6 +31,7 @@ from equifuse.tasks.base import direction, result_of
 from equifuse.training.balancing import Balancer
 from equifuse.training.config import TrainConfig
 from equifuse.training.data import Batches, batches_of, drop_modalities, first_rows, mix
+from equifuse.training.distributed import OwnRows, Place, place_of
 from equifuse.training.folder import own_random_numbers
 from equifuse.training.protocol import LOOSE
 
@@ -99,7 +101,7 @@ class Training(pl.LightningModule):
         if validation is not None:
             assert isinstance(validation, Batches)
             self.balancer.start_epoch(self.model, self.task, self.current_epoch, batches, validation)
-        torch.manual_seed(mix(self.config.seed, self.current_epoch))
+        torch.manual_seed(mix(self.config.seed, self.current_epoch) + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Total loss of a batch."""
@@ -121,7 +123,7 @@ class Training(pl.LightningModule):
         self._add({"loss": loss, **parts}, len(batch))
         self._count += len(batch)
         self._latest = len(batch)
-        return loss
+        return batch.share * loss
 
     def on_after_backward(self) -> None:
         """Note how the adjoint solves of the step went, and balance its gradients."""
@@ -175,8 +177,13 @@ class Training(pl.LightningModule):
             self.best = {"epoch": self.current_epoch, "value": value, "weights": weights}
 
     def on_train_epoch_end(self) -> None:
-        """Complete the history's row."""
-        means = {f"train_{name}": (total / self._count).item() for name, total in self._sums.items()}
+        """Complete the history's row, with means over the samples of all processes."""
+        count = torch.tensor(self._count, device=self.device)
+        totals = torch.stack([value.double() for value in (count, *self._sums.values())])
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(totals)
+        seen, *sums = totals.tolist()
+        means = {f"train_{name}": total / seen for name, total in zip(self._sums, sums, strict=True)}
         seconds = time.perf_counter() - self._began
         self.history.append({"epoch": float(self.current_epoch), **means, **self._row, "seconds": seconds})
 
@@ -254,6 +261,9 @@ class LastEpoch(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save; early stopping has had its say by now."""
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(self.path)  # takes part, and writes nothing
+            return
         with atomic(self.path) as staging:
             trainer.save_checkpoint(staging)
 
@@ -287,7 +297,7 @@ def fit(
 
     Args:
         module: model, task and configuration.
-        train: training batches.
+        train: training batches, of all processes together where there are several.
         val: validation batches; without, there is no early stopping, and the last weights end up in the model.
         last: where the checkpoint is, or None for none.
         tell: called after each epoch with its row and the best monitored value.
@@ -298,6 +308,9 @@ def fit(
         KeyboardInterrupt: the user interrupted; ``last`` holds the last complete epoch.
     """
     config, resumed = module.config, last is not None and last.is_file()
+    place = place_of(config)
+    if place.world > 1:
+        train = OwnRows(train, place.rank, place.world)
     if last is not None and resumed:
         module.on_load_checkpoint(torch.load(last, weights_only=True, map_location="cpu"))
     if not (resumed and (module.stopped or len(module.history) >= config.epochs)):
@@ -305,7 +318,12 @@ def fit(
             trainer = pl.Trainer(
                 max_epochs=config.epochs,
                 accelerator=config.accelerator,
-                devices=1,
+                devices=place.devices,
+                num_nodes=place.nodes,
+                strategy=_strategy(config, place),
+                use_distributed_sampler=False,
+                accumulate_grad_batches=config.accumulate,
+                precision="bf16-mixed" if config.precision == "bf16" else "32-true",
                 logger=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
@@ -329,6 +347,15 @@ def fit(
     module.model.load_state_dict(module.best["weights"])
 
 
+def _strategy(config: TrainConfig, place: Place) -> Any:
+    if config.strategy == "fsdp":
+        return "fsdp"
+    if place.world == 1:
+        return "auto"
+    # A batch without a modality leaves its encoder without a gradient.
+    return DDPStrategy(find_unused_parameters=True)
+
+
 def _early_stopping(module: Training) -> EarlyStopping:
     config = module.config
     patience = config.epochs if config.protocol == LOOSE else config.patience
@@ -345,7 +372,7 @@ def fit_on(
 ) -> None:
     """:func:`fit` on the parts of a data set, with the configuration's batches and random numbers."""
     config = module.config
-    train = batches_of(dataset.splits["train"], config.batch_size, config.seed)
+    train = batches_of(dataset.splits["train"], config.batch_size * place_of(config).world, config.seed)
     with own_random_numbers(config.seed):
         fit(module, train, batches_of(dataset.splits["val"]), last, tell, watch=watch)
 

@@ -20,6 +20,7 @@ from equifuse.model import FusionModel
 from equifuse.tasks import Task
 from equifuse.training.balancing import Balancer
 from equifuse.training.config import RECORD, TrainConfig
+from equifuse.training.distributed import place_of
 from equifuse.training.evaluation import evaluate_model, evaluate_quietly, score_without_each
 from equifuse.training.figures import draw_convergence, draw_learning, draw_removal, single
 from equifuse.training.folder import (
@@ -50,7 +51,7 @@ class RunResult:
 
     Attributes:
         path: the run folder.
-        metrics: content of its ``metrics.json``.
+        metrics: content of its ``metrics.json``; {} in a process that only takes part in a training of several.
         history: one row of numbers per epoch.
     """
 
@@ -83,6 +84,9 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
         InputError: an option that does not fit, a resumed run of another configuration, or training diverged.
     """
     out = Path(out)
+    place = place_of(config)
+    if not place.writes:
+        return _take_part(config, out)
     if not resume:
         refuse_existing(out)
     elif not (out / CONFIG).is_file():
@@ -136,12 +140,25 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
     return RunResult(out, metrics, history)
 
 
+def _take_part(config: TrainConfig, out: Path) -> RunResult:
+    """Train along with the process that writes the run folder."""
+    config = _with_full_paths(config)
+    check_accelerator(config)
+    dataset = load_data(config)
+    model = initial_model(config, dataset)
+    task = task_of(model, config, class_weights(config, dataset))
+    module = _fit(config, dataset, model, task, balancer_of(config, model, task), out, False)
+    return RunResult(out, {}, module.history)
+
+
 def check_accelerator(config: TrainConfig) -> None:
     """Refuse to train on what this machine does not have.
 
     Raises:
         InputError: a GPU was asked for, and there is none.
     """
+    if config.strategy == "fsdp" and not torch.cuda.is_available():
+        raise InputError("strategy 'fsdp' needs GPUs; use 'ddp'")
     if config.accelerator == "gpu" and not torch.cuda.is_available():
         raise InputError("accelerator 'gpu' was asked for, but there is none; use 'cpu' or 'auto'")
 
