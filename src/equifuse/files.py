@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +17,15 @@ from equifuse.errors import DataError, OutputExistsError
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends without an error."""
+    """A temporary path beside ``path`` that takes its place when the block ends without an error.
+
+    What a killed process has left of an earlier attempt is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
     # The suffix stays last: some writers choose the format by it.
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    prefix = f".{path.stem}-{os.getpid()}-"
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
     os.close(handle)
     staging = Path(name)
     try:
@@ -27,6 +34,65 @@ def atomic(path: Path) -> Iterator[Path]:
         staging.replace(path)
     finally:
         staging.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that takes its place when the block ends without an error.
+
+    What a killed process has left of an earlier attempt is removed.
+
+    Args:
+        path: folder to create.
+        overwrite: replace an existing one.
+
+    Raises:
+        OutputExistsError: ``path`` exists and ``overwrite`` is False.
+    """
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"{path} already exists; choose another path or pass overwrite=True")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
+    prefix = f".{path.stem}-{os.getpid()}-"
+    staging = Path(tempfile.mkdtemp(prefix=prefix, suffix=path.suffix, dir=path.parent))
+    try:
+        yield staging
+        staging.chmod(0o755)
+        if path.exists():
+            # A folder cannot be replaced in one step: the old one is moved aside, and is only removed after the new
+            # one stands in its place.
+            aside = Path(tempfile.mkdtemp(prefix=prefix, suffix=path.suffix, dir=path.parent))
+            path.replace(aside / path.name)
+            staging.replace(path)
+            shutil.rmtree(aside)
+        else:
+            staging.replace(path)
+    finally:
+        if staging.exists():
+            shutil.rmtree(staging)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove temporary files and folders of ``path`` whose process is no more."""
+    pattern = re.compile(rf"\.{re.escape(path.stem)}-(\d+)-[^.]*{re.escape(path.suffix)}")
+    for entry in path.parent.iterdir():
+        found = pattern.fullmatch(entry.name)
+        if not found or _alive(int(found.group(1))):
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

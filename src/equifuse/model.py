@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 
 from equifuse.encoders import ENCODERS, POOLINGS, MLPEncoder, Preprocessed, SequenceEncoder, Standardize
 from equifuse.encoders.preprocessed import encode, takes_lengths
-from equifuse.errors import DataError, InputError, OutputExistsError, UnknownNameError
+from equifuse.errors import DataError, InputError, UnknownNameError
+from equifuse.files import atomic_folder
 from equifuse.fusion import Fusion, FusionOutput, make_fusion
 from equifuse.fusion import fusion_options as options_of
 
@@ -228,9 +228,6 @@ class FusionModel(nn.Module):
         """
         from safetensors.torch import save_file  # noqa: PLC0415
 
-        path = Path(path)
-        if path.exists() and not overwrite:
-            raise OutputExistsError(f"{path} already exists; choose another path or pass overwrite=True")
         described = {
             "format": _FORMAT,
             "task": self.task,
@@ -240,31 +237,10 @@ class FusionModel(nn.Module):
             "fusion": self.fusion.config(),
             "recipe": self._recipe,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-        try:
+        with atomic_folder(Path(path), overwrite=overwrite) as staging:
             tensors = {key: value.detach().cpu().contiguous().clone() for key, value in self.state_dict().items()}
             save_file(tensors, staging / _WEIGHTS)
             (staging / _CONFIG).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-            staging.chmod(0o755)
-            if path.exists():
-                # A folder cannot be replaced in one step: the old one is moved aside, and is only removed after the
-                # new one stands in its place.
-                aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
-                path.replace(aside / path.name)
-                staging.replace(path)
-                _remove(aside)
-            else:
-                staging.replace(path)
-        finally:
-            if staging.exists():
-                _remove(staging)
-
-
-def _remove(folder: Path) -> None:
-    import shutil  # noqa: PLC0415
-
-    shutil.rmtree(folder)
 
 
 def _encode(encoder: nn.Module, x: Tensor, lengths: Tensor | None, mask: Tensor | None, width: int) -> Tensor:
