@@ -157,10 +157,12 @@ class FusionModel(nn.Module):
 
     def _check_shape(self, name: str, x: Tensor) -> None:
         expected = self.shapes.get(name)
-        if expected is None or tuple(x.shape[1:]) == expected:
+        if expected is None:
             return
-        if takes_lengths(self.encoders[name]) and x.dim() == 3 and x.shape[2] == expected[1]:
+        if takes_lengths(self.encoders[name]) and x.dim() == 3 and x.shape[2:] == expected[1:]:
             return  # sequences may be of any length
+        if tuple(x.shape[1:]) == expected:
+            return
         if len(expected) == 1 and x.dim() == 2:
             raise InputError(f"modality {name!r} has width {x.shape[1]}, the model was built for {expected[0]}")
         raise InputError(f"modality {name!r} has shape {tuple(x.shape[1:])}, the model was built for {expected}")
@@ -251,10 +253,10 @@ def _encode(encoder: nn.Module, x: Tensor, lengths: Tensor | None, mask: Tensor 
         return encoded
     if mask.dtype != torch.bool or mask.dim() < 1 or mask.shape[0] != x.shape[0]:
         raise InputError(f"a mask must be bool with {x.shape[0]} samples, got {mask.dtype} {tuple(mask.shape)}")
-    if mask.dim() > 1:
-        # Present per position: positions cannot be dropped from a sample, so what is absent is blanked instead.
+    if mask.dim() > 1 or torch.compiler.is_compiling():
+        # Positions cannot be dropped from a sample, nor samples from a graph: what is absent is blanked instead.
         extra = x.dim() - mask.dim()
-        blanked = torch.where(mask.reshape(*mask.shape, *[1] * extra), x, 0.0)
+        blanked = x.masked_fill(~mask.reshape(*mask.shape, *[1] * extra), 0)
         return encode(encoder, blanked, lengths)  # type: ignore[no-any-return]
     if not bool(mask.any()):
         return x.new_zeros(x.shape[0], width)

@@ -118,7 +118,7 @@ class SequenceEncoder(nn.Module):
             weights = torch.softmax(scores.masked_fill(~valid, -torch.inf), dim=1)
             return (weights[:, None] @ h).squeeze(1)
         if self.pooling == "queries":
-            asked = self.queries.expand(len(h), -1, -1)
+            asked = self.queries.expand(h.shape[0], -1, -1)
             tokens, _ = self.attention(asked, h, h, key_padding_mask=~valid, need_weights=False)
             joined: Tensor = self.join(tokens.flatten(1))
             return joined

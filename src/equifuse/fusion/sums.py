@@ -66,5 +66,5 @@ class WeightedSum(ProjectedFusion):
         """Weigh rows ``(R, l_m)`` and add them up to ``(R, dim)``."""
         states, there = self.tokens(rows)
         # A row without any modality is a sum over nothing, whatever its weights.
-        scores = self.weights.expand(len(states), -1).masked_fill(~there & there.any(1, keepdim=True), -torch.inf)
+        scores = self.weights.expand(states.shape[0], -1).masked_fill(~there & there.any(1, keepdim=True), -torch.inf)
         return self.output((torch.softmax(scores, dim=1)[:, None] @ states).squeeze(1), states)
