@@ -107,7 +107,7 @@ class SequenceEncoder(nn.Module):
         valid = valid_steps(x, lengths)
         # What the padding holds, be it NaN, is gone from here on; an empty sequence is one step of zeros.
         x = torch.where(valid[:, :, None], x, 0.0)
-        valid = torch.cat([valid[:, :1] | ~valid.any(1, keepdim=True), valid[:, 1:]], dim=1)
+        valid = valid | (~valid.any(1, keepdim=True) & (torch.arange(x.shape[1], device=x.device) == 0))
         return self._pool(self.step(x), valid)
 
     def _pool(self, h: Tensor, valid: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -38,7 +39,7 @@ _CLOSE_ELSE = 1e-4
 
 def export_model(
     model: FusionModel,
-    out: str | Path,
+    out: str | os.PathLike[str],
     *,
     format: str | None = None,
     example: Mapping[str, Tensor] | None = None,
@@ -101,8 +102,7 @@ def export_model(
     sets = [examples, examples.with_holes()] if masks else [examples]
     graph = InferenceGraph(model)
     solver = _prepare_solver(graph, sets, steps, loop, memory)
-    with torch.no_grad():
-        outputs = [graph(*some.arguments()) for some in sets]
+    outputs = [graph.outputs(some) for some in sets]
     recorded = record(graph, sets[-1])
     file: program.Program
     if kind == "onnx":
@@ -130,7 +130,7 @@ def export_model(
     return description
 
 
-def describe(path: str | Path) -> dict[str, Any]:
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What :func:`export_model` stored in a file beside the program.
 
     Raises:
@@ -169,7 +169,7 @@ def _prepare_solver(
     fusion = graph.equilibrium
     if fusion is None:
         if loop or steps is not None:
-            raise InputError(f"fusion {graph.model.fusion.name!r} solves for no equilibrium; leave out steps and loop")
+            raise InputError("this fusion solves for no equilibrium; leave out steps and loop")
         return None
     most = fusion.solver.max_steps if steps is None else steps
     solver = StaticAnderson(tol=fusion.solver.tol, max_steps=most, memory=memory, loop=loop)
@@ -206,7 +206,7 @@ def _checked(
     Raises:
         EquifuseError: it is more than rounding.
     """
-    error = largest_error(file, lambda some: graph(*some.arguments()), sets, graph.output)
+    error = largest_error(file, graph.outputs, sets, graph.output)
     found = [each[graph.output] for each in outputs]
     bound = _CLOSE.get(found[0].dtype, _CLOSE_ELSE) * max(1.0, *(float(each.abs().max()) for each in found))
     if not error <= bound or not math.isfinite(bound):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 from equifuse.encoders import SequenceEncoder, Standardize
 from equifuse.encoders.preprocessed import takes_lengths
-from equifuse.errors import InputError, UnknownNameError
+from equifuse.errors import ConvergenceWarning, InputError, UnknownNameError
 from equifuse.fusion import GMF, DEQFusion, Fusion
 from equifuse.fusion.monitor import find_equilibrium
 from equifuse.model import FusionModel
@@ -50,8 +52,8 @@ class Examples:
 
     def take(self, rows: slice) -> Examples:
         """Some of them."""
-        parts = ({m: tensor[rows] for m, tensor in part.items()} for part in self.arguments())
-        return Examples(*parts, self.made_up)
+        inputs, present, lengths = ({m: tensor[rows] for m, tensor in part.items()} for part in self.arguments())
+        return Examples(inputs, present, lengths, self.made_up)
 
     def with_holes(self) -> Examples:
         """The same, each sample but every last of ``M + 1`` without one more of the ``M`` modalities, in turn."""
@@ -78,6 +80,7 @@ class InferenceGraph(nn.Module):
         super().__init__()
         self.model = copy.deepcopy(model).cpu().eval()
         self.model.fusion = _folded(self.model.fusion)
+        self.requires_grad_(False)
         for part in self.model.modules():
             if isinstance(part, Fusion):
                 part.loss_weights = {}  # nobody trains it: what is not asked for is not computed
@@ -106,6 +109,20 @@ class InferenceGraph(nn.Module):
         if out.fusion.stats is not None:
             found |= {"residual": out.fusion.stats.residual, "converged": out.fusion.stats.converged}
         return found
+
+    def outputs(self, examples: Examples) -> dict[str, Tensor]:
+        """Those of examples; what did not converge says so itself."""
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            found: dict[str, Tensor] = self(*examples.arguments())
+        return found
+
+    def steps(self, examples: Examples) -> tuple[Tensor, int]:
+        """Relative residuals ``(B,)``, and the most evaluations that a part of an equilibrium took."""
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            stats = self.model(examples.inputs, examples.present, lengths=examples.lengths).fusion.stats
+        return stats.residual, max(int(part.steps.max()) for part in stats.parts.values())
 
 
 def _folded(fusion: Fusion) -> Fusion:
@@ -158,6 +175,8 @@ def make_examples(
     count = next(iter(given.values())).shape[0]
     if count < 2:
         raise InputError(f"exporting needs at least 2 examples, got {count}")
+    if present and not masks and not all(bool(mask.all()) for mask in present.values()):
+        raise InputError("some examples lack a modality, which a program without masks cannot be told")
     everywhere = torch.ones(count, dtype=torch.bool)
     mask = {m: (present or {}).get(m, everywhere).cpu() for m in model.modalities} if masks else {}
     steps = {
@@ -181,7 +200,6 @@ def _made_up(model: FusionModel, name: str) -> Tensor:
     return drawn if first is None else first.mean.cpu() + first.scale.cpu() * drawn
 
 
-@torch.no_grad()
 def choose_steps(graph: InferenceGraph, sets: list[Examples], solver: StaticAnderson) -> int:
     """How many evaluations take every example to the tolerance: the fewest, and a quarter more for other samples.
 
@@ -190,16 +208,16 @@ def choose_steps(graph: InferenceGraph, sets: list[Examples], solver: StaticAnde
     """
     assert graph.equilibrium is not None
     graph.equilibrium.solver = solver
-    outputs = [graph.model(e.inputs, e.present, lengths=e.lengths).fusion.stats for e in sets]
-    converged = torch.cat([stats.converged for stats in outputs])
-    if not bool(converged.all()):
-        worst = max(float(stats.residual.max()) for stats in outputs)
+    residuals, steps = zip(*(graph.steps(examples) for examples in sets), strict=True)
+    residual = torch.cat(residuals)
+    failed = int((residual > solver.tol).sum())
+    if failed:
         raise InputError(
-            f"{int((~converged).sum())} of {len(converged)} examples did not reach the tolerance {solver.tol:g} within "
-            f"{solver.max_steps} evaluations (largest relative residual {worst:.1e}); raise the solver's tol or "
-            "max_steps, or give steps= to export so many and the residual with them"
+            f"{failed} of {len(residual)} examples did not reach the tolerance {solver.tol:g} within "
+            f"{solver.max_steps} evaluations (largest relative residual {residual.max():.1e}); raise the solver's tol "
+            "or max_steps, or give steps= to export so many and the residual with them"
         )
-    needed = max(int(part.steps.max()) for stats in outputs for part in stats.parts.values())
+    needed: int = max(steps)
     return needed + max(2, -(-needed // 4))
 
 
@@ -215,7 +233,7 @@ def record(graph: InferenceGraph, examples: Examples) -> torch.export.ExportedPr
         shapes[m][1] = torch.export.Dim(f"steps{i}", min=1)
     dynamic = (shapes, {m: {0: batch} for m in examples.present}, {m: {0: batch} for m in examples.lengths})
     try:
-        with torch.no_grad(), _plain_attention():
+        with torch.no_grad(), _plain_attention(), quiet():
             program = torch.export.export(graph, examples.arguments(), dynamic_shapes=dynamic, strict=False)
     except Exception as error:  # whatever a module of the caller's own makes of it
         raise InputError(f"the model cannot be recorded by torch.export: {_first_line(error)}") from error
@@ -227,6 +245,22 @@ def record(graph: InferenceGraph, examples: Examples) -> torch.export.ExportedPr
 
 def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep to themselves what exporters have to say about their own code and about packages that are not needed."""
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 @contextmanager

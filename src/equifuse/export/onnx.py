@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from equifuse.errors import DataError, InputError
-from equifuse.export.graph import Examples
+from equifuse.export.graph import Examples, quiet
 from equifuse.export.program import DESCRIPTION, Program
 
 # A file of the format is one message, which holds less than this many bytes.
@@ -66,15 +66,12 @@ class OnnxProgram(Program):
         size = sum(tensor.numel() * tensor.element_size() for tensor in recorded.state_dict.values())
         if size >= _LARGEST:
             raise InputError(f"the model has {size / 2**30:.1f} GiB, an ONNX file holds less than 2; use a .pt2 file")
+        names = input_names(examples)
         try:
-            found = torch.onnx.export(
-                recorded,
-                dynamo=True,
-                input_names=input_names(examples),
-                output_names=outputs,
-                external_data=False,
-                verbose=False,
-            )
+            with quiet():
+                found = torch.onnx.export(
+                    recorded, dynamo=True, input_names=names, output_names=outputs, external_data=False, verbose=False
+                )
         except torch.onnx.errors.OnnxExporterError as error:
             raise InputError(f"the model cannot be exported to ONNX: {str(error).splitlines()[0]}") from error
         assert found is not None

@@ -42,7 +42,9 @@ __all__ = [
     "spectral_radius",
 ]
 
-_SOLVERS: dict[str, type[Solver] | type[GMRES]] = {kind.name: kind for kind in (Anderson, Broyden, Picard, StaticAnderson, GMRES)}
+_SOLVERS: dict[str, type[Solver] | type[GMRES]] = {
+    kind.name: kind for kind in (Anderson, Broyden, Picard, StaticAnderson, GMRES)
+}
 
 
 def _any_solver(spec: Solver | GMRES | str | Mapping[str, Any]) -> Solver | GMRES:

@@ -41,7 +41,7 @@ def _empty(z: Tensor, slots: int) -> _History:
 
 def _along(pairs: Tensor, r: Tensor) -> Tensor:
     """``(B, 2 N)``: what of residuals ``r`` ``(B, N)`` lies along the directions, and what that is in images."""
-    return ((pairs[..., : r.shape[1]] * r).sum(-1, keepdim=True) * pairs).sum(0)
+    return ((pairs.narrow(-1, 0, r.shape[1]) * r).sum(-1, keepdim=True) * pairs).sum(0)
 
 
 def _advance(h: _History, fz: Tensor, r: Tensor, damping: Tensor | float, memory: int) -> tuple[Tensor, _History]:
@@ -53,17 +53,19 @@ def _advance(h: _History, fz: Tensor, r: Tensor, damping: Tensor | float, memory
     width = r.shape[1]
     latest = torch.cat([r, fz], dim=1)
     pair = latest - h.last
-    length = torch.linalg.vector_norm(pair[:, :width], dim=1, keepdim=True)
+    new = pair.narrow(1, 0, width)
+    length = left = torch.linalg.vector_norm(new, dim=1, keepdim=True)
     if h.pairs.shape[0]:
-        pair = pair - _along(h.pairs, pair[:, :width])
-    left = torch.linalg.vector_norm(pair[:, :width], dim=1, keepdim=True)
+        pair = pair - _along(h.pairs, new)
+        left = torch.linalg.vector_norm(pair.narrow(1, 0, width), dim=1, keepdim=True)
     # A difference of nothing, or between points that were no neighbours, becomes zeros, and has no say.
     useful = (left > _LEAST_NEWS * torch.finfo(r.dtype).eps * length) & ~h.fresh
-    pairs = torch.cat([torch.where(useful, pair / left, 0.0)[None], h.pairs])[:memory]
+    kept = h.pairs.narrow(0, 0, min(h.pairs.shape[0], memory - 1))
+    pairs = torch.cat([torch.where(useful, pair / left, 0.0).unsqueeze(0), kept])
     along = _along(pairs, r)
-    proposal = fz - along[:, width:]
+    proposal = fz - along.narrow(1, width, width)
     if isinstance(damping, Tensor) or damping != 1:
-        proposal = proposal - (1 - damping) * (r - along[:, :width])
+        proposal = proposal - (1 - damping) * (r - along.narrow(1, 0, width))
     return proposal, _History(pairs, latest, torch.zeros_like(h.fresh))
 
 
@@ -179,8 +181,8 @@ class StaticAnderson(Solver):
         if self.loop:
             better = better & running
         residual = torch.where(better, relative, s.residual)
-        lost = (relative > _BLOW_UP * residual)[:, None]
-        better = better[:, None]
+        lost = (relative > _BLOW_UP * residual).unsqueeze(1)
+        better = better.unsqueeze(1)
         best, image = torch.where(better, s.z, s.best), torch.where(better, fz, s.image)
         history = _History(s.pairs, s.last, s.fresh)
         proposal, history = _advance(history, fz, r, self.damping, slots)
@@ -194,7 +196,8 @@ def _while(
 ) -> tuple[Tensor, ...]:
     """``while goes_on(*state): state = body(*state)``, as one operator where a graph is recorded."""
     if torch.compiler.is_compiling():
-        return cast(tuple[Tensor, ...], torch.while_loop(goes_on, body, state))
+        loop = cast(Callable[..., tuple[Tensor, ...]], torch.while_loop)
+        return loop(goes_on, body, state)
     while bool(goes_on(*state)):
         state = body(*state)
     return state
