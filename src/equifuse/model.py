@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from equifuse import hub
 from equifuse.encoders import ENCODERS, POOLINGS, MLPEncoder, Preprocessed, SequenceEncoder, Standardize
 from equifuse.encoders.preprocessed import encode, takes_lengths
 from equifuse.errors import DataError, InputError, UnknownNameError
-from equifuse.files import atomic_folder
+from equifuse.files import atomic_folder, write_text
 from equifuse.fusion import Fusion, FusionOutput, make_fusion
 from equifuse.fusion import fusion_options as options_of
 
@@ -178,10 +180,12 @@ class FusionModel(nn.Module):
 
     def _check_shape(self, name: str, x: Tensor) -> None:
         expected = self.shapes.get(name)
-        if expected is None or tuple(x.shape[1:]) == expected:
+        if expected is None:
             return
-        if takes_lengths(self.encoders[name]) and x.dim() == 3 and x.shape[2] == expected[1]:
+        if takes_lengths(self.encoders[name]) and x.dim() == 3 and x.shape[2:] == expected[1:]:
             return  # sequences may be of any length
+        if tuple(x.shape[1:]) == expected:
+            return
         if len(expected) == 1 and x.dim() == 2:
             raise InputError(f"modality {name!r} has width {x.shape[1]}, the model was built for {expected[0]}")
         raise InputError(f"modality {name!r} has shape {tuple(x.shape[1:])}, the model was built for {expected}")
@@ -242,6 +246,93 @@ class FusionModel(nn.Module):
             save_file(tensors, staging / _WEIGHTS)
             (staging / _CONFIG).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], *, card: str | None = None, overwrite: bool = False
+    ) -> None:
+        """:meth:`save` into a folder as it goes on the Hugging Face hub; an empty one may be there already.
+
+        Args:
+            folder: folder to create.
+            card: content of its ``README.md``, such as :func:`equifuse.export.model_card`; None for no such file.
+            overwrite: replace an existing folder.
+
+        Raises:
+            OutputExistsError: there is something in the folder and ``overwrite`` is False.
+        """
+        path = Path(folder)
+        empty = path.is_dir() and not any(path.iterdir())
+        self.save(path, overwrite=overwrite or empty)
+        if card is not None:
+            write_text(path / hub.CARD, card)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        encoders: Mapping[str, nn.Module | None] | None = None,
+        head: nn.Module | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | None = None,
+        local_files_only: bool | None = None,
+    ) -> FusionModel:
+        """:func:`load` from a local folder, or else from a repository ``owner/name`` of the Hugging Face hub.
+
+        Args:
+            name: folder or repository.
+            encoders: see :func:`load`.
+            head: see :func:`load`.
+            revision: branch, tag or commit of the repository.
+            cache_dir: where downloads are kept; default the hub's cache.
+            token: for private repositories; default the one stored by the hub's own login.
+            local_files_only: take it from the cache, never from the network.
+
+        Raises:
+            DataError: nothing there, or a damaged file.
+            InputError: a repository, and the extra ``equifuse[hub]`` is not installed.
+        """
+        folder = Path(name)
+        if not folder.is_dir():
+            folder = hub.download(
+                str(name),
+                (_CONFIG, _WEIGHTS),
+                revision=revision,
+                cache_dir=cache_dir,
+                token=token,
+                local_files_only=local_files_only,
+            )
+        return load(folder, encoders=encoders, head=head)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        card: str | None = None,
+        message: str = "Add model",
+        private: bool | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Upload the model to a repository of the Hugging Face hub, made if there is none.
+
+        Args:
+            repository: ``owner/name``.
+            card: content of its ``README.md``; None leaves the one that is there.
+            message: of the commit.
+            private: whether a new repository is; default the owner's setting.
+            token: default the one stored by the hub's own login.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            InputError: the extra ``equifuse[hub]`` is not installed.
+            DataError: the hub refuses.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, card=card)
+            return hub.upload(Path(folder), repository, message, private=private, token=token)
+
 
 def _encode(encoder: nn.Module, x: Tensor, lengths: Tensor | None, mask: Tensor | None, width: int) -> Tensor:
     """Encode the samples that have the modality; the others get zeros, which the fusion masks out anyway."""
@@ -250,10 +341,10 @@ def _encode(encoder: nn.Module, x: Tensor, lengths: Tensor | None, mask: Tensor 
         return encoded
     if mask.dtype != torch.bool or mask.dim() < 1 or mask.shape[0] != x.shape[0]:
         raise InputError(f"a mask must be bool with {x.shape[0]} samples, got {mask.dtype} {tuple(mask.shape)}")
-    if mask.dim() > 1:
-        # Present per position: positions cannot be dropped from a sample, so what is absent is blanked instead.
+    if mask.dim() > 1 or torch.compiler.is_compiling():
+        # Positions cannot be dropped from a sample, nor samples from a graph: what is absent is blanked instead.
         extra = x.dim() - mask.dim()
-        blanked = torch.where(mask.reshape(*mask.shape, *[1] * extra), x, 0.0)
+        blanked = x.masked_fill(~mask.reshape(*mask.shape, *[1] * extra), 0)
         return encode(encoder, blanked, lengths)  # type: ignore[no-any-return]
     if not bool(mask.any()):
         return x.new_zeros(x.shape[0], width)

@@ -159,7 +159,7 @@ def test_help_version_and_list(run):
 
 def test_importing_is_light():
     code = "import sys, equifuse; print([m for m in sys.modules if m.split('.')[0] in {'lightning', 'pandas', 'rich', "
-    code += "'typer', 'matplotlib', 'pyarrow', 'sklearn', 'torchmetrics', 'scipy'}])"
+    code += "'onnx', 'huggingface_hub', 'typer', 'matplotlib', 'pyarrow', 'sklearn', 'torchmetrics', 'scipy'}])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -47,3 +47,13 @@ def test_the_step_that_a_solver_takes():
         expected = fusion(inputs())
     assert bool(stats.converged.all())
     torch.testing.assert_close(got[:, -1], expected.fused, rtol=1e-3, atol=1e-3)
+
+
+def test_a_whole_equilibrium():
+    """With the solver of fixed shape; the same evaluations, so the same result."""
+    fusion = ef.DEQFusion(DIMS, 16, solver={"name": "static", "max_steps": 7}).eval()
+    with torch.no_grad():
+        compiled = torch.compile(fusion, fullgraph=True, backend="aot_eager")
+        got, expected = compiled(inputs()), fusion(inputs())
+    assert bool(got.stats.converged.all())
+    torch.testing.assert_close(got.fused, expected.fused, rtol=1e-4, atol=1e-5)

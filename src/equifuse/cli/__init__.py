@@ -9,7 +9,7 @@ import typer
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from equifuse.cli import benchmark, data, demo, evaluate, predict, report, robustness, train
+from equifuse.cli import benchmark, data, demo, evaluate, export, predict, report, robustness, train
 from equifuse.errors import EquifuseError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("export")(export.export)
 app.command("robustness")(robustness.robustness)
 app.command("report")(report.report)
 app.command("benchmark")(benchmark.benchmark)

@@ -107,7 +107,7 @@ class SequenceEncoder(nn.Module):
         valid = valid_steps(x, lengths)
         # What the padding holds, be it NaN, is gone from here on; an empty sequence is one step of zeros.
         x = torch.where(valid[:, :, None], x, 0.0)
-        valid = torch.cat([valid[:, :1] | ~valid.any(1, keepdim=True), valid[:, 1:]], dim=1)
+        valid = valid | (~valid.any(1, keepdim=True) & (torch.arange(x.shape[1], device=x.device) == 0))
         return self._pool(self.step(x), valid)
 
     def _pool(self, h: Tensor, valid: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class SequenceEncoder(nn.Module):
             weights = torch.softmax(scores.masked_fill(~valid, -torch.inf), dim=1)
             return (weights[:, None] @ h).squeeze(1)
         if self.pooling == "queries":
-            asked = self.queries.expand(len(h), -1, -1)
+            asked = self.queries.expand(h.shape[0], -1, -1)
             tokens, _ = self.attention(asked, h, h, key_padding_mask=~valid, need_weights=False)
             joined: Tensor = self.join(tokens.flatten(1))
             return joined

@@ -54,8 +54,8 @@ class _TokenFusion(ProjectedFusion):
 
 def _with(token: Tensor, tokens: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
     """Common tokens ``(k, d)`` or ``(R, k, d)`` before those of the modalities, and what attention must not look at."""
-    common = token if token.dim() == 3 else token.expand(len(tokens), -1, -1)
-    always = there.new_ones(len(there), common.shape[1])
+    common = token if token.dim() == 3 else token.expand(tokens.shape[0], -1, -1)
+    always = there.new_ones(there.shape[0], common.shape[1])
     return torch.cat([common, tokens], dim=1), ~torch.cat([always, there], dim=1)
 
 

@@ -32,7 +32,7 @@ from equifuse.solve import (
 )
 from equifuse.solve.cache import EquilibriumCache
 from equifuse.solve.gradient import report
-from equifuse.solve.loop import relative_residual, work_dtype
+from equifuse.solve.loop import relative_residual, without_autocast, work_dtype
 
 # Converged samples leave the batch, so a generous limit costs only what the stragglers need.
 _SOLVER = Anderson(tol=1e-4, max_steps=100)
@@ -412,7 +412,7 @@ class DEQFusion(Fusion):
     def fuse(self, rows: Rows) -> FusionOutput:
         """Solve for the equilibrium of rows ``(R, l_m)``."""
         dtype = rows.like.dtype
-        with torch.autocast(rows.like.device.type, enabled=False):
+        with without_autocast(rows.like.device):
             p = self._problem(rows)
             if self.mix is None:
                 output = FusionOutput(p.x_fuse, self._by_name(p.x, p))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -11,20 +11,25 @@ from torch import Tensor
 from equifuse.solve.recycling import empty, spare
 
 
+def _stack_and_sum(xs: Sequence[Tensor], mask: Tensor | None, weights: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    stacked = torch.stack(list(xs), out=empty(xs[0], len(xs), *xs[0].shape))
+    if mask is not None:
+        stacked = torch.where(mask, stacked, 0.0)
+    total = torch.mul(stacked[0], weights[0], out=empty(stacked[0]))
+    for x, weight in zip(stacked[1:], weights[1:], strict=True):
+        total.addcmul_(x, weight)
+    return stacked, total.add_(bias)
+
+
 class _Inject(torch.autograd.Function):
     """Stack, mask, and sum, in one node: with one for each, most of the time goes into gradients of gradients' size."""
 
     @staticmethod
     def forward(ctx: Any, mask: Tensor | None, weights: Tensor, bias: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        stacked = torch.stack(xs, out=empty(xs[0], len(xs), *xs[0].shape))
-        if mask is not None:
-            stacked = torch.where(mask, stacked, 0.0)
-        total = torch.mul(stacked[0], weights[0], out=empty(stacked[0]))
-        for x, weight in zip(stacked[1:], weights[1:], strict=True):
-            total.addcmul_(x, weight)
+        stacked, total = _stack_and_sum(xs, mask, weights, bias)
         ctx.save_for_backward(mask, weights, stacked)
         ctx.set_materialize_grads(False)
-        return stacked, total.add_(bias)
+        return stacked, total
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -56,4 +61,6 @@ def inject(xs: list[Tensor], mask: Tensor | None, weights: Tensor, bias: Tensor)
     Returns:
         ``(M, R, d)`` and ``(R, d)``.
     """
+    if not torch.is_grad_enabled():  # a compiler would trip over a node that has nothing to do
+        return _stack_and_sum(xs, mask, weights, bias)
     return cast(Callable[..., tuple[Tensor, Tensor]], _Inject.apply)(mask, weights, bias, *xs)

@@ -41,7 +41,8 @@ def normalise(v: Tensor, eps: float = NORM_EPS, *, reuse: bool = False) -> tuple
         The normalised ``(..., d)`` and the reciprocal deviations ``(..., 4, 1)``.
     """
     grouped = _grouped(v)
-    if v.numel() < _FUSED_BELOW:
+    # A compiled graph is for any number of rows, and fuses by itself.
+    if torch.compiler.is_compiling() or v.numel() < _FUSED_BELOW:
         normal, _, scale = torch.native_layer_norm(grouped, grouped.shape[-1:], None, None, eps)
         return normal.flatten(-2), scale
     mean = grouped.mean(-1, keepdim=True)

@@ -66,4 +66,4 @@ class WeightedSum(ProjectedFusion):
     def fuse(self, rows: Rows) -> FusionOutput:
         """Weigh rows ``(R, l_m)`` and add them up to ``(R, dim)``."""
         states, there = self.tokens(rows)
-        return self.output(softmax_sum(self.weights.expand(len(states), -1), states, there), states)
+        return self.output(softmax_sum(self.weights.expand(states.shape[0], -1), states, there), states)

@@ -97,6 +97,21 @@ def plus_minus(mean_and_deviation: Sequence[float], scale: float = 100) -> str:
     return f"{mean * scale:.1f} ± {deviation * scale:.1f}"
 
 
+def export_lines(out: str, description: dict[str, Any]) -> list[str]:
+    """What an exported model is and how well it agrees; see :func:`equifuse.export.export_model`."""
+    solver, examples = description["solver"], description["examples"]
+    where = f"{examples['count']} {'made-up samples' if examples['made_up'] else 'validation samples'}"
+    lines = [f"{out}: {', '.join(description['inputs'])} -> {', '.join(description['outputs'])}"]
+    if solver is not None:
+        most = "at most " if solver["loop"] else ""
+        lines.append(
+            f"equilibrium: {most}{solver['steps']} evaluations, {solver['converged']:.1%} converged, largest relative "
+            f"residual {solver['largest_residual']:.1e} (tolerance {solver['tol']:g})"
+        )
+    differs = f"largest difference {description['error']:.1e} from the same steps in PyTorch"
+    return [*lines, f"{where}: {differs}, {description['difference']:.1e} from the model itself"]
+
+
 def to_markdown(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     marked = [[f"**{cell}**" if isinstance(cell, Strong) else cell for cell in row] for row in rows]

@@ -17,6 +17,7 @@ from equifuse.solve.loop import Solver, SolverStats
 from equifuse.solve.penalty import jacobian_penalty, residual_penalty, spectral_penalty
 from equifuse.solve.picard import Picard
 from equifuse.solve.spectrum import spectral_radius
+from equifuse.solve.static import StaticAnderson
 
 __all__ = [
     "GMRES",
@@ -30,6 +31,7 @@ __all__ = [
     "Picard",
     "Solver",
     "SolverStats",
+    "StaticAnderson",
     "Unrolled",
     "fixed_point",
     "jacobian_penalty",
@@ -40,7 +42,9 @@ __all__ = [
     "spectral_radius",
 ]
 
-_SOLVERS: dict[str, type[Solver] | type[GMRES]] = {kind.name: kind for kind in (Anderson, Broyden, Picard, GMRES)}
+_SOLVERS: dict[str, type[Solver] | type[GMRES]] = {
+    kind.name: kind for kind in (Anderson, Broyden, Picard, StaticAnderson, GMRES)
+}
 
 
 def _any_solver(spec: Solver | GMRES | str | Mapping[str, Any]) -> Solver | GMRES:

@@ -22,10 +22,9 @@ from equifuse.solve.loop import (
     Solver,
     SolverStats,
     Take,
-    iterate,
-    iterate_with_image,
     relative_residual,
     rows,
+    without_autocast,
     work_dtype,
 )
 from equifuse.solve.recycling import copy, spare
@@ -282,7 +281,7 @@ def _solve_adjoint(
             tol = method.tol if method.tol is not None else default_tol
             u, adjoint = solve_adjoint(product, rhs, method, tol, take)
         else:
-            u, adjoint = iterate(lambda u: product.exact(u) + rhs, rhs, method, take_map if take else None)
+            u, _, adjoint = method.solve(lambda u: product.exact(u) + rhs, rhs, take_map if take else None)
     stats.backward[:] = [adjoint]
     report(adjoint, "adjoint")
     return u
@@ -345,9 +344,9 @@ def fixed_point(
     if not z0.is_floating_point() or z0.dim() == 0:
         raise InputError(f"z0 must be a floating-point tensor (B, ...), got {z0.dtype} of shape {tuple(z0.shape)}")
     differentiable = torch.is_grad_enabled()
-    with torch.autocast(z0.device.type, enabled=False):
+    with without_autocast(z0.device):
         with torch.set_grad_enabled(differentiable and isinstance(gradient, Unrolled)):
-            z, image, stats = iterate_with_image(f, z0.detach(), solver, getattr(f, "take", None))
+            z, image, stats = solver.solve(f, z0.detach(), getattr(f, "take", None))
         z = z.to(z0.dtype)
         if differentiable:
             z = gradient.attach(f, z, image, stats, solver)
@@ -357,8 +356,11 @@ def fixed_point(
 
 
 def report(stats: SolverStats, which: str, *, strict: bool = False) -> None:
-    """Warn once (or raise :class:`NotConvergedError`) if some sample of a solve did not converge."""
-    if bool(stats.converged.all()):
+    """Warn once (or raise :class:`NotConvergedError`) if some sample of a solve did not converge.
+
+    A compiled graph cannot: who runs it has the statistics.
+    """
+    if torch.compiler.is_compiling() or bool(stats.converged.all()):
         return
     failed = int((~stats.converged).sum())
     message = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, ClassVar
@@ -153,6 +154,10 @@ class Solver(ABC):
         """The method by which stalled samples go on, None for damped steps of this one."""
         return None
 
+    def solve(self, f: FixedPointMap, z0: Tensor, take: Take | None = None) -> tuple[Tensor, Tensor, SolverStats]:
+        """Run it on ``z = f(z)`` from ``z0``; see :func:`iterate_with_image`."""
+        return iterate_with_image(f, z0, self, take)
+
     def config(self) -> dict[str, Any]:
         """Name and options as plain values; :func:`equifuse.solve.make_solver` reads them back."""
         return {"name": self.name, **asdict(self)}
@@ -161,6 +166,11 @@ class Solver(ABC):
 def work_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype a solve is carried out in: float64 stays, anything narrower than float32 is widened to it."""
     return dtype if dtype in (torch.float32, torch.float64) else torch.float32
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast off; where it is off already, nothing, which leaves a recorded graph in one piece."""
+    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
 
 
 def rows(x: Tensor) -> Tensor:
@@ -176,7 +186,7 @@ def relative_residual(r: Tensor, fz: Tensor) -> Tensor:
     residual = torch.linalg.vector_norm(r, dim=1)
     scale = torch.linalg.vector_norm(fz, dim=1)
     relative = torch.where(residual == 0, residual, (residual / scale).clamp(max=torch.finfo(residual.dtype).max))
-    return torch.where(torch.isfinite(residual) & torch.isfinite(scale), relative, torch.inf)
+    return torch.where((residual < torch.inf) & (scale < torch.inf), relative, torch.inf)  # NaN is not below either
 
 
 def none_of(mask: Tensor) -> bool:

@@ -74,8 +74,10 @@ _POOL = _Pool()
 def empty(like: Tensor, *shape: int) -> Tensor:
     """An uninitialised tensor of ``shape`` (default: that of ``like``), with the dtype and device of ``like``."""
     size = shape or tuple(like.shape)
+    if like.device.type != "cpu" or torch.compiler.is_compiling():
+        return like.new_empty(size)
     count = math.prod(size)
-    if like.device.type != "cpu" or count * like.element_size() < _WORTH_KEEPING or torch.compiler.is_compiling():
+    if count * like.element_size() < _WORTH_KEEPING:
         return like.new_empty(size)
     flat = torch.from_numpy(_POOL.borrow(count * like.element_size())).view(like.dtype)
     return flat[:count].view(size)

@@ -2,6 +2,7 @@
 
 from equifuse.training.config import TrainConfig
 from equifuse.training.evaluation import evaluate_model, evaluate_run
+from equifuse.training.exporting import export_run
 from equifuse.training.folder import Run, initial_model, load_run
 from equifuse.training.prediction import predict_run
 from equifuse.training.runner import RunResult, train
@@ -12,6 +13,7 @@ __all__ = [
     "TrainConfig",
     "evaluate_model",
     "evaluate_run",
+    "export_run",
     "initial_model",
     "load_run",
     "predict_run",

@@ -1,0 +1,203 @@
+"""Anderson acceleration of fixed shape: no question about a value decides what is computed, so it is a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from equifuse.errors import InputError
+from equifuse.solve.loop import FixedPointMap, Solver, SolverStats, StepRule, Take, relative_residual, rows, work_dtype
+
+# A difference of which less than this share is new, in units of machine epsilon, says nothing but rounding.
+_LEAST_NEWS = 32
+# A sample whose residual exceeds its best by this factor starts again from its best iterate.
+_BLOW_UP = 1e3
+
+
+class _History(NamedTuple):
+    """What is remembered of each sample.
+
+    Attributes:
+        pairs: ``(k, B, 2 N)`` directions, the newest first: a residual difference, of unit length and orthogonal to the
+            others, beside the same combination of the images' differences. Zeros for none.
+        last: ``(B, 2 N)`` the last residual beside the last image.
+        fresh: bool ``(B, 1)``, whether there is no last one.
+    """
+
+    pairs: Tensor
+    last: Tensor
+    fresh: Tensor
+
+
+def _empty(z: Tensor, slots: int) -> _History:
+    count, width = z.shape
+    fresh = z.new_ones(count, 1, dtype=torch.bool)
+    return _History(z.new_zeros(slots, count, 2 * width), z.new_zeros(count, 2 * width), fresh)
+
+
+def _along(pairs: Tensor, r: Tensor) -> Tensor:
+    """``(B, 2 N)``: what of residuals ``r`` ``(B, N)`` lies along the directions, and what that is in images."""
+    return ((pairs.narrow(-1, 0, r.shape[1]) * r).sum(-1, keepdim=True) * pairs).sum(0)
+
+
+def _advance(h: _History, fz: Tensor, r: Tensor, damping: Tensor | float, memory: int) -> tuple[Tensor, _History]:
+    """The next iterate ``(B, N)``, and what is remembered then.
+
+    The newest difference is made orthogonal to the older ones, and the images' differences are combined the same way;
+    what they say about ``r`` is then a sum of projections.
+    """
+    width = r.shape[1]
+    latest = torch.cat([r, fz], dim=1)
+    pair = latest - h.last
+    new = pair.narrow(1, 0, width)
+    length = left = torch.linalg.vector_norm(new, dim=1, keepdim=True)
+    if h.pairs.shape[0]:
+        pair = pair - _along(h.pairs, new)
+        left = torch.linalg.vector_norm(pair.narrow(1, 0, width), dim=1, keepdim=True)
+    # A difference of nothing, or between points that were no neighbours, becomes zeros, and has no say.
+    useful = (left > _LEAST_NEWS * torch.finfo(r.dtype).eps * length) & ~h.fresh
+    kept = h.pairs.narrow(0, 0, min(h.pairs.shape[0], memory - 1))
+    pairs = torch.cat([torch.where(useful, pair / left, 0.0).unsqueeze(0), kept])
+    along = _along(pairs, r)
+    proposal = fz - along.narrow(1, width, width)
+    if isinstance(damping, Tensor) or damping != 1:
+        proposal = proposal - (1 - damping) * (r - along.narrow(1, 0, width))
+    return proposal, _History(pairs, latest, torch.zeros_like(h.fresh))
+
+
+def _forget(h: _History, samples: Tensor) -> _History:
+    """Without what is remembered of ``samples``, bool ``(B, 1)``."""
+    return _History(torch.where(samples, 0.0, h.pairs), h.last, h.fresh | samples)
+
+
+class _Rule(StepRule):
+    """The same step in the loop that all other solvers share."""
+
+    def __init__(self, z: Tensor, memory: int) -> None:
+        self.memory = memory
+        self.history = _empty(z, 0)
+
+    def step(self, z: Tensor, fz: Tensor, r: Tensor, damping: Tensor, restart: Tensor) -> Tensor:
+        proposal, self.history = _advance(_forget(self.history, restart[:, None]), fz, r, damping, self.memory)
+        return proposal
+
+    def keep(self, rows: Tensor) -> None:
+        pairs, last, fresh = self.history
+        self.history = _History(pairs[:, rows], last[rows], fresh[rows])
+
+
+class _State(NamedTuple):
+    """Everything a solve carries from one evaluation to the next: tensors alone, their shapes fixed."""
+
+    z: Tensor
+    best: Tensor
+    image: Tensor
+    residual: Tensor
+    steps: Tensor
+    evaluations: Tensor
+    pairs: Tensor
+    last: Tensor
+    fresh: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticAnderson(Solver):
+    """Anderson acceleration by Gram-Schmidt (Tang et al. 2024, arXiv 2403.14961), as a graph of fixed shape.
+
+    For exported and compiled models: every sample is evaluated equally often and nothing depends on a value, so that
+    ``torch.compile(fullgraph=True)`` and ``torch.export`` take it, and no linear system is solved, for which ONNX has
+    no operator. As long as nothing is dropped from the memory the iterates are Anderson's. A sample keeps its best
+    iterate; where its residual is not finite, or a thousand times its best, it starts again from there.
+
+    Args:
+        memory: directions remembered, ≥ 1; each costs two state-sized tensors, and four passes over them per
+            evaluation.
+        loop: False (default) writes ``max_steps`` evaluations one after the other, all of which are made. True is a
+            loop (``torch.while_loop``, a prototype of PyTorch), which ends once every sample has converged; a sample
+            that has converged is frozen, so that its result does not depend on its batch-mates.
+
+    ``patience`` is of no use here. See :class:`equifuse.solve.Solver` for ``tol``, ``max_steps`` and ``damping``.
+    """
+
+    max_steps: int = 20
+    memory: int = 10
+    loop: bool = False
+    name: ClassVar[str] = "static"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.memory < 1:
+            raise InputError(f"memory must be at least 1, got {self.memory}")
+
+    def start(self, z: Tensor) -> StepRule:
+        """Empty history for states ``(B, N)``."""
+        return _Rule(z, self.memory)
+
+    def solve(self, f: FixedPointMap, z0: Tensor, take: Take | None = None) -> tuple[Tensor, Tensor, SolverStats]:
+        """The best of ``max_steps`` iterates per sample; see :meth:`Solver.solve`. ``take`` is not used."""
+        # Copies: their layout is known whatever the batch size is, and what a loop carries must not share memory.
+        z, best, image = (
+            rows(z0).to(work_dtype(z0.dtype)).clone(memory_format=torch.contiguous_format) for _ in range(3)
+        )
+        unknown = z.new_full((z.shape[0],), torch.finfo(z.dtype).max / (10 * _BLOW_UP))
+        none = z.new_zeros(z.shape[0], dtype=torch.int64)
+        slots = min(self.memory, max(1, self.max_steps - 1))
+        history = _empty(z, slots if self.loop else 0)
+        state = _State(z, best, image, unknown, none, none.new_zeros(()), *history)
+
+        def evaluate(*tensors: Tensor) -> tuple[Tensor, ...]:
+            return tuple(self._evaluate(f, _State(*tensors), z0, slots))
+
+        trace = []
+        if self.loop:
+            state = _State(*_while(self._goes_on, evaluate, tuple(state)))
+        else:
+            for _ in range(self.max_steps):
+                state = _State(*evaluate(*state))
+                trace.append(state.residual)
+        stats = SolverStats(
+            converged=state.residual <= self.tol,
+            residual=state.residual,
+            steps=state.steps,
+            trace=torch.stack(trace or [state.residual]),
+        )
+        return state.best.view(z0.shape), state.image.view(z0.shape), stats
+
+    def _goes_on(self, *tensors: Tensor) -> Tensor:
+        s = _State(*tensors)
+        return (s.evaluations < self.max_steps) & (s.residual > self.tol).any()
+
+    def _evaluate(self, f: FixedPointMap, s: _State, like: Tensor, slots: int) -> _State:
+        """One evaluation, and the step that follows from it."""
+        fz = rows(f(s.z.view(like.shape).to(like.dtype))).to(s.z.dtype)
+        r = fz - s.z
+        relative = relative_residual(r, fz)
+        better = relative < s.residual
+        running = s.residual > self.tol
+        if self.loop:
+            better = better & running
+        residual = torch.where(better, relative, s.residual)
+        lost = (relative > _BLOW_UP * residual).unsqueeze(1)
+        better = better.unsqueeze(1)
+        best, image = torch.where(better, s.z, s.best), torch.where(better, fz, s.image)
+        history = _History(s.pairs, s.last, s.fresh)
+        proposal, history = _advance(history, fz, r, self.damping, slots)
+        # Where a step went wrong, the way starts anew; a proposal that is not finite is found so when it is evaluated.
+        z, history = torch.where(lost, best, proposal), _forget(history, lost)
+        return _State(z, best, image, residual, s.steps + running, s.evaluations + 1, *history)
+
+
+def _while(
+    goes_on: Callable[..., Tensor], body: Callable[..., tuple[Tensor, ...]], state: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """``while goes_on(*state): state = body(*state)``, as one operator where a graph is recorded."""
+    if torch.compiler.is_compiling():
+        loop = cast(Callable[..., tuple[Tensor, ...]], torch.while_loop)
+        return loop(goes_on, body, state)
+    while bool(goes_on(*state)):
+        state = body(*state)
+    return state
