@@ -9,7 +9,7 @@ import typer
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from equifuse.cli import benchmark, data, demo, evaluate, predict, report, robustness, train
+from equifuse.cli import benchmark, data, demo, evaluate, predict, report, robustness, serve, train
 from equifuse.errors import EquifuseError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("robustness")(robustness.robustness)
 app.command("report")(report.report)
+app.command("serve")(serve.serve)
 app.command("benchmark")(benchmark.benchmark)
 app.add_typer(data.app, name="datasets")
 app.command("demo")(demo.demo)
