@@ -26,9 +26,9 @@ _REFUSALS = {
     400: "The body is damaged.",
     406: "The answer cannot be given in the media type that Accept asks for.",
     408: "The body did not arrive in time.",
-    413: "The body is too large, or has too many rows.",
+    413: "The body is too large, or what it unfolds to is.",
     415: "The body is of an unknown media type.",
-    422: "The body does not fit the model.",
+    422: "The body does not fit the model, or has too many rows.",
     503: "Too many requests are waiting; Retry-After says for how many seconds to wait.",
 }
 _RETRY_SECONDS = 1

@@ -112,8 +112,7 @@ def _table_of(body: bytes, shapes: Shapes, features: Mapping[str, Sequence[str]]
         file = parquet.ParquetFile(pa.BufferReader(body))
         schema, metadata = file.schema_arrow, file.metadata
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        if not 0 < sum(group.num_rows for group in groups) <= max_rows:
-            raise _too_many(sum(group.num_rows for group in groups), max_rows)
+        _check_rows(sum(group.num_rows for group in groups), max_rows)
         seen: set[str] = set()
         for name in schema.names:
             if name in seen:
@@ -127,8 +126,7 @@ def _table_of(body: bytes, shapes: Shapes, features: Mapping[str, Sequence[str]]
         _check_chunks(groups, _leaves(file.schema, wanted), limits)
         # As a dictionary, an id that all rows share is unpacked once.
         table = parquet.ParquetFile(pa.BufferReader(body), read_dictionary=text).read(columns=list(wanted))
-        if table.num_rows > max_rows:
-            raise _too_many(table.num_rows, max_rows)
+        _check_rows(table.num_rows, max_rows)
         if _ID in seen:
             _check_ids(table.column(_ID))
         return table
@@ -147,10 +145,11 @@ def _readable() -> Iterator[None]:
         raise Refusal(400, f"the body cannot be read as Parquet: {error}") from None
 
 
-def _too_many(rows: int, limit: int) -> EquifuseError:
-    return (
-        Refusal(413, f"{_BODY} has {rows} rows, the limit is {limit}") if rows else InputError(f"{_BODY} has no rows")
-    )
+def _check_rows(rows: int, limit: int) -> None:
+    if rows > limit:
+        raise InputError(f"{_BODY} has {rows} rows, the limit is {limit}")
+    if rows < 1:
+        raise InputError(f"{_BODY} has no rows")
 
 
 def _leaves(schema: Any, wanted: Collection[str]) -> list[int]:

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from typing_extensions import TypedDict
 
 from equifuse.errors import InputError, UnknownNameError
-from equifuse.serve.limits import Refusal
 from equifuse.tasks import Columns
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -157,8 +156,7 @@ class RequestFormat:
         """The inputs and lengths of a decoded body.
 
         Raises:
-            Refusal: it has too many rows.
-            InputError: it is of another form.
+            InputError: it is of another form, or has too many rows.
             UnknownNameError: it names something that the model does not have.
         """
         # Unknown names are refused here and not by pydantic, which would list them all.
@@ -177,12 +175,12 @@ class RequestFormat:
             raise InputError(f"no modality given; expected some of {', '.join(self.shapes)}")
         return found["inputs"], found.get("lengths", {})
 
-    def _complaint(self, part: str, error: ValidationError) -> InputError | Refusal:
+    def _complaint(self, part: str, error: ValidationError) -> InputError:
         first = error.errors(include_url=False, include_input=False)[0]
         (modality, *index), kind, context = first["loc"], first["type"], first.get("ctx", {})
         place = f"{part}.{modality}" + "".join(f"[{i}]" for i in index)
         if not index and kind == "too_long":
-            return Refusal(413, f"{place} has too many rows, the limit is {self.max_rows}")
+            return InputError(f"{place} has too many rows, the limit is {self.max_rows}")
         if not index and kind == "too_short":
             return InputError(f"{place} has no rows")
         if kind in ("too_long", "too_short"):

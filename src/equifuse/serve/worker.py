@@ -28,7 +28,7 @@ class Worker:
     def __init__(self, most: int, seconds: float) -> None:
         self._most, self._seconds = most, seconds
         self._taken = 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="equifuse")
+        self._thread: ThreadPoolExecutor | None = None
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
@@ -51,6 +51,8 @@ class Worker:
         Raises:
             Refusal: it took too long.
         """
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="equifuse")
         future = self._thread.submit(work, *args, **kwargs)
         try:
             async with asyncio.timeout(self._seconds):
@@ -61,5 +63,7 @@ class Worker:
             ) from None
 
     def close(self) -> None:
-        """Finish what has begun, and nothing else."""
-        self._thread.shutdown(cancel_futures=True)
+        """Finish what has begun, and nothing else; who asks later starts a new thread."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+            self._thread = None
