@@ -9,7 +9,7 @@ import typer
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from equifuse.cli import benchmark, data, demo, evaluate, export, predict, report, robustness, train
+from equifuse.cli import benchmark, data, demo, evaluate, export, predict, report, robustness, serve, train
 from equifuse.errors import EquifuseError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("predict")(predict.predict)
 app.command("export")(export.export)
 app.command("robustness")(robustness.robustness)
 app.command("report")(report.report)
+app.command("serve")(serve.serve)
 app.command("benchmark")(benchmark.benchmark)
 app.add_typer(data.app, name="datasets")
 app.command("demo")(demo.demo)

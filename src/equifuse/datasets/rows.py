@@ -230,7 +230,8 @@ def columns_of(table: Any, names: tuple[str, ...]) -> Floats:
         if pa.types.is_null(column.type):
             values[:, i] = np.nan
         else:
-            values[:, i] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+                values[:, i] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     return values
 
 

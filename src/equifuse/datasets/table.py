@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,15 +54,43 @@ def read_inputs(
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}; expected one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise DataError(f"no such file: {path}")
-    lengths: dict[str, NDArray[np.int64]] = {}
     if path.suffix in (".npz", *HDF5_SUFFIXES):
         flat, ids, lengths = _from_archive(path, shapes)
-    else:
-        flat, ids = _from_table(path, shapes, features or {})
+        return _split_of(flat, ids, lengths, shapes, str(path))
+    return inputs_of_table(read_table(path), shapes, features, str(path))
+
+
+def inputs_of_table(
+    table: Any, shapes: Mapping[str, tuple[int, ...]], features: Mapping[str, Sequence[str]] | None, where: str
+) -> Split:
+    """:func:`read_inputs` of an Arrow table.
+
+    Args:
+        table: an Arrow table, or what gives its columns one by one.
+        shapes: see :func:`read_inputs`.
+        features: likewise.
+        where: what the table is called in errors.
+
+    Raises:
+        DataError: as :func:`read_inputs`.
+    """
+    chosen = input_columns(table.schema, shapes, features, where)
+    found = {m: columns_of(table, columns) for m, columns in chosen.items()}
+    ids = np.asarray(table.column("id").to_pylist()) if "id" in table.column_names else None
+    return _split_of(found, ids, {}, shapes, where)
+
+
+def _split_of(
+    flat: Mapping[str, NDArray[np.float32]],
+    ids: Array | None,
+    lengths: dict[str, NDArray[np.int64]],
+    shapes: Mapping[str, tuple[int, ...]],
+    where: str,
+) -> Split:
     if not flat:
-        raise DataError(f"{path} has none of the model's modalities: {', '.join(shapes)}")
+        raise DataError(f"{where} has none of the model's modalities: {', '.join(shapes)}")
     if len({len(x) for x in flat.values()}) > 1:
-        raise DataError(f"{path}: modalities differ in rows: { {m: len(x) for m, x in flat.items()} }")
+        raise DataError(f"{where}: modalities differ in rows: { {m: len(x) for m, x in flat.items()} }")
     inputs: dict[str, Features] = {}
     present = {}
     for m, x in flat.items():
@@ -73,7 +102,7 @@ def read_inputs(
         if found != width:
             raise DataError(f"modality {m!r} has width {found}, the model was built for {width}")
         mask = missing_rows(x)
-        check_finite(m, x, mask, str(path))
+        check_finite(m, x, mask, where)
         inputs[m] = x.reshape(len(x), *shapes[m])
         if mask is not None:
             present[m] = mask
@@ -104,25 +133,35 @@ def _read_hdf5(path: Path) -> dict[str, Array]:
     return {key: array.astype(str) if array.dtype.kind in "OS" else array for key, array in found.items()}
 
 
-def _from_table(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], features: Mapping[str, Sequence[str]]
-) -> tuple[dict[str, NDArray[np.float32]], Array | None]:
-    table = read_table(path)
+def input_columns(
+    schema: Any, shapes: Mapping[str, tuple[int, ...]], features: Mapping[str, Sequence[str]] | None, where: str
+) -> dict[str, tuple[str, ...]]:
+    """The columns of a table that hold each modality, for those that it has; see :func:`read_inputs`.
+
+    Args:
+        schema: the table's Arrow schema.
+        shapes: see :func:`read_inputs`.
+        features: likewise.
+        where: what the table is called in errors.
+
+    Raises:
+        DataError: some of a modality's columns are missing, or not numeric.
+    """
+    names = set(schema.names)
     found = {}
     for m in shapes:
-        trained = list(features.get(m, ()))
-        lacking = [c for c in trained if c not in table.column_names]
+        trained = list((features or {}).get(m, ()))
+        lacking = [c for c in trained if c not in names]
         if trained and 0 < len(lacking) < len(trained):
-            raise DataError(f"{path} has no column {lacking[0]!r}, which the model's modality {m!r} was trained on")
-        columns = trained if trained and not lacking else _columns_of_modality(m, table.column_names)
+            raise DataError(f"{where} has no column {lacking[0]!r}, which the model's modality {m!r} was trained on")
+        columns = trained if trained and not lacking else _columns_of_modality(m, schema.names)
         for column in columns:
-            kind = table.schema.field(column).type
+            kind = schema.field(column).type
             if not is_numeric(kind):
-                raise DataError(f"{path}: column {column!r} of modality {m!r} is not numeric ({kind})")
+                raise DataError(f"{where}: column {column!r} of modality {m!r} is not numeric ({kind})")
         if columns:
-            found[m] = columns_of(table, tuple(columns))
-    ids = np.asarray(table.column("id").to_pylist()) if "id" in table.column_names else None
-    return found, ids
+            found[m] = tuple(columns)
+    return found
 
 
 def _columns_of_modality(m: str, names: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from equifuse import datasets
+from equifuse.datasets import Split
 from equifuse.errors import ConvergenceWarning, DataError, InputError
 from equifuse.files import atomic, refuse_existing
 from equifuse.model import FusionModel
@@ -18,7 +19,7 @@ from equifuse.tasks import Columns, Evaluation
 from equifuse.tasks.base import join, result_of
 from equifuse.training.data import Batches, batches_of
 from equifuse.training.evaluation import warn_unconverged
-from equifuse.training.folder import PathLike, load_run
+from equifuse.training.folder import PathLike, Run, load_run
 
 TABLE_SUFFIXES = (".csv", ".parquet", ".npz")
 
@@ -52,14 +53,30 @@ def predict_run(run: PathLike, input_path: PathLike, out_path: PathLike) -> Colu
     split = datasets.read_inputs(input_path, opened.model.shapes, opened.model.features)
     if len(split) == 0:
         raise DataError(f"{input_path} has no rows")
-    columns: Columns = {"row": np.arange(len(split))} if split.ids is None else {"id": split.ids}
-    outputs = predict_batches(opened.model, batches_of(split), str(input_path))
-    solved = {"converged": outputs.converged, "residual": outputs.residual, "steps": outputs.steps}
-    columns |= opened.task.predict(outputs.prediction)
-    columns |= {name: values.numpy() for name, values in solved.items() if values is not None}
+    columns, convergence = predict_split(opened, split)
+    warn_unconverged(convergence, str(input_path))
     with atomic(out_path) as staging:
         _write_table(staging, columns)
     return columns
+
+
+def predict_split(run: Run, split: Split) -> tuple[Columns, dict[str, float] | None]:
+    """Predict rows, and say nothing if some did not converge.
+
+    Args:
+        run: the run.
+        split: one row or more, as :func:`equifuse.datasets.read_inputs` gives them.
+
+    Returns:
+        The columns of :func:`predict_run`, and a summary of the convergence as of
+        :meth:`~equifuse.tasks.Evaluation.convergence`.
+    """
+    columns: Columns = {"row": np.arange(len(split))} if split.ids is None else {"id": split.ids}
+    outputs = _predict_quietly(run.model, batches_of(split))
+    solved = {"converged": outputs.converged, "residual": outputs.residual, "steps": outputs.steps}
+    columns |= run.task.predict(outputs.prediction)
+    columns |= {name: values.numpy() for name, values in solved.items() if values is not None}
+    return columns, outputs.convergence()
 
 
 def predict_batches(model: FusionModel, batches: Batches, where: str) -> Evaluation:
@@ -70,11 +87,22 @@ def predict_batches(model: FusionModel, batches: Batches, where: str) -> Evaluat
         batches: what to predict.
         where: what that is, for the warning.
     """
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # one for the whole file instead
-        joined = join([result_of(model(b.inputs, b.present, lengths=b.lengths)) for b in batches])
+    joined = _predict_quietly(model, batches)
     warn_unconverged(joined.convergence(), where)
     return joined
+
+
+def _predict_quietly(model: FusionModel, batches: Batches) -> Evaluation:
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # one for the whole file instead
+        return join([result_of(model(b.inputs, b.present, lengths=b.lengths)) for b in batches])
+
+
+def arrow_table(columns: Columns) -> Any:
+    """Columns ``(n,)`` as an Arrow table."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    return pa.table({name: _plain(column) for name, column in columns.items()})
 
 
 def _write_table(path: Path, columns: Columns) -> None:
@@ -82,9 +110,7 @@ def _write_table(path: Path, columns: Columns) -> None:
         with path.open("wb") as file:
             np.savez(file, **columns)  # type: ignore[arg-type]
         return
-    import pyarrow as pa  # noqa: PLC0415
-
-    table = pa.table({name: _plain(column) for name, column in columns.items()})
+    table = arrow_table(columns)
     if path.suffix == ".parquet":
         from pyarrow import parquet  # noqa: PLC0415
 

@@ -1,0 +1,280 @@
+"""What the service answers: that it is what the command line and the library say, and what it says of itself."""
+
+import io
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import islice, pairwise
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+pytest.importorskip("fastapi", reason="needs equifuse[serve]")
+
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
+
+import equifuse as ef
+from equifuse.explain import evaluate_coalitions
+from equifuse.serve import Limits, create_app
+from equifuse.serve import service as service_module
+from equifuse.tasks import Batch
+from equifuse.training import load_run, predict_run
+from tests.serve.conftest import PARQUET
+
+
+@pytest.fixture(scope="module")
+def client(sequences):
+    return TestClient(create_app(sequences), raise_server_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def table_client(table):
+    return TestClient(create_app(table[0]), raise_server_exceptions=False)
+
+
+def padded(rows, shape):
+    """A request's rows as an array, NaN where there are none, and the sequences' lengths."""
+    x = np.full((len(rows), *shape), np.nan, np.float32)
+    for i, row in enumerate(rows):
+        if row is not None:
+            x[i] = 0
+            x[i, : len(row)] = row
+    return x, np.array([0 if row is None else len(row) for row in rows])
+
+
+def written(rows, path):
+    """A request as the file that the command line reads."""
+    audio, lengths = padded(rows["inputs"]["_audio"], (6, 2))
+    flat = {m: padded(rows["inputs"][m], shape)[0] for m, shape in (("a b", (3,)), ("copy", (2, 2)))}
+    np.savez(path, **flat, _audio=audio, _audio_len=lengths)
+    return path
+
+
+def numbers(client):
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+
+
+def test_predictions_are_those_of_the_command_line(client, sequences, rows, tmp_path):
+    told = predict_run(sequences, written(rows, tmp_path / "rows.npz"), tmp_path / "out.parquet")
+    answer = client.post("/predict", json=rows)
+    assert answer.status_code == 200
+    assert answer.json()["rows"] == 12
+    found = answer.json()["columns"]
+    assert list(found) == list(told)
+    assert {"row", "prediction", "prob_no", "prob_yés", "converged", "residual", "steps"} == set(found)
+    for name, column in told.items():
+        assert found[name] == column.tolist(), name
+    sent = client.post("/predict", json=rows, headers={"Accept": PARQUET["Content-Type"]})
+    assert sent.headers["content-type"] == PARQUET["Content-Type"]
+    assert parquet.read_table(io.BytesIO(sent.content)).equals(parquet.read_table(tmp_path / "out.parquet"))
+
+
+def test_a_parquet_body_is_read_as_the_command_line_reads_the_file(table_client, table, tmp_path):
+    told = predict_run(table[0], table[1], tmp_path / "out.parquet")
+    body = table[1].read_bytes()
+    answer = table_client.post(
+        "/predict", content=body, headers={**PARQUET, "Accept": "*/*;q=0.1," + PARQUET["Content-Type"]}
+    )
+    assert answer.status_code == 200
+    assert parquet.read_table(io.BytesIO(answer.content)).equals(parquet.read_table(tmp_path / "out.parquet"))
+    found = table_client.post("/predict", content=body, headers=PARQUET).json()["columns"]
+    assert found == {name: column.tolist() for name, column in told.items()}
+    assert found["id"][3] == "patient 3"
+    # The same rows as JSON.
+    frame = parquet.read_table(table[1])
+    inputs = {
+        m: np.stack([frame[name] for name in frame.column_names if name.startswith(m)], axis=1).tolist()
+        for m in ("mrna", "meth")
+    }
+    again = table_client.post("/predict", json={"inputs": inputs}).json()["columns"]
+    assert again["prediction_age"] == found["prediction_age"]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string()), pa.int64()])
+def test_ids_come_back(table_client, table, kind):
+    frame = parquet.read_table(table[1]).slice(0, 3)
+    ids = [7, None, 9] if pa.types.is_integer(kind) else ["x", None, "z"]
+    frame = frame.set_column(frame.column_names.index("id"), "id", pa.array(ids).cast(kind))
+    sink = io.BytesIO()
+    parquet.write_table(frame, sink)
+    answer = table_client.post("/predict", content=sink.getvalue(), headers=PARQUET)
+    assert answer.json()["columns"]["id"] == ids
+
+
+def test_what_is_missing_was_never_given(client, rows):
+    inputs = {m: [row for i, row in enumerate(x) if i not in (0, 1, 5)] for m, x in rows["inputs"].items()}
+    given = {m: x for m, x in inputs.items() if m != "a b"}
+    without = client.post("/predict", json={"inputs": given}).json()["columns"]
+    nulls = client.post("/predict", json={"inputs": {**given, "a b": [None] * 9}}).json()["columns"]
+    whole = client.post("/predict", json={"inputs": inputs}).json()["columns"]
+    assert without["prob_no"] == pytest.approx(nulls["prob_no"], abs=1e-5)
+    assert not np.allclose(without["prob_no"], whole["prob_no"], atol=1e-3)
+
+
+def test_every_row_is_predicted_alone(client, rows):
+    together = client.post("/predict", json=rows).json()["columns"]
+    for i in (0, 4, 5):
+        one = {"inputs": {m: [x[i]] for m, x in rows["inputs"].items()}}
+        assert client.post("/predict", json=one).json()["columns"]["prob_no"][0] == pytest.approx(
+            together["prob_no"][i], abs=1e-3
+        )
+
+
+def test_lengths_cut_sequences(client, rows):
+    audio = [row + [[9.0, -9.0]] * (7 - len(row)) for row in rows["inputs"]["_audio"]]
+    lengths = {"_audio": [len(row) for row in rows["inputs"]["_audio"]]}
+    cut = client.post("/predict", json={"inputs": {**rows["inputs"], "_audio": audio}, "lengths": lengths})
+    plain = client.post("/predict", json=rows)
+    assert cut.json()["columns"]["prob_no"] == pytest.approx(plain.json()["columns"]["prob_no"], abs=1e-5)
+    # A null row has no length to fit, and a sequence may have no step at all.
+    assert (
+        client.post("/predict", json={"inputs": {"_audio": [None, []]}, "lengths": {"_audio": [4, 0]}}).json()["rows"]
+        == 2
+    )
+
+
+def test_explanations_are_the_librarys(client, sequences, rows):
+    run = load_run(sequences)
+    answer = client.post("/explain", json=rows, params={"value": "logit", "output": "no"}).json()
+    import torch
+
+    x = {m: torch.from_numpy(padded(rows["inputs"][m], shape)[0]) for m, shape in (("a b", (3,)), ("copy", (2, 2)))}
+    audio, lengths = padded(rows["inputs"]["_audio"], (6, 2))
+    present = {m: ~values.flatten(1).isnan().any(1) for m, values in x.items()}
+    batch = Batch({**x, "_audio": torch.from_numpy(audio)}, present, lengths={"_audio": torch.from_numpy(lengths)})
+    told = evaluate_coalitions(run.model, run.task, [batch]).per_sample(run.task, "logit", 0)
+    assert answer["output"] == ["no"] * 12
+    assert answer["errors"] is None
+    assert 0 <= answer["converged"] <= 1
+    for m, values in told.values.items():
+        assert answer["contributions"][m] == pytest.approx(values.tolist(), abs=1e-6)
+    sums = np.sum(list(answer["contributions"].values()), axis=0)
+    np.testing.assert_allclose(sums, np.subtract(answer["full"], answer["empty"]), atol=1e-9)
+    assert answer["contributions"]["a b"][0] == 0
+    # Of what is predicted, by default its probability.
+    answer = client.post("/explain", json=rows).json()
+    columns = client.post("/predict", json=rows).json()["columns"]
+    assert answer["value"] == "probability"
+    assert answer["output"] == columns["prediction"]
+    probabilities = [columns[f"prob_{name}"][i] for i, name in enumerate(answer["output"])]
+    assert answer["full"] == pytest.approx(probabilities, abs=1e-3)
+
+
+def test_a_parquet_body_is_explained(table_client, table):
+    answer = table_client.post("/explain", content=table[1].read_bytes(), headers=PARQUET, params={"output": "dose"})
+    assert answer.json()["value"] == "output"
+    assert set(answer.json()["contributions"]) == {"mrna", "meth"}
+    answer = table_client.post("/explain", content=table[1].read_bytes(), headers=PARQUET)
+    assert answer.status_code == 422
+    assert "say which one to explain" in answer.json()["detail"]
+
+
+def test_retrieval_embeds_and_explains_nothing(retrieval):
+    client = TestClient(create_app(retrieval))
+    columns = client.post("/predict", json={"inputs": {"a": [[1, 2, 3]], "b": [None]}}).json()["columns"]
+    assert np.linalg.norm([columns[f"embedding_{k}"][0] for k in range(4)]) == pytest.approx(1)
+    assert client.post("/explain", json={"inputs": {"a": [[1, 2, 3]]}}).status_code == 404
+    assert client.get("/model").json()["explained"] == []
+
+
+def test_no_explanations_where_none_are_wanted(sequences):
+    client = TestClient(create_app(sequences, explain=False))
+    assert "/explain" not in client.get("/openapi.json").json()["paths"]
+
+
+def test_the_model_is_described(client, table_client):
+    health = client.get("/health").json()
+    assert (health["status"], health["model"], health["task"], health["fusion"]) == (
+        "ok",
+        "run",
+        "classification",
+        "deq",
+    )
+    assert health["versions"]["equifuse"] == ef.__version__
+    model = client.get("/model").json()
+    assert model["modalities"]["_audio"] == {"shape": [5, 2], "sequence": True, "features": None}
+    assert model["classes"] == ["no", "yés"]
+    assert model["columns"] == ["prediction", "prob_no", "prob_yés", "converged", "residual", "steps"]
+    assert model["limits"]["max_rows"] == 1024
+    model = table_client.get("/model").json()
+    assert model["modalities"]["mrna"]["features"] == ["mrna:TP53", "mrna:BRCA1"]
+    assert model["columns"] == ["prediction_age", "prediction_dose"]
+
+
+def test_metrics_count_what_happened(impatient, rows):
+    client = TestClient(create_app(impatient))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("warnings.showwarning", lambda *_: pytest.fail("the service warns; it should count"))
+        found = client.post("/predict", json=rows).json()["columns"]
+    assert not any(found["converged"])
+    client.post("/predict", json={})
+    client.get("/made/up")
+    client.get("/made/up/2")
+    assert client.post("/explain", json=rows).json()["converged"] < 1
+    seen = numbers(client)
+    assert seen["equifuse_requests_total", "/predict", "200"] == 1
+    assert seen["equifuse_requests_total", "/predict", "422"] == 1
+    assert seen["equifuse_requests_total", "other", "404"] == 2
+    assert seen["equifuse_rows_total",] == seen["equifuse_unconverged_rows_total",] == 12
+    buckets = [v for k, v in seen.items() if k[0] == "equifuse_request_seconds_bucket" and "/predict" in k]
+    assert buckets[-1] == 2
+    assert all(a <= b for a, b in pairwise(buckets))
+
+
+def test_the_service_is_responsive_and_bounded_while_the_model_is_at_work(sequences, rows, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+    predict = service_module.predict_split
+
+    def slowly(*arguments):
+        begun.set()
+        assert go_on.wait(20)
+        return predict(*arguments)
+
+    app = create_app(sequences, max_waiting=2, timeout=20)
+    monkeypatch.setattr(service_module, "predict_split", slowly)
+    with TestClient(app) as client, ThreadPoolExecutor(4) as pool:
+        first = pool.submit(client.post, "/predict", json=rows)
+        assert begun.wait(20)
+        # One of these may wait; the others are refused at once.
+        others = [pool.submit(client.post, "/predict", json=rows) for _ in range(3)]
+        for refused in islice(as_completed(others, timeout=20), 2):
+            assert refused.result().status_code == 503
+            assert int(refused.result().headers["retry-after"]) > 0
+            assert "waiting already" in refused.result().json()["detail"]
+        assert client.get("/health").status_code == 200
+        assert not first.done()
+        go_on.set()
+        assert sorted(answer.result().status_code for answer in (first, *others)) == [200, 200, 503, 503]
+        assert client.post("/predict", json=rows).status_code == 200
+
+
+def test_what_takes_too_long_is_told_and_not_waited_for(sequences, rows, monkeypatch):
+    go_on = threading.Event()
+    predict = service_module.predict_split
+    app = create_app(sequences, timeout=0.2)
+    monkeypatch.setattr(service_module, "predict_split", lambda *a: go_on.wait(20) and predict(*a))
+    with TestClient(app) as client:
+        answers = [client.post("/predict", json=rows) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [503, 503]
+        assert "not answered within 0.2 s" in answers[0].json()["detail"]
+        go_on.set()
+
+
+def test_an_error_of_ours_is_a_500_that_tells_nothing(sequences, rows, monkeypatch):
+    app = create_app(sequences)
+    monkeypatch.setattr(service_module, "predict_split", lambda *_: 1 / 0)
+    client = TestClient(app, raise_server_exceptions=False)
+    answer = client.post("/predict", json=rows)
+    assert (answer.status_code, answer.json()) == (500, {"detail": "internal error"})
+    assert numbers(client)["equifuse_requests_total", "/predict", "500"] == 1
+
+
+def test_limits_are_checked():
+    for name in ("max_rows", "max_bytes", "max_waiting", "max_explained", "timeout"):
+        with pytest.raises(ef.InputError, match=f"{name} must be positive, got 0"):
+            Limits(**{name: 0})
+    with pytest.raises(ef.InputError, match="timeout must be positive"):
+        Limits(timeout=float("nan"))
