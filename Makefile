@@ -1,4 +1,4 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Everything on a fresh machine: `make demo`, `make test`, `make docs`.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,13 +6,17 @@ OUT ?= runs/demo
 # --no-compile: bytecode is made when a module is first imported, not for every file of every package
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check setup setup-dev clean
+.PHONY: demo test docs check setup setup-dev clean
 
 demo: setup
 	$(BIN)/equifuse demo --out $(OUT)
 
 test: check
 	$(BIN)/python -m pytest -n auto
+
+docs: setup-dev
+	$(BIN)/python -m sphinx -W -q -b html -d docs/_build/doctrees docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
 
 check: setup-dev
 	$(BIN)/ruff check .

@@ -1,0 +1,69 @@
+"""How the documentation is built: ``make docs``, without any network, warnings as errors."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE / "extensions")]
+
+import equifuse  # noqa: E402
+
+project = "equifuse"
+author = "The equifuse authors"
+copyright = author
+version = release = equifuse.__version__
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser", "mathml", "names", "generated"]
+exclude_patterns = ["_build"]
+nitpicky = True
+# What others document is not linked: there is no network to look it up.
+nitpick_ignore_regex = [("py:.*", r"(?!equifuse\b).*"), ("py:class", r"equifuse\.(fusion\.products\.|.*\._)\w+")]
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+myst_update_mathjax = False
+suppress_warnings = ["config.cache"]
+
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_class_signature = "mixed"
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+python_maximum_signature_line_length = 100
+python_use_unqualified_type_names = True
+add_module_names = False
+toc_object_entries_show_parents = "hide"
+
+html_theme = "furo"
+html_title = f"equifuse {version}"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"
+html_copy_source = False
+html_show_sourcelink = False
+html_show_sphinx = False
+html_theme_options = {"top_of_page_buttons": []}
+
+
+def _draw(app: Any) -> None:
+    """The figures, into the build folder: pages refer to them there."""
+    import figures  # noqa: PLC0415
+
+    figures.draw(HERE / "_build" / "figures")
+
+
+def _hide(app: Any, name: str, source: list[str]) -> None:
+    """Comments of a page, which hold what tests assert and readers need not see, stay out of it."""
+    source[0] = re.sub(r"^<!--.*?^-->\n", "", source[0], flags=re.DOTALL | re.MULTILINE)
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("builder-inited", _draw)
+    app.connect("source-read", _hide)

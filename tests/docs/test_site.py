@@ -1,0 +1,105 @@
+"""The documentation builds without a warning, loads nothing from elsewhere, and its links lead somewhere."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+pytest.importorskip("sphinx", reason="needs equifuse[docs]")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+# Elements that make a browser fetch what they name.
+FETCHING = {"script": "src", "link": "href", "img": "src", "source": "src", "iframe": "src", "object": "data"}
+
+
+class Page(HTMLParser):
+    """What a page fetches, where it leads to, its anchors, and its text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.fetched, self.links, self.anchors, self.text = [], [], set(), ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.anchors |= {values[key] for key in ("id", "name") if values.get(key)}
+        if values.get(FETCHING.get(tag, "")):
+            self.fetched.append(values[FETCHING[tag]])
+        if tag == "a" and values.get("href"):
+            self.links.append(values["href"])
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the built site; the working tree stays as it is."""
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(DOCS, folder / "docs", ignore=shutil.ignore_patterns("_build"))
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", folder / "docs", folder / "html"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "html"
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    return {path: Page(path) for path in site.rglob("*.html")}
+
+
+def test_every_page_is_there(site, pages):
+    written = {path.relative_to(DOCS).with_suffix(".html") for path in DOCS.rglob("*.md")}
+    assert {site / path for path in written} <= set(pages)
+
+
+def test_nothing_is_loaded_from_elsewhere(site, pages):
+    remote = re.compile(r"(https?:)?//")
+    assert not [(path.name, url) for path, page in pages.items() for url in page.fetched if remote.match(url)]
+    styles = {path: path.read_text(encoding="utf-8") for path in site.rglob("*.css")}
+    assert not [path.name for path, text in styles.items() if re.search(r"(url\(|@import)\s*[\"']?(https?:)?//", text)]
+
+
+def test_internal_links_resolve(pages):
+    broken = []
+    for path, page in pages.items():
+        for url in [*page.links, *page.fetched]:
+            parts = urlsplit(url)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            anchor = unquote(parts.fragment)
+            if not target.is_file() or (anchor and target in pages and anchor not in pages[target].anchors):
+                broken.append((path.name, url))
+    assert not broken
+
+
+def test_formulas_are_drawn_by_the_browser(site):
+    text = (site / "mathematics" / "equilibrium.html").read_text(encoding="utf-8")
+    assert text.count("<math") > 20
+    assert "mathjax" not in text.lower()
+
+
+def test_every_command_and_public_name_is_described(site, pages):
+    from typer.main import get_command
+
+    import equifuse as ef
+    from equifuse.cli import app
+    from equifuse.fusion import FUSIONS
+
+    text = pages[site / "reference" / "commands.html"].text
+    for name, command in get_command(app).commands.items():
+        assert f"equifuse {name}" in text
+        assert all(option in text for parameter in command.params for option in parameter.opts if option[0] == "-")
+    anchors = set().union(*(page.anchors for page in pages.values()))
+    described = {
+        anchor.rpartition(".")[2] for anchor in anchors if anchor.removeprefix("module-").startswith("equifuse.")
+    }
+    assert {name for name in ef.__all__ if not name.startswith("__")} <= described
+    assert {kind.__name__ for kind in FUSIONS.values()} <= described
