@@ -28,7 +28,8 @@ def _command(command: Any, name: str) -> Iterator[str]:
     for parameter in command.params:
         record = parameter.get_help_record(context)
         if record is not None and "--help" not in record[0]:
-            yield f"`{record[0]}`\n: {_plain(record[1])}\n"
+            shown = re.sub(r"<list\[(\w+)\]>", lambda kind: f"<{kind[1].lower()}> ...", record[0])
+            yield f"`{shown}`\n: {_plain(record[1])}\n"
     for key, other in nested.items():
         yield from _command(other, f"{name} {key}")
 
@@ -61,9 +62,9 @@ def names() -> str:
 
 
 def _first_sentence(thing: Any) -> str:
-    """The first paragraph of a docstring as Markdown, up to its first full stop or colon at a sentence's end."""
+    """A docstring's first sentence as Markdown, without its full stop."""
     paragraph = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
-    sentence = re.split(r"(?<=[a-z)`\]])[.](?: |$)", paragraph)[0].rstrip(".")
+    sentence = re.split(r"[.](?= [A-Z]|$)", paragraph)[0]
     sentence = re.sub(r":\w+:`~?([^`]+)`", lambda m: f"`{m[1].rpartition('.')[2]}`", sentence)
     return sentence.replace("``", "`").replace("|", r"\|").replace("<", "&lt;")
 

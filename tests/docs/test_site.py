@@ -37,36 +37,19 @@ class Page(HTMLParser):
         self.text += data
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The folder of the built site; the working tree stays as it is."""
-    folder = tmp_path_factory.mktemp("site")
-    shutil.copytree(DOCS, folder / "docs", ignore=shutil.ignore_patterns("_build"))
-    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", folder / "docs", folder / "html"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder / "html"
-
-
-@pytest.fixture(scope="module")
-def pages(site):
-    return {path: Page(path) for path in site.rglob("*.html")}
-
-
-def test_every_page_is_there(site, pages):
+def check_every_page_is_there(site, pages):
     written = {path.relative_to(DOCS).with_suffix(".html") for path in DOCS.rglob("*.md")}
     assert {site / path for path in written} <= set(pages)
 
 
-def test_nothing_is_loaded_from_elsewhere(site, pages):
+def check_nothing_is_loaded_from_elsewhere(site, pages):
     remote = re.compile(r"(https?:)?//")
     assert not [(path.name, url) for path, page in pages.items() for url in page.fetched if remote.match(url)]
     styles = {path: path.read_text(encoding="utf-8") for path in site.rglob("*.css")}
     assert not [path.name for path, text in styles.items() if re.search(r"(url\(|@import)\s*[\"']?(https?:)?//", text)]
 
 
-def test_internal_links_resolve(pages):
+def check_internal_links_resolve(site, pages):
     broken = []
     for path, page in pages.items():
         for url in [*page.links, *page.fetched]:
@@ -80,13 +63,13 @@ def test_internal_links_resolve(pages):
     assert not broken
 
 
-def test_formulas_are_drawn_by_the_browser(site):
+def check_formulas_are_drawn_by_the_browser(site, pages):
     text = (site / "mathematics" / "equilibrium.html").read_text(encoding="utf-8")
     assert text.count("<math") > 20
     assert "mathjax" not in text.lower()
 
 
-def test_every_command_and_public_name_is_described(site, pages):
+def check_every_command_and_public_name_is_described(site, pages):
     from typer.main import get_command
 
     import equifuse as ef
@@ -103,3 +86,25 @@ def test_every_command_and_public_name_is_described(site, pages):
     }
     assert {name for name in ef.__all__ if not name.startswith("__")} <= described
     assert {kind.__name__ for kind in FUSIONS.values()} <= described
+
+
+CHECKS = (
+    check_every_page_is_there,
+    check_nothing_is_loaded_from_elsewhere,
+    check_internal_links_resolve,
+    check_formulas_are_drawn_by_the_browser,
+    check_every_command_and_public_name_is_described,
+)
+
+
+def test_the_site(tmp_path):
+    """One test, so that the site is built once, however many processes share the tests."""
+    shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("_build"))
+    site = tmp_path / "html"
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", tmp_path / "docs", site]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pages = {path: Page(path) for path in site.rglob("*.html")}
+    for check in CHECKS:
+        check(site, pages)
