@@ -62,6 +62,17 @@ def test_in_the_common_loop_it_takes_the_same_steps():
     assert torch.equal(stats.steps, own.steps)
 
 
+def test_without_memory_it_is_plain_iteration():
+    f, start, _ = affine(0.9)
+    for damping in (1.0, 0.7):
+        expected = ef.Picard(tol=1e-12, max_steps=9, patience=0, damping=damping).solve(f, start)
+        for loop in (False, True):
+            solver = StaticAnderson(tol=1e-12, max_steps=9, memory=0, damping=damping, loop=loop)
+            z, _, stats = solver.solve(f, start)
+            torch.testing.assert_close(z, expected[0], rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(stats.residual, expected[2].residual, rtol=1e-9, atol=0)
+
+
 def test_a_sample_does_not_feel_its_batch_mates():
     f, start, _ = affine(0.9, batch=4)
     other, _, _ = affine(1.4, batch=4, seed=3)
@@ -109,5 +120,5 @@ def test_gradients_through_the_written_out_steps():
 def test_it_is_stored_and_checked_like_other_solvers():
     solver = StaticAnderson(tol=1e-5, memory=7, loop=True)
     assert make_solver(solver.config()) == solver
-    with pytest.raises(ef.InputError, match="memory must be at least 1"):
-        StaticAnderson(memory=0)
+    with pytest.raises(ef.InputError, match="memory must not be negative"):
+        StaticAnderson(memory=-1)

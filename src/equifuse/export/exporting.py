@@ -76,7 +76,7 @@ def export_model(
         loop: solve in a loop (``torch.while_loop``, a prototype of PyTorch; an ONNX ``Loop``) that ends once all
             samples of a batch have converged, after the fusion's ``solver.max_steps`` at the latest. The file is
             smaller; not every runtime has loops.
-        memory: of the solver, ≥ 1.
+        memory: of the solver, ≥ 0; 0 is plain iteration.
 
     Returns:
         The description that is stored in the file; :func:`describe` reads it back. ``error`` is the largest absolute
@@ -171,6 +171,8 @@ def _prepare_solver(
         if loop or steps is not None:
             raise InputError("this fusion solves for no equilibrium; leave out steps and loop")
         return None
+    if loop and not hasattr(torch, "while_loop"):
+        raise InputError(f"PyTorch {torch.__version__} has no loops to export; leave out loop")
     most = fusion.solver.max_steps if steps is None else steps
     solver = StaticAnderson(tol=fusion.solver.tol, max_steps=most, memory=memory, loop=loop)
     if steps is None and not loop:

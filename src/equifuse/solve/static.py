@@ -22,56 +22,65 @@ class _History(NamedTuple):
     """What is remembered of each sample.
 
     Attributes:
-        pairs: ``(k, B, 2 N)`` directions, the newest first: a residual difference, of unit length and orthogonal to the
-            others, beside the same combination of the images' differences. Zeros for none.
-        last: ``(B, 2 N)`` the last residual beside the last image.
+        q: ``(B, k, N)`` directions, the newest first: residual differences, orthonormal.
+        g: ``(B, k, N)`` the same combinations of the images' differences.
+        valid: ``(B, k)`` 1 for a direction that counts, else 0.
+        last_f: ``(B, N)`` the last image.
+        last_r: ``(B, N)`` the last residual.
         fresh: bool ``(B, 1)``, whether there is no last one.
     """
 
-    pairs: Tensor
-    last: Tensor
+    q: Tensor
+    g: Tensor
+    valid: Tensor
+    last_f: Tensor
+    last_r: Tensor
     fresh: Tensor
 
 
 def _empty(z: Tensor, slots: int) -> _History:
     count, width = z.shape
-    fresh = z.new_ones(count, 1, dtype=torch.bool)
-    return _History(z.new_zeros(slots, count, 2 * width), z.new_zeros(count, 2 * width), fresh)
-
-
-def _along(pairs: Tensor, r: Tensor) -> Tensor:
-    """``(B, 2 N)``: what of residuals ``r`` ``(B, N)`` lies along the directions, and what that is in images."""
-    return ((pairs.narrow(-1, 0, r.shape[1]) * r).sum(-1, keepdim=True) * pairs).sum(0)
+    q, g = (z.new_zeros(count, slots, width) for _ in range(2))
+    last_f, last_r = (z.new_zeros(count, width) for _ in range(2))
+    return _History(q, g, z.new_zeros(count, slots), last_f, last_r, z.new_ones(count, 1, dtype=torch.bool))
 
 
 def _advance(h: _History, fz: Tensor, r: Tensor, damping: Tensor | float, memory: int) -> tuple[Tensor, _History]:
     """The next iterate ``(B, N)``, and what is remembered then.
 
     The newest difference is made orthogonal to the older ones, and the images' differences are combined the same way;
-    what they say about ``r`` is then a sum of projections.
+    what they say about ``r`` is then a sum of projections. Two passes are made over ``q`` and one over ``g``.
     """
-    width = r.shape[1]
-    latest = torch.cat([r, fz], dim=1)
-    pair = latest - h.last
-    new = pair.narrow(1, 0, width)
-    length = left = torch.linalg.vector_norm(new, dim=1, keepdim=True)
-    if h.pairs.shape[0]:
-        pair = pair - _along(h.pairs, new)
-        left = torch.linalg.vector_norm(pair.narrow(1, 0, width), dim=1, keepdim=True)
-    # A difference of nothing, or between points that were no neighbours, becomes zeros, and has no say.
-    useful = (left > _LEAST_NEWS * torch.finfo(r.dtype).eps * length) & ~h.fresh
-    kept = h.pairs.narrow(0, 0, min(h.pairs.shape[0], memory - 1))
-    pairs = torch.cat([torch.where(useful, pair / left, 0.0).unsqueeze(0), kept])
-    along = _along(pairs, r)
-    proposal = fz - along.narrow(1, width, width)
+    if memory == 0:
+        return fz - (1 - damping) * r if isinstance(damping, Tensor) or damping != 1 else fz, h
+    dr, df = r - h.last_r, fz - h.last_f
+    length = left = torch.linalg.vector_norm(dr, dim=1, keepdim=True)
+    image, rest = fz, r
+    if h.q.shape[1]:
+        along = (h.q @ torch.stack([dr, r], dim=2)).mT * h.valid.unsqueeze(1)  # (B, 2, k)
+        of_difference, of_residual = (along @ h.g).unbind(1)
+        df, image = df - of_difference, fz - of_residual
+        of_difference, of_residual = (along @ h.q).unbind(1)
+        dr, rest = dr - of_difference, r - of_residual
+        left = torch.linalg.vector_norm(dr, dim=1, keepdim=True)
+    # A difference of nothing, or between points that were no neighbours, has no say.
+    useful = (left > _LEAST_NEWS * torch.finfo(r.dtype).eps * length) & (left < torch.inf) & ~h.fresh
+    q, g = torch.where(useful, dr / left, 0.0), torch.where(useful, df / left, 0.0)
+    newest = (q * rest).sum(1, keepdim=True)
+    proposal = image - newest * g
     if isinstance(damping, Tensor) or damping != 1:
-        proposal = proposal - (1 - damping) * (r - along.narrow(1, 0, width))
-    return proposal, _History(pairs, latest, torch.zeros_like(h.fresh))
+        proposal = proposal - (1 - damping) * (rest - newest * q)
+
+    def joined(first: Tensor, others: Tensor) -> Tensor:
+        return torch.cat([first.unsqueeze(1), others.narrow(1, 0, min(others.shape[1], memory - 1))], dim=1)
+
+    valid = joined(useful.squeeze(1).to(r.dtype), h.valid)
+    return proposal, _History(joined(q, h.q), joined(g, h.g), valid, fz, r, torch.zeros_like(h.fresh))
 
 
 def _forget(h: _History, samples: Tensor) -> _History:
     """Without what is remembered of ``samples``, bool ``(B, 1)``."""
-    return _History(torch.where(samples, 0.0, h.pairs), h.last, h.fresh | samples)
+    return h._replace(valid=h.valid.masked_fill(samples, 0.0), fresh=h.fresh | samples)
 
 
 class _Rule(StepRule):
@@ -86,8 +95,7 @@ class _Rule(StepRule):
         return proposal
 
     def keep(self, rows: Tensor) -> None:
-        pairs, last, fresh = self.history
-        self.history = _History(pairs[:, rows], last[rows], fresh[rows])
+        self.history = _History(*(tensor[rows] for tensor in self.history))
 
 
 class _State(NamedTuple):
@@ -99,8 +107,11 @@ class _State(NamedTuple):
     residual: Tensor
     steps: Tensor
     evaluations: Tensor
-    pairs: Tensor
-    last: Tensor
+    q: Tensor
+    g: Tensor
+    valid: Tensor
+    last_f: Tensor
+    last_r: Tensor
     fresh: Tensor
 
 
@@ -114,8 +125,8 @@ class StaticAnderson(Solver):
     iterate; where its residual is not finite, or a thousand times its best, it starts again from there.
 
     Args:
-        memory: directions remembered, ≥ 1; each costs two state-sized tensors, and four passes over them per
-            evaluation.
+        memory: directions remembered, ≥ 0; each costs two state-sized tensors, and three passes over one per
+            evaluation. 0 is plain iteration: the smallest graph, where the map contracts well.
         loop: False (default) writes ``max_steps`` evaluations one after the other, all of which are made. True is a
             loop (``torch.while_loop``, a prototype of PyTorch), which ends once every sample has converged; a sample
             that has converged is frozen, so that its result does not depend on its batch-mates.
@@ -130,8 +141,8 @@ class StaticAnderson(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.memory < 1:
-            raise InputError(f"memory must be at least 1, got {self.memory}")
+        if self.memory < 0:
+            raise InputError(f"memory must not be negative, got {self.memory}")
 
     def start(self, z: Tensor) -> StepRule:
         """Empty history for states ``(B, N)``."""
@@ -184,8 +195,7 @@ class StaticAnderson(Solver):
         lost = (relative > _BLOW_UP * residual).unsqueeze(1)
         better = better.unsqueeze(1)
         best, image = torch.where(better, s.z, s.best), torch.where(better, fz, s.image)
-        history = _History(s.pairs, s.last, s.fresh)
-        proposal, history = _advance(history, fz, r, self.damping, slots)
+        proposal, history = _advance(_History(*s[6:]), fz, r, self.damping, slots)
         # Where a step went wrong, the way starts anew; a proposal that is not finite is found so when it is evaluated.
         z, history = torch.where(lost, best, proposal), _forget(history, lost)
         return _State(z, best, image, residual, s.steps + running, s.evaluations + 1, *history)
