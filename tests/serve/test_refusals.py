@@ -1,5 +1,6 @@
 """Requests that are wrong, broken or malicious: one line that says why, and nothing else happens."""
 
+import asyncio
 import io
 import json
 import math
@@ -118,6 +119,34 @@ def test_rows_and_bytes_are_limited(client):
     )
 
 
+def asked(app, receive):
+    """The status and body of an answer to a body that comes as ``receive`` gives it."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "path": "/predict"}
+    scope |= {"query_string": b"", "headers": [(b"content-type", b"application/json")], "raw_path": b"/predict"}
+    asyncio.run(app(scope, receive, send))
+    return sent[0]["status"], json.loads(sent[1]["body"])["detail"]
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(sequences):
+    app = create_app(sequences, timeout=0.1, max_waiting=1)
+
+    async def never():
+        await asyncio.sleep(60)
+
+    async def gone():
+        return {"type": "http.disconnect"}
+
+    # Each gives its place back: there is but one.
+    assert asked(app, never) == (408, "the body did not arrive within 0.1 s")
+    assert asked(app, gone) == (400, "the connection was closed before the body had arrived")
+    assert asked(app, never)[0] == 408
+
+
 @pytest.mark.parametrize(
     ("headers", "status", "text"),
     [
@@ -183,11 +212,16 @@ def test_other_paths_and_methods(client):
         (flat(20, id=["x" * 10_000] * 20), {"compression": "zstd"}, 422, "an entry of 10000 bytes"),
         (flat(3, id=[{"a": 1}] * 3, **{"id.a": [1] * 3}), {}, 422, "column 'id' must be text or whole numbers"),
         (flat(3, **{"a b_1.x": ["y"] * 3}), {}, 422, "cannot be told from the parts of 'a b_1'"),
-        ({f"a b:{i}": np.zeros(20) for i in range(600)}, {"use_dictionary": False, "compression": "zstd"}, 413, ""),
     ],
 )
 def test_parquet_that_does_not_fit(client, columns, options, status, text):
     refused(client.post("/predict", content=as_parquet(columns, **options), headers=PARQUET), status, text)
+
+
+def test_many_columns_of_next_to_nothing(sequences):
+    client = TestClient(create_app(sequences, max_rows=5000, max_bytes=40_000))
+    body = as_parquet({f"a b:{i}": np.zeros(5000) for i in range(100)})
+    refused(client.post("/predict", content=body, headers=PARQUET), 413, "5000 rows of 100 columns")
 
 
 def test_columns_that_are_not_needed_are_not_read(client):

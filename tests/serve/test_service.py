@@ -206,9 +206,7 @@ def test_the_model_is_described(client, table_client):
 
 def test_metrics_count_what_happened(impatient, rows):
     client = TestClient(create_app(impatient))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("warnings.showwarning", lambda *_: pytest.fail("the service warns; it should count"))
-        found = client.post("/predict", json=rows).json()["columns"]
+    found = client.post("/predict", json=rows).json()["columns"]  # a warning would be an error here
     assert not any(found["converged"])
     client.post("/predict", json={})
     client.get("/made/up")
@@ -261,6 +259,14 @@ def test_what_takes_too_long_is_told_and_not_waited_for(sequences, rows, monkeyp
         assert [answer.status_code for answer in answers] == [503, 503]
         assert "not answered within 0.2 s" in answers[0].json()["detail"]
         go_on.set()
+
+
+def test_what_is_no_number_in_json_is_null(sequences, rows, monkeypatch):
+    app = create_app(sequences)
+    columns = {"row": np.arange(3), "prob_no": np.array([np.nan, -np.inf, 1 / 3])}
+    monkeypatch.setattr(service_module, "predict_split", lambda *_: (columns, None))
+    found = TestClient(app).post("/predict", json=rows).json()["columns"]
+    assert found == {"row": [0, 1, 2], "prob_no": [None, None, 1 / 3]}
 
 
 def test_an_error_of_ours_is_a_500_that_tells_nothing(sequences, rows, monkeypatch):

@@ -93,7 +93,7 @@ def rows_of_parquet(
     """The rows of a Parquet body; see :func:`equifuse.datasets.read_inputs`.
 
     Only the modalities' columns and ``id`` are read, and they only after the file's metadata has told that they are
-    small. Of a file that lies about its pages at most one is unpacked before it is found out.
+    small. Of a file whose pages are larger than its metadata tells, one page at a time is unpacked, 2 GiB at most.
 
     Raises:
         Refusal: it is no Parquet, or too large.
@@ -112,7 +112,8 @@ def _table_of(body: bytes, shapes: Shapes, features: Mapping[str, Sequence[str]]
         file = parquet.ParquetFile(pa.BufferReader(body))
         schema, metadata = file.schema_arrow, file.metadata
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        _check_rows(sum(group.num_rows for group in groups), max_rows)
+        rows = sum(group.num_rows for group in groups)
+        _check_rows(rows, max_rows)
         seen: set[str] = set()
         for name in schema.names:
             if name in seen:
@@ -123,9 +124,11 @@ def _table_of(body: bytes, shapes: Shapes, features: Mapping[str, Sequence[str]]
         if _ID in seen:
             text = _text_ids(schema.field(_ID).type)
             wanted.add(_ID)
+        if rows * len(wanted) > limits.max_values:
+            raise Refusal(413, f"{_BODY} has {rows} rows of {len(wanted)} columns, which are too many values")
         _check_chunks(groups, _leaves(file.schema, wanted), limits)
         # As a dictionary, an id that all rows share is unpacked once.
-        table = parquet.ParquetFile(pa.BufferReader(body), read_dictionary=text).read(columns=list(wanted))
+        table = parquet.ParquetFile(pa.BufferReader(body), read_dictionary=text).read(list(wanted), use_threads=False)
         _check_rows(table.num_rows, max_rows)
         if _ID in seen:
             _check_ids(table.column(_ID))

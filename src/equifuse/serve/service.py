@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import warnings
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from pydantic_core import to_json
 
 import equifuse
 from equifuse.datasets import Split
@@ -93,7 +92,7 @@ class Service:
         unconverged = int((~columns["converged"]).sum()) if "converged" in columns else 0
         if wanted == PARQUET:
             return Answer(_parquet(columns), PARQUET, len(split), unconverged)
-        content = {"rows": len(split), "columns": {name: _plain(column) for name, column in columns.items()}}
+        content = {"rows": len(split), "columns": {name: column.tolist() for name, column in columns.items()}}
         return Answer(_json(content), JSON, len(split), unconverged)
 
     def explain(self, body: bytes, sent: str, options: Mapping[str, str]) -> Answer:
@@ -124,10 +123,10 @@ class Service:
             rows=len(split),
             value=value,
             output=[self.outputs[k] for k in chosen.tolist()],
-            empty=_plain(each.empty),
-            full=_plain(each.full),
-            contributions={m: _plain(x) for m, x in each.values.items()},
-            errors=None if each.errors is None else {m: _plain(x) for m, x in each.errors.items()},
+            empty=each.empty.tolist(),
+            full=each.full.tolist(),
+            contributions={m: x.tolist() for m, x in each.values.items()},
+            errors=None if each.errors is None else {m: x.tolist() for m, x in each.errors.items()},
             converged=found.converged,
         )
         return Answer(_json(content.model_dump()), JSON, len(split))
@@ -176,16 +175,9 @@ class Service:
         return Health(status="ok", model=name, task=run.task.name, fusion=run.config.fusion, versions=versions)
 
 
-def _plain(column: NDArray[Any]) -> list[Any]:
-    """A column for JSON, which has no NaN and no infinity."""
-    values: list[Any] = column.tolist()
-    if column.dtype.kind != "f":
-        return values
-    return [value if here else None for value, here in zip(values, np.isfinite(column), strict=True)]
-
-
 def _json(content: Any) -> bytes:
-    return json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    # JSON has no NaN and no infinity.
+    return to_json(content, inf_nan_mode="null")
 
 
 def _parquet(columns: Columns) -> bytes:
