@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -31,7 +32,7 @@ if TYPE_CHECKING:  # it imports Lightning
 _DTYPES = ("float32", "float64")
 
 
-class FusionEstimator(BaseEstimator):  # type: ignore[misc]
+class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     """Base of the estimators; see :class:`FusionClassifier`."""
 
     _task: ClassVar[str]
@@ -112,12 +113,13 @@ class FusionEstimator(BaseEstimator):  # type: ignore[misc]
     def _draw_seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
+    @abstractmethod
     def _encode(self, y: NDArray[Any], anew: bool) -> NDArray[Any]:
         """Targets as the task has them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _outputs_and_classes(self) -> tuple[int, tuple[str, ...] | None]:
-        raise NotImplementedError
+        """Width of the model's output, and the names of the classes."""
 
     def _class_weights(self, train: Split) -> list[float] | None:
         return None
