@@ -1,5 +1,7 @@
 """Training in memory alone: without validation, without files; with weights of samples."""
 
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +10,7 @@ import torch
 
 import equifuse as ef
 from equifuse.datasets import Split
-from equifuse.training import TrainConfig
+from equifuse.training import TrainConfig, train
 from equifuse.training.data import batches_of
 from equifuse.training.folder import model_for, own_random_numbers, task_of
 from equifuse.training.module import Training, fit
@@ -70,3 +72,16 @@ def test_the_optimiser_goes_on_where_it_was():
         found = module.trainer.optimizers[0]
         assert {int(value["step"]) for value in found.state_dict()["state"].values()} == {steps}
         assert {group["lr"] for group in found.param_groups} == {1e-5}
+
+
+def test_in_a_thread_of_a_process_that_ignores_interrupts(small_set, tmp_path):
+    """As a benchmark in one process does when it is started in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        config = TrainConfig.from_dict({"data": str(small_set), "fusion": "concat", "epochs": 1})
+        with ThreadPoolExecutor(1) as pool:
+            result = pool.submit(train, config, tmp_path / "run", progress=False).result()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert result.metrics["epochs"] == 1

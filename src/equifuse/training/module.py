@@ -7,6 +7,7 @@ import math
 import re
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -410,13 +411,15 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Lightning turns Ctrl-C into ``SystemExit`` and leaves it switched off; make it a KeyboardInterrupt again."""
+    handler = signal.getsignal(signal.SIGINT)
     try:
-        handler = signal.getsignal(signal.SIGINT)
         yield
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         raise
     finally:
-        if sys.is_finalizing() is False and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # What was ignored before, as in the background, stays ignored; and only the main thread may ask.
+        switched_off = signal.getsignal(signal.SIGINT) is signal.SIG_IGN and handler is not signal.SIG_IGN
+        if switched_off and not sys.is_finalizing() and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)
