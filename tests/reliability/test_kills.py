@@ -100,22 +100,22 @@ def test_training_goes_on_from_the_last_epoch_bit_for_bit(small_set, tmp_path):
             assert now >= (seen[-1] if seen else 0), "a finished epoch was lost"
             seen.append(now)
 
-        total = 0
-        for attempt_number in range(3):
-            out, seen = folder / f"killed{attempt_number}", []
+        total = runs = 0
+        while total < 20:
+            out, seen = folder / f"killed{runs}", []
             total += until_done(lambda: train(config, out, resume=(out / "config.yaml").is_file(), progress=False),
                                 0.7, check, 12)
+            runs += 1
         train(config, folder / "whole", progress=False)
-        print(json.dumps(total))
+        print(json.dumps(runs))
         """,
         small_set,
         tmp_path,
         random.randrange(10**6),
     )
-    assert found >= 20
     whole = json.loads((tmp_path / "whole/history.json").read_text())
     weights = (tmp_path / "whole/model/model.safetensors").read_bytes()
-    for number in range(3):
+    for number in range(found):
         history = json.loads((tmp_path / f"killed{number}/history.json").read_text())
         assert len(history) == len(whole)
         for a, b in zip(history, whole, strict=True):
@@ -148,18 +148,22 @@ def test_a_killed_benchmark_repeats_nothing_that_is_finished(small_set, tmp_path
             assert all(now.get(key) == info for key, info in (seen[-1] if seen else {}).items())
             seen.append(now)
 
-        killed = until_done(lambda: run_benchmark(config, out, resume=(out / "store.sqlite").is_file(), workers=0,
-                                                  progress=False), 1.5, check, 12)
-        assert len(keys()) == 18
-        assert all(keys()[key] == info for key, info in seen[-1].items())
-        print(json.dumps(killed))
+        total = runs = 0
+        while total < 5:
+            out, seen = folder / f"out{runs}", []
+            total += until_done(lambda: run_benchmark(config, out, resume=(out / "store.sqlite").is_file(), workers=0,
+                                                      progress=False), 1.5, check, 12)
+            runs += 1
+            assert len(keys()) == 18
+            assert all(keys()[key] == info for key, info in (seen[-1] if seen else {}).items())
+        print(json.dumps(runs))
         """,
         small_set,
         tmp_path,
         random.randrange(10**6),
     )
-    assert found >= 3
-    assert partial_files(tmp_path / "out") == []
+    assert found
+    assert partial_files(tmp_path) == []
 
 
 @pytest.mark.parametrize("work", ["predict", "convert"])
