@@ -1,12 +1,13 @@
-# Everything on a fresh machine: `make demo`, `make test`, `make docs`.
+# Everything on a fresh machine: `make demo`, `make test`, `make docs`, `make fuzz`.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
+SECONDS_EACH ?= 30
 # --no-compile: bytecode is made when a module is first imported, not for every file of every package
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test docs check setup setup-dev clean
+.PHONY: demo test docs check fuzz setup setup-dev clean
 
 demo: setup
 	$(BIN)/equifuse demo --out $(OUT)
@@ -17,6 +18,10 @@ test: check
 docs: setup-dev
 	$(BIN)/python -m sphinx -W -q -b html -d docs/_build/doctrees docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
+
+fuzz: setup-dev
+	$(PIP_INSTALL) --editable ".[fuzz]"
+	$(BIN)/python -m tests.fuzz.campaign --seconds $(SECONDS_EACH)
 
 check: setup-dev
 	$(BIN)/ruff check .

@@ -2,7 +2,8 @@
 
     python benchmarks/claims/all.py ../shared/data --out runs/claims        # 2 CPU cores: over an hour
 
-What is in the folder already is not repeated.
+What is in the folder already is not repeated; ``cp -r runs/grand runs/claims/trainings`` puts there what the grand
+table has trained.
 """
 
 from __future__ import annotations

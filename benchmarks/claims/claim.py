@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from equifuse.benchmark import BenchmarkConfig, run_benchmark
 from equifuse.benchmark.publish import CLEAN, score_table
 from equifuse.benchmark.statistics import mean_interval, paired_test, signed_rank_test
-from equifuse.files import write_text
+from equifuse.files import read_yaml, write_text
 from equifuse.report.page import Section, TextTable, render_markdown
 
 # Small enough that five seeds of a handful of methods take minutes, of omics, sentiment, images and proteins.
@@ -29,8 +29,10 @@ SETS = (
     "mosi_utterance",
     "cub10",
 )
-# The same for every method of every claim; nothing is tuned.
-SETTINGS: dict[str, Any] = {"epochs": 60, "patience": 10, "weight_decay": 0.1, "input_dropout": 0.2}
+_GRAND = read_yaml(Path(__file__).parents[1] / "grand.yaml")
+# The same for every method of every claim, and as in the grand table; nothing is tuned.
+SETTINGS: dict[str, Any] = BenchmarkConfig.from_dict(_GRAND).settings
+MISSING = tuple(_GRAND["missing"])
 _LEVEL = 0.05
 
 
@@ -71,7 +73,7 @@ class Claim:
         """Run from the command line."""
         parser = argparse.ArgumentParser(description=self.text)
         parser.add_argument("data", type=Path, help="folder of data sets")
-        parser.add_argument("--out", type=Path, default=Path("runs/claims"))
+        parser.add_argument("--out", type=Path, default=Path("runs/claims"), help="trainings in it are not repeated")
         parser.add_argument("--seeds", type=int, default=5)
         options = parser.parse_args()
         print(self.report(options.data, options.out, options.seeds))
@@ -96,12 +98,16 @@ class Claim:
 def compare(
     data: Path, out: Path, seeds: int, methods: Sequence[Any], sets: Sequence[str] = SETS, **options: Any
 ) -> Any:
-    """A benchmark's summary on those of the sets that are there; what is in ``out`` already is not repeated."""
+    """A benchmark's summary on those of the sets that are there.
+
+    All claims keep their trainings in one store beside ``out``, and none is repeated.
+    """
+    store = out.parent / "trainings"
     found = [str(data / f"{name}.npz") for name in sets if (data / f"{name}.npz").is_file()]
     config = BenchmarkConfig.from_dict(
-        {"data": found, "methods": list(methods), "seeds": seeds, "settings": SETTINGS, **options}
+        {"data": found, "methods": list(methods), "seeds": seeds, "settings": SETTINGS, "missing": MISSING, **options}
     )
-    return run_benchmark(config, out, resume=(out / "store.sqlite").is_file())
+    return run_benchmark(config, store, resume=(store / "store.sqlite").is_file())
 
 
 def contrast(summary: Mapping[str, Any], better: str, worse: str) -> tuple[str, list[str]]:

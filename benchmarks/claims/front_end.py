@@ -13,7 +13,7 @@ BACKENDS = ["bottleneck", "perceiver", "deq"]
 def run(data: Path, out: Path, seeds: int) -> Result:
     """Train each fusion alone and behind GMF."""
     methods = [method for backend in BACKENDS for method in (backend, f"gmf+{backend}")]
-    summary = compare(data, out, seeds, methods, missing=[0.5, "without"])
+    summary = compare(data, out, seeds, methods)
     verdicts, table = contrasts(
         summary, [(f"gmf+{backend}", backend) for backend in BACKENDS], "All modalities present."
     )

@@ -11,6 +11,7 @@ from equifuse.errors import (
     EquifuseError,
     InputError,
     NotConvergedError,
+    OutputError,
     OutputExistsError,
     UnknownNameError,
 )
@@ -92,6 +93,7 @@ __all__ = [
     "InputError",
     "ModelOutput",
     "NotConvergedError",
+    "OutputError",
     "OutputExistsError",
     "Phantom",
     "Picard",

@@ -37,6 +37,10 @@ class OutputExistsError(EquifuseError, FileExistsError):
     """An output path already exists; nothing is ever overwritten without being asked to."""
 
 
+class OutputError(EquifuseError, OSError):
+    """An output cannot be written: a full disk, a folder that may not be written to. What was there is untouched."""
+
+
 class NotConvergedError(EquifuseError, ArithmeticError):
     """A fixed-point solve with ``strict=True`` did not reach its tolerance for some sample."""
 

@@ -2,17 +2,63 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from equifuse.errors import DataError, OutputExistsError
+from equifuse.errors import DataError, EquifuseError, OutputError, OutputExistsError
+
+# Errors that only writing can be the reason of, whatever else happens meanwhile; and all there are.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ANY = None
+# Of a YAML file, references counted each time: far beyond any configuration.
+_MOST_ENTRIES = 100_000
+
+
+@contextmanager
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Around another library's reader: whatever a damaged or hostile file makes of it becomes one clear line.
+
+    Args:
+        path: the file.
+        kind: what it should be, for the message.
+
+    Raises:
+        DataError: anything was raised inside.
+    """
+    try:
+        yield
+    except EquifuseError:
+        raise
+    except Exception as error:  # parsers fail in any way on bytes that nobody wrote
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path} cannot be read as {kind}: {reason[:500]}") from None
+
+
+def check_fits(path: Path, declared: int) -> None:
+    """Refuse what memory cannot hold before any of it is claimed: a few bytes may declare, or unpack to, any size.
+
+    Args:
+        path: the file.
+        declared: bytes it says it has.
+
+    Raises:
+        DataError: more than this machine's memory.
+    """
+    if declared > memory():
+        raise DataError(f"{path} declares {declared / 2**30:,.0f} GiB, this machine has {memory() / 2**30:,.0f} GiB")
+
+
+def memory() -> int:
+    """Bytes of this machine's memory; where it does not tell, more than any has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**50
 
 
 @contextmanager
@@ -20,18 +66,24 @@ def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends without an error.
 
     What a killed process has left of an earlier attempt is removed.
+
+    Raises:
+        OutputError: the folder cannot be written to, or there is no space left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path)
-    # The suffix stays last: some writers choose the format by it.
-    prefix = f".{path.stem}-{os.getpid()}-"
-    handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
-    os.close(handle)
+    with _clear(path, _ANY):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
+        # The suffix stays last: some writers choose the format by it.
+        prefix = f".{path.stem}-{os.getpid()}-"
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
+        os.close(handle)
     staging = Path(name)
     try:
-        yield staging
-        staging.chmod(0o644)
-        staging.replace(path)
+        with _clear(path, _NO_SPACE):
+            yield staging
+        with _clear(path, _ANY):
+            staging.chmod(0o644)
+            staging.replace(path)
     finally:
         staging.unlink(missing_ok=True)
 
@@ -48,15 +100,18 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     Raises:
         OutputExistsError: ``path`` exists and ``overwrite`` is False.
+        OutputError: the folder cannot be written to, or there is no space left.
     """
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path} already exists; choose another path or pass overwrite=True")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path)
-    prefix = f".{path.stem}-{os.getpid()}-"
-    staging = Path(tempfile.mkdtemp(prefix=prefix, suffix=path.suffix, dir=path.parent))
+    with _clear(path, _ANY):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
+        prefix = f".{path.stem}-{os.getpid()}-"
+        staging = Path(tempfile.mkdtemp(prefix=prefix, suffix=path.suffix, dir=path.parent))
     try:
-        yield staging
+        with _clear(path, _NO_SPACE):
+            yield staging
         staging.chmod(0o755)
         if path.exists():
             # A folder cannot be replaced in one step: the old one is moved aside, and is only removed after the new
@@ -70,6 +125,27 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     finally:
         if staging.exists():
             shutil.rmtree(staging)
+
+
+@contextmanager
+def _clear(path: Path, known: Collection[int] | None) -> Iterator[None]:
+    """One line with the output's path, where the errors of writers tell that of a temporary file, or none.
+
+    Args:
+        path: the output.
+        known: error numbers that are the output's fault; None for all.
+    """
+    try:
+        yield
+    except EquifuseError:
+        raise
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number is None:  # some writers only say it
+            number = next((n for n in _NO_SPACE if os.strerror(n) in str(error)), None)
+        if number is None or (known is not None and number not in known):
+            raise
+        raise OutputError(f"{path} cannot be written: {os.strerror(number)}") from None
 
 
 def _remove_abandoned(path: Path) -> None:
@@ -114,10 +190,33 @@ def read_json(path: Path) -> Any:
     """
     if not path.is_file():
         raise DataError(f"no such file: {path}")
-    try:
+    with reading(path, "JSON"):
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is damaged: {error}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        DataError: the file is missing or damaged, is no mapping, or repeats itself beyond measure.
+    """
+    import yaml  # noqa: PLC0415
+
+    if not path.is_file():
+        raise DataError(f"no such file: {path}")
+    with reading(path, "YAML"):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise DataError(f"{path} must hold options as 'name: value' lines")
+    # A few lines of references to references stand for more than any machine can go through, or for themselves.
+    left, entries = [content], 0
+    while left:
+        entry = left.pop()
+        left.extend(entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ())
+        entries += 1
+        if entries > _MOST_ENTRIES:
+            raise DataError(f"{path} has more than {_MOST_ENTRIES} entries")
+    return content
 
 
 def write_yaml(path: Path, content: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -18,12 +18,14 @@ from equifuse import hub
 from equifuse.encoders import ENCODERS, POOLINGS, MLPEncoder, Preprocessed, SequenceEncoder, Standardize
 from equifuse.encoders.preprocessed import encode, takes_lengths
 from equifuse.errors import DataError, InputError, UnknownNameError
-from equifuse.files import atomic_folder, write_text
+from equifuse.files import atomic_folder, reading, write_text
 from equifuse.fusion import Fusion, FusionOutput, make_fusion
 from equifuse.fusion import fusion_options as options_of
 
 _FORMAT = 1
 _WEIGHTS, _CONFIG = "model.safetensors", "model.json"
+# Numbers in a stored recipe that may be larger than the model has weights.
+_ALWAYS_ADMITTED = 10_000
 TASKS = ("classification", "multilabel", "regression", "retrieval", "survival")
 
 
@@ -405,6 +407,8 @@ def build_model(
         raise UnknownNameError("task", task, TASKS)
     if n_outputs < 1:
         raise InputError(f"n_outputs must be at least 1, got {n_outputs}")
+    if classes is not None and len(classes) != n_outputs:
+        raise InputError(f"classes names {len(classes)} outputs, n_outputs is {n_outputs}")
     encoders: dict[str, nn.Module | None] = {}
     dims: dict[str, int] = {}
     for name, shape in given.items():
@@ -479,13 +483,12 @@ def load(
     Raises:
         DataError: nothing there, a damaged or unknown file, weights that do not fit, or modules that must be given.
     """
-    from safetensors import SafetensorError  # noqa: PLC0415
     from safetensors.torch import load_file  # noqa: PLC0415
 
     path = Path(path)
     if not (path / _CONFIG).is_file() or not (path / _WEIGHTS).is_file():
         raise DataError(f"no model at {path}: expected a folder with {_CONFIG} and {_WEIGHTS}")
-    try:
+    with reading(path / _CONFIG, "a model's description"):
         described = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
         found = described["format"]
         if found != _FORMAT:
@@ -494,23 +497,23 @@ def load(
         shapes = {name: tuple(shape) for name, shape in described["shapes"].items()}
         features = {name: tuple(names) for name, names in described.get("features", {}).items()}
         fusion = dict(described["fusion"])
-        recipe = described["recipe"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path / _CONFIG} is damaged: {error!r}") from None
-    name, dims = fusion.pop("name", None), fusion.pop("dims", None)
-    try:
+        recipe, task = described["recipe"], described["task"]
+        name, dims = fusion.pop("name"), fusion.pop("dims")
+    with reading(path / _WEIGHTS, "safetensors"):
         tensors = load_file(path / _WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path / _WEIGHTS} cannot be read: {error}") from None
     if recipe is not None and encoders is None and head is None:
-        model = build_model(shapes, described["task"], fusion=name, fusion_options=fusion, classes=classes, **recipe)
+
+        def build() -> FusionModel:
+            return build_model(shapes, task, fusion=name, fusion_options=fusion, classes=classes, **recipe)
+
+        with reading(path / _CONFIG, "a model's description"):
+            _check_sizes(path, described, build, tensors)
+            model = build()
     else:
         if encoders is None or head is None:
             raise DataError(f"the model at {path} has modules of its own; pass load(path, encoders=..., head=...)")
         module = make_fusion(name, dims, **fusion)
-        model = FusionModel(encoders, module, head, task=described["task"], classes=classes)
+        model = FusionModel(encoders, module, head, task=task, classes=classes)
         model.shapes = shapes
     model.features = features
     try:
@@ -518,6 +521,25 @@ def load(
     except RuntimeError as error:
         raise DataError(f"the weights at {path} do not fit the model: {str(error).splitlines()[-1].strip()}") from None
     return model.eval()
+
+
+def _check_sizes(path: Path, described: Any, build: Callable[[], FusionModel], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a description of a model larger than its weights before any memory is claimed for it."""
+    most = max(_ALWAYS_ADMITTED, sum(tensor.numel() for tensor in tensors.values()))
+    left = [described["fusion"], described["recipe"], described["shapes"]]
+    while left:
+        entry = left.pop()
+        if isinstance(entry, (dict, list, tuple)):
+            left.extend(entry.values() if isinstance(entry, dict) else entry)
+        elif isinstance(entry, (int, float)) and not abs(entry) <= most and math.isfinite(entry):
+            raise DataError(f"{path / _CONFIG} has a number of {entry:g}, beyond what its weights can be of")
+    with torch.device("meta"):
+        expected = {name: value.shape for name, value in build().state_dict().items()}
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in expected or name not in tensors or expected[name] != tensors[name].shape:
+            here = tuple(tensors[name].shape) if name in tensors else "nothing"
+            wanted = tuple(expected[name]) if name in expected else "nothing"
+            raise DataError(f"the weights at {path} do not fit the model: {name} is {here}, the model has {wanted}")
 
 
 def _float_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:

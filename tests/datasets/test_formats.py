@@ -60,7 +60,7 @@ def test_mogonet(tmp_path):
     ("spoil", "message"),
     [
         (lambda f: (f / "2_te.csv").unlink(), "no such file"),
-        (lambda f: (f / "1_tr.csv").write_text("a,b\n1,2\n"), "not a table of numbers"),
+        (lambda f: (f / "1_tr.csv").write_text("a,b\n1,2\n"), "cannot be read as a table of numbers"),
         (lambda f: (f / "labels_te.csv").write_text("0\n1\n"), "labels_te.csv has 2"),
         (lambda f: (f / "labels_te.csv").write_text("0.5\n" * 6), "whole numbers"),
         (lambda f: (f / "1_featname.csv").write_text("one\n"), "names 1 features"),
@@ -504,7 +504,7 @@ def test_mudata(tmp_path):
     with pytest.raises(ef.InputError, match="Pass target"):
         ef.datasets.load(tmp_path / "set.h5mu")
     (tmp_path / "bad.h5mu").write_bytes(b"no")
-    with pytest.raises(ef.DataError, match="cannot be read as MuData"):
+    with pytest.raises(ef.DataError, match="cannot be read as HDF5"):
         ef.datasets.load(tmp_path / "bad.h5mu", source={"target": "type"})
 
 

@@ -15,6 +15,7 @@ from equifuse.training.protocol import CLEAN, PROTOCOLS
 
 # Test conditions that stand for one condition per modality.
 WITHOUT, ONLY = "without", "only"
+_MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,12 @@ class BenchmarkConfig:
             repeated = [name for name in names if list(names).count(name) > 1]
             if repeated:
                 raise InputError(f"{kind} {repeated[0]!r} is given twice; give methods of different options a label")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise InputError(f"seeds must be different numbers, at least one; got {list(self.seeds)}")
+        _check_seeds(self.seeds)
         if isinstance(self.trials, bool) or not isinstance(self.trials, int) or self.trials < 0:
             raise InputError(f"trials must be a whole number of at least 0, got {self.trials!r}")
         for condition in self.missing:
-            known = condition in (WITHOUT, ONLY) if isinstance(condition, str) else 0 < condition < 1
-            if not known:
+            rate = isinstance(condition, (int, float)) and 0 < condition < 1
+            if not rate and condition not in (WITHOUT, ONLY):
                 raise InputError(f"missing takes rates between 0 and 1, '{WITHOUT}' and '{ONLY}'; got {condition!r}")
         for protocol in self.protocols:
             if protocol not in PROTOCOLS:
@@ -158,7 +158,7 @@ class BenchmarkConfig:
                 raise UnknownNameError("option of a benchmark:", str(key), known)
         seeds = values.get("seeds", 5)
         if isinstance(seeds, int):
-            seeds = range(seeds)
+            seeds = range(min(seeds, _MOST_SEEDS + 1))
         space = values.get("space")
         return cls(
             tuple(str(entry) for entry in _listed(values.get("data"), "data")),
@@ -167,7 +167,7 @@ class BenchmarkConfig:
             values.get("trials") or 0,
             tuple(_listed(values.get("missing"), "missing")),
             tuple(_listed(values.get("protocols", CLEAN), "protocols")),
-            dict(values.get("settings") or {}),
+            _settings(values),
             None if space is None else check_space(space),
         )
 
@@ -191,7 +191,7 @@ class BenchmarkConfig:
         values |= {name: value for name, value in options.items() if value is not None}
         base = Path() if file is None or options.get("data") else file.parent
         data = [str((base / d).resolve()) if (base / d).exists() else d for d in _listed(values.get("data"), "data")]
-        return cls.from_dict({**values, "data": data, "settings": merge(values.get("settings") or {}, settings or {})})
+        return cls.from_dict({**values, "data": data, "settings": merge(_settings(values), settings or {})})
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,6 +206,21 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
                 entry = merge(before, entry)
             merged[path] = entry
     return merged
+
+
+def _check_seeds(seeds: tuple[int, ...]) -> None:
+    numbers = all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
+    if not seeds or not numbers or len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds must be different whole numbers, at least one; got {list(seeds)[:8]}")
+    if len(seeds) > _MOST_SEEDS:
+        raise InputError(f"at most {_MOST_SEEDS} seeds; a single number says how many, a list says which")
+
+
+def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    settings = values.get("settings") or {}
+    if not isinstance(settings, Mapping) or not all(isinstance(name, str) for name in settings):
+        raise InputError(f"settings must be a mapping of options, got {settings!r}")
+    return dict(settings)
 
 
 def _listed(value: Any, name: str) -> list[Any]:

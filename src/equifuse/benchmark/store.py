@@ -12,7 +12,7 @@ from typing import Any
 
 from equifuse.benchmark.unit import Record, Unit
 from equifuse.errors import DataError
-from equifuse.files import atomic
+from equifuse.files import atomic, reading
 
 _FORMAT = 1
 _SCHEMA = """
@@ -85,7 +85,7 @@ class Store:
             with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
                 database.executescript(_SCHEMA)
                 yield database
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise DataError(f"{self.path} cannot be used as a store: {error}") from None
 
     def add(self, unit: Unit, result: Record | str) -> None:
@@ -127,7 +127,7 @@ class Store:
         """Everything in the store by key, in the order in which it was finished."""
         columns = ("key", "data", "method", "seed", "protocol", "trial", "monitor", "error", "config", "info")
         query = f"SELECT {', '.join(columns)} FROM units ORDER BY finished, rowid"
-        with self._open() as database:
+        with reading(self.path, "a store"), self._open() as database:
             found = {}
             for values in database.execute(query):
                 row = dict(zip(columns, values, strict=True))

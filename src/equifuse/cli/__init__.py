@@ -61,8 +61,11 @@ def main(arguments: list[str] | None = None) -> None:
         _complain(error.format_message() if hasattr(error, "format_message") else str(error))
     except EquifuseError as error:
         _complain(str(error))
+    except MemoryError as error:
+        _complain(f"not enough memory: {error}")
     except OSError as error:  # a full disk, a folder that may not be written
-        _complain(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        where = error.filename2 or error.filename
+        _complain(f"{error.strerror or error}: {where}" if where else str(error))
 
 
 def _one_line(message: Warning | str, *_: object, **__: object) -> None:

@@ -5,7 +5,7 @@ from equifuse.datasets.dataset import MultimodalDataset, Split
 from equifuse.datasets.digits import load_digits_views
 from equifuse.datasets.formats.npz import read_npz, write_npz
 from equifuse.datasets.options import SourceOptions
-from equifuse.datasets.table import read_inputs
+from equifuse.datasets.table import read_input_pieces, read_inputs
 
 __all__ = [
     "MultimodalDataset",
@@ -14,6 +14,7 @@ __all__ = [
     "available",
     "load",
     "load_digits_views",
+    "read_input_pieces",
     "read_inputs",
     "read_npz",
     "write_npz",

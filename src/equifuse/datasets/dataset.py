@@ -168,10 +168,11 @@ class MultimodalDataset:
                 raise DataError(f"class {self._class_name(int(unseen[0]))} of split {part!r} does not occur in 'train'")
         expected = len(self.classes) if self.classes else int(seen[-1]) + 1
         if len(seen) != expected or seen[-1] != expected - 1:
-            absent = np.setdiff1d(np.arange(expected), seen)
+            gaps = np.flatnonzero(seen != np.arange(len(seen)))
+            absent = int(gaps[0]) if len(gaps) else len(seen)
             raise DataError(
                 f"labels must run from 0 to {expected - 1} without gaps in 'train'; "
-                + (f"{absent[0]} is missing" if len(absent) else f"{seen[-1]} is too large")
+                + (f"{absent} is missing" if absent < expected else f"{seen[-1]} is too large")
             )
 
     def _class_name(self, label: int) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equifuse.errors import DataError
+from equifuse.files import check_fits, reading
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.intp]
@@ -20,6 +21,8 @@ Indices = NDArray[np.intp]
 _BLOCK_BYTES = 2**24
 # Arrays of less than this are read into memory at once.
 _SMALL_BYTES = 2**28
+# What indices and masks of a row take, wherever its features are.
+_BYTES_PER_ROW = 16
 # Rows at most this far apart are read as one span, and picked from.
 _GAP = 16
 
@@ -86,18 +89,20 @@ class HDF5Rows(Rows):
             raise DataError(f"{path} has no array {key!r}; it has {', '.join(sorted(_hdf5(path))[:12])}")
         if found.dtype.kind not in "fiub":
             raise DataError(f"{path}: {key!r} holds {found.dtype}, expected numbers")
+        check_fits(path, _BYTES_PER_ROW * found.shape[0])
         super().__init__(found.shape[0], tuple(found.shape[1:]) or (1,), index)
 
     def _read(self, places: Indices) -> Floats:
-        source = _hdf5(self._path)[self._key]
         unique, back = np.unique(places, return_inverse=True)
-        values = np.empty((len(unique), *self._shape), dtype=np.float32)
         done = 0
-        for run in np.split(unique, np.flatnonzero(np.diff(unique) > _GAP) + 1):
-            if len(run):  # one read per span, where HDF5 would make one per row
-                slab = source[run[0] : run[-1] + 1]
-                values[done : done + len(run)] = slab[run - run[0]].reshape(len(run), *self._shape)
-                done += len(run)
+        with reading(self._path, "HDF5"):
+            source = _hdf5(self._path)[self._key]
+            values = np.empty((len(unique), *self._shape), dtype=np.float32)
+            for run in np.split(unique, np.flatnonzero(np.diff(unique) > _GAP) + 1):
+                if len(run):  # one read per span, where HDF5 would make one per row
+                    slab = source[run[0] : run[-1] + 1]
+                    values[done : done + len(run)] = slab[run - run[0]].reshape(len(run), *self._shape)
+                    done += len(run)
         return values if np.array_equal(back, np.arange(len(places))) else values[back]
 
     def _with(self, index: Indices) -> HDF5Rows:
@@ -113,10 +118,8 @@ class NpyRows(Rows):
 
     def __init__(self, path: Path, index: Indices | None = None) -> None:
         self._path = path
-        try:
+        with reading(path, ".npy"):
             self._map: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise DataError(f"{path} cannot be read as .npy: {error}") from None
         if self._map.ndim < 1 or self._map.dtype.kind not in "fiub":
             raise DataError(f"{path} holds {self._map.dtype} of shape {self._map.shape}, expected rows of numbers")
         super().__init__(self._map.shape[0], tuple(self._map.shape[1:]) or (1,), index)
@@ -155,13 +158,15 @@ class ParquetRows(Rows):
             if not is_numeric(kind):
                 raise DataError(f"{path}: column {column!r} is not numeric ({kind})")
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+        check_fits(path, _BYTES_PER_ROW * sum(sizes))
         self._ends = np.cumsum(sizes)
         self._cache: OrderedDict[int, Floats] = OrderedDict()
         super().__init__(int(sum(sizes)), (len(columns),), index)
 
     def _group(self, number: int) -> Floats:
         if number not in self._cache:
-            table = _parquet(self._path).read_row_group(number, columns=list(self._columns))
+            with reading(self._path, "Parquet"):
+                table = _parquet(self._path).read_row_group(number, columns=list(self._columns))
             self._cache[number] = columns_of(table, self._columns)
             if len(self._cache) > self._KEPT:
                 self._cache.popitem(last=False)
@@ -257,22 +262,17 @@ def _hdf5(path: Path) -> Any:
     def opener() -> Any:
         import h5py  # noqa: PLC0415
 
-        try:
+        with reading(path, "HDF5"):
             return h5py.File(path, "r")
-        except OSError as error:
-            raise DataError(f"{path} cannot be read as HDF5: {error}") from None
 
     return _opened(path, opener)
 
 
 def _parquet(path: Path) -> Any:
     def opener() -> Any:
-        import pyarrow as pa  # noqa: PLC0415
         from pyarrow import parquet  # noqa: PLC0415
 
-        try:
+        with reading(path, "Parquet"):
             return parquet.ParquetFile(path)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path} cannot be read as Parquet: {error}") from None
 
     return _opened(path, opener)

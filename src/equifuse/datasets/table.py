@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from equifuse.datasets.dataset import Array, Split, check_finite, missing_rows
 from equifuse.datasets.formats.hdf5 import SUFFIXES as HDF5_SUFFIXES
-from equifuse.datasets.formats.hdf5 import opened
-from equifuse.datasets.formats.npz import read_arrays
+from equifuse.datasets.formats.hdf5 import array_of, opened
+from equifuse.datasets.formats.npz import integers, read_arrays
 from equifuse.datasets.formats.table import read_table
 from equifuse.datasets.rows import Features, columns_of, is_numeric
 from equifuse.errors import DataError
@@ -58,6 +58,37 @@ def read_inputs(
         flat, ids, lengths = _from_archive(path, shapes)
         return _split_of(flat, ids, lengths, shapes, str(path))
     return inputs_of_table(read_table(path), shapes, features, str(path))
+
+
+def read_input_pieces(
+    path: str | os.PathLike[str],
+    shapes: Mapping[str, tuple[int, ...]],
+    features: Mapping[str, Sequence[str]] | None = None,
+    rows: int = 65_536,
+) -> Iterator[Split]:
+    """:func:`read_inputs` of a file that may be larger than memory: Parquet comes in pieces, everything else whole.
+
+    Args:
+        path: see :func:`read_inputs`.
+        shapes: likewise.
+        features: likewise.
+        rows: of a piece at most.
+
+    Yields:
+        The rows in their order, one piece or more; none for Parquet without rows.
+
+    Raises:
+        DataError: as :func:`read_inputs`.
+    """
+    path = Path(path)
+    if path.suffix != ".parquet":
+        yield read_inputs(path, shapes, features)
+        return
+    table = read_table(path)
+    chosen = input_columns(table.schema, shapes, features, str(path))
+    wanted = {column for columns in chosen.values() for column in columns} | {"id"}
+    for piece in table.pieces([name for name in table.column_names if name in wanted], rows):
+        yield inputs_of_table(piece, shapes, features, str(path))
 
 
 def inputs_of_table(
@@ -114,7 +145,12 @@ def _from_archive(
 ) -> tuple[dict[str, NDArray[np.float32]], Array | None, dict[str, NDArray[np.int64]]]:
     arrays = read_arrays(path) if path.suffix == ".npz" else _read_hdf5(path)
     suffix = "" if any(m in arrays for m in shapes) else "_test"
-    rows = arrays["test_idx"].astype(np.intp) if suffix == "" and "test_idx" in arrays else slice(None)
+    counts = {len(arrays[m + suffix]) if arrays[m + suffix].ndim else 0 for m in shapes if m + suffix in arrays}
+    rows: NDArray[np.int64] | slice = slice(None)
+    if suffix == "" and "test_idx" in arrays:
+        rows = integers(path, "test_idx", arrays["test_idx"])
+        if len(rows) and (rows.min() < 0 or rows.max() >= min(counts, default=0)):
+            raise DataError(f"{path}: 'test_idx' points outside of the rows")
     found = {}
     for m in shapes:
         key = m + suffix
@@ -122,15 +158,18 @@ def _from_archive(
             if arrays[key].dtype.kind not in "fiub":
                 raise DataError(f"{path}: {key!r} holds {arrays[key].dtype}, expected numbers")
             found[m] = arrays[key][rows].astype(np.float32)
+    beside = {m: integers(path, key, arrays[key]) for m in found if (key := f"{m}_len{suffix}") in arrays}
     ids = arrays.get("sample_ids" + suffix)
-    lengths = {m: arrays[f"{m}_len{suffix}"][rows].astype(np.int64) for m in found if f"{m}_len{suffix}" in arrays}
-    return found, ids[rows] if ids is not None else None, lengths
+    for key, values in (("sample_ids", ids), *beside.items()):
+        if values is not None and (values.ndim != 1 or len(values) not in counts):
+            raise DataError(f"{path}: {key!r} has shape {values.shape}, expected one per row")
+    return found, ids[rows] if ids is not None else None, {m: values[rows] for m, values in beside.items()}
 
 
 def _read_hdf5(path: Path) -> dict[str, Array]:
     with opened(path) as file:
-        found = {key: np.asarray(item) for key, item in file.items() if hasattr(item, "dtype")}
-    return {key: array.astype(str) if array.dtype.kind in "OS" else array for key, array in found.items()}
+        found = {key: array_of(path, item) for key, item in file.items() if hasattr(item, "dtype")}
+        return {key: array.astype(str) if array.dtype.kind in "OS" else array for key, array in found.items()}
 
 
 def input_columns(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from abc import ABC, abstractmethod
@@ -49,7 +50,10 @@ class TorchProgram(Program):
 
     def write(self, path: Path, description: dict[str, Any]) -> None:
         """Store it; the description is the extra file ``equifuse.json``."""
-        torch.export.save(self._recorded, path, extra_files={DESCRIPTION: json.dumps(description)})
+        # PyTorch ends the process where its own writer meets a full disk.
+        whole = io.BytesIO()
+        torch.export.save(self._recorded, whole, extra_files={DESCRIPTION: json.dumps(description)})
+        path.write_bytes(whole.getbuffer())
 
 
 def read_description(path: Path) -> dict[str, Any]:

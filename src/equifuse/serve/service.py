@@ -73,7 +73,7 @@ class Service:
     def example(self) -> Columns:
         """The columns of a prediction, here of a row of zeros."""
         shapes = self.run.model.shapes
-        return predict_split(self.run, Split({m: np.zeros((1, *s), np.float32) for m, s in shapes.items()}))[0]
+        return predict_split(self.run, Split({m: np.zeros((1, *s), np.float32) for m, s in shapes.items()}))
 
     def predict(self, body: bytes, sent: str, wanted: str) -> Answer:
         """Predict the rows of a body.
@@ -88,7 +88,7 @@ class Service:
             EquifuseError: the rows do not fit the model.
         """
         split = self._rows(body, sent, self.predicted)
-        columns, _ = predict_split(self.run, split)
+        columns = predict_split(self.run, split)
         unconverged = int((~columns["converged"]).sum()) if "converged" in columns else 0
         if wanted == PARQUET:
             return Answer(_parquet(columns), PARQUET, len(split), unconverged)

@@ -6,6 +6,7 @@ from equifuse.training.exporting import export_run
 from equifuse.training.folder import Run, initial_model, load_run
 from equifuse.training.prediction import predict_run
 from equifuse.training.runner import RunResult, train
+from equifuse.training.shards import predict_shards
 
 __all__ = [
     "Run",
@@ -17,5 +18,6 @@ __all__ = [
     "initial_model",
     "load_run",
     "predict_run",
+    "predict_shards",
     "train",
 ]

@@ -11,7 +11,8 @@ from typing import Any
 
 from equifuse.datasets import SourceOptions
 from equifuse.encoders import ENCODERS
-from equifuse.errors import DataError, InputError, UnknownNameError
+from equifuse.errors import InputError, UnknownNameError
+from equifuse.files import read_yaml
 from equifuse.fusion import fusion_options
 from equifuse.training.balancing import make_balancer
 from equifuse.training.protocol import CLEAN, PROTOCOLS
@@ -250,17 +251,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is missing or is not a YAML mapping.
     """
-    import yaml  # noqa: PLC0415
-
-    if not path.is_file():
-        raise DataError(f"no such file: {path}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path} must hold options as 'name: value' lines")
-    return {key: _numbers(value) for key, value in content.items() if key != RECORD}
+    return {key: _numbers(value) for key, value in read_yaml(path).items() if key != RECORD}
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any]:
@@ -278,7 +269,7 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
             raise InputError(f"expected key=value, got {setting!r}")
         try:
             value = _numbers(yaml.safe_load(text))
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise InputError(f"cannot read the value of {setting!r}") from None
         *path, last = key.strip().split(".")
         place = parsed

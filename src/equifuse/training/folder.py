@@ -17,6 +17,7 @@ from equifuse import datasets
 from equifuse.datasets import MultimodalDataset, Split
 from equifuse.datasets.dataset import Array
 from equifuse.errors import DataError, InputError
+from equifuse.files import read_yaml
 from equifuse.model import FusionModel, LinearHead, Piece, build_model
 from equifuse.model import load as load_model
 from equifuse.tasks import Task, make_task
@@ -68,13 +69,11 @@ def read_run_config(run: Path) -> tuple[TrainConfig, dict[str, Any]]:
     Raises:
         DataError: it is not one.
     """
-    import yaml  # noqa: PLC0415
-
     if not (run / CONFIG).is_file():
         raise DataError(f"no run at {run}: expected a folder with {CONFIG}")
     config = TrainConfig.from_dict(read_config(run / CONFIG))
-    record = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8")).get(RECORD)
-    if not isinstance(record, dict):
+    record = read_yaml(run / CONFIG).get(RECORD)
+    if not isinstance(record, dict) or not isinstance(record.get("data"), dict) or "fingerprint" not in record["data"]:
         raise DataError(f"{run / CONFIG} has no {RECORD!r} section; it was not written by a training run")
     return config, record
 
@@ -132,7 +131,7 @@ def model_for(
         UnknownNameError: an option the fusion does not have.
         InputError: a value that does not fit.
     """
-    with own_random_numbers(config.seed):
+    with own_random_numbers(config.seed), _in_memory():
         model = build_model(
             {m: x.shape[1:] for m, x in train.inputs.items()},
             task,
@@ -149,6 +148,17 @@ def model_for(
     pieces = batches_of(train, _PREPROCESSING_BATCH)
     model.fit_preprocessing_in_pieces(Piece(b.inputs, b.present, b.lengths, b.weight) for b in pieces)
     return model
+
+
+@contextmanager
+def _in_memory() -> Iterator[None]:
+    """One line where a model is larger than memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+            raise
+        raise InputError("the model does not fit into memory; use fewer or narrower layers") from None
 
 
 def _encoder_options(config: TrainConfig) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +23,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from equifuse.datasets import MultimodalDataset
-from equifuse.errors import ConvergenceWarning, InputError
-from equifuse.files import atomic
+from equifuse.errors import ConvergenceWarning, DataError, EquifuseError, InputError
+from equifuse.files import atomic, check_fits, reading
 from equifuse.fusion import DEQFusion, EquilibriumMonitor, find_equilibrium
 from equifuse.model import FusionModel, ModelOutput
 from equifuse.solve import EquilibriumCache, SolverStats
@@ -269,6 +270,17 @@ class LastEpoch(Checkpoint):
             trainer.save_checkpoint(staging)
 
 
+class Began(Callback):
+    """Whether training has begun, so that what fails before is the checkpoint's fault."""
+
+    training = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Everything has been restored."""
+        del trainer, pl_module
+        self.training = True
+
+
 class Report(Callback):
     """Hands each epoch's row and the best value to a function."""
 
@@ -313,8 +325,12 @@ def fit(
     if place.world > 1:
         train = OwnRows(train, place.rank, place.world)
     if last is not None and resumed:
-        module.on_load_checkpoint(torch.load(last, weights_only=True, map_location="cpu"))
+        with reading(last, "a checkpoint"):
+            with zipfile.ZipFile(last) as archive:
+                check_fits(last, sum(member.file_size for member in archive.infolist()))
+            module.on_load_checkpoint(torch.load(last, weights_only=True, map_location="cpu"))
     if not (resumed and (module.stopped or len(module.history) >= config.epochs)):
+        began = Began()
         with _quiet(), _warm_starts(module.model, config.warm_start):
             trainer = pl.Trainer(
                 max_epochs=config.epochs,
@@ -335,11 +351,20 @@ def fit(
                     *([WatchEquilibrium(first_rows(val, _WATCHED))] if val and watch else []),
                     *([LastEpoch(last)] if last else []),
                     *([Report(tell)] if tell else []),
+                    began,
                 ],
                 default_root_dir=last.parent if last else None,
             )
-            with _interruptible():
-                trainer.fit(module, train, val, ckpt_path=last if resumed else None, weights_only=True)
+            try:
+                with _interruptible():
+                    trainer.fit(module, train, val, ckpt_path=last if resumed else None, weights_only=True)
+            except EquifuseError:
+                raise
+            except Exception as error:
+                if not resumed or began.training:
+                    raise
+                reason = " ".join(str(error).split())[:500]
+                raise DataError(f"{last} does not fit this training: {reason}; remove it to begin anew") from None
     module.model.to("cpu").eval()
     if val is None:
         return

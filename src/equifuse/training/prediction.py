@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,33 +51,60 @@ def predict_run(run: PathLike, input_path: PathLike, out_path: PathLike) -> Colu
         refuse_existing(out_path)
         raise InputError(f"{out_path} is a folder")
     opened = load_run(run)
-    split = datasets.read_inputs(input_path, opened.model.shapes, opened.model.features)
-    if len(split) == 0:
-        raise DataError(f"{input_path} has no rows")
-    columns, convergence = predict_split(opened, split)
-    warn_unconverged(convergence, str(input_path))
+    pieces = list(predict_pieces(opened, input_path))
+    columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    warn_unconverged(convergence_of(columns), str(input_path))
     with atomic(out_path) as staging:
         _write_table(staging, columns)
     return columns
 
 
-def predict_split(run: Run, split: Split) -> tuple[Columns, dict[str, float] | None]:
+def predict_pieces(run: Run, input_path: PathLike) -> Iterator[Columns]:
+    """The columns of :func:`predict_run` piece by piece, as the file is read; nothing is said if some did not converge.
+
+    Args:
+        run: the run.
+        input_path: see :func:`predict_run`.
+
+    Yields:
+        One piece or more, each of one row or more.
+
+    Raises:
+        DataError: the file is missing, malformed, does not fit, or has no rows.
+    """
+    rows = 0
+    for split in datasets.read_input_pieces(input_path, run.model.shapes, run.model.features):
+        if len(split):
+            yield predict_split(run, split, rows)
+            rows += len(split)
+    if rows == 0:
+        raise DataError(f"{input_path} has no rows")
+
+
+def predict_split(run: Run, split: Split, first: int = 0) -> Columns:
     """Predict rows, and say nothing if some did not converge.
 
     Args:
         run: the run.
         split: one row or more, as :func:`equifuse.datasets.read_inputs` gives them.
+        first: number of the first row, for rows without ids.
 
     Returns:
-        The columns of :func:`predict_run`, and a summary of the convergence as of
-        :meth:`~equifuse.tasks.Evaluation.convergence`.
+        The columns of :func:`predict_run`.
     """
-    columns: Columns = {"row": np.arange(len(split))} if split.ids is None else {"id": split.ids}
+    numbers = np.arange(first, first + len(split))
+    columns: Columns = {"row": numbers} if split.ids is None else {"id": split.ids}
     outputs = _predict_quietly(run.model, batches_of(split))
     solved = {"converged": outputs.converged, "residual": outputs.residual, "steps": outputs.steps}
     columns |= run.task.predict(outputs.prediction)
-    columns |= {name: values.numpy() for name, values in solved.items() if values is not None}
-    return columns, outputs.convergence()
+    return columns | {name: values.numpy() for name, values in solved.items() if values is not None}
+
+
+def convergence_of(columns: Columns) -> dict[str, float] | None:
+    """Share of rows converged and the largest residual, or None where nothing was solved for."""
+    if "converged" not in columns:
+        return None
+    return {"converged": float(columns["converged"].mean()), "max_residual": float(columns["residual"].max())}
 
 
 def predict_batches(model: FusionModel, batches: Batches, where: str) -> Evaluation:

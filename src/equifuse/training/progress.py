@@ -50,24 +50,28 @@ def epoch_bar(epochs: int, runs: int = 1) -> Iterator[Callable[[str], Tell]]:
 
 
 @contextmanager
-def count_bar(total: int, shown: bool = True) -> Iterator[Callable[[str], None]]:
-    """A bar on standard error over many trainings, with the time left.
+def count_bar(
+    total: int, shown: bool = True, doing: str = "training", what: str = "models"
+) -> Iterator[Callable[[str], None]]:
+    """A bar on standard error over many pieces of work, with the time left.
 
     Args:
-        total: number of trainings.
+        total: number of pieces.
         shown: whether there is to be one.
+        doing: what is done.
+        what: the pieces.
 
     Yields:
-        A function that takes the label of the training just finished.
+        A function that takes the label of the piece just finished.
     """
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
     columns = (
-        TextColumn("training"),
+        TextColumn(doing),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("models {task.description}"),
+        TextColumn(f"{what} {{task.description}}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as progress:

@@ -6,6 +6,7 @@ is a column of ``obs``, of the whole or of a modality (``rna:cell_type``), and s
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from numpy.typing import NDArray
 
 from equifuse.datasets.assemble import assemble, encode_target, part_rows, rows_by_id, with_presence
 from equifuse.datasets.dataset import MultimodalDataset
+from equifuse.datasets.formats.hdf5 import opened
 from equifuse.datasets.options import SourceOptions
 from equifuse.datasets.rows import Features
 from equifuse.errors import DataError, InputError
+from equifuse.files import check_fits, reading
 
 
 def detect(path: Path) -> bool:
@@ -39,6 +42,7 @@ def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) 
     inputs: dict[str, Features] = {}
     features: dict[str, tuple[str, ...]] = {}
     for m, part in data.mod.items():
+        check_fits(path, 4 * math.prod(part.X.shape))
         matrix = part.X.toarray() if hasattr(part.X, "toarray") else np.asarray(part.X)
         cells = [str(name) for name in part.obs_names]
         inputs[m] = rows_by_id(matrix.astype(np.float32), cells, ids, f"{path}: {m}")
@@ -69,10 +73,22 @@ def _opened(path: Path) -> Any:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the library, about its own defaults
-        try:
+        with reading(path, "MuData"):
+            check_fits(path, _declared(path))
             return mudata.read_h5mu(path)
-        except Exception as error:  # whatever a damaged file makes of its reader
-            raise DataError(f"{path} cannot be read as MuData: {' '.join(str(error).split())}") from None
+
+
+def _declared(path: Path) -> int:
+    """Bytes of all arrays in the file."""
+    total = 0
+
+    def visit(_: str, item: Any) -> None:
+        nonlocal total
+        total += getattr(item, "nbytes", 0)
+
+    with opened(path) as file:
+        file.visititems(visit)
+    return total
 
 
 def _some(columns: Any) -> str:

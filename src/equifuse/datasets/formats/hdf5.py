@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equifuse.datasets.assemble import assemble, assemble_parts, with_presence
 from equifuse.datasets.dataset import PARTS, MultimodalDataset, Split
-from equifuse.datasets.formats.npz import typed_target
+from equifuse.datasets.formats.npz import integers, typed_target
 from equifuse.datasets.options import SourceOptions
 from equifuse.datasets.rows import HDF5Rows, blocks, loaded_if_small
 from equifuse.errors import DataError
-from equifuse.files import atomic
+from equifuse.files import atomic, check_fits, reading
 
 SUFFIXES = (".hdf5", ".h5")
 
@@ -30,16 +31,24 @@ def opened(path: Path) -> Iterator[Any]:
     """The file, open for reading.
 
     Raises:
-        DataError: it is missing, or not HDF5.
+        DataError: it is missing or not HDF5, or anything was raised while it was open.
     """
     import h5py  # noqa: PLC0415
 
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read as HDF5: {error}") from None
-    with file:
+    with reading(path, "HDF5"), h5py.File(path, "r") as file:
         yield file
+
+
+def array_of(path: Path, item: Any) -> NDArray[Any]:
+    """A dataset's values, all at once.
+
+    Raises:
+        DataError: it is none, or is larger than memory.
+    """
+    if not hasattr(item, "nbytes"):
+        raise DataError(f"{path}: {item.name!r} is not an array")
+    check_fits(path, item.nbytes)
+    return np.asarray(item)
 
 
 def detect(path: Path) -> bool:
@@ -66,7 +75,11 @@ def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) 
         indexed = "train_idx" in file
         suffixes = {"": ""} if indexed else {p: f"_{p}" for p in PARTS if f"{names[0]}_{p}" in file}
         splits = {part: _split(path, file, names, suffix, task) for part, suffix in suffixes.items()}
-        parts = {p: np.asarray(file[f"{p}_idx"], dtype=np.intp) for p in PARTS if f"{p}_idx" in file}
+        parts = {
+            p: integers(path, f"{p}_idx", array_of(path, file[f"{p}_idx"])).astype(np.intp)
+            for p in PARTS
+            if f"{p}_idx" in file
+        }
     options_of_split: dict[str, Any] = {"classes": classes, "val_fraction": val_fraction, "seed": seed}
     if indexed:
         return assemble(path.stem, splits[""], task, parts, **options_of_split)
@@ -75,17 +88,18 @@ def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) 
 
 def _split(path: Path, file: Any, names: list[str], suffix: str, task: str) -> Split:
     ids = file.get(f"sample_ids{suffix}")
+    counted = {m: f"{m}_len{suffix}" for m in names if f"{m}_len{suffix}" in file}
     return with_presence(
         {m: loaded_if_small(HDF5Rows(path, m + suffix)) for m in names},
-        typed_target(np.asarray(file[f"y{suffix}"]), task) if f"y{suffix}" in file else None,
-        None if ids is None else np.array([text_of(i) for i in ids]),
-        {m: np.asarray(file[f"{m}_len{suffix}"], dtype=np.int64) for m in names if f"{m}_len{suffix}" in file},
+        typed_target(array_of(path, file[f"y{suffix}"]), task) if f"y{suffix}" in file else None,
+        None if ids is None else np.array([text_of(i) for i in array_of(path, ids)]),
+        {m: integers(path, key, array_of(path, file[key])) for m, key in counted.items()},
     )
 
 
 def _entry(path: Path, file: Any, key: str) -> Any:
     if key in file:
-        return file[key][()]
+        return array_of(path, file[key])[()]
     if key in file.attrs:
         return file.attrs[key]
     raise DataError(f"{path} has no {key!r}; a data set needs 'modalities' and 'task'")

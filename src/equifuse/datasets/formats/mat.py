@@ -7,6 +7,11 @@ Files of version 7.3 are HDF5 and are read as well. There is no split: 20 % are 
 
 from __future__ import annotations
 
+import struct
+import subprocess
+import sys
+import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +20,16 @@ from numpy.typing import NDArray
 
 from equifuse.datasets.assemble import assemble
 from equifuse.datasets.dataset import MultimodalDataset, Split
+from equifuse.datasets.formats.hdf5 import array_of, opened
+from equifuse.datasets.formats.npz import read_arrays
 from equifuse.datasets.options import SourceOptions
 from equifuse.datasets.rows import Features
 from equifuse.errors import DataError
+from equifuse.files import check_fits, memory, reading
 
+_READER = Path(__file__).with_name("loadmat.py")
+# The kind of a compressed element in files of version 7, and how much is unpacked at a time.
+_COMPRESSED, _PIECE = 15, 2**20
 _VIEWS = ("X", "data", "fea", "views")
 _LABELS = ("Y", "y", "gt", "gnd", "label", "labels", "truth", "truelabel")
 
@@ -64,14 +75,14 @@ def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) 
 def _labels(path: Path, found: Any) -> NDArray[np.float64]:
     while isinstance(found, list):  # a cell of labels, one per view, all the same
         found = found[0] if found else np.empty(0)
-    values = np.asarray(found.toarray() if hasattr(found, "toarray") else found)
+    values = np.asarray(found)
     if values.dtype.kind not in "fiub" or values.size == 0 or max(values.shape) != values.size:
         raise DataError(f"{path}: labels must be one number per sample, got {values.dtype} of shape {values.shape}")
     return values.ravel().astype(np.float64)
 
 
 def _matrix(path: Path, view: Any, number: int) -> NDArray[np.generic]:
-    values = np.asarray(view.toarray() if hasattr(view, "toarray") else view)
+    values = np.asarray(view)
     if values.dtype.kind not in "fiub" or values.ndim != 2:
         raise DataError(
             f"{path}: view {number} is {values.dtype} of shape {values.shape}, expected a matrix of numbers"
@@ -81,20 +92,47 @@ def _matrix(path: Path, view: Any, number: int) -> NDArray[np.generic]:
 
 def _content(path: Path) -> dict[str, Any]:
     """Variables by name, cell arrays as lists."""
-    from scipy.io import loadmat  # noqa: PLC0415
-    from scipy.io.matlab import MatReadError  # noqa: PLC0415
+    import h5py  # noqa: PLC0415
 
-    try:
-        found = loadmat(path)
-    except NotImplementedError:
+    if h5py.is_hdf5(path):
         return _content_of_hdf5(path)
-    except (OSError, ValueError, TypeError, KeyError, IndexError, MatReadError, MemoryError, EOFError) as error:
-        raise DataError(f"{path} cannot be read as a MATLAB file: {error}") from None
-    return {
-        name: list(value.ravel()) if getattr(value, "dtype", np.dtype(float)).kind == "O" else value
-        for name, value in found.items()
-        if not name.startswith("__")
-    }
+    with reading(path, "a MATLAB file"):
+        check_fits(path, _unpacked(path))
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "plain.npz"
+        words = [sys.executable, "-I", str(_READER), str(path), str(plain), str(memory())]
+        done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
+        if done.returncode != 0:
+            reason = done.stderr.strip().splitlines()
+            raise DataError(f"{path} cannot be read as a MATLAB file: {reason[-1] if reason else 'its reader crashed'}")
+        arrays = read_arrays(plain)
+    content: dict[str, Any] = {}
+    for name in arrays.pop("names"):
+        cells = [key for key in arrays if key.rpartition(":")[0] == name]
+        content[str(name)] = [arrays[key] for key in cells] if cells else arrays.get(str(name), np.empty(0, dtype=str))
+    return content
+
+
+def _unpacked(path: Path) -> int:
+    """Bytes of a file of version 5 to 7 once its compressed variables are unpacked; none of it is kept."""
+    total = 0
+    with path.open("rb") as file:
+        header = file.read(128)
+        order = "<" if header[126:128] == b"IM" else ">"
+        while len(tag := file.read(8)) == 8:
+            kind, size = struct.unpack(f"{order}II", tag)
+            end = file.tell() + size
+            if kind != _COMPRESSED:
+                total += size
+                file.seek(end)
+                continue
+            unpacking = zlib.decompressobj()
+            while file.tell() < end and (packed := file.read(min(_PIECE, end - file.tell()))):
+                while packed:
+                    total += len(unpacking.decompress(packed, _PIECE))
+                    packed = unpacking.unconsumed_tail
+            check_fits(path, total)
+    return total
 
 
 def _content_of_hdf5(path: Path) -> dict[str, Any]:
@@ -102,11 +140,9 @@ def _content_of_hdf5(path: Path) -> dict[str, Any]:
 
     def value(file: Any, item: Any) -> Any:
         if item.dtype == h5py.ref_dtype:
-            return [np.asarray(file[ref]).T for ref in np.asarray(item).ravel()]
+            return [array_of(path, file[ref]).T for ref in np.asarray(item).ravel()]
         return np.asarray(item).T  # MATLAB stores columns first
 
-    try:
-        with h5py.File(path, "r") as file:
-            return {name: value(file, item) for name, item in file.items() if isinstance(item, h5py.Dataset)}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path} cannot be read as a MATLAB 7.3 file: {error}") from None
+    with opened(path) as file:
+        check_fits(path, sum(item.nbytes for item in file.values() if isinstance(item, h5py.Dataset)))
+        return {name: value(file, item) for name, item in file.items() if isinstance(item, h5py.Dataset)}

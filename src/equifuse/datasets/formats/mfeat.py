@@ -16,6 +16,7 @@ from equifuse.datasets.dataset import MultimodalDataset, Split
 from equifuse.datasets.options import SourceOptions
 from equifuse.datasets.rows import Features
 from equifuse.errors import DataError
+from equifuse.files import reading
 
 _VIEWS = ("fac", "fou", "kar", "mor", "pix", "zer")
 _CLASSES = 10
@@ -38,10 +39,8 @@ def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) 
         file = path / f"mfeat-{view}"
         if not file.is_file():
             raise DataError(f"no such file: {file}; the folder needs {', '.join(f'mfeat-{v}' for v in _VIEWS)}")
-        try:
+        with reading(file, "a table of numbers"):
             inputs[view] = np.loadtxt(file, dtype=np.float32, ndmin=2)
-        except ValueError as error:
-            raise DataError(f"{file} is not a table of numbers: {error}") from None
     rows = {view: len(x) for view, x in inputs.items()}
     count = rows["fac"]
     if set(rows.values()) != {count} or count % _CLASSES or count == 0:

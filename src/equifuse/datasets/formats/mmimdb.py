@@ -15,7 +15,7 @@ import numpy as np
 
 from equifuse.datasets.assemble import assemble, part_rows
 from equifuse.datasets.dataset import MultimodalDataset, Split
-from equifuse.datasets.formats.hdf5 import SUFFIXES, opened, text_of
+from equifuse.datasets.formats.hdf5 import SUFFIXES, array_of, opened, text_of
 from equifuse.datasets.options import SourceOptions
 from equifuse.datasets.rows import HDF5Rows, Indices, loaded_if_small
 from equifuse.errors import DataError
@@ -43,9 +43,9 @@ def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) 
         for key in _FEATURES.values():
             if key not in file:
                 raise DataError(f"{path} has genres but no array {key!r}")
-        genres = np.asarray(file["genres"])
+        genres = array_of(path, file["genres"])
         parts = _fuel_split(path, file.attrs.get("split")) or _official_split(path, len(genres))
-    if genres.ndim != 2:
+    if genres.ndim != 2 or genres.dtype.kind not in "fiub":
         raise DataError(f"{path}: genres must be (n, K), got shape {genres.shape}")
     inputs = {m: loaded_if_small(HDF5Rows(path, key)) for m, key in _FEATURES.items()}
     for m, x in inputs.items():

@@ -20,6 +20,7 @@ from equifuse.datasets.dataset import MultimodalDataset, Split
 from equifuse.datasets.options import SourceOptions
 from equifuse.datasets.rows import Floats
 from equifuse.errors import DataError
+from equifuse.files import reading
 
 _THREE = ("mrna", "methylation", "mirna")
 
@@ -59,9 +60,9 @@ def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) 
     for name, i in zip(names, views, strict=True):
         file = path / f"{i}_featname.csv"
         if file.is_file():
-            features[name] = tuple(
-                line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()
-            )
+            with reading(file, "text"):
+                lines = file.read_text(encoding="utf-8").splitlines()
+            features[name] = tuple(line.strip() for line in lines if line.strip())
             width = splits["train"].inputs[name].shape[1]
             if len(features[name]) != width:
                 raise DataError(f"{file} names {len(features[name])} features, {i}_tr.csv has {width}")
@@ -77,9 +78,7 @@ def _numbers(path: Path) -> Floats:
     import pyarrow as pa  # noqa: PLC0415
     from pyarrow import csv  # noqa: PLC0415
 
-    try:
+    with reading(path, "a table of numbers"):
         table = csv.read_csv(path, csv.ReadOptions(autogenerate_column_names=True))
         columns = [column.cast(pa.float64()).to_numpy() for column in table.columns]
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a table of numbers: {' '.join(str(error).split())}") from None
     return np.stack(columns, axis=1).astype(np.float32)

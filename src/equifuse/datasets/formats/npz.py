@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from equifuse.datasets.dataset import PARTS, Array, MultimodalDataset, Split
 from equifuse.datasets.options import SourceOptions
 from equifuse.datasets.rows import Features, Indices, in_memory
 from equifuse.errors import DataError
-from equifuse.files import atomic
+from equifuse.files import atomic, check_fits, reading
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -28,11 +29,23 @@ def read_arrays(path: Path) -> Arrays:
     """
     if not path.is_file():
         raise DataError(f"no such file: {path}")
-    try:
+    with reading(path, ".npz (plain arrays only, no pickled objects)"):
+        with zipfile.ZipFile(path) as archive:
+            # No more than this is unpacked, whatever the members' own headers say.
+            check_fits(path, sum(member.file_size for member in archive.infolist()))
         with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise DataError(f"{path} cannot be read as .npz (plain arrays only, no pickled objects): {error}") from None
+            arrays = {key: file[key] for key in file.files}
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise DataError(f"{path} holds {key!r}, which is no array")
+        if array.dtype.kind == "U" and array.size and _codes(array).max() > sys.maxunicode:
+            raise DataError(f"{path}: {key!r} holds text that is none")
+    return arrays
+
+
+def _codes(text: NDArray[np.generic]) -> NDArray[np.uint32]:
+    """The code points of an array of text; NumPy reads any four bytes as one."""
+    return np.frombuffer(text.tobytes(), dtype=np.dtype(np.uint32).newbyteorder(text.dtype.byteorder))
 
 
 def read_npz(path: str | os.PathLike[str], *, val_fraction: float = 0.2, seed: int = 0) -> MultimodalDataset:
@@ -87,7 +100,7 @@ def _index_layout(path: Path, arrays: Arrays, names: list[str]) -> tuple[Split, 
         {m: _modality(path, arrays, m) for m in names},
         target=arrays.get("y"),
         ids=arrays.get("sample_ids"),
-        lengths={m: _lengths(path, arrays[f"{m}_len"]) for m in names if f"{m}_len" in arrays},
+        lengths={m: integers(path, f"{m}_len", arrays[f"{m}_len"]) for m in names if f"{m}_len" in arrays},
     )
     rows = len(whole)
     for m, x in whole.inputs.items():
@@ -98,10 +111,7 @@ def _index_layout(path: Path, arrays: Arrays, names: list[str]) -> tuple[Split, 
     parts = {}
     for part in PARTS:
         if f"{part}_idx" in arrays:
-            index = arrays[f"{part}_idx"]
-            if index.ndim != 1 or index.dtype.kind not in "iu":
-                raise DataError(f"{path}: {part}_idx must be a list of integers")
-            parts[part] = index.astype(np.intp)
+            parts[part] = integers(path, f"{part}_idx", arrays[f"{part}_idx"]).astype(np.intp)
     if "test" not in parts:
         raise DataError(f"{path} has 'train_idx' but no 'test_idx'")
     return whole, parts
@@ -113,15 +123,21 @@ def _ready_layout(path: Path, arrays: Arrays, names: list[str]) -> dict[str, Spl
         if part == "val" and not any(f"{m}_val" in arrays for m in names):
             continue
         inputs: dict[str, Features] = {m: _modality(path, arrays, f"{m}_{part}") for m in names}
-        lengths = {m: _lengths(path, arrays[f"{m}_len_{part}"]) for m in names if f"{m}_len_{part}" in arrays}
+        counted = {m: f"{m}_len_{part}" for m in names if f"{m}_len_{part}" in arrays}
+        lengths = {m: integers(path, key, arrays[key]) for m, key in counted.items()}
         ids = arrays.get(f"sample_ids_{part}")
         splits[part] = Split(inputs, target=arrays.get(f"y_{part}"), ids=ids, lengths=lengths)
     return splits
 
 
-def _lengths(path: Path, values: NDArray[np.generic]) -> NDArray[np.int64]:
+def integers(path: Path, key: str, values: NDArray[np.generic]) -> NDArray[np.int64]:
+    """A list of integers.
+
+    Raises:
+        DataError: it is something else.
+    """
     if values.ndim != 1 or values.dtype.kind not in "iu":
-        raise DataError(f"{path}: lengths must be a list of integers")
+        raise DataError(f"{path}: {key!r} must be a list of integers, got {values.dtype} of shape {values.shape}")
     return values.astype(np.int64)
 
 

@@ -7,7 +7,7 @@ in which a modality is entirely empty does not have it, and neither does one who
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from equifuse.datasets.dataset import MultimodalDataset
 from equifuse.datasets.options import SourceOptions, matching
 from equifuse.datasets.rows import Features, NpyRows, ParquetRows, columns_of, is_numeric, loaded_if_small
 from equifuse.errors import DataError, InputError
+from equifuse.files import check_fits, reading
 
 SUFFIXES = (".csv", ".parquet")
 _JOINED = (*SUFFIXES, ".npy", ".npz")
@@ -164,19 +165,33 @@ class _Schema:
     """A Parquet file of which only what is asked for is read."""
 
     def __init__(self, path: Path) -> None:
-        import pyarrow as pa  # noqa: PLC0415
         from pyarrow import parquet  # noqa: PLC0415
 
-        try:
+        with reading(path, "Parquet"):
             self._file = parquet.ParquetFile(path)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path} cannot be read as Parquet: {error}") from None
-        self.schema = self._file.schema_arrow
-        self.column_names = list(self.schema.names)
+            self.schema = self._file.schema_arrow
+            self.column_names = list(self.schema.names)
+        self.path = path
         self.num_rows = int(self._file.metadata.num_rows)
 
     def column(self, name: str) -> Any:
-        return self._file.read(columns=[name]).column(0)
+        check_fits(self.path, 8 * self.num_rows)  # a page of few bytes may repeat one value any number of times
+        with reading(self.path, "Parquet"):
+            return _sound(self._file.read(columns=[name])).column(0)
+
+    def pieces(self, names: Sequence[str], rows: int) -> Iterator[Any]:
+        """These columns as Arrow tables of at most ``rows`` rows."""
+        import pyarrow as pa  # noqa: PLC0415
+
+        with reading(self.path, "Parquet"):
+            for batch in self._file.iter_batches(rows, columns=list(names)):
+                yield _sound(pa.Table.from_batches([batch]))
+
+
+def _sound(table: Any) -> Any:
+    """The table, if its text is text and its offsets point into it: Arrow reads what it is given."""
+    table.validate(full=True)
+    return table
 
 
 def read_table(path: Path) -> Any:
@@ -187,17 +202,15 @@ def read_table(path: Path) -> Any:
     """
     if not path.is_file():
         raise DataError(f"no such file: {path}")
-    import pyarrow as pa  # noqa: PLC0415
     from pyarrow import csv  # noqa: PLC0415
 
     if path.suffix == ".parquet":
         table: Any = _Schema(path)
     else:
-        try:
-            table = csv.read_csv(path)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    names = list(table.column_names)
+        with reading(path, "CSV"):
+            table = _sound(csv.read_csv(path))
+    with reading(path, "a table"):
+        names = list(table.column_names)
     if len(set(names)) != len(names):
         raise DataError(f"{path}: column {next(n for n in names if names.count(n) > 1)!r} occurs more than once")
     return table

@@ -1,0 +1,143 @@
+"""Fuzz guided by coverage, with Atheris, or at random where that is not installed: ``python -m tests.fuzz.campaign``.
+
+    python -m tests.fuzz.campaign --seconds 60                # every target in turn, so long each
+    python -m tests.fuzz.campaign --seconds 600 --only model  # those whose name has "model" in it
+
+Each target runs in a process of its own, so that one that is taken down by a library does not end the others. What is
+found is written to ``--out`` and told; the exit code is the number of targets with findings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+
+def fuzz(name: str, seconds: float, out: Path) -> int:
+    """One target, in this process; returns the number of executions.
+
+    Raises:
+        BaseException: the first finding; its input is in ``out``.
+    """
+    try:
+        import atheris
+    except ImportError:
+        atheris = None
+    if atheris is not None:
+        with atheris.instrument_imports(include=["equifuse"]):
+            import equifuse.benchmark
+            import equifuse.cli
+            import equifuse.training.module  # noqa: F401
+    import torch
+
+    from tests.fuzz.guard import guarded
+    from tests.fuzz.mutations import damaged
+    from tests.fuzz.targets import COMMANDS, TARGETS, attempt, make_examples
+
+    torch.set_num_threads(1)
+    target = TARGETS[name]
+    folder = Path(tempfile.mkdtemp())
+    tempfile.tempdir = str(folder)
+    make_examples(folder)
+    valid = {file: (folder / file).read_bytes() for file in target.files}
+    end, executions = time.monotonic() + seconds, 0
+
+    def once(data: bytes) -> None:
+        """The first byte says which file, the others what is in it."""
+        nonlocal executions
+        if time.monotonic() > end:
+            return
+        executions += 1
+        file = target.files[data[0] % len(target.files)] if data else target.files[0]
+        for other, content in valid.items():
+            (folder / other).write_bytes(data[1:] if other == file else content)
+        try:
+            with guarded(folder):
+                attempt(target, folder)
+        except BaseException:
+            out.mkdir(parents=True, exist_ok=True)
+            kept = out / f"{name.replace(', ', '-').replace(' ', '-')}-{executions}"
+            kept.write_bytes(data[1:])
+            kept.with_suffix(".txt").write_text(f"{file}\n{traceback.format_exc()}")
+            raise
+
+    def mutated(rng: random.Random) -> bytes:
+        which = rng.randrange(len(target.files))
+        file = target.files[which]
+        content = COMMANDS.words(rng) if name == "command line" else damaged(valid[file], rng, file)
+        return bytes([which]) + content
+
+    if atheris is None:
+        rng = random.Random()
+        while time.monotonic() < end:
+            once(mutated(rng))
+        return executions
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    for which, file in enumerate(target.files):
+        (corpus / f"{which}").write_bytes(bytes([which]) + valid[file])
+
+    def custom(data: bytes, most: int, seed: int) -> bytes:
+        """Half of the mutations are the fuzzer's own, on what it found to be new; half of them know the format."""
+        rng = random.Random(seed)
+        found = atheris.Mutate(data, most) if rng.random() < 0.5 else mutated(rng)
+        return found[:most]
+
+    # The fuzzer ends the process; what is to be told is told before.
+    import atexit
+
+    atexit.register(lambda: (out.mkdir(parents=True, exist_ok=True), _tell(name, executions, out)))
+    words = [sys.argv[0], f"-max_total_time={int(seconds)}", "-max_len=65536", "-verbosity=0", "-rss_limit_mb=8192"]
+    atheris.Setup([*words, f"-artifact_prefix={folder}/", str(corpus)], once, custom_mutator=custom)
+    atheris.Fuzz()
+    return executions
+
+
+def _tell(name: str, executions: int, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.json").write_text(json.dumps({"executions": executions}))
+
+
+def main() -> None:
+    """From the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=30.0, help="per target")
+    parser.add_argument("--only", default="", help="targets whose name contains this")
+    parser.add_argument("--out", type=Path, default=Path("runs/fuzz"))
+    parser.add_argument("--target", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.target:
+        _tell(options.target, fuzz(options.target, options.seconds, options.out), options.out)
+        return
+    from tests.fuzz.targets import TARGETS
+
+    total, bad = 0, 0
+    for name in (name for name in TARGETS if options.only in name):
+        (options.out / f"{name}.json").unlink(missing_ok=True)
+        words = [sys.executable, "-m", "tests.fuzz.campaign", "--target", name]
+        words += ["--seconds", str(options.seconds), "--out", str(options.out)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False, env=environment)
+        told = options.out / f"{name}.json"
+        executions = json.loads(told.read_text())["executions"] if told.is_file() else 0
+        total += executions
+        bad += done.returncode != 0
+        print(
+            f"{name:24} {executions:8} executions  {'nothing found' if done.returncode == 0 else 'FOUND'}", flush=True
+        )
+        if done.returncode != 0:
+            print(done.stderr[-3000:])
+    print(f"{total} executions, {bad} targets with findings; inputs are in {options.out}")
+    sys.exit(bad)
+
+
+if __name__ == "__main__":
+    main()

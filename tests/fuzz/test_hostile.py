@@ -1,0 +1,292 @@
+"""Files made to harm: code in pickles, archives that unpack to more than there is, numbers beyond measure, bombs."""
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import struct
+import tempfile
+import zipfile
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import yaml
+from pyarrow import parquet
+from scipy import sparse
+from scipy.io import savemat
+
+import equifuse as ef
+from equifuse import files
+from equifuse.benchmark.runner import read_benchmark
+from equifuse.cli import main
+from equifuse.datasets import read_inputs
+from equifuse.datasets.formats import mat
+from equifuse.training import TrainConfig, load_run, train
+from tests.fuzz.guard import Violation, guarded
+from tests.fuzz.targets import SHAPES, arrays, make_examples
+
+
+class Payload:
+    """Whoever unpickles this makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("valid")
+    make_examples(folder)
+    return folder
+
+
+@pytest.fixture
+def little_memory(monkeypatch):
+    """A machine with a mebibyte."""
+    for place in (files, mat):
+        monkeypatch.setattr(place, "memory", lambda: 2**20)
+
+
+def test_the_guard_itself_sees_what_it_must(tmp_path):
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    inside.mkdir()
+    outside.mkdir()
+    with guarded(inside):
+        (inside / "file").write_text("fine")
+    with pytest.raises(Violation), guarded(inside):
+        (outside / "file").write_text("no")
+    with pytest.raises(Violation), guarded(inside):
+        os.system("true")
+    # A reader that hides it is still found out.
+    with pytest.raises(Violation), guarded(inside), contextlib.suppress(BaseException):
+        pickle.loads(pickle.dumps(Payload(outside / "made")))
+    assert list(outside.iterdir()) == []
+
+
+def test_no_pickle_is_ever_run(tmp_path, valid):
+    made = tmp_path / "made"
+    load = pickle.dumps(Payload(made))
+    hostile = np.array([Payload(made)], dtype=object)
+    np.savez(tmp_path / "objects.npz", **{**arrays(), "a": hostile})
+    with pytest.raises(ef.DataError, match="no pickled objects"):
+        ef.datasets.load(tmp_path / "objects.npz")
+    with pytest.raises(ef.DataError, match="no pickled objects"):
+        read_inputs(tmp_path / "objects.npz", SHAPES)
+    for name in ("set.pkl", "set.pickle", "set.pt", "set.pth", "set.joblib"):
+        (tmp_path / name).write_bytes(load)
+        with pytest.raises(ef.DataError, match="is a pickle, which could run any code"):
+            ef.datasets.load(tmp_path / name)
+    with pytest.raises(SystemExit):
+        main(["datasets", "convert", str(tmp_path / "set.pkl"), str(tmp_path / "out.npz")])
+    folder = tmp_path / "views"
+    folder.mkdir()
+    (folder / "split.csv").write_bytes((valid / "views/split.csv").read_bytes())
+    np.save(folder / "a.npy", hostile)
+    with pytest.raises(ef.DataError, match=r"cannot be read as \.npy"):
+        ef.datasets.load(folder)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.json").write_bytes((valid / "model-gmf/model.json").read_bytes())
+    (model / "model.safetensors").write_bytes(load)
+    with pytest.raises(ef.DataError, match="cannot be read as safetensors"):
+        ef.load(model)
+    config = TrainConfig(data=str(valid / "plain.npz"), fusion="concat", hidden=(4,), epochs=2)
+    train(config, tmp_path / "run", progress=False)
+    (tmp_path / "run/metrics.json").unlink()
+    for content in (load, _zipped({"last/data.pkl": load, "last/version": b"3"})):
+        (tmp_path / "run/checkpoints/last.ckpt").write_bytes(content)
+        with pytest.raises(ef.DataError, match="cannot be read as a checkpoint"):
+            train(config, tmp_path / "run", resume=True, progress=False)
+    torch.save({"equifuse": Payload(made)}, tmp_path / "run/checkpoints/last.ckpt")
+    with pytest.raises(ef.DataError, match="cannot be read as a checkpoint"):
+        train(config, tmp_path / "run", resume=True, progress=False)
+    for text in (f"data: !!python/object/apply:builtins.open ['{made}', w]", "!!python/name:os.system"):
+        (tmp_path / "options.yaml").write_text(text)
+        with pytest.raises(ef.DataError, match="cannot be read as YAML"):
+            TrainConfig.from_options(tmp_path / "options.yaml", {})
+    assert not made.exists()
+
+
+def _zipped(members):
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return sink.getvalue()
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_what_unpacks_to_more_than_memory_is_refused_unread(tmp_path):
+    zeros = np.zeros((2**18, 2))
+    y = np.arange(2**18) % 2
+    np.savez_compressed(tmp_path / "bomb.npz", **{**arrays(), "a": zeros})
+    assert (tmp_path / "bomb.npz").stat().st_size < 2**15
+    savemat(tmp_path / "bomb.mat", {"X": zeros, "Y": y}, do_compression=True)
+    savemat(tmp_path / "wide.mat", {"X": sparse.csc_matrix((2**20, 2**10)), "Y": np.ones(3)})
+    with h5py.File(tmp_path / "bomb.hdf5", "w") as file:
+        for key, value in arrays().items():
+            file[key] = value.astype("S") if value.dtype.kind == "U" else value
+        del file["y"]
+        file.create_dataset("y", shape=(2**40,), dtype="i8", chunks=(2**20,))  # of which nothing is stored
+    with h5py.File(tmp_path / "rows.hdf5", "w") as file:
+        for key, value in arrays().items():
+            file[key] = value.astype("S") if value.dtype.kind == "U" else value
+        del file["a"]
+        file.create_dataset("a", shape=(2**50, 3), dtype="f4", chunks=(2**10, 3))
+    same = pa.array(np.zeros(2**19))
+    columns = {"a:0": same, "label": same.cast(pa.int8())}
+    parquet.write_table(pa.table(columns), tmp_path / "bomb.parquet", compression="zstd")
+    assert (tmp_path / "bomb.parquet").stat().st_size < 2**15
+    for name in ("bomb.npz", "bomb.mat", "bomb.hdf5", "rows.hdf5", "bomb.parquet"):
+        with pytest.raises(ef.DataError, match=r"declares [\d,]+ GiB, this machine has"):
+            ef.datasets.load(tmp_path / name, source={"target": "label"} if name.endswith("parquet") else None)
+    with pytest.raises(ef.DataError, match="a sparse matrix of 1048576 x 1024"):
+        ef.datasets.load(tmp_path / "wide.mat")
+    with pytest.raises(ef.DataError, match="declares"):
+        read_inputs(tmp_path / "bomb.npz", SHAPES)
+
+
+def test_an_h5mu_of_a_sparse_universe_is_refused(tmp_path):
+    mudata, anndata = pytest.importorskip("mudata"), pytest.importorskip("anndata")
+    small = anndata.AnnData(sparse.csr_matrix(np.eye(4, dtype=np.float32)))
+    mudata.MuData({"rna": small}).write(tmp_path / "wide.h5mu")
+    with h5py.File(tmp_path / "wide.h5mu", "r+") as file:
+        file["mod/rna/X"].attrs["shape"] = np.array([4, 2**50])
+    with pytest.raises(ef.DataError, match="wide.h5mu"):
+        ef.datasets.load(tmp_path / "wide.h5mu", source={"task": "retrieval"})
+
+
+@pytest.mark.parametrize("shape", ["(1000000000000,)", "(4611686018427387904, 4)", "(-1,)", "(1.5,)", "((1,),)"])
+def test_a_header_may_declare_anything(tmp_path, shape, valid):
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    text += b" " * (64 - (len(text) + 11) % 64) + b"\n"
+    header = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+    with zipfile.ZipFile(valid / "plain.npz") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    (tmp_path / "set.npz").write_bytes(_zipped({**members, "a.npy": header + bytes(64)}))
+    with pytest.raises(ef.DataError, match="cannot be read as"):
+        ef.datasets.load(tmp_path / "set.npz")
+    folder = tmp_path / "views"
+    folder.mkdir()
+    (folder / "split.csv").write_bytes((valid / "views/split.csv").read_bytes())
+    (folder / "a.npy").write_bytes(header + bytes(64))
+    with pytest.raises(ef.DataError, match="cannot be read as"):
+        ef.datasets.load(folder)
+
+
+def edited(valid, folder, change):
+    folder.mkdir()
+    described = json.loads((valid / "model-gmf/model.json").read_text())
+    change(described)
+    (folder / "model.json").write_text(json.dumps(described))
+    (folder / "model.safetensors").write_bytes((valid / "model-gmf/model.safetensors").read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["recipe"]["encoder_options"].update(hidden=[10**12]), "beyond what its weights can be of"),
+        (lambda d: d["recipe"]["encoder_options"].update(hidden=[9000, 9000]), "do not fit the model"),
+        (lambda d: d["shapes"].update(a=[10**15]), "beyond what its weights can be of"),
+        (lambda d: d["recipe"].update(n_outputs=10**9), "beyond what its weights can be of"),
+        (lambda d: d["recipe"].update(n_outputs=3), "classes names 2 outputs|do not fit"),
+        (lambda d: d["fusion"].update(name="__import__"), "unknown fusion"),
+        (lambda d: d["recipe"].update(path="/etc/passwd"), "unexpected keyword"),
+        (lambda d: d.update(recipe=[]), "cannot be read as a model's description"),
+        (lambda d: d.update(format=99), "model format 99"),
+    ],
+)
+def test_a_model_is_no_larger_than_its_weights(valid, tmp_path, change, message):
+    with pytest.raises(ef.EquifuseError, match=message):
+        ef.load(edited(valid, tmp_path / "model", change))
+
+
+def test_a_model_whose_header_lies(valid, tmp_path):
+    folder = edited(valid, tmp_path / "model", lambda d: None)
+    for header in (
+        {"x": {"dtype": "F32", "shape": [2**40, 2**20], "data_offsets": [0, 2**62]}},
+        {"x": {"dtype": "F32", "shape": [4], "data_offsets": [8, 0]}},
+        {},
+    ):
+        text = json.dumps(header).encode()
+        (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+        with pytest.raises(ef.DataError, match="cannot be read as safetensors|do not fit the model"):
+            ef.load(folder)
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2**63))
+    with pytest.raises(ef.DataError, match="cannot be read as safetensors"):
+        ef.load(folder)
+
+
+def test_bombs_of_text(tmp_path, valid):
+    laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    laughs += "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12))
+    for name, text in {
+        "laughs": laughs,
+        "itself": "data: &d [*d]\nhidden: [*d, *d]",
+        "nested": "data: " + "[" * 5000,
+        "number": "seed: " + "9" * 5000,
+        "date": "data: 2026-13-45",
+        "list": "- 1",
+        "merge": "<<: 1",
+    }.items():
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(text)
+        with pytest.raises(ef.EquifuseError):
+            TrainConfig.from_options(path, {})
+        (tmp_path / "benchmark.yaml").write_text(text)
+        with pytest.raises(ef.EquifuseError):
+            read_benchmark(tmp_path)
+    # References as such are fine.
+    (tmp_path / "fine.yaml").write_text("data: &d digits\nfusion: gmf\nencoder: auto\ntask_options: {}\n")
+    assert TrainConfig.from_options(tmp_path / "fine.yaml", {}).fusion == "gmf"
+    folder = edited(valid, tmp_path / "model", lambda d: None)
+    for text in ("[" * 100_000, '{"format": 1' + "1" * 10_000 + "}", '{"format": 1, "format": [NaN]}', "\x00", ""):
+        (folder / "model.json").write_text(text)
+        with pytest.raises(ef.DataError, match="description|format"):
+            ef.load(folder)
+
+
+def test_names_are_text_wherever_they_are_shown(tmp_path, monkeypatch):
+    """A class or modality named by somebody else is no part of a page or a path."""
+    pytest.importorskip("captum")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    content = arrays()
+    evil = "<script>alert(1)</script>"
+    content["modalities"] = np.array([evil, "b & <b>"])
+    content[evil], content["b & <b>"] = content.pop("a"), content.pop("b")
+    content["class_names"] = np.array(["<img src=x onerror=alert(2)>", "{{ 7 * 7 }}"])
+    np.savez(tmp_path / "evil.npz", **content)
+    config = TrainConfig(data=str(tmp_path / "evil.npz"), fusion="concat", hidden=(4,), epochs=1)
+    from equifuse.training.reporting import report_run
+
+    with guarded(tmp_path, seconds=300):
+        train(config, tmp_path / "run", progress=False)
+        page = report_run(tmp_path / "run")
+    text = page.read_text()
+    assert "<script>alert" not in text
+    assert "<img src=x" not in text
+    assert "{{ 7 * 7 }}" in text
+
+
+def test_a_crash_of_another_librarys_reader_is_one_line(tmp_path, monkeypatch):
+    crashing = tmp_path / "loadmat.py"
+    crashing.write_text("import os\nos.abort()\n")
+    monkeypatch.setattr(mat, "_READER", crashing)
+    savemat(tmp_path / "set.mat", {"X": np.ones((3, 3)), "Y": np.ones(3)})
+    with pytest.raises(ef.DataError, match="its reader crashed"):
+        ef.datasets.load(tmp_path / "set.mat")
+
+
+def test_a_run_that_is_none(tmp_path, valid):
+    for content in ("data: x", "run: {}", "data: digits\nrun: {data: {fingerprint: [1]}}", "data: digits\nrun: 3"):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(yaml.safe_load(content)))
+        with pytest.raises(ef.EquifuseError):
+            load_run(tmp_path)
