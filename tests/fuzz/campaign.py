@@ -48,14 +48,17 @@ def fuzz(name: str, seconds: float, out: Path) -> int:
     tempfile.tempdir = str(folder)
     make_examples(folder)
     valid = {file: (folder / file).read_bytes() for file in target.files}
-    end, executions = time.monotonic() + seconds, 0
+    end, executions, told = time.monotonic() + seconds, 0, 0.0
 
     def once(data: bytes) -> None:
         """The first byte says which file, the others what is in it."""
-        nonlocal executions
+        nonlocal executions, told
         if time.monotonic() > end:
             return
         executions += 1
+        if time.monotonic() > told + 0.5:  # the fuzzer ends the process as it likes
+            _tell(name, executions, out)
+            told = time.monotonic()
         file = target.files[data[0] % len(target.files)] if data else target.files[0]
         for other, content in valid.items():
             (folder / other).write_bytes(data[1:] if other == file else content)
@@ -91,10 +94,6 @@ def fuzz(name: str, seconds: float, out: Path) -> int:
         found = atheris.Mutate(data, most) if rng.random() < 0.5 else mutated(rng)
         return found[:most]
 
-    # The fuzzer ends the process; what is to be told is told before.
-    import atexit
-
-    atexit.register(lambda: (out.mkdir(parents=True, exist_ok=True), _tell(name, executions, out)))
     words = [sys.argv[0], f"-max_total_time={int(seconds)}", "-max_len=65536", "-verbosity=0", "-rss_limit_mb=8192"]
     atheris.Setup([*words, f"-artifact_prefix={folder}/", str(corpus)], once, custom_mutator=custom)
     atheris.Fuzz()

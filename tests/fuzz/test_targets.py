@@ -11,7 +11,7 @@ from tests.fuzz.mutations import damaged
 from tests.fuzz.targets import COMMANDS, TARGETS, attempt, make_examples
 
 # In the suite; the campaign goes on for as long as one likes.
-EXECUTIONS, SLOW_EXECUTIONS = 150, 8
+EXECUTIONS, SLOW_EXECUTIONS = 150, 20
 
 
 @pytest.fixture(scope="module")
