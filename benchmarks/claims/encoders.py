@@ -18,7 +18,7 @@ from equifuse.files import read_json, write_json
 from equifuse.model import FusionModel
 from equifuse.training import TrainConfig
 from equifuse.training.data import batches_of
-from equifuse.training.folder import balancer_of, initial_model, load_data, task_of
+from equifuse.training.folder import load_data, prepare
 from equifuse.training.module import Training, fit_on
 
 SETS = ("rosmap", "tcga_gbmlgg", "prokaryotic", "handwritten", "mosi_utterance", "cub10")
@@ -28,10 +28,9 @@ BALANCED = "concat, ogm_ge"
 
 def train_on(dataset: MultimodalDataset, config: TrainConfig) -> FusionModel:
     """A model with the best weights on validation."""
-    model = initial_model(config, dataset)
-    task = task_of(model, config)
-    fit_on(dataset, Training(model, task, config, balancer_of(config, model, task)), watch=False)
-    return model
+    prepared = prepare(config, dataset)
+    fit_on(dataset, Training(prepared.model, prepared.task, config, prepared.balancer), watch=False)
+    return prepared.model
 
 
 def probe(model: FusionModel, dataset: MultimodalDataset, modality: str) -> float:

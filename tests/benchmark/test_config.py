@@ -29,8 +29,8 @@ def test_methods_by_name_and_by_mapping():
     [
         ({"data": []}, "at least one data set"),
         ({"methods": ["deq", "deq"]}, "given twice"),
-        ({"seeds": [1, 1]}, "different numbers"),
-        ({"seeds": 0}, "different numbers"),
+        ({"seeds": [1, 1]}, "different whole numbers"),
+        ({"seeds": 0}, "different whole numbers"),
         ({"trials": -1}, "trials"),
         ({"missing": [1.5]}, "rates between 0 and 1"),
         ({"missing": ["most"]}, "'without'"),

@@ -26,7 +26,7 @@ from equifuse.tasks import Task, make_task
 from equifuse.training.config import TrainConfig
 from equifuse.training.data import batches_of
 from equifuse.training.evaluation import evaluate_quietly
-from equifuse.training.folder import balancer_of, class_weights, initial_model, load_data, task_of
+from equifuse.training.folder import load_data, prepare
 from equifuse.training.protocol import CLEAN
 from equifuse.training.robustness import hide
 
@@ -115,14 +115,13 @@ def _measure_fusion(unit: Unit) -> Record:
     from equifuse.training.module import Training, fit_on  # noqa: PLC0415 - Lightning
 
     config = unit.config
-    dataset = load_data(config)
-    model = initial_model(config, dataset)
-    task = task_of(model, config, class_weights(config, dataset))
+    prepared = prepare(config)
+    dataset, model, task = prepared.dataset, prepared.model, prepared.task
     info: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters())}
     if unit.trial is None:
         at_start = evaluate_quietly(model, task, dataset).convergence()
         info |= {"flops": _flops(model, dataset), "convergence_at_start": at_start}
-    module = Training(model, task, config, balancer_of(config, model, task))
+    module = Training(model, task, config, prepared.balancer)
     # Convergence is measured on test at the end: looking every epoch would count as time of training.
     fit_on(dataset, module, watch=False)
     assert module.best is not None

@@ -98,6 +98,44 @@ def load_data(config: TrainConfig) -> MultimodalDataset:
     return arrange(dataset, config.protocol)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What a training begins with.
+
+    Attributes:
+        dataset: the data.
+        model: the untrained model.
+        task: its task.
+        balancer: of its modalities.
+        class_weights: what the task weighs the classes with, or None.
+    """
+
+    dataset: MultimodalDataset
+    model: FusionModel
+    task: Task
+    balancer: Balancer
+    class_weights: list[float] | None
+
+
+def prepare(config: TrainConfig, dataset: MultimodalDataset | None = None) -> Prepared:
+    """Everything that a configuration asks for, before the first step.
+
+    Args:
+        config: the configuration.
+        dataset: its data, where they have been read already.
+
+    Raises:
+        DataError: the data cannot be used.
+        UnknownNameError: an unknown name among the options.
+        InputError: an option that does not fit.
+    """
+    dataset = load_data(config) if dataset is None else dataset
+    model = initial_model(config, dataset)
+    weights = class_weights(config, dataset)
+    task = task_of(model, config, weights)
+    return Prepared(dataset, model, task, balancer_of(config, model, task), weights)
+
+
 def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionModel:
     """The untrained model of a configuration; the same for the same seed, and standardised on the training part only.
 

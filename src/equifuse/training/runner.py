@@ -13,12 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equifuse.datasets import MultimodalDataset
 from equifuse.errors import DataError, InputError
 from equifuse.files import read_json, refuse_existing, write_json, write_yaml
-from equifuse.model import FusionModel
-from equifuse.tasks import Task
-from equifuse.training.balancing import Balancer
 from equifuse.training.config import RECORD, TrainConfig
 from equifuse.training.distributed import place_of
 from equifuse.training.evaluation import evaluate_model, evaluate_quietly, score_without_each
@@ -31,12 +27,11 @@ from equifuse.training.folder import (
     MODEL,
     PLOTS,
     PathLike,
-    balancer_of,
-    class_weights,
+    Prepared,
     initial_model,
     load_data,
+    prepare,
     read_run_config,
-    task_of,
 )
 from equifuse.training.progress import Tell, epoch_bar
 from equifuse.training.protocol import CLEAN, PROTOCOLS
@@ -100,15 +95,11 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
     dataset = load_data(config)
     if resume and dataset.fingerprint() != read_run_config(out)[1]["data"]["fingerprint"]:
         raise DataError(f"data set {config.data!r} has changed since {out} was started")
-    model = initial_model(config, dataset)
-    weights = class_weights(config, dataset)
-    task = task_of(model, config, weights)
-    balancer = balancer_of(config, model, task)
+    prepared = prepare(config, dataset)
+    model, task = prepared.model, prepared.task
     if not resume:
-        write_yaml(
-            out / CONFIG, {**config.to_dict(), RECORD: {**_record(config, dataset, model), "class_weights": weights}}
-        )
-    module = _fit(config, dataset, model, task, balancer, out, progress)
+        write_yaml(out / CONFIG, {**config.to_dict(), RECORD: _record(config, prepared)})
+    module = _fit(config, prepared, out, progress)
     assert module.best is not None
     history = module.history
 
@@ -144,10 +135,7 @@ def _take_part(config: TrainConfig, out: Path) -> RunResult:
     """Train along with the process that writes the run folder."""
     config = _with_full_paths(config)
     check_accelerator(config)
-    dataset = load_data(config)
-    model = initial_model(config, dataset)
-    task = task_of(model, config, class_weights(config, dataset))
-    module = _fit(config, dataset, model, task, balancer_of(config, model, task), out, False)
+    module = _fit(config, prepare(config), out, False)
     return RunResult(out, {}, module.history)
 
 
@@ -178,26 +166,20 @@ def _full_path(pattern: str) -> str:
     return f"{Path(name).resolve()}{separator}{columns}" if Path(name).is_file() else pattern
 
 
-def _fit(
-    config: TrainConfig,
-    dataset: MultimodalDataset,
-    model: FusionModel,
-    task: Task,
-    balancer: Balancer,
-    out: Path,
-    progress: bool | Tell,
-) -> Training:
+def _fit(config: TrainConfig, prepared: Prepared, out: Path, progress: bool | Tell) -> Training:
     """Train with Lightning; leaves the best weights in the model."""
     from equifuse.training.module import Training, fit_on  # noqa: PLC0415
 
-    module = Training(model, task, config, balancer)
+    dataset = prepared.dataset
+    module = Training(prepared.model, prepared.task, config, prepared.balancer)
     bar = epoch_bar(config.epochs) if progress is True else nullcontext(lambda _: progress or None)
     with bar as follow:
         fit_on(dataset, module, out / LAST, follow(f"{config.fusion} on {dataset.name}"))
     return module
 
 
-def _record(config: TrainConfig, dataset: MultimodalDataset, model: FusionModel) -> dict[str, Any]:
+def _record(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+    dataset = prepared.dataset
     return {
         "data": {
             "name": dataset.name,
@@ -206,12 +188,13 @@ def _record(config: TrainConfig, dataset: MultimodalDataset, model: FusionModel)
             "shapes": {m: list(shape) for m, shape in dataset.shapes.items()},
             "rows": {part: len(split) for part, split in dataset.splits.items()},
         },
-        "fusion": model.fusion.config(),
+        "fusion": prepared.model.fusion.config(),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("equifuse", "torch", "lightning", "numpy", "scikit-learn")},
         },
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "class_weights": prepared.class_weights,
     }
 
 
