@@ -216,7 +216,10 @@ def _sections(config: BenchmarkConfig, summary: Summary, drawn: _Drawn) -> list[
         _remarks_section(summary),
         Section(
             "How this was made",
-            ["The command, and the configuration in full (benchmark.yaml):"],
+            [
+                "; ".join(str(value) for value in summary["made"].values()) + ".",
+                "The command, and the configuration in full (benchmark.yaml):",
+            ],
             code=[summary["command"], yaml.safe_dump(config.to_dict(), sort_keys=False).rstrip()],
         ),
     ]
