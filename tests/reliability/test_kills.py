@@ -210,3 +210,45 @@ def test_an_output_is_there_whole_or_not_at_all(work, small_set, tmp_path):
     assert found[0] == 15
     assert partial_files(tmp_path) == []
     assert Path(tmp_path / ("predictions.parquet" if work == "predict" else "converted.hdf5")).stat().st_size > 10_000
+
+
+def test_a_killed_prediction_of_shards_goes_on_with_the_next(small_set, tmp_path):
+    killed = run(
+        """
+        import json
+        import numpy as np
+        from equifuse.training import predict_shards
+        from pyarrow import parquet
+        data, folder = sys.argv[1], Path(sys.argv[2])
+        random.seed(int(sys.argv[3]))
+        train(TrainConfig(data=data, fusion="gmf", hidden=(16,), epochs=1), folder / "run", progress=False)
+        (folder / "shards").mkdir()
+        for i in range(12):
+            generator = np.random.default_rng(i)
+            np.savez(folder / f"shards/{i}.npz", a=generator.normal(size=(3000, 6)).astype(np.float32),
+                     b=generator.normal(size=(3000, 2, 2)).astype(np.float32))
+        seen = {}
+
+        def check():
+            for path in out.glob("[0-9]*.parquet"):
+                assert parquet.ParquetFile(path).metadata.num_rows == 3000
+                stamp = path.stat().st_mtime_ns
+                assert seen.setdefault(path, stamp) == stamp, "a finished shard was repeated"
+
+        total = runs = 0
+        while total < 5:
+            out, seen = folder / f"out{runs}", {}
+            once = lambda: predict_shards(folder / "run", folder / "shards", out, workers=0, progress=False,
+                                          resume=out.exists())
+            total += until_done(once, 0.4, check, 8)
+            check()
+            assert len(list(out.glob("[0-9]*.parquet"))) == 12
+            runs += 1
+        print(json.dumps(total))
+        """,
+        small_set,
+        tmp_path,
+        random.randrange(10**6),
+    )
+    assert killed >= 5
+    assert partial_files(tmp_path) == []

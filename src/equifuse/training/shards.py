@@ -65,7 +65,7 @@ def predict_shards(
         refuse_existing(out)
     elif (out / MANIFEST).is_file():
         _check(out, manifest)
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise DataError(f"nothing to resume at {out}: it has no {MANIFEST}")
     write_json(out / MANIFEST, manifest)
     targets = {path: out / f"{path.stem}.parquet" for path in shards}
