@@ -6,8 +6,8 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-# Beyond what any input of a few kilobytes may take, on a slow machine at that.
-SECONDS = 60.0
+# Beyond what any input of a few kilobytes may take: of the processor, and of the clock for whoever waits.
+SECONDS, WAITING = 60.0, 600.0
 # Running code, reaching out, ending the process: no reader has any business with it.
 _FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "subprocess.Popen", "socket.connect",
               "shutil.rmtree", "os.kill", "ctypes.dlopen")  # fmt: skip
@@ -75,15 +75,18 @@ def guarded(folder: Path, seconds: float = SECONDS):
     def late(*_):
         raise Hang(f"no end after {seconds} s")
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = {number: signal.signal(number, late) for number in (signal.SIGPROF, signal.SIGALRM)}
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, WAITING)
     _allowed.append(Path(os.path.realpath(folder)))
     _seen.clear()
     try:
         yield
     finally:
         _allowed.clear()
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
+            signal.setitimer(timer, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if _seen:
         raise Violation(_seen[0])

@@ -39,7 +39,7 @@ def place(tmp_path_factory):
 
 def run(words, folder, before=None):
     """The command line in a process of its own; exit code and what it complained of."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLCONFIGDIR": str(folder)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "equifuse", *words], cwd=folder, preexec_fn=before, capture_output=True, text=True,
         env=environment, check=False, timeout=300,
@@ -60,11 +60,11 @@ def partial(folder):
     return [p.name for p in folder.rglob(".*")]
 
 
-def every_output():
-    return [(work, output) for work, outputs in OUTPUTS.items() for output in outputs]
+def outputs(*, one_each):
+    return [(work, name) for work, names in OUTPUTS.items() for name in names[-1 if one_each else 0 :]]
 
 
-@pytest.mark.parametrize(("work", "output"), every_output())
+@pytest.mark.parametrize(("work", "output"), outputs(one_each=False))
 def test_a_file_that_may_not_grow(work, output, place):
     """As with a quota: nothing larger than two kilobytes."""
     out = Path("small") / output
@@ -78,7 +78,7 @@ def test_a_file_that_may_not_grow(work, output, place):
     shutil.rmtree(place / "small")
 
 
-@pytest.mark.parametrize(("work", "output"), every_output())
+@pytest.mark.parametrize(("work", "output"), outputs(one_each=True))
 def test_a_full_disk(work, output, place):
     disk = place / "full"
     disk.mkdir(exist_ok=True)
@@ -109,7 +109,7 @@ def _obey_permissions():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="permissions as on Linux")
-@pytest.mark.parametrize(("work", "output"), every_output())
+@pytest.mark.parametrize(("work", "output"), outputs(one_each=True))
 def test_a_folder_that_may_not_be_written_to(work, output, place):
     folder = place / "closed"
     folder.mkdir(exist_ok=True)
