@@ -28,7 +28,7 @@ CLAIM = Claim(
     "ablations",
     "Each part of DEQ fusion (the equilibrium, the modality projections f_m, the gate) adds accuracy.",
     "Ni et al. 2023, ablations on BRCA and CMU-MOSI",
-    "Eight data sets, five seeds, the settings of benchmarks/grand.yaml for all; selected "
+    "Eight data sets, the settings of benchmarks/grand.yaml for all; selected "
     "on validation, test measured once. 'No equilibrium' is one application of the map to zero states. The paper's "
     "encoders and splits differ, and its code selects on test.",
     run,

@@ -3,13 +3,14 @@
     python benchmarks/claims/all.py ../shared/data --out runs/claims        # 2 CPU cores: over an hour
 
 What is in the folder already is not repeated; ``cp -r runs/grand runs/claims/trainings`` puts there what the grand
-table has trained.
+table has trained. ``claims.md`` collects the reports of the folder, also those of claims that were run one by one.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
@@ -27,12 +28,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", nargs="*", choices=NAMES, default=NAMES)
     options = parser.parse_args()
-    texts = []
     for name in options.only:
-        texts.append(import_module(name).CLAIM.report(options.data, options.out, options.seeds))
-        print(texts[-1], flush=True)
-        head = f"# The papers' claims, tried\n\n{processor()}; {options.seeds} seeds.\n\n"
-        write_text(options.out / "claims.md", head + "\n".join(re.sub("^#", "##", text, flags=re.M) for text in texts))
+        print(import_module(name).CLAIM.report(options.data, options.out, options.seeds), flush=True)
+    found = [options.out / f"{name}.md" for name in NAMES]
+    texts = [re.sub("^#", "##", path.read_text(encoding="utf-8"), flags=re.M) for path in found if path.is_file()]
+    head = f"# The papers' claims, tried\n\n{datetime.now(UTC).date()}, {processor()}.\n\n"
+    write_text(options.out / "claims.md", head + "\n".join(texts))
 
 
 if __name__ == "__main__":

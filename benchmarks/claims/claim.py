@@ -81,10 +81,10 @@ class Claim:
     def report(self, data: Path, out: Path, seeds: int) -> str:
         """Run, write ``<out>/<name>.md``, and return its text."""
         result = self.run(data, out / self.name, seeds)
-        command = f"python benchmarks/claims/{self.name}.py ../shared/data"
+        command = f"python benchmarks/claims/{self.name}.py ../shared/data --seeds {seeds}"
         lines = [
             f"Claim: {self.text} ({self.source})",
-            f"Protocol: {self.protocol}",
+            f"Protocol: {self.protocol} {seeds} seeds.",
             *result.notes,
             f"Verdict: **{result.verdict}**",
         ]

@@ -113,7 +113,7 @@ CLAIM = Claim(
     "encoders",
     "Training with GMF leaves each modality's encoder more of its own ability than training with other fusions.",
     "Xiong et al. 2024, who attribute the loss of single-modality accuracy to the fusion",
-    "Six data sets, five seeds. Each encoder is trained alone, and with each fusion; then it is frozen, and logistic "
+    "Six data sets. Each encoder is trained alone, and with each fusion; then it is frozen, and logistic "
     "regression on its outputs is fitted on train, chosen on validation, measured on test.",
     run,
 )

@@ -31,7 +31,7 @@ CLAIM = Claim(
     "front_end",
     "GMF as front end improves other fusion modules, and their robustness to missing modalities.",
     "Xiong et al. 2024, with MBT and Perceiver on VGGSound",
-    "Eight data sets, five seeds, the same encoders and settings for all; on test, modalities hidden with rate one "
+    "Eight data sets, the same encoders and settings for all; on test, modalities hidden with rate one "
     "half, and each taken away in turn. No training with missing modalities.",
     run,
 )

@@ -34,7 +34,7 @@ CLAIM = Claim(
     "missing",
     "GMF loses little when a modality is absent, less than other fusions.",
     "Xiong et al. 2024, single-modality evaluation on VGGSound and others",
-    "Eight data sets, five seeds, trained on complete samples, each modality taken away in turn on test (also hidden "
+    "Eight data sets, trained on complete samples, each modality taken away in turn on test (also hidden "
     "with rate one half); the share of the intact score that is left, compared over the data sets.",
     run,
 )

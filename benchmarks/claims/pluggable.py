@@ -36,7 +36,7 @@ CLAIM = Claim(
     "DEQ fusion improves another framework, MM-Dynamics, when it replaces its concatenation.",
     "Ni et al. 2023, BRCA and ROSMAP",
     "MM-Dynamics with its own affine classifier, and with concatenation or DEQ fusion behind its gated features, both "
-    "with the head of all models here. Four omics data sets, five seeds, the same encoders and settings for all; "
+    "with the head of all models here. Four omics data sets, the same encoders and settings for all; "
     "selected on validation, and beside it the loose protocol of the published codes, the best epoch on test.",
     run,
 )

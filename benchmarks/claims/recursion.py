@@ -62,7 +62,7 @@ CLAIM = Claim(
     "recursion",
     "The equilibrium converges, where applying the same map several times does not, and is more accurate.",
     "Ni et al. 2023, convergence of DEQ fusion against weight-tied recursion",
-    "Eight data sets, five seeds, the same encoders and settings for all; recursion trained with 2 to 16 applications. "
+    "Eight data sets, the same encoders and settings for all; recursion trained with 2 to 16 applications. "
     "Residuals are relative and per sample.",
     run,
 )

@@ -84,7 +84,7 @@ CLAIM = Claim(
     "widths",
     "GMF takes features of unequal widths as they are, and nothing is lost against projecting them to equal widths.",
     "Xiong et al. 2024",
-    "Six data sets with modalities of different width, five seeds, no encoder: GMF on the standardised features, or on "
+    "Six data sets with modalities of different width, no encoder: GMF on the standardised features, or on "
     "learned affine projections of them to the median or the narrowest width.",
     run,
 )

@@ -114,16 +114,17 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _unpacked(path: Path) -> int:
-    """Bytes of a file of version 5 to 7 once its compressed variables are unpacked; none of it is kept."""
+    """Bytes that the compressed variables of a file of version 5 to 7 unpack to; none of it is kept."""
     total = 0
     with path.open("rb") as file:
-        header = file.read(128)
-        order = "<" if header[126:128] == b"IM" else ">"
+        marks = {b"IM": "<", b"MI": ">"}
+        order = marks.get(file.read(128)[126:])
+        if order is None:  # version 4 does not compress
+            return 0
         while len(tag := file.read(8)) == 8:
             kind, size = struct.unpack(f"{order}II", tag)
             end = file.tell() + size
             if kind != _COMPRESSED:
-                total += size
                 file.seek(end)
                 continue
             unpacking = zlib.decompressobj()
