@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import distributed
 from torch import multiprocessing as mp
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import equifuse as ef
@@ -135,6 +137,42 @@ def test_gradients_of_two_processes_are_those_of_the_whole_batch(name, tmp_path)
         for key, value in gradients.items():
             torch.testing.assert_close(first[case][key], value, rtol=1e-8, atol=1e-10, msg=f"{case} {key}")
             assert torch.equal(first[case][key], second[case][key])
+
+
+def one_of_two_shards(rank, port, folder, name):
+    """A step on half of the batch, each process holding half of every parameter; with the encoders sharded apart."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", rank=rank, world_size=2)
+    model, x, y = model_and_batch(name)
+    mesh = init_device_mesh("cpu", (2,))
+    for part in (model.fusion, model.head, model):
+        fully_shard(part, mesh=mesh)
+    held = sum(p.to_local().numel() for p in model.parameters())
+    assert held < 0.7 * sum(p.numel() for p in model.parameters())
+    own = torch.arange(rank, 8, 2)
+    loss_of(model, {m: v[own] for m, v in x.items()}, y[own]).backward()
+    found = {key: p.grad.full_tensor() for key, p in model.named_parameters() if p.grad is not None}
+    if rank == 0:
+        torch.save(found, f"{folder}/found.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", ["deq", "gmf"])
+def test_gradients_of_sharded_parameters_are_those_of_the_whole_batch(name, tmp_path):
+    """FSDP gathers parameters for the forward pass and again for the backward pass: of an implicit layer, too."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(one_of_two_shards, args=(port, str(tmp_path), name), nprocs=2)
+    found = torch.load(tmp_path / "found.pt", weights_only=True)
+    model, x, y = model_and_batch(name)
+    halves = [torch.arange(rank, 8, 2) for rank in range(2)]
+    sum(loss_of(model, {m: v[own] for m, v in x.items()}, y[own]) for own in halves).div(2).backward()
+    expected = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-8, atol=1e-10, msg=key)
 
 
 OPTIONS = {"dropout": 0.0, "epochs": 3, "hidden": [16], "lr": 5e-3, "seed": 3}
