@@ -241,7 +241,7 @@ def _rank_section(summary: Summary, figures: Sequence[Figure]) -> Section | None
     if number > 1:
         text.append(
             f"Over the {number} data sets on which every method has a result. "
-            f"Friedman's test that all are alike: p = {_p(found['friedman'])}."
+            f"Friedman's test that all are alike: {_p_is(found['friedman'])}."
         )
     ordered = sorted(found["ranks"], key=lambda label: found["ranks"][label])
     rows = [[m, f"{found['ranks'][m]:.2f}", str(found["first"][m])] for m in ordered]
@@ -391,6 +391,12 @@ def _remarks_section(summary: Summary) -> Section | None:
 
 def _p(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def _p_is(value: float | None) -> str:
+    """As a sentence says it: ``p = 0.012``, ``p < 0.001``."""
+    text = _p(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def _count(value: float | None) -> str:
