@@ -11,7 +11,7 @@ from torch import nn
 import equifuse as ef
 from equifuse.benchmark.statistics import mean_interval
 from equifuse.files import read_json, write_json
-from equifuse.model import LinearHead
+from equifuse.model import LinearHead, Piece
 from equifuse.training import TrainConfig
 from equifuse.training.data import batches_of
 from equifuse.training.folder import load_data, own_random_numbers, task_of
@@ -37,7 +37,7 @@ def measure(config: TrainConfig, width_of: object) -> float:
             head = LinearHead(fusion.out_dim, dataset.n_outputs)
             model = ef.FusionModel(encoders, fusion, head, task=dataset.task, classes=dataset.classes)
     train = batches_of(dataset.splits["train"])
-    model.fit_preprocessing_in_pieces((batch.inputs, batch.present, batch.lengths) for batch in train)
+    model.fit_preprocessing_in_pieces(Piece(b.inputs, b.present, b.lengths, b.weight) for b in train)
     task = task_of(model, config)
     fit_on(dataset, Training(model, task, config), watch=False)
     return task.evaluate(model, batches_of(dataset.splits["test"])).metrics["accuracy"]

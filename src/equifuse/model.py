@@ -407,7 +407,8 @@ def build_model(
         raise UnknownNameError("task", task, TASKS)
     if n_outputs < 1:
         raise InputError(f"n_outputs must be at least 1, got {n_outputs}")
-    if classes is not None and len(classes) != n_outputs:
+    # Of retrieval they are those of the samples, which some of its metrics count; its outputs have no names.
+    if classes is not None and task != "retrieval" and len(classes) != n_outputs:
         raise InputError(f"classes names {len(classes)} outputs, n_outputs is {n_outputs}")
     encoders: dict[str, nn.Module | None] = {}
     dims: dict[str, int] = {}

@@ -55,7 +55,7 @@ def test_unreadable_files_and_settings(tmp_path):
         TrainConfig.from_options(tmp_path / "none.yaml", {})
     broken = tmp_path / "broken.yaml"
     broken.write_text("data: [digits\n")
-    with pytest.raises(ef.DataError, match="is not YAML"):
+    with pytest.raises(ef.DataError, match="cannot be read as YAML"):
         TrainConfig.from_options(broken, {})
     broken.write_text("- digits\n")
     with pytest.raises(ef.DataError, match="name: value"):
