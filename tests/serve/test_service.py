@@ -264,7 +264,7 @@ def test_what_takes_too_long_is_told_and_not_waited_for(sequences, rows, monkeyp
 def test_what_is_no_number_in_json_is_null(sequences, rows, monkeypatch):
     app = create_app(sequences)
     columns = {"row": np.arange(3), "prob_no": np.array([np.nan, -np.inf, 1 / 3])}
-    monkeypatch.setattr(service_module, "predict_split", lambda *_: (columns, None))
+    monkeypatch.setattr(service_module, "predict_split", lambda *_: columns)
     found = TestClient(app).post("/predict", json=rows).json()["columns"]
     assert found == {"row": [0, 1, 2], "prob_no": [None, None, 1 / 3]}
 

@@ -92,7 +92,7 @@ def rows_of_parquet(
 ) -> Split:
     """The rows of a Parquet body; see :func:`equifuse.datasets.read_inputs`.
 
-    Only the modalities' columns and ``id`` are read, and they only after the file's metadata has told that they are
+    Only the modalities' columns and ``id`` are read, and they only after the file's metadata has told that it is all
     small. Of a file whose pages are larger than its metadata tells, one page at a time is unpacked, 2 GiB at most.
 
     Raises:
@@ -126,10 +126,13 @@ def _table_of(body: bytes, shapes: Shapes, features: Mapping[str, Sequence[str]]
             wanted.add(_ID)
         if rows * len(wanted) > limits.max_values:
             raise Refusal(413, f"{_BODY} has {rows} rows of {len(wanted)} columns, which are too many values")
-        _check_chunks(groups, _leaves(file.schema, wanted), limits)
+        _check_leaves(file.schema, wanted)
+        _check_groups(groups, limits)
         # As a dictionary, an id that all rows share is unpacked once.
         table = parquet.ParquetFile(pa.BufferReader(body), read_dictionary=text).read(list(wanted), use_threads=False)
-        _check_rows(table.num_rows, max_rows)
+        table.validate(full=True)
+        if table.num_rows != rows:
+            raise DataError(f"{_BODY} has {table.num_rows} rows, its metadata says {rows}")
         if _ID in seen:
             _check_ids(table.column(_ID))
         return table
@@ -155,9 +158,9 @@ def _check_rows(rows: int, limit: int) -> None:
         raise InputError(f"{_BODY} has no rows")
 
 
-def _leaves(schema: Any, wanted: Collection[str]) -> list[int]:
-    """The numbers of the columns that Parquet would read for these names, each of which must be one without parts."""
-    found = {}
+def _check_leaves(schema: Any, wanted: Collection[str]) -> None:
+    """Refuse a schema where Parquet would read anything but one column without parts for one of these names."""
+    found = set()
     for i in range(len(schema)):
         path = schema.column(i).path
         parts = path.split(".")
@@ -165,19 +168,21 @@ def _leaves(schema: Any, wanted: Collection[str]) -> list[int]:
         if named and (path not in wanted or path in found):
             raise DataError(f"column {path!r} cannot be told from the parts of {named[0]!r}; rename or drop it")
         if named:
-            found[path] = i
-    return list(found.values())
+            found.add(path)
 
 
-def _check_chunks(groups: Sequence[Any], columns: Sequence[int], limits: Limits) -> None:
-    size = 0
-    for group in groups:
-        for chunk in map(group.column, columns):
-            if chunk.num_values != group.num_rows or chunk.total_uncompressed_size < 0:
-                raise DataError(f"column {chunk.path_in_schema!r} does not have one value per row")
-            size += chunk.total_uncompressed_size
+def _check_groups(groups: Sequence[Any], limits: Limits) -> None:
+    """Refuse what is too large, by the size of whole row groups.
+
+    Arrow ends the process where it is asked for that of a single column and the column's metadata are damaged.
+    """
+    sizes = [group.total_byte_size for group in groups]
+    size = sum(sizes)
+    if min(sizes) < 0:
+        raise DataError(f"{_BODY} has a row group of {min(sizes)} bytes")
     if size > 4 * limits.max_values:
-        raise Refusal(413, f"{_BODY} unfolds to {size} bytes, the limit is {4 * limits.max_values}")
+        most = 4 * limits.max_values
+        raise Refusal(413, f"{_BODY} unfolds to {size} bytes, the limit is {most}; send only the model's columns")
 
 
 def _text_ids(kind: Any) -> list[str]:
