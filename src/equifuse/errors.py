@@ -7,7 +7,10 @@ from collections.abc import Iterable
 
 
 class EquifuseError(Exception):
-    """Base of every error this library raises on purpose."""
+    """Base of every error this library raises on purpose; its message is one line, whatever names it quotes."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(" ".join(message.splitlines()))
 
 
 class InputError(EquifuseError, ValueError):

@@ -177,7 +177,10 @@ class _Schema:
     def column(self, name: str) -> Any:
         check_fits(self.path, 8 * self.num_rows)  # a page of few bytes may repeat one value any number of times
         with reading(self.path, "Parquet"):
-            return _sound(self._file.read(columns=[name])).column(0)
+            column = _sound(self._file.read(columns=[name])).column(0)
+        if len(column) != self.num_rows:
+            raise DataError(f"{self.path}: column {name!r} has {len(column)} values for {self.num_rows} rows")
+        return column
 
     def pieces(self, names: Sequence[str], rows: int) -> Iterator[Any]:
         """These columns as Arrow tables of at most ``rows`` rows."""
