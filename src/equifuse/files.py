@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +55,16 @@ def check_fits(path: Path, declared: int) -> None:
     """
     if declared > memory():
         raise DataError(f"{path} declares {declared / 2**30:,.0f} GiB, this machine has {memory() / 2**30:,.0f} GiB")
+
+
+def check_unpacked_fits(path: Path) -> None:
+    """:func:`check_fits` of what a ZIP archive's members unpack to; their own headers cannot make it more.
+
+    Raises:
+        DataError: more than this machine's memory.
+    """
+    with zipfile.ZipFile(path) as archive:
+        check_fits(path, sum(member.file_size for member in archive.infolist()))
 
 
 def memory() -> int:

@@ -78,6 +78,14 @@ def loss_of(model, x, y):
     return torch.nn.functional.cross_entropy(out.prediction, y) + sum(0.1 * v for v in out.fusion.losses.values())
 
 
+def on_two_processes(work, folder, name):
+    """Run ``work(rank, port, folder, name)`` for both ranks."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(work, args=(port, str(folder), name), nprocs=2)
+
+
 def one_of_two(rank, port, folder, name):
     """A step on half of the batch; then cases in which distributed training of implicit layers is known to fail."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -109,10 +117,7 @@ def one_of_two(rank, port, folder, name):
 
 @pytest.mark.parametrize("name", ["deq", "gmf"])
 def test_gradients_of_two_processes_are_those_of_the_whole_batch(name, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(one_of_two, args=(port, str(tmp_path), name), nprocs=2)
+    on_two_processes(one_of_two, tmp_path, name)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     model, x, y = model_and_batch(name)
 
@@ -161,10 +166,7 @@ def one_of_two_shards(rank, port, folder, name):
 @pytest.mark.parametrize("name", ["deq", "gmf"])
 def test_gradients_of_sharded_parameters_are_those_of_the_whole_batch(name, tmp_path):
     """FSDP gathers parameters for the forward pass and again for the backward pass: of an implicit layer, too."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(one_of_two_shards, args=(port, str(tmp_path), name), nprocs=2)
+    on_two_processes(one_of_two_shards, tmp_path, name)
     found = torch.load(tmp_path / "found.pt", weights_only=True)
     model, x, y = model_and_batch(name)
     halves = [torch.arange(rank, 8, 2) for rank in range(2)]

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from equifuse.datasets import MultimodalDataset
 from equifuse.errors import ConvergenceWarning, DataError, EquifuseError, InputError
-from equifuse.files import atomic, check_fits, reading
+from equifuse.files import atomic, check_unpacked_fits, reading
 from equifuse.fusion import DEQFusion, EquilibriumMonitor, find_equilibrium
 from equifuse.model import FusionModel, ModelOutput
 from equifuse.solve import EquilibriumCache, SolverStats
@@ -326,8 +325,7 @@ def fit(
         train = OwnRows(train, place.rank, place.world)
     if last is not None and resumed:
         with reading(last, "a checkpoint"):
-            with zipfile.ZipFile(last) as archive:
-                check_fits(last, sum(member.file_size for member in archive.infolist()))
+            check_unpacked_fits(last)
             module.on_load_checkpoint(torch.load(last, weights_only=True, map_location="cpu"))
     if not (resumed and (module.stopped or len(module.history) >= config.epochs)):
         began = Began()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from equifuse.datasets.dataset import PARTS, Array, MultimodalDataset, Split
 from equifuse.datasets.options import SourceOptions
 from equifuse.datasets.rows import Features, Indices, in_memory
 from equifuse.errors import DataError
-from equifuse.files import atomic, check_fits, reading
+from equifuse.files import atomic, check_unpacked_fits, reading
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -30,9 +29,7 @@ def read_arrays(path: Path) -> Arrays:
     if not path.is_file():
         raise DataError(f"no such file: {path}")
     with reading(path, ".npz (plain arrays only, no pickled objects)"):
-        with zipfile.ZipFile(path) as archive:
-            # No more than this is unpacked, whatever the members' own headers say.
-            check_fits(path, sum(member.file_size for member in archive.infolist()))
+        check_unpacked_fits(path)
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
     for key, array in arrays.items():
