@@ -148,6 +148,9 @@ def test_mistakes():
         ef.FusionModel({"a": None}, ef.Concat({"a": 4, "b": 6}), nn.Linear(10, 2))
     with pytest.raises(ef.UnknownNameError, match="encoder"):
         ef.build_model(SHAPES, "classification", 3, encoder="mpl")
+    for rate in (1.0, float("nan")):
+        with pytest.raises(ef.InputError, match="head_dropout must be in"):
+            ef.build_model(SHAPES, "classification", 3, head_dropout=rate)
     with pytest.raises(ef.UnknownNameError, match="did you mean 'hidden'"):
         ef.build_model(SHAPES, "classification", 3, encoder_options={"hiden": [4]})
     with pytest.raises(ef.UnknownNameError, match="did you mean 'regression'"):

@@ -5,12 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# Characters of a message; a damaged file may be quoted in it.
+_LONGEST = 2000
+
 
 class EquifuseError(Exception):
     """Base of every error this library raises on purpose; its message is one line, whatever names it quotes."""
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(" ".join(message.splitlines()))
+        line = " ".join(message.splitlines())
+        if len(line) > _LONGEST:  # what is wrong is said at either end, what is quoted is in between
+            line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
+        super().__init__(line)
 
 
 class InputError(EquifuseError, ValueError):

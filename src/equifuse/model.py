@@ -61,12 +61,17 @@ class LinearHead(nn.Module):
         in_dim: width of the fused representation.
         outputs: number of outputs ``K``.
         dropout: probability, in [0, 1).
+
+    Raises:
+        InputError: ``dropout`` is out of range.
     """
 
     kind: ClassVar[str] = "linear"
 
     def __init__(self, in_dim: int, outputs: int, dropout: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise InputError(f"head_dropout must be in [0, 1), got {dropout}")
         self.norm = nn.LayerNorm(in_dim)
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(in_dim, outputs)

@@ -105,6 +105,8 @@ def put(where, value):
         (change("y_test", put(0, 7)), "class 7 of split 'test' does not occur in 'train'"),
         (change("y_train", lambda y: y + 0.5), "whole numbers"),
         (change("y_train", lambda y: y[:-1]), "labels for 12 rows"),
+        (change("y_train", np.array(1)), "'y_train' must be a list"),
+        (change("modalities", np.array(["a", "a"])), "each once; it has"),
         (change("class_names", np.array(["x", "y"])), "too large|does not occur|run from 0 to 1"),
     ],
 )
@@ -126,6 +128,9 @@ def test_each_mistake_has_its_own_message(tmp_path, edit, message):
         (lambda a: a.__setitem__("val_idx", a["test_idx"][:2]), "more than one split"),
         (change("y", lambda y: y[:-1]), "19 labels for 20 rows"),
         (change("train_idx", lambda i: i.astype(float)), "list of integers"),
+        (change("a", np.array(1.0)), "'a' must be a list"),
+        (lambda a: a.__setitem__("sample_ids", np.zeros((20, 2))), "'sample_ids' must be a list"),
+        (change("modalities", np.array([], dtype=str)), "at least one modality"),
     ],
 )
 def test_mistakes_of_the_index_layout(tmp_path, edit, message):

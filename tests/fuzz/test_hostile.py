@@ -7,6 +7,8 @@ import os
 import pickle
 import struct
 import tempfile
+import tracemalloc
+import types
 import zipfile
 
 import h5py
@@ -25,6 +27,8 @@ from equifuse.benchmark.runner import read_benchmark
 from equifuse.cli import main
 from equifuse.datasets import read_inputs
 from equifuse.datasets.formats import mat
+from equifuse.datasets.formats.mmsa import read_plain_pickle
+from equifuse.datasets.rows import columns_of, rows_of_groups
 from equifuse.training import TrainConfig, load_run, train
 from tests.fuzz.guard import Violation, guarded
 from tests.fuzz.targets import SHAPES, arrays, make_examples
@@ -112,6 +116,54 @@ def test_no_pickle_is_ever_run(tmp_path, valid):
         with pytest.raises(ef.DataError, match="cannot be read as YAML"):
             TrainConfig.from_options(tmp_path / "options.yaml", {})
     assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x04]r" + struct.pack("<I", 2**28) + b".",  # remembered under a number far beyond the first
+        b"\x80\x05\x96" + struct.pack("<Q", 2**33) + b"x.",  # a bytearray of 8 GiB
+        b"\x80\x04\x95" + struct.pack("<Q", 2**33) + b"].",  # a frame of 8 GiB
+        b"cnumpy\nndarray\n(I8589934592\ntR.",  # an array made by calling its class
+    ],
+)
+def test_a_pickle_cannot_claim_memory(tmp_path, content):
+    (tmp_path / "mosi.pkl").write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(ef.DataError, match="is refused"):
+        read_plain_pickle(tmp_path / "mosi.pkl")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**24
+
+
+def test_numbers_too_large_for_a_float_are_rounded(tmp_path):
+    """And not refused: they become float32 in any case."""
+    table = pa.table({"a:0": [2**60 + 1, 1, 2, 3] * 10, "label": [-(2**62) - 1, 0, 1, 2] * 10})
+    parquet.write_table(table, tmp_path / "set.parquet")
+    dataset = ef.datasets.load(tmp_path / "set.parquet", source={"target": "label"})
+    assert dataset.n_outputs == 4
+    assert max(split.inputs["a"].max() for split in dataset.splits.values()) == 2.0**60
+
+
+def test_rows_that_a_parquet_file_only_declares(tmp_path):
+    class Damaged:
+        num_row_groups, num_rows = 2, 40
+
+        def row_group(self, i):
+            return types.SimpleNamespace(num_rows=(-40, 80)[i])
+
+    with pytest.raises(ef.DataError, match="its row groups 40; it is damaged"):
+        rows_of_groups(tmp_path / "set.parquet", Damaged())
+    with pytest.raises(ef.DataError, match="column 'a' has 3 values for 2 rows"):
+        columns_of(types.SimpleNamespace(num_rows=2, column=lambda _: pa.chunked_array([[1, 2, 3]])), ("a",))
+
+
+def test_what_a_message_quotes_is_abridged():
+    line = str(ef.DataError("x" * 10_000 + "; expected train, val or test"))
+    assert len(line) < 2010
+    assert line.startswith("xxx")
+    assert line.endswith("expected train, val or test")
 
 
 def _zipped(members):

@@ -157,7 +157,7 @@ class ParquetRows(Rows):
             kind = file.schema_arrow.field(column).type
             if not is_numeric(kind):
                 raise DataError(f"{path}: column {column!r} is not numeric ({kind})")
-        sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+        sizes = rows_of_groups(path, file.metadata)
         check_fits(path, _BYTES_PER_ROW * sum(sizes))
         self._ends = np.cumsum(sizes)
         self._cache: OrderedDict[int, Floats] = OrderedDict()
@@ -167,6 +167,9 @@ class ParquetRows(Rows):
         if number not in self._cache:
             with reading(self._path, "Parquet"):
                 table = _parquet(self._path).read_row_group(number, columns=list(self._columns))
+            declared = int(self._ends[number] - (self._ends[number - 1] if number else 0))
+            if table.num_rows != declared:
+                raise DataError(f"{self._path}: row group {number} has {table.num_rows} rows, it declares {declared}")
             self._cache[number] = columns_of(table, self._columns)
             if len(self._cache) > self._KEPT:
                 self._cache.popitem(last=False)
@@ -225,18 +228,44 @@ def is_numeric(kind: Any) -> bool:
     return any(test(kind) for test in tests)
 
 
+def rows_of_groups(path: Path, metadata: Any) -> list[int]:
+    """How many rows each row group of a Parquet file has, as its metadata say.
+
+    Raises:
+        DataError: they contradict each other.
+    """
+    sizes = [int(metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
+    if min(sizes, default=0) < 0 or sum(sizes) != metadata.num_rows:
+        raise DataError(f"{path} declares {metadata.num_rows} rows, its row groups {sum(sizes)}; it is damaged")
+    return sizes
+
+
+def as_numbers(column: Any) -> NDArray[np.float64]:
+    """An Arrow column as float64 ``(n,)``: NaN where it is empty, whole numbers too large for a float rounded."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    numbers: NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return numbers
+
+
 def columns_of(table: Any, names: tuple[str, ...]) -> Floats:
-    """Numeric columns of an Arrow table as float32 ``(n, len(names))``; what is empty is NaN."""
+    """Numeric columns of an Arrow table as float32 ``(n, len(names))``; what is empty is NaN.
+
+    Raises:
+        DataError: a damaged file's column is longer or shorter than the others.
+    """
     import pyarrow as pa  # noqa: PLC0415
 
     values = np.empty((table.num_rows, len(names)), dtype=np.float32)
     for i, name in enumerate(names):
         column = table.column(name)
+        if len(column) != table.num_rows:
+            raise DataError(f"column {name!r} has {len(column)} values for {table.num_rows} rows")
         if pa.types.is_null(column.type):
             values[:, i] = np.nan
         else:
             with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
-                values[:, i] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+                values[:, i] = as_numbers(column)
     return values
 
 

@@ -157,6 +157,8 @@ def _from_archive(
         if key in arrays:
             if arrays[key].dtype.kind not in "fiub":
                 raise DataError(f"{path}: {key!r} holds {arrays[key].dtype}, expected numbers")
+            if arrays[key].ndim == 0:
+                raise DataError(f"{path}: {key!r} must be a list, one entry per sample; its shape is ()")
             found[m] = arrays[key][rows].astype(np.float32)
     beside = {m: integers(path, key, arrays[key]) for m in found if (key := f"{m}_len{suffix}") in arrays}
     ids = arrays.get("sample_ids" + suffix)

@@ -12,10 +12,12 @@ NumPy arrays while it does so.
 
 from __future__ import annotations
 
+import io
 import pickle
+import pickletools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +26,20 @@ from equifuse.datasets.assemble import assemble_parts
 from equifuse.datasets.dataset import MultimodalDataset, Split
 from equifuse.datasets.rows import Features, Floats
 from equifuse.errors import DataError, InputError
+from equifuse.files import check_fits
 
 _MODALITIES = ("text", "audio", "vision")
 _PARTS = {"train": "train", "valid": "val", "test": "test"}
 _LABELS = {"regression": "regression_labels", "classification": "classification_labels"}
 
 
+# Stands for ``np.ndarray``, which could be called to claim memory.
+_ARRAY = object()
+
+
 def _reconstruct(kind: Any, shape: Any, code: Any) -> Any:
     """As NumPy pickles an array: an empty one, filled later. Any other shape would only be there to claim memory."""
-    if kind is not np.ndarray or tuple(shape) != (0,):
+    if kind is not _ARRAY or tuple(shape) != (0,):
         raise pickle.UnpicklingError("an array that is not NumPy's own")
     return np.ndarray((0,), dtype=np.int8)
 
@@ -55,7 +62,7 @@ def _scalar(dtype: Any, raw: Any = b"") -> Any:
 
 
 _ADMITTED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "ndarray"): _ARRAY,
     ("numpy", "dtype"): np.dtype,
     ("_codecs", "encode"): _encode,
     ("collections", "OrderedDict"): dict,
@@ -84,6 +91,21 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("a reference to something outside of the file")
 
 
+def _check_claims(content: bytes) -> None:
+    """That a pickle asks for no more room than it can fill.
+
+    The unpickler makes room for what a file announces before it reads it: for bytes, for a frame, and for as many
+    remembered objects as the largest of their numbers says.
+
+    Raises:
+        ValueError: it asks for more, or is no pickle.
+    """
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):  # which knows how long bytes may be
+        most = {"PUT": count, "BINPUT": count, "LONG_BINPUT": count, "FRAME": len(content)}.get(opcode.name)
+        if most is not None and cast(int, argument) > most:
+            raise ValueError(f"{opcode.name} asks for {argument:,} where there cannot be more than {most:,}")
+
+
 def read_plain_pickle(path: Path) -> Any:
     """What a pickle holds, if that is plain data.
 
@@ -93,8 +115,10 @@ def read_plain_pickle(path: Path) -> Any:
     if not path.is_file():
         raise DataError(f"no such file: {path}")
     try:
-        with path.open("rb") as file:
-            return _PlainUnpickler(file).load()
+        check_fits(path, path.stat().st_size)
+        content = path.read_bytes()
+        _check_claims(content)
+        return _PlainUnpickler(io.BytesIO(content)).load()
     except Exception as error:  # a hostile or damaged pickle may fail in any way; it must only fail
         raise DataError(f"{path} is refused: {' '.join(str(error).split()) or type(error).__name__}") from None
 

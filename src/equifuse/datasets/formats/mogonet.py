@@ -18,7 +18,7 @@ import numpy as np
 from equifuse.datasets.assemble import assemble_parts
 from equifuse.datasets.dataset import MultimodalDataset, Split
 from equifuse.datasets.options import SourceOptions
-from equifuse.datasets.rows import Floats
+from equifuse.datasets.rows import Floats, as_numbers
 from equifuse.errors import DataError
 from equifuse.files import reading
 
@@ -75,10 +75,9 @@ def _numbers(path: Path) -> Floats:
     """A CSV file of numbers without a header, ``(n, d)``."""
     if not path.is_file():
         raise DataError(f"no such file: {path}")
-    import pyarrow as pa  # noqa: PLC0415
     from pyarrow import csv  # noqa: PLC0415
 
     with reading(path, "a table of numbers"):
         table = csv.read_csv(path, csv.ReadOptions(autogenerate_column_names=True))
-        columns = [column.cast(pa.float64()).to_numpy() for column in table.columns]
+        columns = [as_numbers(column) for column in table.columns]
     return np.stack(columns, axis=1).astype(np.float32)

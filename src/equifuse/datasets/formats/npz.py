@@ -71,6 +71,9 @@ def read_npz(path: str | os.PathLike[str], *, val_fraction: float = 0.2, seed: i
         if key not in arrays:
             raise DataError(f"{path} has no key {key!r}; a data set needs 'modalities' and 'task'")
     names = [str(m) for m in np.atleast_1d(arrays["modalities"])]
+    if not names or len(set(names)) < len(names):
+        raise DataError(f"{path}: 'modalities' must name at least one modality, and each once; it has {names[:12]}")
+    _check_lists(path, arrays, names)
     task = str(arrays["task"])
     classes = tuple(str(c) for c in arrays["class_names"]) if "class_names" in arrays else None
     options: dict[str, Any] = {"classes": classes, "val_fraction": val_fraction, "seed": seed}
@@ -125,6 +128,15 @@ def _ready_layout(path: Path, arrays: Arrays, names: list[str]) -> dict[str, Spl
         ids = arrays.get(f"sample_ids_{part}")
         splits[part] = Split(inputs, target=arrays.get(f"y_{part}"), ids=ids, lengths=lengths)
     return splits
+
+
+def _check_lists(path: Path, arrays: Arrays, names: list[str]) -> None:
+    """That what should have a row per sample has rows, and that names are a list; other arrays may be anything."""
+    for prefix in ("class_names", "sample_ids", "y", *names):
+        for key in (prefix, *(f"{prefix}_{part}" for part in PARTS)):
+            shape = arrays[key].shape if key in arrays else (0,)
+            if shape == () or (prefix in ("class_names", "sample_ids") and len(shape) > 1):
+                raise DataError(f"{path}: {key!r} must be a list, one entry per sample or class; its shape is {shape}")
 
 
 def integers(path: Path, key: str, values: NDArray[np.generic]) -> NDArray[np.int64]:

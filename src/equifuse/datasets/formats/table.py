@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 from equifuse.datasets.assemble import assemble, encode_target, part_rows, rows_by_id, with_presence
 from equifuse.datasets.dataset import MultimodalDataset
 from equifuse.datasets.options import SourceOptions, matching
-from equifuse.datasets.rows import Features, NpyRows, ParquetRows, columns_of, is_numeric, loaded_if_small
+from equifuse.datasets.rows import (
+    Features,
+    NpyRows,
+    ParquetRows,
+    as_numbers,
+    columns_of,
+    is_numeric,
+    loaded_if_small,
+    rows_of_groups,
+)
 from equifuse.errors import DataError, InputError
 from equifuse.files import check_fits, reading
 
@@ -171,8 +180,8 @@ class _Schema:
             self._file = parquet.ParquetFile(path)
             self.schema = self._file.schema_arrow
             self.column_names = list(self.schema.names)
+            self.num_rows = sum(rows_of_groups(path, self._file.metadata))
         self.path = path
-        self.num_rows = int(self._file.metadata.num_rows)
 
     def column(self, name: str) -> Any:
         check_fits(self.path, 8 * self.num_rows)  # a page of few bytes may repeat one value any number of times
@@ -221,14 +230,12 @@ def read_table(path: Path) -> Any:
 
 def column_values(table: Any, names: Sequence[str]) -> NDArray[np.generic]:
     """Columns ``(n, K)``: numbers with NaN where empty, or text."""
-    import pyarrow as pa  # noqa: PLC0415
-
     columns = []
     for name in names:
         column = table.column(name)
         kind = column.type
         if is_numeric(kind):
-            columns.append(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
+            columns.append(as_numbers(column))
         else:
             columns.append(np.array([None if v is None else str(v) for v in column.to_pylist()], dtype=object))
     if len(columns) > 1 and any(c.dtype.kind == "O" for c in columns):
