@@ -84,11 +84,12 @@ class HDF5Rows(Rows):
 
     def __init__(self, path: Path, key: str, index: Indices | None = None) -> None:
         self._path, self._key = path, key
-        found = _hdf5(path).get(key)
-        if found is None or not hasattr(found, "shape") or len(found.shape) < 1:
-            raise DataError(f"{path} has no array {key!r}; it has {', '.join(sorted(_hdf5(path))[:12])}")
-        if found.dtype.kind not in "fiub":
-            raise DataError(f"{path}: {key!r} holds {found.dtype}, expected numbers")
+        with reading(path, "HDF5"):  # libhdf5 looks at the file only where it is asked about
+            found = _hdf5(path).get(key)
+            if found is None or not hasattr(found, "shape") or len(found.shape) < 1:
+                raise DataError(f"{path} has no array {key!r}; it has {', '.join(sorted(_hdf5(path))[:12])}")
+            if found.dtype.kind not in "fiub":
+                raise DataError(f"{path}: {key!r} holds {found.dtype}, expected numbers")
         check_fits(path, _BYTES_PER_ROW * found.shape[0])
         super().__init__(found.shape[0], tuple(found.shape[1:]) or (1,), index)
 
