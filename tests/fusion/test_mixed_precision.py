@@ -90,14 +90,17 @@ def test_the_equilibrium_and_its_gradient_meet_the_tolerance(kind, dim, count, a
     if absent:
         return
     double, fused, expected = exact(fusion, inputs, cotangent)
-    # The residual that was reported is the true one: the last evaluation is exact.
+    # The residual that was reported is no less than the true one, and hardly more: the last evaluation is about an
+    # anchor so near that its rounding is a quarter of the tolerance at most.
     f, _ = double.equilibrium_map({m: v.detach().double() for m, v in inputs.items()})
     z = torch.stack([*out.modalities.values(), out.fused], dim=1).double()
     error = f(z) - z
     for i, part in enumerate(out.stats.parts.values()):
         true = error[:, i].norm(dim=1) / z[:, i].norm(dim=1)
         if i < count:
-            torch.testing.assert_close(part.residual.double(), true, rtol=0.02, atol=1e-6)
+            more = part.residual.double() - true
+            assert bool((more >= -0.02 * true - 1e-6).all())
+            assert bool((more <= 0.25 * TOL * 1.02 + 1e-6).all())
     assert float((out.fused.detach() - fused).norm() / fused.norm()) < 10 * TOL
     assert float((gradients - expected).norm() / expected.norm()) < 10 * TOL
 
@@ -173,12 +176,10 @@ def test_samples_that_leave_the_batch_take_their_anchor_along(monkeypatch):
     assert counter.rough > counter.exact
 
 
-def test_gmres_takes_rough_products_only_once_they_do_not_show():
-    torch.manual_seed(0)
-    a = torch.randn(20, 40, 40) / 15
-    low = a.bfloat16().float()
-    g = torch.randn(20, 40)
-    calls = []
+def adjoint_by_both(a, method):
+    """``u = a u + g`` with products of ``a``, exact and rounded: which were asked for, and the true residuals."""
+    low, calls = a.bfloat16().float(), []
+    g = torch.randn(a.shape[:2])
 
     def product(matrix, name):
         def multiply(u):
@@ -187,13 +188,30 @@ def test_gmres_takes_rough_products_only_once_they_do_not_show():
 
         return multiply
 
-    both = Product(product(a, "exact"), product(low, "rough"))
-    u, stats = solve_adjoint(both, g, GMRES(), 1e-4)
+    u, stats = solve_adjoint(Product(product(a, "exact"), product(low, "rough")), g, method, 1e-4)
+    true = (g - u + torch.einsum("bij,bj->bi", a, u)).norm(dim=1) / g.norm(dim=1)
     assert bool(stats.converged.all())
-    residual = g - u + torch.einsum("bij,bj->bi", a, u)
-    true = residual.norm(dim=1) / g.norm(dim=1)
     assert bool((true <= 1e-4).all())
-    assert bool((true <= stats.residual).all())
-    switch = calls.index("rough")
-    assert 0 < switch < len(calls) - 1
-    assert set(calls[switch:]) == {"rough"}
+    assert bool((true <= stats.residual * 1.001 + 1e-7).all())
+    return calls
+
+
+def test_gmres_refines_by_rough_products_what_exact_ones_find_wrong():
+    torch.manual_seed(0)
+    calls = adjoint_by_both(torch.randn(20, 40, 40) / 15, GMRES())
+    first = calls.index("exact")
+    assert calls[:first] == ["rough"] * first
+    assert 0 < calls.count("exact") <= 2  # between cycles alone
+    assert calls[-1] == "rough"
+
+
+def test_gmres_takes_exact_products_first_where_rough_cycles_lead_nowhere():
+    """A cycle too short for the map: the other rule, by which rough products come once they no longer show."""
+    torch.manual_seed(0)
+    rotation = torch.linalg.qr(torch.randn(20, 40, 40)).Q
+    calls = adjoint_by_both(0.8 * rotation, GMRES(restart=5, max_steps=400))
+    assert calls[:5] == ["rough"] * 5
+    then = calls[5:]
+    switch = then.index("rough")
+    assert switch > 5
+    assert then[switch:].count("exact") <= then[switch:].count("rough") // 5  # between cycles alone

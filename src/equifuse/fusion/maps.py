@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equifuse.fusion.products import AnchoredMap, AnchoredProducts, rough_pays, rounded_product
-from equifuse.solve.explicit import ExplicitMap, Saved
+from equifuse.solve.explicit import ExplicitMap, Linearized, Saved
 from equifuse.solve.inexact import ROUGH
-from equifuse.solve.recycling import empty, recording, spare
+from equifuse.solve.recycling import empty, pick, recording, spare, spread
 
 GROUPS = 4
 NORM_EPS = 1e-5
@@ -93,6 +93,11 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = NORM_EPS) -
     return affine(bias, normalise(x, eps)[0], weight)
 
 
+def _within(error: Tensor, slack: float, z: Tensor) -> bool:
+    """Whether all errors ``(n,)`` are small against the states ``(n, d)``."""
+    return bool((error <= slack * torch.linalg.vector_norm(z, dim=1)).all())
+
+
 class _Map(ExplicitMap):
     """What both maps are: a norm's ε, and a sum that stays constant during a solve.
 
@@ -112,6 +117,7 @@ class _Map(ExplicitMap):
         self._terms = x, bias
         self._sum: Tensor | None = None
         self._rounded: tuple[Tensor, ...] | None = None
+        self._solved: AnchoredProducts | None = None  # those of the latest solve
 
     @property
     def has_rough(self) -> bool:
@@ -132,6 +138,17 @@ class _Map(ExplicitMap):
         if self._rounded is None:
             self._rounded = tuple(matrix.to(ROUGH) for matrix in self._matrices)
         return self._rounded
+
+    def _anchored_products(self, first: Tensor, start: list[tuple[Tensor, Tensor]]) -> AnchoredProducts:
+        """For a solve, and for the evaluation after it; ``first`` is what the first product is added to."""
+        constants = first, self._injected()
+        self._solved = AnchoredProducts(constants, self._matrices, self._rounded_matrices(), start)
+        return self._solved
+
+    def _known_products(self) -> AnchoredProducts | None:
+        """Those of the latest solve, once, if it has left an anchor: they keep its memory."""
+        known, self._solved = self._solved, None
+        return known if known is not None and known.moved else None
 
     def _injected(self) -> Tensor:
         """``x + bias``."""
@@ -204,14 +221,12 @@ class ModalityMap(_Map):
     def _stack(self, rows: Tensor) -> Tensor:
         """Rows ``(n, k)`` in their places ``(M, R, k)``."""
         if self.places is not None:
-            count, height = self.x.shape[:2]
-            padded = empty(rows, count * height, rows.shape[1]).zero_()
-            rows = padded.index_copy(0, self.places, rows) if recording() else padded.index_copy_(0, self.places, rows)
+            rows = spread(rows, self.places, self.x.shape[0] * self.x.shape[1])
         return rows.view(*self.x.shape[:2], rows.shape[1])
 
     def _flat(self, stacked: Tensor) -> Tensor:
         flat = stacked.flatten(0, 1)
-        return flat if self.places is None else flat[self.places]
+        return flat if self.places is None else pick(flat, self.places)
 
     def evaluate(self, z: Tensor, *, keep: bool = True) -> tuple[Tensor, _BlockSaved]:
         """``(M, R, d) -> (M, R, d)``, and what the derivative needs (unusable unless ``keep``)."""
@@ -264,9 +279,7 @@ class ModalityMap(_Map):
         def evaluate(z: Tensor, products: AnchoredProducts) -> Tensor:
             return self._flat(self._evaluate(self._stack(z), products, keep=False)[0])
 
-        constants = w.bias1, self._injected()
-        products = AnchoredProducts(constants, self._matrices, self._rounded_matrices(), start)
-        return AnchoredMap(products, evaluate, self._flat)
+        return AnchoredMap(self._anchored_products(w.bias1, start), evaluate, self._flat)
 
     def at_zero(self) -> Tensor:
         """``f(0)`` ``(n, d)``: the first product vanishes, the second is the same for every row."""
@@ -277,10 +290,16 @@ class ModalityMap(_Map):
         image = self._norm(outer, w.gain3, w.shift3)
         return self._flat(image if self.mask is None else torch.where(self.mask, image, 0.0))
 
-    def linearize(self, z: Tensor) -> tuple[Tensor, Saved]:
+    def linearize(self, z: Tensor, slack: float = 0.0) -> Linearized:
         """``f(z)`` ``(n, d)``, and what the derivative there needs."""
-        image, saved = self.evaluate(self._stack(z))
-        return self._flat(image), tuple(saved)
+        stacked, products = self._stack(z), self._known_products()
+        if products is not None:
+            image, saved = self._evaluate(stacked, products.rough(), keep=True)
+            error = self._flat(products.error)
+            if _within(error, slack, z):
+                return Linearized(self._flat(image), tuple(saved), error)
+        image, saved = self.evaluate(stacked)
+        return Linearized(self._flat(image), tuple(saved))
 
     def _pull(self, saved: Saved, u: Tensor, *, rough: bool = False) -> tuple[Tensor, ...]:
         """Gradients at the state, before the second product, after the first norm's affine, and before the first."""
@@ -352,9 +371,8 @@ class ModalityMap(_Map):
         places = modality * widest + rank
 
         def gather(tensor: Tensor) -> Tensor:
-            some = tensor.flatten(0, 1)[flat]
-            padded = some.new_zeros(count * widest, *some.shape[1:]).index_copy(0, places, some)
-            return padded.view(count, widest, *some.shape[1:])
+            some = pick(tensor.flatten(0, 1), flat)
+            return spread(some, places, count * widest).view(count, widest, *some.shape[1:])
 
         return gather, places
 
@@ -483,12 +501,11 @@ class FusionMap(_Map):
         def evaluate(z: Tensor, products: AnchoredProducts) -> Tensor:
             return self._evaluate(z, products, keep=False)[0]
 
-        def of_state(norms: Tensor) -> Tensor:
-            return norms / self.count.squeeze(1).clamp(min=1)
+        return AnchoredMap(self._anchored_products(self.constant, start), evaluate, self._of_state)
 
-        constants = self.constant, self._injected()
-        products = AnchoredProducts(constants, self._matrices, self._rounded_matrices(), start)
-        return AnchoredMap(products, evaluate, of_state)
+    def _of_state(self, norms: Tensor) -> Tensor:
+        """Norms of the state, from those of what the first product is with."""
+        return norms / self.count.squeeze(1).clamp(min=1)
 
     def at_zero(self) -> Tensor:
         """``f(0)`` ``(n, d)``: with a gate, nothing is left of the product."""
@@ -497,10 +514,16 @@ class FusionMap(_Map):
             return self(torch.zeros_like(self.x_fuse))
         return self._norm(_relu(torch.add(self.x_fuse, w.mix_bias, out=spare(self.x_fuse))), w.gain, w.shift)
 
-    def linearize(self, z: Tensor) -> tuple[Tensor, Saved]:
+    def linearize(self, z: Tensor, slack: float = 0.0) -> Linearized:
         """``f(z)`` ``(n, d)``, and what the derivative there needs."""
+        products = self._known_products()
+        if products is not None:
+            image, saved = self._evaluate(z, products.rough(), keep=True)
+            error = self._of_state(products.error)
+            if _within(error, slack, z):
+                return Linearized(image, tuple(saved), error)
         image, saved = self.evaluate(z)
-        return image, tuple(saved)
+        return Linearized(image, tuple(saved))
 
     def _pull(self, saved: Saved, u: Tensor, *, rough: bool = False) -> tuple[Tensor, Tensor]:
         """Gradients before the norm's ReLU, and at the gated sum."""
@@ -545,10 +568,10 @@ class FusionMap(_Map):
 
     def take(self, rows: Tensor) -> FusionMap:
         """The map of some rows."""
-        share = None if self.share is None else self.share[rows]
-        constants = self.x_fuse[rows], self.constant[rows], self.count[rows], share
+        share = None if self.share is None else pick(self.share, rows)
+        constants = pick(self.x_fuse, rows), pick(self.constant, rows), pick(self.count, rows), share
         return FusionMap(*constants, self.weights, self.eps, self.bound, rounding=self.rounding)
 
     def take_saved(self, saved: Saved, rows: Tensor) -> Saved:
         """What ``take(rows)`` needs in place of ``saved``."""
-        return tuple(tensor[rows] for tensor in saved)
+        return tuple(pick(tensor, rows) for tensor in saved)

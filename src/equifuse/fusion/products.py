@@ -74,6 +74,17 @@ class AnchoredProducts:
         if exact:
             self.anchor, self.moved = [], True
 
+    def rough(self) -> AnchoredProducts:
+        """Itself, for a rough evaluation that begins."""
+        self.begin(exact=False)
+        return self
+
+    @property
+    def error(self) -> Tensor:
+        """Estimate ``(...)`` of the latest rough evaluation's error: what is rounded is the way from the anchor."""
+        assert self.way is not None
+        return ROUNDOFF * self.way
+
     def __call__(self, i: int, x: Tensor) -> Tensor:
         """``c_i + x W_i``, which may be overwritten."""
         return self._exactly(i, x) if self._moving else self._roughly(i, x)
@@ -128,10 +139,9 @@ class AnchoredMap(Anchored):
         return self._run(z, exact=True)
 
     def rough(self, z: Tensor) -> Rough:
-        """``f(z)`` nearly. What is rounded is the way from the anchor, so the error is estimated as its share."""
+        """``f(z)`` nearly."""
         image = self._run(z, exact=False)
-        assert self._products.way is not None
-        return Rough(image, ROUNDOFF * self._flatten(self._products.way))
+        return Rough(image, self._flatten(self._products.error))
 
     def _run(self, z: Tensor, *, exact: bool) -> Tensor:
         self._products.begin(exact=exact)

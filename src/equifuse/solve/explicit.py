@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 from torch import Tensor
 
 from equifuse.solve.inexact import Anchored
 
 Saved = tuple[Tensor, ...]
+
+
+class Linearized(NamedTuple):
+    """A map about a point.
+
+    Attributes:
+        image: its value there, ``(B, …)``.
+        saved: what products with its derivative need.
+        error: ``(B,)`` estimate of how far the image is off, on the large side; None if it is exact.
+    """
+
+    image: Tensor
+    saved: Saved
+    error: Tensor | None = None
 
 
 class ExplicitMap(ABC):
@@ -45,8 +60,14 @@ class ExplicitMap(ABC):
         raise NotImplementedError(f"{type(self).__name__} has no rough evaluation")
 
     @abstractmethod
-    def linearize(self, z: Tensor) -> tuple[Tensor, Saved]:
-        """``f(z)``, and what :meth:`transposed` and :meth:`pull` need of this evaluation."""
+    def linearize(self, z: Tensor, slack: float = 0.0) -> Linearized:
+        """``f(z)``, and what :meth:`transposed` and :meth:`pull` need of this evaluation.
+
+        Args:
+            z: ``(B, …)``.
+            slack: how far the image may be off, relative to the norm of ``z``; more than 0 only after a solve, near
+                its solution, where the map may know a cheap way.
+        """
 
     @abstractmethod
     def take_saved(self, saved: Saved, rows: Tensor) -> Saved:

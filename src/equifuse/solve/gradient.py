@@ -30,6 +30,9 @@ from equifuse.solve.loop import (
 from equifuse.solve.recycling import copy, spare
 from equifuse.solve.spectrum import transposed_jacobian
 
+# What the evaluation that a gradient is taken of may be off by, as a share of the forward tolerance.
+_SLACK = 0.25
+
 
 class Gradient(ABC):
     """How a gradient is taken through a fixed point; independent of the solver that found it."""
@@ -243,13 +246,15 @@ def _one_step_on(f: ExplicitMap, z: Tensor, image: Tensor, stats: SolverStats, t
     step has been taken, and its residual is known.
     """
     point = image.to(z.dtype)
-    fz, saved = f.linearize(point)
+    fz, saved, error = f.linearize(point, slack=_SLACK * tol)
     relative = relative_residual(rows(torch.sub(fz, point, out=spare(fz))), rows(fz)).to(stats.residual.dtype)
+    if error is not None:
+        relative = relative + error / torch.linalg.vector_norm(rows(fz), dim=1)
     worse = (relative > stats.residual) & (relative > tol)
     if bool(worse.any()):
         relative = torch.where(worse, stats.residual, relative)
         point = torch.where(worse.view(-1, *[1] * (z.dim() - 1)), z, point)
-        _, saved = f.linearize(point)
+        saved = f.linearize(point).saved
     stats.residual, stats.converged = relative, stats.converged | (relative <= tol)
     stats.trace = torch.cat([stats.trace, relative[None]])
     return point, saved

@@ -14,15 +14,17 @@ from equifuse.errors import InputError
 from equifuse.solve.history import Slots
 from equifuse.solve.inexact import ROUNDOFF
 from equifuse.solve.loop import SolverStats
-from equifuse.solve.recycling import empty
+from equifuse.solve.recycling import empty, pick
 
 LinearMap = Callable[[Tensor], Tensor]
 # Solved rows leave the batch once no more than this share is left: copying the rest is not free.
 _WORTH_DROPPING = 0.7
 # Gram-Schmidt is repeated where less than this share of a direction is left: a digit of orthogonality is lost then.
 _CANCELLED = 0.1
-# What rough products may add to the residual, as a share of the tolerance, in each of them.
+# What a rough product after exact ones may add to the residual, as a share of the tolerance.
 _ROUGH_SHARE = 0.4
+# A cycle of rough products that leaves more than this share of a residual is not repeated.
+_WORTH_REFINING = 0.1
 
 
 class Product(NamedTuple):
@@ -190,9 +192,13 @@ def solve_adjoint(
 ) -> tuple[Tensor, SolverStats]:
     """Solve ``u − product(u) = g`` per row by restarted GMRES.
 
-    The error of a product with a basis vector enters the solution times that vector's coefficient, which is about the
-    residual at that time. So products may be the rougher the smaller the residual is (inexact Krylov methods, Simoncini
-    & Szyld 2003), and the rough ones, where there are any, take over once they no longer show in the result.
+    Where there are rough products, a cycle is made of them, and ends when they can do no more; the next one starts from
+    the residual of an exact product (iterative refinement by GMRES, Carson & Higham 2017). The error of a product with
+    a basis vector enters the solution times that vector's coefficient, which is about the residual at that time, so
+    what a cycle is off by is known, and the last one needs no exact product after it.
+
+    A map on which such a cycle leads nowhere gets exact products until the residual is so small that rough ones do not
+    show in the result (inexact Krylov methods, Simoncini & Szyld 2003).
 
     Args:
         product: of the whole batch.
@@ -215,12 +221,16 @@ def solve_adjoint(
     index = torch.arange(batch, device=g.device)  # the rows being worked on
     right, active = g, residual > floor
     done = 0
+    refining = product.rough is not None
     while done < method.max_steps and bool(active.any()):
         size = min(method.restart, method.max_steps - done)
         # Rows that are done start from nothing, and so stay what they are.
-        basis = ArnoldiBasis(right if bool(active.all()) else right * active[:, None], size)
+        if not bool(active.all()):
+            right = torch.mul(right, active[:, None], out=empty(right))
+        basis = ArnoldiBasis(right, size)
         squares = _LeastSquares(basis.norm, size)
-        error = torch.zeros_like(floor)  # what rough products add to the residual
+        error = residual.new_zeros(len(index))  # what rough products add to the residual
+        begun = residual[index]
         while basis.size < size:
             left = int(active.count_nonzero())
             if left == 0:
@@ -232,30 +242,37 @@ def solve_adjoint(
                 index, active = index[here], active[here]
                 basis.keep(here)
                 squares.keep(here)
+                error, begun = error[here], begun[here]
                 product = take(index)
             v = basis.newest()
             multiply = product.exact
             if product.rough is not None:
                 more = ROUNDOFF * residual[index]
-                if not bool((active & (more > _ROUGH_SHARE * floor[index])).any()):
+                if refining or not bool((active & (more > _ROUGH_SHARE * floor[index])).any()):
                     multiply = product.rough
-                    error = error.index_add(0, index, more)
+                    error = error + more
             # Of Jᵀ, not of 1 − Jᵀ: the Krylov space is the same, and nothing cancels where Jᵀ is small.
             itself = basis.alive.to(v.dtype)
             column = -basis.extend(multiply(v))
             column[:, basis.size - 1] += itself
-            now = squares.append(basis.size - 1, column, active) + error[index]
-            now = torch.where(active, now, residual[index])
+            within = squares.append(basis.size - 1, column, active)
+            now = torch.where(active, within + error, residual[index])
             residual = residual.index_copy(0, index, now)
             steps = steps.index_add(0, index, active.long())
             trace.append(_relative(residual, scale))
             active = active & (now > floor[index])
+            # Rough products can do no more than this; what is left is for another cycle.
+            if refining and 2 * int((active & (within <= error)).count_nonzero()) > int(active.count_nonzero()):
+                break
         u = _add(u, g, index, basis, squares.solution())
         done += basis.size
         active = residual[index] > floor[index]
         if done < method.max_steps and bool(active.any()):
-            right = g[index] - u[index] + product.exact(u[index])
+            right = _exact_residual(product, g, u, index)
             now = torch.where(active, torch.linalg.vector_norm(right, dim=1), residual[index])
+            steps = steps.index_add(0, index, active.long())
+            worth = active & (now < _WORTH_REFINING * begun)
+            refining = refining and 2 * int(worth.count_nonzero()) >= int(active.count_nonzero())
             residual = residual.index_copy(0, index, now)
             active = now > floor[index]
             done += 1
@@ -264,12 +281,20 @@ def solve_adjoint(
     )
 
 
+def _exact_residual(product: Product, g: Tensor, u: Tensor, index: Tensor) -> Tensor:
+    """``g − u + product(u)`` at the rows ``index``, which ``product`` is of."""
+    if len(index) < len(g):
+        g, u = pick(g, index), pick(u, index)
+    image = product.exact(u)
+    return torch.sub(g, u, out=empty(u)).add_(image)
+
+
 def _add(u: Tensor | None, like: Tensor, index: Tensor, basis: ArnoldiBasis, weights: Tensor) -> Tensor:
     """``u`` (None for zero), shaped like ``like``, plus the combination of the basis at the rows ``index``."""
     if len(index) == len(like):
         return basis.add_to(empty(like).zero_() if u is None else u, weights)
     u = empty(like).zero_() if u is None else u
-    return u.index_copy(0, index, basis.add_to(u[index], weights))
+    return u.index_copy_(0, index, basis.add_to(pick(u, index), weights))
 
 
 def _relative(residual: Tensor, scale: Tensor) -> Tensor:

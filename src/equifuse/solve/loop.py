@@ -16,7 +16,7 @@ from torch import Tensor
 from equifuse.errors import InputError
 from equifuse.solve.explicit import ExplicitMap
 from equifuse.solve.inexact import Anchored, Schedule
-from equifuse.solve.recycling import pick, spare
+from equifuse.solve.recycling import pick, put, spare
 
 FixedPointMap = Callable[[Tensor], Tensor]
 Take = Callable[[Tensor], FixedPointMap]
@@ -277,8 +277,8 @@ class _Best:
     def put(self, rows: Tensor, other: _Best) -> _Best:
         """These samples with ``rows`` replaced."""
         return _Best(
-            self.z.index_copy(0, rows, other.z),
-            self.image.index_copy(0, rows, other.image),
+            put(self.z, rows, other.z),
+            put(self.image, rows, other.image),
             self.residual.index_copy(0, rows, other.residual),
             self.steps.index_copy(0, rows, other.steps),
         )

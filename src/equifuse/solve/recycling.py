@@ -103,6 +103,20 @@ def pick(x: Tensor, rows: Tensor) -> Tensor:
     return torch.index_select(x, 0, rows, out=spare(x, len(rows), *x.shape[1:]))
 
 
+def put(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """``x`` with ``x[rows] = values`` (indices into the first axis), a new tensor."""
+    if recording():
+        return x.index_copy(0, rows, values)
+    return copy(x).index_copy_(0, rows, values)
+
+
+def spread(values: Tensor, places: Tensor, count: int) -> Tensor:
+    """``(count, …)`` zeros with ``values`` at ``places`` (indices into the first axis)."""
+    if recording():
+        return values.new_zeros(count, *values.shape[1:]).index_copy(0, places, values)
+    return empty(values, count, *values.shape[1:]).zero_().index_copy_(0, places, values)
+
+
 def idle_bytes() -> int:
     """Bytes kept for later."""
     return _POOL.idle_bytes

@@ -16,7 +16,7 @@ from equifuse.solve.loop import FixedPointMap, rows, work_dtype
 def transposed_jacobian(f: FixedPointMap, z: Tensor) -> Callable[[Tensor], Tensor]:
     """``u -> Jᵀu`` on flattened rows ``(B, N)``, ``J = ∂f/∂z`` at ``z`` ``(B, …)``; ``f`` is evaluated once."""
     if isinstance(f, ExplicitMap):
-        _, saved = f.linearize(z)
+        saved = f.linearize(z).saved
         return lambda u: rows(f.transposed(saved, u.reshape(z.shape).to(z.dtype))).to(u.dtype)
     with torch.enable_grad():
         z_in = z.detach().requires_grad_()
