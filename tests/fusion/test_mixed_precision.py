@@ -215,3 +215,40 @@ def test_gmres_takes_exact_products_first_where_rough_cycles_lead_nowhere():
     switch = then.index("rough")
     assert switch > 5
     assert then[switch:].count("exact") <= then[switch:].count("rough") // 5  # between cycles alone
+
+
+def test_the_evaluation_after_a_solve_is_rough_once_and_only_near_it():
+    fusion, inputs = fusion_of("hard")
+    with fusion.observed() as seen:
+        fusion({m: x.detach() for m, x in inputs.items()})
+    f = seen[0].modality_map
+    with torch.no_grad():
+        z = seen[0].states.flatten(0, 1)
+        exactly = f.linearize(z)
+        assert exactly.error is None  # nothing was solved with gradients, or it was taken back
+        ef.fixed_point(f, f.at_zero(), solver=fusion.solver)
+        near = f.linearize(z, slack=0.25 * TOL)
+        again = f.linearize(z, slack=0.25 * TOL)
+        ef.fixed_point(f, f.at_zero(), solver=fusion.solver)
+        far = f.linearize(2 * z, slack=0.25 * TOL)
+    assert near.error is not None
+    assert bool(((near.image - exactly.image).norm(dim=1) <= near.error + 1e-6 * z.norm(dim=1)).all())
+    assert bool((near.error <= 0.25 * TOL * z.norm(dim=1)).all())
+    assert again.error is None
+    assert far.error is None
+
+
+@pytest.mark.parametrize("matrices", [1, 3])
+def test_products_one_by_one_are_the_batched_ones(matrices, monkeypatch):
+    a, b = torch.randn(matrices, 5, 4).double(), torch.randn(matrices, 4, 6).double()
+    plus, row = torch.randn(matrices, 5, 6).double(), torch.randn(matrices, 1, 6).double()
+    for least in (0, 10**9):
+        monkeypatch.setattr(products, "_WORTH_ALL_THREADS", least)
+        out = torch.empty(matrices, 5, 6).double()
+        torch.testing.assert_close(products.product(a, b, out), a @ b)
+        torch.testing.assert_close(products.product(a, b, out, row), row + a @ b)
+        held = plus.clone()
+        assert products.product(a, b, held, held) is held
+        torch.testing.assert_close(held, plus + a @ b)
+        torch.testing.assert_close(products.product(a, b, None, plus), plus + a @ b)
+    torch.testing.assert_close(products.product(a[0], b[0], None, row[0]), row[0] + a[0] @ b[0])

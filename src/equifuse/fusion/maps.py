@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from equifuse.fusion.products import AnchoredMap, AnchoredProducts, rough_pays, rounded_product
+from equifuse.fusion.products import AnchoredMap, AnchoredProducts, product, rough_pays, rounded_product
 from equifuse.solve.explicit import ExplicitMap, Linearized, Saved
 from equifuse.solve.inexact import ROUGH
 from equifuse.solve.recycling import empty, pick, recording, spare, spread
@@ -232,21 +232,21 @@ class ModalityMap(_Map):
         """``(M, R, d) -> (M, R, d)``, and what the derivative needs (unusable unless ``keep``)."""
         constants = self.weights.bias1, self._injected()
 
-        def product(i: int, v: Tensor) -> Tensor:
-            return torch.baddbmm(constants[i], v, self._matrices[i], out=spare(v))
+        def affinely(i: int, v: Tensor) -> Tensor:
+            return product(v, self._matrices[i], spare(v), constants[i])
 
-        return self._evaluate(z, product, keep=keep)
+        return self._evaluate(z, affinely, keep=keep)
 
     def _evaluate(
-        self, z: Tensor, product: Callable[[int, Tensor], Tensor], *, keep: bool
+        self, z: Tensor, affinely: Callable[[int, Tensor], Tensor], *, keep: bool
     ) -> tuple[Tensor, _BlockSaved]:
         """With the two affine products as given."""
         w = self.weights
         lean = not recording()  # what is not kept is written over
         over = lean and not keep
-        normal1, scale1 = normalise(product(0, z), self.eps, reuse=lean)
+        normal1, scale1 = normalise(affinely(0, z), self.eps, reuse=lean)
         hidden = _relu(affine(w.shift1, normal1, w.gain1, reuse=over))
-        normal2, scale2 = normalise(product(1, hidden), self.eps, reuse=lean)
+        normal2, scale2 = normalise(affinely(1, hidden), self.eps, reuse=lean)
         outer = affine(w.shift2, normal2, w.gain2, reuse=over)
         outer = _relu(outer.add_(z) if lean else outer + z)
         normal3, scale3 = normalise(outer, self.eps, reuse=over)
@@ -310,7 +310,7 @@ class ModalityMap(_Map):
         if rough:
             rounded_product(second, self._rounded_matrices()[1].mT, out=hidden)
         else:
-            torch.bmm(second, w.weight2.mT, out=hidden)
+            product(second, w.weight2.mT, hidden)
         _relu_pull(hidden, s.hidden)
         normalise_pull(s.normal1, s.scale1, torch.mul(hidden, w.gain1, out=first), scratch)
         return outer, second, hidden, first
@@ -324,7 +324,7 @@ class ModalityMap(_Map):
         outer, _, _, first = self._pull(saved, self._masked(u), rough=rough)
         if rough:
             return self._flat(outer.add_(rounded_product(first, self._rounded_matrices()[0].mT, out=first)))
-        return self._flat(outer.baddbmm_(first, self.weights.weight1.mT))
+        return self._flat(product(first, self.weights.weight1.mT, outer, outer))
 
     def pull(self, saved: Saved, u: Tensor) -> tuple[Tensor, ...]:
         """The gradients of ``Σ u ⊙ f`` in the order of :attr:`closure`."""
@@ -336,11 +336,11 @@ class ModalityMap(_Map):
         outer, second, hidden, first = self._pull(saved, u)
         scratch = empty(u)
         weights = BlockWeights(
-            weight1=torch.bmm(s.z.mT, first, out=empty(self.weights.weight1)),
+            weight1=product(s.z.mT, first, empty(self.weights.weight1)),
             bias1=total(first),
             gain1=total(torch.mul(hidden, s.normal1, out=scratch)),
             shift1=total(hidden),
-            weight2=torch.bmm(s.hidden.mT, second, out=empty(self.weights.weight2)),
+            weight2=product(s.hidden.mT, second, empty(self.weights.weight2)),
             bias2=total(second),
             gain2=total(torch.mul(outer, s.normal2, out=scratch)),
             shift2=total(outer),
@@ -442,15 +442,15 @@ class FusionMap(_Map):
     def evaluate(self, z: Tensor, *, keep: bool = True) -> tuple[Tensor, _FusionSaved]:
         """``(n, d) -> (n, d)``, and what the derivative needs (unusable unless ``keep``)."""
 
-        def product(i: int, v: Tensor) -> Tensor:
+        def affinely(i: int, v: Tensor) -> Tensor:
             if i == 0 and self.weights.gate is not None:
                 return torch.addmm(self.constant, v, self.weights.gate.t(), out=spare(v))
             return torch.addmm(self._injected(), v, self.weights.mix.t(), out=spare(v))
 
-        return self._evaluate(z, product, keep=keep)
+        return self._evaluate(z, affinely, keep=keep)
 
     def _evaluate(
-        self, z: Tensor, product: Callable[[int, Tensor], Tensor], *, keep: bool
+        self, z: Tensor, affinely: Callable[[int, Tensor], Tensor], *, keep: bool
     ) -> tuple[Tensor, _FusionSaved]:
         """With the affine products as given: the gate's, where there is one, and the combining one."""
         w = self.weights
@@ -463,17 +463,17 @@ class FusionMap(_Map):
         if w.gate is None:
             alpha, purified = z, self.constant + self.count * z
         elif self.bound is not None:
-            alpha = product(0, self.count * z)
+            alpha = affinely(0, self.count * z)
             most = self.bound * self.count.clamp(min=1)
             level = torch.tanh(alpha / most)
             alpha, slope = most * level, 1 - level.square()
             purified = z * alpha
         else:
-            alpha = product(0, torch.mul(z, self.count, out=spare(z)))
+            alpha = affinely(0, torch.mul(z, self.count, out=spare(z)))
             purified = torch.mul(z, alpha, out=alpha if over else spare(z))
         if self.share is not None:
             purified = purified * self.share
-        outer = product(1, purified)
+        outer = affinely(1, purified)
         outer = _relu(outer)
         normal, scale = normalise(outer, self.eps, reuse=over)
         image = affine(w.shift, normal, w.gain, reuse=over)
@@ -550,8 +550,8 @@ class FusionMap(_Map):
             return purified.mul_(self.count)
         at_gate = self._at_gate(s, purified).mul_(self.count)
         if rough:
-            product = rounded_product(at_gate, self._rounded_matrices()[0].t(), out=at_gate)
-            image = purified.mul_(s.alpha).add_(product)
+            through_gate = rounded_product(at_gate, self._rounded_matrices()[0].t(), out=at_gate)
+            image = purified.mul_(s.alpha).add_(through_gate)
         else:
             image = purified.mul_(s.alpha).addmm_(at_gate, gate)
         return image if self.bound is None else image.mul_(s.inside)

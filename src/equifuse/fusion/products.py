@@ -15,6 +15,30 @@ from equifuse.solve.recycling import copy, empty
 _WORTH_ROUNDING = 2**17
 
 
+# From this many multiplications per matrix on, a CPU multiplies matrices one by one, each on all threads: a batched
+# product gives whole matrices to threads, and some threads have nothing to do where their number does not divide it.
+_WORTH_ALL_THREADS = 2**23
+
+
+def product(a: Tensor, b: Tensor, out: Tensor | None, plus: Tensor | None = None) -> Tensor:
+    """``a @ b``, plus something.
+
+    Args:
+        a: ``(n, k)`` or ``(M, n, k)``.
+        b: ``(k, p)`` or ``(M, k, p)``.
+        out: the result's memory; None while recording.
+        plus: broadcast to the result, or ``out`` itself.
+    """
+    if a.dim() == 2:
+        return torch.mm(a, b, out=out) if plus is None else torch.addmm(plus, a, b, out=out)
+    multiplications = a.shape[1] * a.shape[2] * b.shape[2]
+    if out is None or a.device.type != "cpu" or multiplications < _WORTH_ALL_THREADS:
+        return torch.bmm(a, b, out=out) if plus is None else torch.baddbmm(plus, a, b, out=out)
+    for i in range(len(a)):
+        product(a[i], b[i], out[i], None if plus is None else plus[i])
+    return out
+
+
 @cache
 def _cpu_multiplies_rough() -> bool:
     """Whether this CPU has instructions for products of bfloat16; without them they are slower than float32."""
@@ -91,7 +115,7 @@ class AnchoredProducts:
 
     def _exactly(self, i: int, x: Tensor) -> Tensor:
         """And remember it."""
-        known = torch.matmul(x, self.weights[i], out=empty(x)).add_(self.constants[i])
+        known = product(x, self.weights[i], empty(x), self.constants[i])
         self.anchor.append((copy(x), known))
         return copy(known)
 
