@@ -21,8 +21,10 @@ the same system:
 Two bounds stand below: ``products`` is a bound for float32, the matrix products of ``equifuse``'s evaluations alone, at
 the speed measured here; ``products as made`` is the time of the products that ``equifuse`` really made, alone: many of
 them in bfloat16 where the CPU multiplies that.
-Times are medians over interleaved repetitions; memory is what a fresh process needs at its peak beyond what it held
-before the call; errors are relative to a float64 solve to 1e-10, of the fused state and of all gradients together.
+
+Each contender runs in a process of its own, one at a time. Times are medians over interleaved repetitions; memory is
+what a fresh process needs at its peak beyond what it held before the call; errors are relative to a float64 solve to
+1e-10, of the fused state and of all gradients together.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections import Counter
@@ -67,6 +70,17 @@ class Case:
     def name(self) -> str:
         """As in the tables."""
         return f"B={self.batch} d={self.dim} M={self.count} {self.weights}"
+
+    @property
+    def words(self) -> list[str]:
+        """As on a command line; :meth:`of` reads them back."""
+        return [str(self.batch), str(self.dim), str(self.count), self.weights]
+
+    @classmethod
+    def of(cls, words: list[str]) -> Case:
+        """From :attr:`words`."""
+        batch, dim, count, weights = words
+        return cls(int(batch), int(dim), int(count), weights)
 
 
 @dataclass
@@ -407,36 +421,79 @@ def error(found: list[Tensor], exact: list[Tensor]) -> float:
     return (difference / sum(float(b.square().sum()) for b in exact)) ** 0.5
 
 
-def measure(case: Case, names: list[str], device: str, repetitions: int) -> dict[str, dict[str, Any]]:
-    """Times, evaluations and errors of each contender on a case."""
+class Contender:
+    """One of them in a process of its own, which makes a training step when it is asked to.
+
+    In one process, what one leaves behind in the memory allocator makes another faster or slower.
+
+    Args:
+        case: what to solve.
+        name: see :data:`ALL`.
+        device: where.
+        exact: file of what :func:`reference` returned.
+    """
+
+    def __init__(self, case: Case, name: str, device: str, exact: Path) -> None:
+        words = [sys.executable, __file__, "--worker", *case.words, name, device, str(exact)]
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def step(self) -> dict[str, Any]:
+        """Seconds of the forward pass and of all; the first one also says how good it is."""
+        assert self._process.stdin is not None and self._process.stdout is not None  # noqa: PT018
+        print(file=self._process.stdin, flush=True)
+        found: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return found
+
+    def end(self) -> None:
+        """No more steps."""
+        self._process.communicate("")
+
+
+def _worker(arguments: list[str]) -> None:
+    """What a :class:`Contender` runs."""
+    *words, name, device, exact = arguments
+    case = Case.of(words)
     s = setting(case, device)
-    solves: dict[str, Solve] = {}
-    for name in names:
-        try:
-            solves[name] = ALL[name](s)
-        except ImportError:
-            print(f"{name}: torchdeq is not installed, left out")
-    laps: dict[str, list[tuple[float, float]]] = {name: [] for name in solves}
-    results: dict[str, dict[str, Any]] = {}
-    exact = reference(case, device)
-    for repetition in range(repetitions + 1):
-        for name, solve in solves.items():
+    state, gradients = torch.load(exact, weights_only=True, map_location=device)
+    found: dict[str, Any] = {}
+    try:
+        solve = ALL[name](s)
+    except ImportError:
+        found["missing"] = True
+    for _ in sys.stdin:
+        if "missing" not in found:
             begun = clock(device)
             fused, used = solve()
             middle = clock(device)
-            gradients = s.gradients(fused)
-            ended = clock(device)
-            if repetition:  # the first is for warming up
-                laps[name].append((middle - begun, ended - begun))
-            else:
-                results[name] = {**used(), "state_error": error([fused], [exact[0]])}
-                results[name]["gradient_error"] = error(gradients, exact[1])
+            own = s.gradients(fused)
+            found |= {"forward_seconds": middle - begun, "step_seconds": clock(device) - begun}
+            if "state_error" not in found:
+                found |= {**used(), "state_error": error([fused], [state]), "gradient_error": error(own, gradients)}
+        print(json.dumps(found), flush=True)
+
+
+def measure(case: Case, names: list[str], device: str, repetitions: int) -> dict[str, dict[str, Any]]:
+    """Times, evaluations and errors of each contender on a case."""
+    results: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        exact = Path(folder) / "exact.pt"
+        torch.save(reference(case, device), exact)
+        contenders = {name: Contender(case, name, device, exact) for name in names}
+        for name, contender in contenders.items():  # one at a time; the first step is for warming up
+            results[name] = contender.step()
+        for name in [name for name in names if "missing" in results[name]]:
+            print(f"{name}: torchdeq is not installed, left out")
+            contenders.pop(name).end()
+            del results[name]
+        laps = [{name: contender.step() for name, contender in contenders.items()} for _ in range(repetitions)]
+        for contender in contenders.values():
+            contender.end()
     for name, found in results.items():
-        found["forward_seconds"] = statistics.median(lap[0] for lap in laps[name])
-        found["step_seconds"] = statistics.median(lap[1] for lap in laps[name])
+        for part in ("forward_seconds", "step_seconds"):
+            found[part] = statistics.median(lap[name][part] for lap in laps)
     for name, bound in (
         ("products", products_bound(case, results["equifuse"], device)),
-        ("products as made", products_made(s, device)),
+        ("products as made", products_made(setting(case, device), device)),
     ):
         results[name] = {"forward_seconds": bound[0], "step_seconds": bound[1]}
     return results
@@ -444,16 +501,14 @@ def measure(case: Case, names: list[str], device: str, repetitions: int) -> dict
 
 def peak_memory(case: Case, name: str, device: str) -> float | None:
     """MiB that one training step needs beyond what was held before, in a process of its own; None if it failed."""
-    arguments = [str(case.batch), str(case.dim), str(case.count), case.weights, name, device]
-    done = subprocess.run(
-        [sys.executable, __file__, "--memory", *arguments], capture_output=True, text=True, check=False
-    )
+    words = [sys.executable, __file__, "--memory", *case.words, name, device]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     return float(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 
 def _memory(arguments: list[str]) -> None:
-    batch, dim, count, weights, name, device = arguments
-    case = Case(int(batch), int(dim), int(count), weights)
+    *words, name, device = arguments
+    case = Case.of(words)
     s = setting(case, device)
     tiny = setting(Case(4, 8, 2), device)
     tiny.gradients(_ours(tiny)[0])  # whatever is loaded on first use
@@ -526,8 +581,9 @@ def cases(which: str) -> list[tuple[Case, list[str]]]:
 
 def main() -> None:
     """Run, print and store the tables."""
-    if len(sys.argv) > 1 and sys.argv[1] == "--memory":
-        _memory(sys.argv[2:])
+    inner = {"--memory": _memory, "--worker": _worker}
+    if len(sys.argv) > 1 and sys.argv[1] in inner:
+        inner[sys.argv[1]](sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/equilibrium"))
