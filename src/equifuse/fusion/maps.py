@@ -93,13 +93,8 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = NORM_EPS) -
     return affine(bias, normalise(x, eps)[0], weight)
 
 
-def _within(error: Tensor, slack: float, z: Tensor) -> bool:
-    """Whether all errors ``(n,)`` are small against the states ``(n, d)``."""
-    return bool((error <= slack * torch.linalg.vector_norm(z, dim=1)).all())
-
-
 class _Map(ExplicitMap):
-    """What both maps are: a norm's ε, and a sum that stays constant during a solve.
+    """What both maps are: two affine products with elementwise operations about them, one sum in which stays constant.
 
     Args:
         x: what is injected, ``(..., d)``.
@@ -129,26 +124,71 @@ class _Map(ExplicitMap):
         lean = not recording()
         return affine(shift, normalise(v, self.eps, reuse=lean)[0], gain, reuse=lean)
 
+    @abstractmethod
+    def evaluate(self, z: Tensor, *, keep: bool = True) -> tuple[Tensor, Saved]:
+        """``f`` on a stacked state, and what the derivative needs (unusable unless ``keep``)."""
+
+    @abstractmethod
+    def _evaluate(self, z: Tensor, affinely: Callable[[int, Tensor], Tensor], *, keep: bool) -> tuple[Tensor, Saved]:
+        """With the two affine products as given."""
+
     @property
     @abstractmethod
     def _matrices(self) -> tuple[Tensor, ...]:
         """The weights of the products, in × out."""
 
+    @property
+    @abstractmethod
+    def _first_constant(self) -> Tensor:
+        """What the first product is added to; the second is to what is injected."""
+
+    @abstractmethod
+    def _known_at_zero(self) -> list[tuple[Tensor, Tensor]]:
+        """The products' inputs, and they themselves, where the state is 0."""
+
+    def _stack(self, rows: Tensor) -> Tensor:
+        """Rows ``(n, k)`` as :meth:`evaluate` takes them."""
+        return rows
+
+    def _flat(self, stacked: Tensor) -> Tensor:
+        """And back."""
+        return stacked
+
+    def _of_state(self, norms: Tensor) -> Tensor:
+        """Norms ``(n,)`` of the state, from those of what the first product is with."""
+        return self._flat(norms)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """One evaluation ``(n, d) -> (n, d)``."""
+        return self._flat(self.evaluate(self._stack(z), keep=False)[0])
+
+    def anchored(self) -> AnchoredMap:
+        """Rough evaluations; at zero the products are known."""
+        start = self._known_at_zero() if self.from_zero else []
+        constants = self._first_constant, self._injected()
+        self._solved = AnchoredProducts(constants, self._matrices, self._rounded_matrices(), start)
+
+        def evaluate(z: Tensor, products: AnchoredProducts) -> Tensor:
+            return self._flat(self._evaluate(self._stack(z), products, keep=False)[0])
+
+        return AnchoredMap(self._solved, evaluate, self._of_state)
+
+    def linearize(self, z: Tensor, slack: float = 0.0) -> Linearized:
+        """``f(z)`` ``(n, d)``, and what the derivative there needs; the products are rounded about the last anchor."""
+        products, self._solved = self._solved, None  # they keep the anchor's memory
+        if products is not None and products.moved and slack > 0:
+            products.begin(exact=False)
+            image, saved = self._evaluate(self._stack(z), products, keep=True)
+            error = self._of_state(products.error)
+            if bool((error <= slack * torch.linalg.vector_norm(z, dim=1)).all()):
+                return Linearized(self._flat(image), tuple(saved), error)
+        image, saved = self.evaluate(self._stack(z))
+        return Linearized(self._flat(image), tuple(saved))
+
     def _rounded_matrices(self) -> tuple[Tensor, ...]:
         if self._rounded is None:
             self._rounded = tuple(matrix.to(ROUGH) for matrix in self._matrices)
         return self._rounded
-
-    def _anchored_products(self, first: Tensor, start: list[tuple[Tensor, Tensor]]) -> AnchoredProducts:
-        """For a solve, and for the evaluation after it; ``first`` is what the first product is added to."""
-        constants = first, self._injected()
-        self._solved = AnchoredProducts(constants, self._matrices, self._rounded_matrices(), start)
-        return self._solved
-
-    def _known_products(self) -> AnchoredProducts | None:
-        """Those of the latest solve, once, if it has left an anchor: they keep its memory."""
-        known, self._solved = self._solved, None
-        return known if known is not None and known.moved else None
 
     def _injected(self) -> Tensor:
         """``x + bias``."""
@@ -255,10 +295,6 @@ class ModalityMap(_Map):
             image = torch.where(self.mask, image, 0.0)
         return image, _BlockSaved(z, normal1, scale1, hidden, normal2, scale2, outer, normal3, scale3)
 
-    def __call__(self, z: Tensor) -> Tensor:
-        """One evaluation ``(n, d) -> (n, d)``."""
-        return self._flat(self.evaluate(self._stack(z), keep=False)[0])
-
     @property
     def _matrices(self) -> tuple[Tensor, ...]:
         return self.weights.weight1, self.weights.weight2
@@ -268,18 +304,13 @@ class ModalityMap(_Map):
         w = self.weights
         return F.relu(group_norm(w.bias1, w.gain1, w.shift1, self.eps))
 
-    def anchored(self) -> AnchoredMap:
-        """Rough evaluations; at zero the products are known."""
-        w = self.weights
-        start = []
-        if self.from_zero:
-            hidden = self._hidden_at_zero()
-            start = [(w.bias1.new_zeros(1), w.bias1), (hidden, self._injected() + torch.bmm(hidden, w.weight2))]
+    @property
+    def _first_constant(self) -> Tensor:
+        return self.weights.bias1
 
-        def evaluate(z: Tensor, products: AnchoredProducts) -> Tensor:
-            return self._flat(self._evaluate(self._stack(z), products, keep=False)[0])
-
-        return AnchoredMap(self._anchored_products(w.bias1, start), evaluate, self._flat)
+    def _known_at_zero(self) -> list[tuple[Tensor, Tensor]]:
+        w, hidden = self.weights, self._hidden_at_zero()
+        return [(w.bias1.new_zeros(1), w.bias1), (hidden, self._injected() + torch.bmm(hidden, w.weight2))]
 
     def at_zero(self) -> Tensor:
         """``f(0)`` ``(n, d)``: the first product vanishes, the second is the same for every row."""
@@ -289,17 +320,6 @@ class ModalityMap(_Map):
         outer = _relu(self._norm(injected, w.gain2, w.shift2))
         image = self._norm(outer, w.gain3, w.shift3)
         return self._flat(image if self.mask is None else torch.where(self.mask, image, 0.0))
-
-    def linearize(self, z: Tensor, slack: float = 0.0) -> Linearized:
-        """``f(z)`` ``(n, d)``, and what the derivative there needs."""
-        stacked, products = self._stack(z), self._known_products()
-        if products is not None:
-            image, saved = self._evaluate(stacked, products.rough(), keep=True)
-            error = self._flat(products.error)
-            if _within(error, slack, z):
-                return Linearized(self._flat(image), tuple(saved), error)
-        image, saved = self.evaluate(stacked)
-        return Linearized(self._flat(image), tuple(saved))
 
     def _pull(self, saved: Saved, u: Tensor, *, rough: bool = False) -> tuple[Tensor, ...]:
         """Gradients at the state, before the second product, after the first norm's affine, and before the first."""
@@ -479,10 +499,6 @@ class FusionMap(_Map):
         image = affine(w.shift, normal, w.gain, reuse=over)
         return image, _FusionSaved(z, alpha, purified, outer, normal, scale, inside, slope)
 
-    def __call__(self, z: Tensor) -> Tensor:
-        """One evaluation ``(n, d) -> (n, d)``."""
-        return self.evaluate(z, keep=False)[0]
-
     @property
     def has_rough(self) -> bool:
         """Whether rough evaluations are allowed and cheaper; an ablation does without."""
@@ -493,18 +509,15 @@ class FusionMap(_Map):
         assert self.weights.gate is not None
         return self.weights.gate.t(), self.weights.mix.t()
 
-    def anchored(self) -> AnchoredMap:
-        """Rough evaluations; at zero the products are known."""
+    @property
+    def _first_constant(self) -> Tensor:
+        return self.constant
+
+    def _known_at_zero(self) -> list[tuple[Tensor, Tensor]]:
         zero = self.constant.new_zeros(1)
-        start = [(zero, self.constant), (zero, self._injected())] if self.from_zero else []
-
-        def evaluate(z: Tensor, products: AnchoredProducts) -> Tensor:
-            return self._evaluate(z, products, keep=False)[0]
-
-        return AnchoredMap(self._anchored_products(self.constant, start), evaluate, self._of_state)
+        return [(zero, self.constant), (zero, self._injected())]
 
     def _of_state(self, norms: Tensor) -> Tensor:
-        """Norms of the state, from those of what the first product is with."""
         return norms / self.count.squeeze(1).clamp(min=1)
 
     def at_zero(self) -> Tensor:
@@ -513,17 +526,6 @@ class FusionMap(_Map):
         if w.gate is None:
             return self(torch.zeros_like(self.x_fuse))
         return self._norm(_relu(torch.add(self.x_fuse, w.mix_bias, out=spare(self.x_fuse))), w.gain, w.shift)
-
-    def linearize(self, z: Tensor, slack: float = 0.0) -> Linearized:
-        """``f(z)`` ``(n, d)``, and what the derivative there needs."""
-        products = self._known_products()
-        if products is not None:
-            image, saved = self._evaluate(z, products.rough(), keep=True)
-            error = self._of_state(products.error)
-            if _within(error, slack, z):
-                return Linearized(image, tuple(saved), error)
-        image, saved = self.evaluate(z)
-        return Linearized(image, tuple(saved))
 
     def _pull(self, saved: Saved, u: Tensor, *, rough: bool = False) -> tuple[Tensor, Tensor]:
         """Gradients before the norm's ReLU, and at the gated sum."""

@@ -98,11 +98,6 @@ class AnchoredProducts:
         if exact:
             self.anchor, self.moved = [], True
 
-    def rough(self) -> AnchoredProducts:
-        """Itself, for a rough evaluation that begins."""
-        self.begin(exact=False)
-        return self
-
     @property
     def error(self) -> Tensor:
         """Estimate ``(...)`` of the latest rough evaluation's error: what is rounded is the way from the anchor."""
