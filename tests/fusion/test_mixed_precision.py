@@ -238,6 +238,19 @@ def test_the_evaluation_after_a_solve_is_rough_once_and_only_near_it():
     assert far.error is None
 
 
+def test_an_absent_modality_has_no_error():
+    """Its state and image are 0, and so is what rounding adds to its residual."""
+    fusion, inputs = fusion_of("hard")
+    present = {m: torch.arange(50) % 7 != i for i, m in enumerate(inputs)}
+    with fusion.observed() as seen:
+        fusion(inputs, present)
+    f = seen[0].modality_map
+    _, stats = ef.fixed_point(f, f.at_zero(), solver=fusion.solver)
+    absent = ~torch.cat(list(present.values()))
+    assert stats.residual[absent].tolist() == [0.0] * int(absent.sum())
+    assert bool((stats.residual <= TOL).all())
+
+
 @pytest.mark.parametrize("matrices", [1, 3])
 def test_products_one_by_one_are_the_batched_ones(matrices, monkeypatch):
     a, b = torch.randn(matrices, 5, 4).double(), torch.randn(matrices, 4, 6).double()

@@ -22,6 +22,7 @@ from equifuse.solve.loop import (
     Solver,
     SolverStats,
     Take,
+    relative_error,
     relative_residual,
     rows,
     without_autocast,
@@ -249,7 +250,7 @@ def _one_step_on(f: ExplicitMap, z: Tensor, image: Tensor, stats: SolverStats, t
     fz, saved, error = f.linearize(point, slack=_SLACK * tol)
     relative = relative_residual(rows(torch.sub(fz, point, out=spare(fz))), rows(fz)).to(stats.residual.dtype)
     if error is not None:
-        relative = relative + error / torch.linalg.vector_norm(rows(fz), dim=1)
+        relative = relative + relative_error(error, rows(fz))
     worse = (relative > stats.residual) & (relative > tol)
     if bool(worse.any()):
         relative = torch.where(worse, stats.residual, relative)

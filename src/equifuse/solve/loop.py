@@ -189,6 +189,11 @@ def relative_residual(r: Tensor, fz: Tensor) -> Tensor:
     return torch.where((residual < torch.inf) & (scale < torch.inf), relative, torch.inf)  # NaN is not below either
 
 
+def relative_error(error: Tensor, fz: Tensor) -> Tensor:
+    """Errors ``(B,)`` relative to ``‖f(z)‖`` per row of ``(B, N)``; 0 where both vanish."""
+    return torch.nan_to_num(error / torch.linalg.vector_norm(fz, dim=1))
+
+
 def none_of(mask: Tensor) -> bool:
     """Whether no entry is True, where asking costs nothing: on a GPU it would wait for the device, so False."""
     return mask.device.type == "cpu" and not bool(mask.any())
@@ -374,7 +379,7 @@ def iterate_with_image(
         with torch.no_grad():
             relative = relative_residual(r, fz)
             if error is not None:
-                error = torch.nan_to_num(error / torch.linalg.vector_norm(fz, dim=1))
+                error = relative_error(error, fz)
                 relative = relative + error  # what cannot be told from a residual counts as one
             shown = torch.where(running, relative, shown)
             trace.append(shown if index is None else trace[-1].index_copy(0, index, shown))
