@@ -10,7 +10,7 @@ from equifuse.solve import gradient as _gradient
 from equifuse.solve.anderson import Anderson
 from equifuse.solve.broyden import Broyden
 from equifuse.solve.cache import EquilibriumCache
-from equifuse.solve.explicit import ExplicitMap
+from equifuse.solve.explicit import ExplicitMap, Linearized
 from equifuse.solve.gradient import Gradient, Implicit, Phantom, Unrolled, fixed_point
 from equifuse.solve.krylov import GMRES
 from equifuse.solve.loop import Solver, SolverStats
@@ -27,6 +27,7 @@ __all__ = [
     "ExplicitMap",
     "Gradient",
     "Implicit",
+    "Linearized",
     "Phantom",
     "Picard",
     "Solver",
