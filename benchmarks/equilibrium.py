@@ -18,9 +18,10 @@ the same system:
   residual norm of the whole batch or 105 evaluations, and the same for the adjoint with 106;
 - ``weight-tied``: the joint map applied as often as ``equifuse`` evaluated its own, back-propagated through.
 
-Two bounds stand below: ``products`` is a bound for float32, the matrix products of ``equifuse``'s evaluations alone, at
-the speed measured here; ``products as made`` is the time of the products that ``equifuse`` really made, alone: many of
-them in bfloat16 where the CPU multiplies that.
+Three bounds stand below: ``products`` is a bound for float32, the matrix products of ``equifuse``'s evaluations alone,
+at the speed measured here; ``products as made`` is the time of the products that ``equifuse`` really made, alone: many
+of them in bfloat16 where the CPU multiplies that; ``operations as made`` adds the bytes that its elementwise operations
+move, at the speed at which this machine adds two tensors of that size that lie in its caches.
 
 Each contender runs in a process of its own, one at a time. Times are medians over interleaved repetitions; memory is
 what a fresh process needs at its peak beyond what it held before the call; errors are relative to a float64 solve to
@@ -371,26 +372,45 @@ def products_bound(case: Case, used: dict[str, float], device: str) -> tuple[flo
 
 
 class _Seen(TorchDispatchMode):
-    """Counts matrix products by their factors' shapes and dtype."""
+    """Counts matrix products by their factors' shapes and dtype, and the bytes that other operations move."""
 
-    def __init__(self) -> None:
+    def __init__(self, smallest: int) -> None:
         super().__init__()
         self.counts: Counter[tuple[torch.Size, torch.Size, torch.dtype]] = Counter()
+        self.smallest, self.bytes = smallest, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__.rstrip("_")
         if name in ("mm", "bmm", "addmm", "baddbmm"):
             a, b = args[-2:]
             self.counts[a.shape, b.shape, a.dtype] += 1
-        return func(*args, **(kwargs or {}))
+            return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        looks = any(a.alias_info is not None and not a.alias_info.is_write for a in func._schema.arguments)
+        if not looks and not name.startswith(("empty", "new_empty")):
+            tensors = [t for t in (*args, result) if isinstance(t, Tensor) and t.numel() >= self.smallest]
+            self.bytes += sum(t.numel() * t.element_size() for t in tensors)
+        return result
 
 
-def products_made(s: Setting, device: str) -> tuple[float, float]:
-    """Seconds that the matrix products of a training step of equifuse take alone: forward, all."""
-    totals = []
-    with _Seen() as forward:
+def bytes_per_second(case: Case, device: str) -> float:
+    """At which tensors of the size of the modalities' states are added, again and again, so that caches have them."""
+    a, b = (torch.randn(case.count, case.batch, case.dim, device=device) for _ in range(2))
+    out, laps = torch.empty_like(a), []
+    for _ in range(50):
+        begun = clock(device)
+        torch.add(a, b, out=out)
+        laps.append(clock(device) - begun)
+    return 3 * a.numel() * a.element_size() / statistics.median(laps)
+
+
+def operations_made(case: Case, device: str) -> dict[str, tuple[float, float]]:
+    """Seconds of the products of a training step of equifuse alone, and with its other operations: forward, all."""
+    s = setting(case, device)
+    totals, others = [], []
+    with _Seen(case.batch * case.dim) as forward:
         fused, _ = _ours(s)
-    with _Seen() as backward:
+    with _Seen(case.batch * case.dim) as backward:
         s.gradients(fused)
     for seen in (forward, backward):
         total = 0.0
@@ -403,7 +423,8 @@ def products_made(s: Setting, device: str) -> tuple[float, float]:
                 laps.append(clock(device) - begun)
             total += count * statistics.median(laps)
         totals.append(total)
-    return totals[0], sum(totals)
+        others.append(total + seen.bytes / bytes_per_second(case, device))
+    return {"products as made": (totals[0], sum(totals)), "operations as made": (others[0], sum(others))}
 
 
 def reference(case: Case, device: str) -> tuple[Tensor, list[Tensor]]:
@@ -491,10 +512,8 @@ def measure(case: Case, names: list[str], device: str, repetitions: int) -> dict
     for name, found in results.items():
         for part in ("forward_seconds", "step_seconds"):
             found[part] = statistics.median(lap[name][part] for lap in laps)
-    for name, bound in (
-        ("products", products_bound(case, results["equifuse"], device)),
-        ("products as made", products_made(setting(case, device), device)),
-    ):
+    bounds = {"products": products_bound(case, results["equifuse"], device), **operations_made(case, device)}
+    for name, bound in bounds.items():
         results[name] = {"forward_seconds": bound[0], "step_seconds": bound[1]}
     return results
 
