@@ -347,6 +347,22 @@ def clock(device: str) -> float:
     return time.perf_counter()
 
 
+def seconds(call: Callable[[], object], device: str) -> float:
+    """What a call takes: the median of 20."""
+    laps = []
+    for _ in range(20):
+        begun = clock(device)
+        call()
+        laps.append(clock(device) - begun)
+    return statistics.median(laps)
+
+
+def seconds_of_product(a: Tensor, b: Tensor, device: str) -> float:
+    """What ``a @ b`` takes, into memory that is there."""
+    out = torch.matmul(a, b)
+    return seconds(lambda: product(a, b, out), device)
+
+
 def products_bound(case: Case, used: dict[str, float], device: str) -> tuple[float, float]:
     """Seconds that the matrix products of a training step of equifuse take at the speed measured here: forward, all.
 
@@ -359,12 +375,7 @@ def products_bound(case: Case, used: dict[str, float], device: str) -> tuple[flo
     times: dict[str, float] = {}
     with torch.no_grad():
         for label, a, b in (("modality", stacked[0], weights), ("fusion", stacked[0][0], weights[0])):
-            out, laps = torch.empty_like(a), []
-            for _ in range(20):
-                begun = clock(device)
-                product(a, b, out)
-                laps.append(clock(device) - begun)
-            times[label] = statistics.median(laps)
+            times[label] = seconds_of_product(a, b, device)
     forward = 2 * used["modality_forward"] * times["modality"] + (2 * used["fusion_forward"] + 1) * times["fusion"]
     backward = (2 + 2 * used["modality_backward"] + 3) * times["modality"]
     backward += (2 + 2 * used["fusion_backward"] + 3 + 2) * times["fusion"]
@@ -396,12 +407,8 @@ class _Seen(TorchDispatchMode):
 def bytes_per_second(case: Case, device: str) -> float:
     """At which tensors of the size of the modalities' states are added, again and again, so that caches have them."""
     a, b = (torch.randn(case.count, case.batch, case.dim, device=device) for _ in range(2))
-    out, laps = torch.empty_like(a), []
-    for _ in range(50):
-        begun = clock(device)
-        torch.add(a, b, out=out)
-        laps.append(clock(device) - begun)
-    return 3 * a.numel() * a.element_size() / statistics.median(laps)
+    out = torch.empty_like(a)
+    return 3 * a.numel() * a.element_size() / seconds(lambda: torch.add(a, b, out=out), device)
 
 
 def operations_made(case: Case, device: str) -> dict[str, tuple[float, float]]:
@@ -416,12 +423,7 @@ def operations_made(case: Case, device: str) -> dict[str, tuple[float, float]]:
         total = 0.0
         for (left, right, dtype), count in seen.counts.items():
             a, b = (torch.randn(shape, device=device).to(dtype) for shape in (left, right))
-            out, laps = torch.matmul(a, b), []
-            for _ in range(20):
-                begun = clock(device)
-                product(a, b, out)
-                laps.append(clock(device) - begun)
-            total += count * statistics.median(laps)
+            total += count * seconds_of_product(a, b, device)
         totals.append(total)
         others.append(total + seen.bytes / bytes_per_second(case, device))
     return {"products as made": (totals[0], sum(totals)), "operations as made": (others[0], sum(others))}

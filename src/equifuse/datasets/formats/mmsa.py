@@ -101,8 +101,10 @@ def _check_claims(content: bytes) -> None:
         ValueError: it asks for more, or is no pickle.
     """
     for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):  # which knows how long bytes may be
-        most = {"PUT": count, "BINPUT": count, "LONG_BINPUT": count, "FRAME": len(content)}.get(opcode.name)
-        if most is not None and cast(int, argument) > most:
+        if opcode.name not in ("PUT", "BINPUT", "LONG_BINPUT", "FRAME"):
+            continue
+        most = len(content) if opcode.name == "FRAME" else count
+        if cast(int, argument) > most:
             raise ValueError(f"{opcode.name} asks for {argument:,} where there cannot be more than {most:,}")
 
 
