@@ -23,6 +23,7 @@ from equifuse.solve import (
     Gradient,
     Solver,
     SolverStats,
+    Unrolled,
     fixed_point,
     jacobian_penalty,
     make_gradient,
@@ -166,7 +167,8 @@ class DEQFusion(Fusion):
     The system is block triangular, so it is solved as such, each part from its own ``f(0)``: first the ``z_m`` (each
     sample and modality stops on its own), then ``z_fuse`` given them, with
     ``Σ_m z'_m = z_fuse ⊙ ((Σ z_m + M z_fuse) Wα + M bα)`` computed by one product. The fixed point and the gradients
-    are those of the joint system; the adjoint runs in reverse order.
+    are those of the joint system; the adjoint runs in reverse order. Where the mean ``|γ3|`` exceeds 0.5, Anderson and
+    Broyden go by ``φ(φ(f(z)))`` for ``f(z) = φ(z)``, ``φ(·) = GN(ReLU(u(z) + ·))``: no product more.
     ``stats.parts`` has the statistics of each modality and of ``"fusion"``; ``stats`` itself holds the largest
     residual of the parts, and the steps of the slowest modality plus those of the fusion state.
 
@@ -486,10 +488,12 @@ class DEQFusion(Fusion):
     ) -> tuple[Tensor, SolverStats]:
         """The fixed point of one block of the system: of the ``names``, one after the other.
 
-        It starts from what the cache has of the samples ``index``, or from ``f(0)``, which is had almost for nothing.
+        It starts from what the cache has of the samples ``index``, or from ``f(0)`` or ahead of it, which is had almost
+        for nothing.
         """
         with torch.no_grad():
-            start = f.at_zero()
+            # A gradient through the steps needs steps: a start too near to the fixed point leaves it unfinished.
+            start = f.at_zero(ahead=not isinstance(self.gradient, Unrolled))
             f.from_zero = self.cache is None or index is None
             cache = self.cache if index is not None else None
             if cache is not None and index is not None:

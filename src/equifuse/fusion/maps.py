@@ -16,11 +16,14 @@ from torch.nn import functional as F
 
 from equifuse.fusion.products import AnchoredMap, AnchoredProducts, product, rough_pays, rounded_product
 from equifuse.solve.explicit import ExplicitMap, Linearized, Saved
-from equifuse.solve.inexact import ROUGH
-from equifuse.solve.recycling import empty, pick, recording, spare, spread
+from equifuse.solve.inexact import ROUGH, Evaluated
+from equifuse.solve.recycling import copy, empty, pick, recording, spare, spread
 
 GROUPS = 4
 NORM_EPS = 1e-5
+# From this mean gain of the last norm on, repeating what comes after the products pays, so many times.
+_STEEP = 0.5
+_REPEATS = 2
 # Below this many numbers a call costs more than its arithmetic, so one fused operation beats several lean ones.
 _FUSED_BELOW = 2**17
 
@@ -93,6 +96,13 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = NORM_EPS) -
     return affine(bias, normalise(x, eps)[0], weight)
 
 
+def _rounded(matrix: Tensor) -> Tensor:
+    """In bfloat16, and as it lies in memory: of a transposed view, the view of a copy."""
+    if matrix.is_contiguous():
+        return empty(matrix, dtype=ROUGH).copy_(matrix)
+    return empty(matrix.mT, dtype=ROUGH).copy_(matrix.mT).mT
+
+
 class _Map(ExplicitMap):
     """What both maps are: two affine products with elementwise operations about them, one sum in which stays constant.
 
@@ -113,6 +123,7 @@ class _Map(ExplicitMap):
         self._sum: Tensor | None = None
         self._rounded: tuple[Tensor, ...] | None = None
         self._solved: AnchoredProducts | None = None  # those of the latest solve
+        self._at_zero: list[tuple[Tensor, Tensor]] | None = None  # what is known there, until the solve is done
 
     @property
     def has_rough(self) -> bool:
@@ -125,12 +136,16 @@ class _Map(ExplicitMap):
         return affine(shift, normalise(v, self.eps, reuse=lean)[0], gain, reuse=lean)
 
     @abstractmethod
-    def evaluate(self, z: Tensor, *, keep: bool = True) -> tuple[Tensor, Saved]:
-        """``f`` on a stacked state, and what the derivative needs (unusable unless ``keep``)."""
-
-    @abstractmethod
     def _evaluate(self, z: Tensor, affinely: Callable[[int, Tensor], Tensor], *, keep: bool) -> tuple[Tensor, Saved]:
         """With the two affine products as given."""
+
+    def _look_ahead(self, z: Tensor, affinely: Callable[[int, Tensor], Tensor]) -> Evaluated:
+        """``f`` on a stacked state, and the point ahead where one is known, with the two affine products as given."""
+        return Evaluated(self._evaluate(z, affinely, keep=False)[0])
+
+    @abstractmethod
+    def _exactly(self, i: int, v: Tensor) -> Tensor:
+        """The affine product ``i`` of ``v``."""
 
     @property
     @abstractmethod
@@ -160,34 +175,42 @@ class _Map(ExplicitMap):
 
     def __call__(self, z: Tensor) -> Tensor:
         """One evaluation ``(n, d) -> (n, d)``."""
-        return self._flat(self.evaluate(self._stack(z), keep=False)[0])
+        return self._flat(self._evaluate(self._stack(z), self._exactly, keep=False)[0])
 
-    def anchored(self) -> AnchoredMap:
+    def look_ahead(self, z: Tensor) -> Evaluated:
+        """One evaluation ``(n, d)``, and the point ahead of it."""
+        return self._flat_ahead(z, self._exactly)
+
+    def _flat_ahead(self, z: Tensor, affinely: Callable[[int, Tensor], Tensor]) -> Evaluated:
+        image, ahead, _ = self._look_ahead(self._stack(z), affinely)
+        return Evaluated(self._flat(image), None if ahead is None else self._flat(ahead))
+
+    def anchored(self, *, ahead: bool = True) -> AnchoredMap:
         """Rough evaluations; at zero the products are known."""
         start = self._known_at_zero() if self.from_zero else []
         constants = self._first_constant, self._injected()
         self._solved = AnchoredProducts(constants, self._matrices, self._rounded_matrices(), start)
 
-        def evaluate(z: Tensor, products: AnchoredProducts) -> Tensor:
-            return self._flat(self._evaluate(self._stack(z), products, keep=False)[0])
+        def evaluate(z: Tensor, products: AnchoredProducts) -> Evaluated:
+            return Evaluated(self._flat(self._evaluate(self._stack(z), products, keep=False)[0]))
 
-        return AnchoredMap(self._solved, evaluate, self._of_state)
+        return AnchoredMap(self._solved, self._flat_ahead if ahead else evaluate, self._of_state)
 
     def linearize(self, z: Tensor, slack: float = 0.0) -> Linearized:
         """``f(z)`` ``(n, d)``, and what the derivative there needs; the products are rounded about the last anchor."""
-        products, self._solved = self._solved, None  # they keep the anchor's memory
+        products, self._solved, self._at_zero = self._solved, None, None  # they keep the anchor's memory
         if products is not None and products.moved and slack > 0:
             products.begin(exact=False)
             image, saved = self._evaluate(self._stack(z), products, keep=True)
             error = self._of_state(products.error)
             if bool((error <= slack * torch.linalg.vector_norm(z, dim=1)).all()):
                 return Linearized(self._flat(image), tuple(saved), error)
-        image, saved = self.evaluate(self._stack(z))
+        image, saved = self._evaluate(self._stack(z), self._exactly, keep=True)
         return Linearized(self._flat(image), tuple(saved))
 
     def _rounded_matrices(self) -> tuple[Tensor, ...]:
         if self._rounded is None:
-            self._rounded = tuple(matrix.to(ROUGH) for matrix in self._matrices)
+            self._rounded = tuple(_rounded(matrix) for matrix in self._matrices)
         return self._rounded
 
     def _injected(self) -> Tensor:
@@ -252,6 +275,7 @@ class ModalityMap(_Map):
     ) -> None:
         super().__init__(x, weights.bias2, eps, rounding=rounding)
         self.x, self.mask, self.weights, self.places = x, mask, weights, places
+        self._steep: bool | None = None
 
     @property
     def closure(self) -> tuple[Tensor, ...]:
@@ -268,14 +292,13 @@ class ModalityMap(_Map):
         flat = stacked.flatten(0, 1)
         return flat if self.places is None else pick(flat, self.places)
 
-    def evaluate(self, z: Tensor, *, keep: bool = True) -> tuple[Tensor, _BlockSaved]:
-        """``(M, R, d) -> (M, R, d)``, and what the derivative needs (unusable unless ``keep``)."""
-        constants = self.weights.bias1, self._injected()
+    def evaluate(self, z: Tensor) -> tuple[Tensor, _BlockSaved]:
+        """``(M, R, d) -> (M, R, d)``, and what the derivative needs."""
+        return self._evaluate(z, self._exactly, keep=True)
 
-        def affinely(i: int, v: Tensor) -> Tensor:
-            return product(v, self._matrices[i], spare(v), constants[i])
-
-        return self._evaluate(z, affinely, keep=keep)
+    def _exactly(self, i: int, v: Tensor) -> Tensor:
+        constant = self._first_constant if i == 0 else self._injected()
+        return product(v, self._matrices[i], spare(v), constant)
 
     def _evaluate(
         self, z: Tensor, affinely: Callable[[int, Tensor], Tensor], *, keep: bool
@@ -290,36 +313,67 @@ class ModalityMap(_Map):
         outer = affine(w.shift2, normal2, w.gain2, reuse=over)
         outer = _relu(outer.add_(z) if lean else outer + z)
         normal3, scale3 = normalise(outer, self.eps, reuse=over)
-        image = affine(w.shift3, normal3, w.gain3, reuse=over)
-        if self.mask is not None:
-            image = torch.where(self.mask, image, 0.0)
+        image = self._present(affine(w.shift3, normal3, w.gain3, reuse=over))
         return image, _BlockSaved(z, normal1, scale1, hidden, normal2, scale2, outer, normal3, scale3)
+
+    def _look_ahead(self, z: Tensor, affinely: Callable[[int, Tensor], Tensor]) -> Evaluated:
+        if recording() or not self.steep:
+            return super()._look_ahead(z, affinely)
+        w = self.weights
+        hidden = _relu(self._norm(affinely(0, z), w.gain1, w.shift1))
+        inner = self._norm(affinely(1, hidden), w.gain2, w.shift2)
+        image = self._combined(inner, z)
+        return Evaluated(image, self._repeated(inner, image))
+
+    def _combined(self, inner: Tensor, z: Tensor) -> Tensor:
+        """``f`` from ``u`` and the state: the part that costs no product."""
+        outer = _relu(torch.add(inner, z, out=spare(inner)))
+        return self._present(self._norm(outer, self.weights.gain3, self.weights.shift3))
+
+    def _repeated(self, inner: Tensor, z: Tensor) -> Tensor:
+        """That part again, and again, with ``u`` as it is."""
+        for _ in range(_REPEATS):
+            z = self._combined(inner, z)
+        return z
+
+    @property
+    def steep(self) -> bool:
+        """Whether gains are so large that repeating what comes after the products pays.
+
+        Much of the Jacobian is then of what passes beside them, ``z ↦ GN(ReLU(u + z))``.
+        """
+        if self._steep is None:
+            self._steep = bool(self.weights.gain3.detach().abs().mean() > _STEEP)
+        return self._steep
+
+    def _present(self, image: Tensor) -> Tensor:
+        return image if self.mask is None else torch.where(self.mask, image, 0.0)
 
     @property
     def _matrices(self) -> tuple[Tensor, ...]:
         return self.weights.weight1, self.weights.weight2
-
-    def _hidden_at_zero(self) -> Tensor:
-        """``h`` at ``z = 0``, ``(M, 1, d)``."""
-        w = self.weights
-        return F.relu(group_norm(w.bias1, w.gain1, w.shift1, self.eps))
 
     @property
     def _first_constant(self) -> Tensor:
         return self.weights.bias1
 
     def _known_at_zero(self) -> list[tuple[Tensor, Tensor]]:
-        w, hidden = self.weights, self._hidden_at_zero()
-        return [(w.bias1.new_zeros(1), w.bias1), (hidden, self._injected() + torch.bmm(hidden, w.weight2))]
+        """The first product vanishes; the second is, but for what is injected, the same for every row."""
+        if self._at_zero is None:
+            w = self.weights
+            hidden = F.relu(group_norm(w.bias1, w.gain1, w.shift1, self.eps))
+            second = torch.add(self.x, torch.baddbmm(w.bias2, hidden, w.weight2), out=spare(self.x))
+            self._at_zero = [(w.bias1.new_zeros(1), w.bias1), (hidden, second)]
+        return self._at_zero
 
-    def at_zero(self) -> Tensor:
-        """``f(0)`` ``(n, d)``: the first product vanishes, the second is the same for every row."""
+    def at_zero(self, *, ahead: bool = True) -> Tensor:
+        """``f(0)`` ``(n, d)``, or the point ahead of it if wanted, without a product of the size of the batch."""
         w = self.weights
-        constant = torch.baddbmm(w.bias2, self._hidden_at_zero(), w.weight2)
-        injected = torch.add(self.x, constant, out=spare(self.x))
-        outer = _relu(self._norm(injected, w.gain2, w.shift2))
-        image = self._norm(outer, w.gain3, w.shift3)
-        return self._flat(image if self.mask is None else torch.where(self.mask, image, 0.0))
+        second = self._known_at_zero()[1][1]
+        inner = self._norm(second if recording() else copy(second), w.gain2, w.shift2)
+        if recording() or not (ahead and self.steep):
+            return self._flat(self._present(self._norm(_relu(inner), w.gain3, w.shift3)))
+        return self._flat(self._repeated(inner, self._combined(inner, inner.new_zeros(()))))
 
     def _pull(self, saved: Saved, u: Tensor, *, rough: bool = False) -> tuple[Tensor, ...]:
         """Gradients at the state, before the second product, after the first norm's affine, and before the first."""
@@ -459,15 +513,14 @@ class FusionMap(_Map):
         gate = () if self.weights.gate is None else (self.weights.gate,)
         return (self.x_fuse, self.constant, *gate, *self.weights[1:])
 
-    def evaluate(self, z: Tensor, *, keep: bool = True) -> tuple[Tensor, _FusionSaved]:
-        """``(n, d) -> (n, d)``, and what the derivative needs (unusable unless ``keep``)."""
+    def evaluate(self, z: Tensor) -> tuple[Tensor, _FusionSaved]:
+        """``(n, d) -> (n, d)``, and what the derivative needs."""
+        return self._evaluate(z, self._exactly, keep=True)
 
-        def affinely(i: int, v: Tensor) -> Tensor:
-            if i == 0 and self.weights.gate is not None:
-                return torch.addmm(self.constant, v, self.weights.gate.t(), out=spare(v))
-            return torch.addmm(self._injected(), v, self.weights.mix.t(), out=spare(v))
-
-        return self._evaluate(z, affinely, keep=keep)
+    def _exactly(self, i: int, v: Tensor) -> Tensor:
+        if i == 0 and self.weights.gate is not None:
+            return torch.addmm(self.constant, v, self.weights.gate.t(), out=spare(v))
+        return torch.addmm(self._injected(), v, self.weights.mix.t(), out=spare(v))
 
     def _evaluate(
         self, z: Tensor, affinely: Callable[[int, Tensor], Tensor], *, keep: bool
@@ -520,8 +573,8 @@ class FusionMap(_Map):
     def _of_state(self, norms: Tensor) -> Tensor:
         return norms / self.count.squeeze(1).clamp(min=1)
 
-    def at_zero(self) -> Tensor:
-        """``f(0)`` ``(n, d)``: with a gate, nothing is left of the product."""
+    def at_zero(self, *, ahead: bool = True) -> Tensor:
+        """``f(0)`` ``(n, d)``, ahead of which nothing is known: with a gate, nothing is left of the product."""
         w = self.weights
         if w.gate is None:
             return self(torch.zeros_like(self.x_fuse))

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from equifuse.solve.inexact import ROUNDOFF, Anchored, Rough
+from equifuse.solve.inexact import ROUNDOFF, Anchored, Evaluated
 from equifuse.solve.recycling import copy, empty
 
 # Below this many numbers in a batch of states, the conversions cost what the products save.
@@ -127,14 +127,14 @@ class AnchoredMap(Anchored):
 
     Args:
         products: its products ``(..., d) -> (..., d)``.
-        evaluate: state ``(n, d)`` and products -> image.
+        evaluate: state ``(n, d)`` and products -> the evaluation, without an error.
         flatten: norms of the first product's inputs -> norms of the state ``(n,)``.
     """
 
     def __init__(
         self,
         products: AnchoredProducts,
-        evaluate: Callable[[Tensor, AnchoredProducts], Tensor],
+        evaluate: Callable[[Tensor, AnchoredProducts], Evaluated],
         flatten: Callable[[Tensor], Tensor],
     ) -> None:
         self._products, self._evaluate, self._flatten = products, evaluate, flatten
@@ -153,15 +153,12 @@ class AnchoredMap(Anchored):
             self._products.anchor = list(zip(flat[::2], flat[1::2], strict=True))
             self._products.moved = True
 
-    def exact(self, z: Tensor) -> Tensor:
+    def exact(self, z: Tensor) -> Evaluated:
         """``f(z)``; ``z`` becomes the anchor."""
-        return self._run(z, exact=True)
-
-    def rough(self, z: Tensor) -> Rough:
-        """``f(z)`` nearly."""
-        image = self._run(z, exact=False)
-        return Rough(image, self._flatten(self._products.error))
-
-    def _run(self, z: Tensor, *, exact: bool) -> Tensor:
-        self._products.begin(exact=exact)
+        self._products.begin(exact=True)
         return self._evaluate(z, self._products)
+
+    def rough(self, z: Tensor) -> Evaluated:
+        """``f(z)`` nearly."""
+        self._products.begin(exact=False)
+        return self._evaluate(z, self._products)._replace(error=self._flatten(self._products.error))

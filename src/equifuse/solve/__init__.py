@@ -12,6 +12,7 @@ from equifuse.solve.broyden import Broyden
 from equifuse.solve.cache import EquilibriumCache
 from equifuse.solve.explicit import ExplicitMap, Linearized
 from equifuse.solve.gradient import Gradient, Implicit, Phantom, Unrolled, fixed_point
+from equifuse.solve.inexact import Evaluated
 from equifuse.solve.krylov import GMRES
 from equifuse.solve.loop import Solver, SolverStats
 from equifuse.solve.penalty import jacobian_penalty, residual_penalty, spectral_penalty
@@ -24,6 +25,7 @@ __all__ = [
     "Anderson",
     "Broyden",
     "EquilibriumCache",
+    "Evaluated",
     "ExplicitMap",
     "Gradient",
     "Implicit",

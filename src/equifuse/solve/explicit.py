@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from equifuse.solve.inexact import Anchored
+from equifuse.solve.inexact import Anchored, Evaluated
 
 Saved = tuple[Tensor, ...]
 
@@ -42,6 +42,10 @@ class ExplicitMap(ABC):
     def __call__(self, z: Tensor) -> Tensor:
         """One evaluation, differentiable by autograd too."""
 
+    def look_ahead(self, z: Tensor) -> Evaluated:
+        """One evaluation, and the point ahead of it where the map knows one."""
+        return Evaluated(self(z))
+
     @abstractmethod
     def take(self, rows: Tensor) -> ExplicitMap:
         """The map of some samples alone (sorted int64 indices)."""
@@ -51,8 +55,11 @@ class ExplicitMap(ABC):
         """Whether :meth:`anchored` and ``transposed(rough=True)`` are there and cheaper."""
         return False
 
-    def anchored(self) -> Anchored:
+    def anchored(self, *, ahead: bool = True) -> Anchored:
         """Cheap evaluations for one solve; only asked for if :attr:`has_rough`.
+
+        Args:
+            ahead: whether points ahead are wanted.
 
         Raises:
             NotImplementedError: the map has none.

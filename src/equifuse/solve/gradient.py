@@ -47,7 +47,7 @@ class Gradient(ABC):
         Args:
             f: the map.
             z: its fixed point, as the solver found it.
-            image: ``f(z)``, as the solver has it.
+            image: ``f(z)``, or a point ahead of it, as the solver has it.
             stats: the solve's statistics; may be corrected.
             solver: what solved it.
         """

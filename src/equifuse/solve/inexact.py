@@ -18,16 +18,19 @@ _SHARE = 0.25
 _FIRST_RATE = 0.25
 
 
-class Rough(NamedTuple):
-    """A rough evaluation.
+class Evaluated(NamedTuple):
+    """An evaluation of a map.
 
     Attributes:
-        image: ``(B, …)``.
-        error: ``(B,)`` estimate of ``‖image − f(z)‖`` per sample, on the large side.
+        image: ``f(z)`` ``(B, …)``.
+        ahead: ``(B, …)`` a point that is fixed where ``z`` is, and nearer to the fixed point than the image, from
+            repeating a part of ``f`` that costs little. None for the image.
+        error: ``(B,)`` estimate of how far the image is off, on the large side; None if it is exact.
     """
 
     image: Tensor
-    error: Tensor
+    ahead: Tensor | None = None
+    error: Tensor | None = None
 
 
 class Anchored(ABC):
@@ -52,11 +55,11 @@ class Anchored(ABC):
         """
 
     @abstractmethod
-    def exact(self, z: Tensor) -> Tensor:
+    def exact(self, z: Tensor) -> Evaluated:
         """``f(z)``; ``z`` becomes the anchor."""
 
     @abstractmethod
-    def rough(self, z: Tensor) -> Rough:
+    def rough(self, z: Tensor) -> Evaluated:
         """``f(z)`` nearly."""
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from equifuse.errors import InputError
 from equifuse.solve.explicit import ExplicitMap
-from equifuse.solve.inexact import Anchored, Schedule
+from equifuse.solve.inexact import Anchored, Evaluated, Schedule
 from equifuse.solve.recycling import pick, put, spare
 
 FixedPointMap = Callable[[Tensor], Tensor]
@@ -135,6 +135,8 @@ class Solver(ABC):
     damping: float = 1.0
     patience: int = 15
     name: ClassVar[str]
+    # Whether it goes by the point ahead of an image, where a map knows one, and not by the image.
+    looks_ahead: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.tol > 0:
@@ -268,7 +270,7 @@ class _Safeguard:
 
 @dataclass
 class _Best:
-    """The best iterate of each sample so far, its image, its relative residual, and the evaluations made."""
+    """The best iterate of each sample so far, its image or the point ahead, its residual, and the evaluations made."""
 
     z: Tensor
     image: Tensor
@@ -290,31 +292,40 @@ class _Best:
 
 
 class _Evaluations:
-    """``f`` on rows ``(n, N)``, given to it in the shape and dtype of ``like``; rough ones where ``f`` offers them."""
+    """``f`` on rows ``(n, N)``, given to it in the shape and dtype of ``like``.
 
-    def __init__(self, f: FixedPointMap, like: Tensor) -> None:
-        self.f, self.like = f, like
+    Args:
+        f: the map; rough where it offers that.
+        like: a state as ``f`` takes it.
+        ahead: whether the point ahead is wanted.
+    """
+
+    def __init__(self, f: FixedPointMap, like: Tensor, *, ahead: bool) -> None:
+        self.f, self.like, self._ahead = f, like, ahead
         self._schedule = Schedule()
         self._anchored = self._anchor(f)
 
     def _anchor(self, f: FixedPointMap) -> Anchored | None:
         if isinstance(f, ExplicitMap) and f.has_rough and not torch.is_grad_enabled():
-            return f.anchored()
+            return f.anchored(ahead=self._ahead)
         return None
 
-    def __call__(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The image, and per sample an estimate of its error; None if it is exact."""
+    def __call__(self, z: Tensor) -> Evaluated:
+        """The evaluation at ``z`` ``(n, N)``, in rows too."""
         state = z.view(z.shape[0], *self.like.shape[1:]).to(self.like.dtype)
-        error = None
-        if self._anchored is None:
-            fz = self.f(state)
-        elif self._schedule.exact_next or not self._anchored.known:
-            fz = self._anchored.exact(state)
+        if self._anchored is not None:
+            exact = self._schedule.exact_next or not self._anchored.known
+            found = self._anchored.exact(state) if exact else self._anchored.rough(state)
+        elif self._ahead and isinstance(self.f, ExplicitMap):
+            found = self.f.look_ahead(state)
         else:
-            fz, error = self._anchored.rough(state)
-        if fz.shape != state.shape:
-            raise InputError(f"the map must keep its input's shape {tuple(state.shape)}, it returned {tuple(fz.shape)}")
-        return rows(fz).to(z.dtype), error
+            found = Evaluated(self.f(state))
+        image, ahead, error = found
+        if image.shape != state.shape:
+            shape = tuple(image.shape)
+            raise InputError(f"the map must keep its input's shape {tuple(state.shape)}, it returned {shape}")
+        ahead = rows(ahead).to(z.dtype) if ahead is not None and self._ahead else None
+        return Evaluated(rows(image).to(z.dtype), ahead, error)
 
     def plan(self, relative: Tensor, error: Tensor | None, running: Tensor) -> None:
         """Decide how the next one is made: relative residuals ``(B,)``, their errors, and which samples go on."""
@@ -353,8 +364,8 @@ def iterate_with_image(
             batch, and stragglers cost next to nothing.
 
     Returns:
-        The best iterate of each sample, shaped like ``z0`` and in the working dtype (at least float32), its image, and
-        the statistics. An iterate is never non-finite if ``z0`` is finite.
+        The best iterate of each sample, shaped like ``z0`` and in the working dtype (at least float32), its image or
+        the point ahead of that, and the statistics. An iterate is never non-finite if ``z0`` is finite.
 
     Raises:
         InputError: ``f`` returned another shape than it was given.
@@ -371,15 +382,15 @@ def iterate_with_image(
     shown = unknown
     trace: list[Tensor] = []
     may_drop = take is not None and not torch.is_grad_enabled()
-    evaluate = _Evaluations(f, z0)
+    evaluate = _Evaluations(f, z0, ahead=solver.looks_ahead)
 
     for k in range(solver.max_steps):
-        fz, error = evaluate(z)
-        r = torch.sub(fz, z, out=spare(fz))
+        image, ahead, error = evaluate(z)
+        r = torch.sub(image, z, out=spare(image))
         with torch.no_grad():
-            relative = relative_residual(r, fz)
+            relative = relative_residual(r, image)
             if error is not None:
-                error = relative_error(error, fz)
+                error = relative_error(error, image)
                 relative = relative + error  # what cannot be told from a residual counts as one
             shown = torch.where(running, relative, shown)
             trace.append(shown if index is None else trace[-1].index_copy(0, index, shown))
@@ -389,6 +400,11 @@ def iterate_with_image(
             running = running & (residual > solver.tol)
             restart = guard.watch(relative, residual, better)
             evaluate.plan(relative, error, running)
+        fz = image
+        if ahead is not None:
+            # Who has stalled goes on by the map itself: the point ahead may be fixed where the image is not.
+            fz = select(guard.rescued | guard.recovering, image, ahead)
+            r = torch.sub(fz, z, out=spare(fz))
         best = _Best(select(better, z, best.z), select(better, fz, best.image), residual, steps)
         if k + 1 == solver.max_steps:
             break

@@ -26,6 +26,7 @@ class Picard(Solver):
     """
 
     name: ClassVar[str] = "picard"
+    looks_ahead: ClassVar[bool] = False
 
     def start(self, z: Tensor) -> StepRule:
         """A stateless rule."""

@@ -71,16 +71,15 @@ class _Pool:
 _POOL = _Pool()
 
 
-def empty(like: Tensor, *shape: int) -> Tensor:
-    """An uninitialised tensor of ``shape`` (default: that of ``like``), with the dtype and device of ``like``."""
+def empty(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    """An uninitialised tensor of ``shape`` (default: that of ``like``), with its dtype (or another) and device."""
     size = shape or tuple(like.shape)
-    if like.device.type != "cpu" or torch.compiler.is_compiling():
-        return like.new_empty(size)
-    count = math.prod(size)
-    if count * like.element_size() < _WORTH_KEEPING:
-        return like.new_empty(size)
-    flat = torch.from_numpy(_POOL.borrow(count * like.element_size())).view(like.dtype)
-    return flat[:count].view(size)
+    dtype = dtype or like.dtype
+    bytes_needed = math.prod(size) * dtype.itemsize
+    if like.device.type != "cpu" or torch.compiler.is_compiling() or bytes_needed < _WORTH_KEEPING:
+        return like.new_empty(size, dtype=dtype)
+    flat = torch.from_numpy(_POOL.borrow(bytes_needed)).view(dtype)
+    return flat[: math.prod(size)].view(size)
 
 
 def recording() -> bool:
