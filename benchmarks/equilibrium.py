@@ -317,6 +317,22 @@ def weight_tied(s: Setting) -> Solve:
     return run
 
 
+def fixed_steps(*, compiled: bool) -> Callable[[Setting], Solve]:
+    """The joint map eight times, the library's form for compilers; errors are those of eight plain steps."""
+
+    def of(s: Setting) -> Solve:
+        s.fusion.iterations = 8
+        module = torch.compile(s.fusion, fullgraph=True) if compiled else s.fusion
+
+        def run() -> Any:
+            out = module(s.inputs)
+            return out.fused, lambda: {"forward": 8.0, "residual": float(out.stats.residual.max())}
+
+        return run
+
+    return of
+
+
 CONTENDERS: dict[str, Callable[[Setting], Solve]] = {
     "equifuse": equifuse,
     "equifuse warm": equifuse_warm,
@@ -334,7 +350,13 @@ GRADIENTS: dict[str, Callable[[Setting], Solve]] = {
     "equifuse phantom": CONTENDERS["equifuse phantom"],
     "equifuse phantom, 2 steps": equifuse_with(ef.Phantom(steps=2)),
 }
-ALL = {**CONTENDERS, **GRADIENTS}
+# What torch.compile makes of a fixed number of steps; see the case "compiled".
+COMPILED: dict[str, Callable[[Setting], Solve]] = {
+    "equifuse": equifuse,
+    "fixed steps": fixed_steps(compiled=False),
+    "fixed steps, compiled": fixed_steps(compiled=True),
+}
+ALL = {**CONTENDERS, **GRADIENTS, **COMPILED}
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------
@@ -582,22 +604,22 @@ HEADER = [
 ]  # fmt: skip
 
 
-def cases(which: str) -> list[tuple[Case, list[str]]]:
-    """The cases and who takes part: ``"headline"``, ``"grid"``, ``"growth"``, ``"gradients"`` or ``"all"``."""
+def cases() -> dict[str, list[tuple[Case, list[str]]]]:
+    """Group -> its cases, and who takes part."""
     everyone = list(CONTENDERS)
-    headline = [(Case(612, 500, 3, weights), everyone) for weights in ("easy", "hard", "published")]
+    headline = [Case(612, 500, 3, weights) for weights in ("easy", "hard", "published")]
     grid = [Case(64, 128, 3), Case(64, 500, 3), Case(612, 128, 3), Case(612, 500, 2), Case(612, 500, 6)]
     large = [Case(4096, 128, 3), Case(4096, 500, 3), Case(612, 1024, 3), Case(64, 1024, 3)]
     slow = [name for name in everyone if name != "torchdeq broyden"]
     growth = [Case(256, 128, m) for m in (2, 4, 8, 16)] + [Case(b, 128, 3) for b in (16, 64, 256, 1024)]
     few = ["equifuse", "torchdeq anderson", "published"]
-    found = {
-        "headline": headline,
+    return {
+        "headline": [(c, everyone) for c in headline],
         "grid": [(c, everyone) for c in grid] + [(c, slow) for c in large],
         "growth": [(c, few) for c in growth],
-        "gradients": [(c, list(GRADIENTS)) for c, _ in headline],
+        "gradients": [(c, list(GRADIENTS)) for c in headline],
+        "compiled": [(c, list(COMPILED)) for c in (*grid[:2], headline[0])],
     }
-    return [case for part in found.values() for case in part] if which == "all" else found[which]
 
 
 def main() -> None:
@@ -608,18 +630,19 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/equilibrium"))
-    parser.add_argument("--cases", default="all", choices=["all", "headline", "grid", "growth", "gradients"])
+    parser.add_argument("--cases", default="all", choices=["all", *cases()])
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
     record: dict[str, Any] = {"machine": describe(), "tolerance": TOL, "cases": {}}
     rows: list[list[str]] = []
-    for case, names in cases(options.cases):
+    chosen = cases() if options.cases == "all" else {options.cases: cases()[options.cases]}
+    for group, case, names in [(group, *case) for group, found in chosen.items() for case in found]:
         results = measure(case, names, options.device, options.repetitions)
         for name in results:
             if name in ALL:
                 results[name]["memory"] = peak_memory(case, name, options.device)
-        record["cases"][case.name] = results
+        record["cases"].setdefault(group, {})[case.name] = results
         rows += rows_of(case, results)
         print(to_markdown(HEADER, rows_of(case, results)), flush=True)
         # After every case: an interrupted run keeps what it has.
