@@ -144,13 +144,12 @@ class _Map(ExplicitMap):
         return Evaluated(self._evaluate(z, affinely, keep=False)[0])
 
     @abstractmethod
-    def _exactly(self, i: int, v: Tensor) -> Tensor:
-        """The affine product ``i`` of ``v``."""
+    def _matrix(self, i: int) -> Tensor:
+        """The weight of product ``i``, in × out."""
 
     @property
-    @abstractmethod
     def _matrices(self) -> tuple[Tensor, ...]:
-        """The weights of the products, in × out."""
+        return self._matrix(0), self._matrix(1)
 
     @property
     @abstractmethod
@@ -173,9 +172,17 @@ class _Map(ExplicitMap):
         """Norms ``(n,)`` of the state, from those of what the first product is with."""
         return self._flat(norms)
 
+    def _exactly(self, i: int, v: Tensor) -> Tensor:
+        """The affine product ``i`` of ``v``."""
+        constant = self._first_constant if i == 0 else self._injected()
+        return product(v, self._matrix(i), spare(v), constant)
+
     def __call__(self, z: Tensor) -> Tensor:
         """One evaluation ``(n, d) -> (n, d)``."""
-        return self._flat(self._evaluate(self._stack(z), self._exactly, keep=False)[0])
+        return self._flat_image(z, self._exactly).image
+
+    def _flat_image(self, z: Tensor, affinely: Callable[[int, Tensor], Tensor]) -> Evaluated:
+        return Evaluated(self._flat(self._evaluate(self._stack(z), affinely, keep=False)[0]))
 
     def look_ahead(self, z: Tensor) -> Evaluated:
         """One evaluation ``(n, d)``, and the point ahead of it."""
@@ -190,11 +197,7 @@ class _Map(ExplicitMap):
         start = self._known_at_zero() if self.from_zero else []
         constants = self._first_constant, self._injected()
         self._solved = AnchoredProducts(constants, self._matrices, self._rounded_matrices(), start)
-
-        def evaluate(z: Tensor, products: AnchoredProducts) -> Evaluated:
-            return Evaluated(self._flat(self._evaluate(self._stack(z), products, keep=False)[0]))
-
-        return AnchoredMap(self._solved, self._flat_ahead if ahead else evaluate, self._of_state)
+        return AnchoredMap(self._solved, self._flat_ahead if ahead else self._flat_image, self._of_state)
 
     def linearize(self, z: Tensor, slack: float = 0.0) -> Linearized:
         """``f(z)`` ``(n, d)``, and what the derivative there needs; the products are rounded about the last anchor."""
@@ -296,10 +299,6 @@ class ModalityMap(_Map):
         """``(M, R, d) -> (M, R, d)``, and what the derivative needs."""
         return self._evaluate(z, self._exactly, keep=True)
 
-    def _exactly(self, i: int, v: Tensor) -> Tensor:
-        constant = self._first_constant if i == 0 else self._injected()
-        return product(v, self._matrices[i], spare(v), constant)
-
     def _evaluate(
         self, z: Tensor, affinely: Callable[[int, Tensor], Tensor], *, keep: bool
     ) -> tuple[Tensor, _BlockSaved]:
@@ -349,9 +348,8 @@ class ModalityMap(_Map):
     def _present(self, image: Tensor) -> Tensor:
         return image if self.mask is None else torch.where(self.mask, image, 0.0)
 
-    @property
-    def _matrices(self) -> tuple[Tensor, ...]:
-        return self.weights.weight1, self.weights.weight2
+    def _matrix(self, i: int) -> Tensor:
+        return self.weights.weight1 if i == 0 else self.weights.weight2
 
     @property
     def _first_constant(self) -> Tensor:
@@ -517,11 +515,6 @@ class FusionMap(_Map):
         """``(n, d) -> (n, d)``, and what the derivative needs."""
         return self._evaluate(z, self._exactly, keep=True)
 
-    def _exactly(self, i: int, v: Tensor) -> Tensor:
-        if i == 0 and self.weights.gate is not None:
-            return torch.addmm(self.constant, v, self.weights.gate.t(), out=spare(v))
-        return torch.addmm(self._injected(), v, self.weights.mix.t(), out=spare(v))
-
     def _evaluate(
         self, z: Tensor, affinely: Callable[[int, Tensor], Tensor], *, keep: bool
     ) -> tuple[Tensor, _FusionSaved]:
@@ -557,10 +550,10 @@ class FusionMap(_Map):
         """Whether rough evaluations are allowed and cheaper; an ablation does without."""
         return self.weights.gate is not None and super().has_rough
 
-    @property
-    def _matrices(self) -> tuple[Tensor, ...]:
-        assert self.weights.gate is not None
-        return self.weights.gate.t(), self.weights.mix.t()
+    def _matrix(self, i: int) -> Tensor:
+        weight = self.weights.gate if i == 0 else self.weights.mix
+        assert weight is not None  # without a gate the first product is not asked for
+        return weight.t()
 
     @property
     def _first_constant(self) -> Tensor:

@@ -324,8 +324,7 @@ class _Evaluations:
         if image.shape != state.shape:
             shape = tuple(image.shape)
             raise InputError(f"the map must keep its input's shape {tuple(state.shape)}, it returned {shape}")
-        ahead = rows(ahead).to(z.dtype) if ahead is not None and self._ahead else None
-        return Evaluated(rows(image).to(z.dtype), ahead, error)
+        return Evaluated(rows(image).to(z.dtype), None if ahead is None else rows(ahead).to(z.dtype), error)
 
     def plan(self, relative: Tensor, error: Tensor | None, running: Tensor) -> None:
         """Decide how the next one is made: relative residuals ``(B,)``, their errors, and which samples go on."""
