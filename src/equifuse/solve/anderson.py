@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,47 @@ from equifuse.solve.recycling import pick
 
 # Differences that the Gram matrix has room for at first; it doubles when there are more.
 _ROOM = 8
+# From so many differences on it is watched what they are worth: who converges sooner needs no watching.
+_WATCHED_FROM = 6
+# They mislead where residuals exceed what a linear map would have left by so much more than they once did.
+_MISLED = 1.3
+# Weight of the latest step in that.
+_LATEST = 0.25
+
+
+class _Watch(NamedTuple):
+    """How far residuals exceed what a linear map would have left, per sample ``(B,)``.
+
+    Attributes:
+        left: ``‖r − ΔR γ‖`` at the latest step; NaN where the next residual has nothing to do with it.
+        excess: ``‖r‖`` over what was left before, a running mean.
+        least: the smallest ``excess`` so far.
+    """
+
+    left: Tensor
+    excess: Tensor
+    least: Tensor
+
+    @classmethod
+    def begin(cls, r: Tensor) -> _Watch:
+        """Nothing is known of residuals ``(B, N)``."""
+        unknown = r.new_full((len(r),), torch.nan)
+        return cls(unknown, unknown, unknown)
+
+    def next(self, r: Tensor, explained: Tensor, restart: Tensor) -> _Watch:
+        """After a step from the residuals ``r`` ``(B, N)``, ``explained`` ``(B,)`` of whose squares ``γ`` cancels."""
+        norm = torch.linalg.vector_norm(r, dim=1)
+        now = torch.where(restart, torch.nan, norm / self.left)
+        mean = torch.where(self.excess.isnan(), now, self.excess.lerp(now, _LATEST))
+        excess = torch.where(now.isnan(), self.excess, mean)
+        # The difference of two squares is not known better than this.
+        square = torch.maximum(norm.square() - explained, torch.finfo(r.dtype).eps * norm.square())
+        return _Watch(square.sqrt(), excess, torch.fmin(self.least, excess))
+
+    @property
+    def misled(self) -> Tensor:
+        """Bool ``(B,)``."""
+        return self.excess > _MISLED * self.least
 
 
 class _AndersonRule(StepRule):
@@ -26,6 +68,9 @@ class _AndersonRule(StepRule):
     ``min_γ ‖r_k − ΔR γ‖²`` and the next iterate is ``f(z) − ΔF γ − (1 − β) (r − ΔR γ)``. The columns of ``ΔR`` are
     scaled to unit length before the ridge term is added, so the ridge is relative to each column: the residual may
     fall by ten orders of magnitude and the term never dominates (an absolute one does).
+
+    Where the map is linear, the next residual is ``J (r − ΔR γ)``, so that ``‖r_{k+1}‖ / ‖r_k − ΔR γ‖`` stays about
+    what it is. Where it grows, old differences say nothing about the map here, and fitting them misleads.
     """
 
     def __init__(self, z: Tensor, memory: int, ridge: float) -> None:
@@ -38,6 +83,7 @@ class _AndersonRule(StepRule):
         self.last_f: Tensor | None = None
         self.last_r: Tensor | None = None
         self.count = 0
+        self._watch: _Watch | None = None
 
     def step(self, z: Tensor, fz: Tensor, r: Tensor, damping: Tensor, restart: Tensor) -> Tensor:
         damped = damping.device.type != "cpu" or bool((damping != 1).any())
@@ -60,6 +106,9 @@ class _AndersonRule(StepRule):
             valid[:, slot] = ~restart & (row[:, slot] > 0) & torch.isfinite(row[:, slot])
             self.valid = valid
         gamma = self._coefficients(rhs, used)
+        if self.count >= _WATCHED_FROM:
+            with torch.no_grad():
+                self._watch = (self._watch or _Watch.begin(r)).next(r, (gamma * rhs).sum(1), restart)
         mixed = self.df.add_to(fz, gamma, -1.0)
         if not damped:
             return mixed
@@ -71,6 +120,23 @@ class _AndersonRule(StepRule):
         self.gram, self.valid = self.gram[rows], self.valid[rows]
         if self.last_f is not None and self.last_r is not None:
             self.last_f, self.last_r = pick(self.last_f, rows), pick(self.last_r, rows)
+        if self._watch is not None:
+            self._watch = _Watch(*(tensor[rows] for tensor in self._watch))
+
+    @property
+    def misled(self) -> Tensor | None:
+        return None if self._watch is None else self._watch.misled
+
+    @property
+    def latest(self) -> tuple[Tensor, Tensor] | None:
+        if self.last_f is None or self.last_r is None:
+            return None
+        return self.last_f - self.last_r, self.last_r
+
+    def secants(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for age in range(self.dr.used, 0, -1):
+            slot = (self.count - age) % self.dr.size
+            yield self.df[slot] - self.dr[slot], self.dr[slot], self.valid[:, slot]
 
     def _coefficients(self, rhs: Tensor, used: int) -> Tensor:
         """``γ`` ``(B, used)`` of the column-scaled ridge least squares; exactly 0 on columns that are not valid."""
@@ -114,7 +180,7 @@ class Anderson(Solver):
         if self.ridge < 0:
             raise InputError(f"ridge must not be negative, got {self.ridge}")
 
-    def start(self, z: Tensor) -> StepRule:
+    def start(self, z: Tensor, after: StepRule | None = None) -> StepRule:
         """Empty history for states ``(B, N)``."""
         return _AndersonRule(z, min(self.memory, max(1, self.max_steps - 1)), self.ridge)
 

@@ -33,27 +33,37 @@ class _BroydenRule(StepRule):
         if self.last_z is None or self.last_r is None:
             self.last_z, self.last_r = z, r
             return z + damping * r
-        slot = self.count % self.u.size
-        self.count += 1
         if not none_of(restart):
             # A zero is no update: H of these samples is −I again.
             self.u.clear(restart)
             self.v.clear(restart)
+        self.learn(torch.sub(z, self.last_z, out=spare(z)), torch.sub(r, self.last_r, out=spare(r)), ~restart)
+        self.last_z, self.last_r = z, r
+        return z - damping * _apply(self.u, self.v, r)
+
+    def learn(self, s: Tensor, y: Tensor, known: Tensor) -> None:
+        """Make ``H y = s`` by an update of rank one, for the samples of ``known`` ``(B,)``."""
+        slot = self.count % self.u.size
+        self.count += 1
         if self.u.used == self.u.size:
             # The oldest update makes room; what is left is still a valid low-rank inverse estimate.
-            self.u.put(slot, torch.zeros_like(z))
-        s, y = torch.sub(z, self.last_z, out=spare(z)), torch.sub(r, self.last_r, out=spare(r))
-        self.last_z, self.last_r = z, r
+            self.u.put(slot, torch.zeros_like(s))
         hy = _apply(self.u, self.v, y)
         hs = _apply(self.v, self.u, s)
         curvature = (s * hy).sum(1, keepdim=True)
         with torch.no_grad():
             useful = curvature.abs() > _LEAST_CURVATURE * (s * s).sum(1, keepdim=True)
-            useful &= torch.isfinite(curvature) & ~restart[:, None]
+            useful &= torch.isfinite(curvature) & known[:, None]
         safe = torch.where(useful, curvature, 1.0)
         self.u.put(slot, torch.where(useful, (s - hy) / safe, 0.0))
         self.v.put(slot, torch.where(useful, hs, 0.0))
-        return z - damping * _apply(self.u, self.v, r)
+
+    def take_over(self, other: StepRule) -> None:
+        """Learn what another rule has seen of the same map."""
+        for s, y, known in other.secants():
+            self.learn(s, y, known)
+        if other.latest is not None:
+            self.last_z, self.last_r = other.latest
 
     def keep(self, rows: Tensor) -> None:
         self.u.keep(rows)
@@ -82,7 +92,7 @@ class Broyden(Solver):
     """
 
     memory: int = 200
-    patience: int = 30  # its residual often rises before it falls
+    patience: int = 0  # its residual rises and falls for long, and what it has learned on the way is worth keeping
     name: ClassVar[str] = "broyden"
 
     def __post_init__(self) -> None:
@@ -90,6 +100,9 @@ class Broyden(Solver):
         if self.memory < 1:
             raise InputError(f"memory must be at least 1, got {self.memory}")
 
-    def start(self, z: Tensor) -> StepRule:
-        """``H = −I`` for states ``(B, N)``."""
-        return _BroydenRule(z, min(self.memory, max(1, self.max_steps - 1)))
+    def start(self, z: Tensor, after: StepRule | None = None) -> StepRule:
+        """``H = −I`` for states ``(B, N)``, updated by what ``after`` has seen."""
+        rule = _BroydenRule(z, min(self.memory, max(1, self.max_steps - 1)))
+        if after is not None:
+            rule.take_over(after)
+        return rule

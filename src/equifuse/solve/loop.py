@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -27,6 +27,8 @@ _BLOW_UP = 1e3
 _LEAST_DAMPING = 1.0 / 16
 # ... and a recovery never lasts longer than this many times the solver's patience.
 _LONGEST_RECOVERY = 16
+# Where what is remembered of a sample misleads, this share of the patience is enough.
+_SHORT_PATIENCE = 1.0 / 3
 # Converged samples leave the batch once no more than this share is left: copying the rest is not free.
 _WORTH_DROPPING = 0.7
 _CHECK_EVERY = 4
@@ -113,6 +115,20 @@ class StepRule(ABC):
     def keep(self, rows: Tensor) -> None:
         """Forget all samples but ``rows`` (sorted indices); the next call is for these alone."""
 
+    @property
+    def misled(self) -> Tensor | None:
+        """Bool ``(B,)``: samples of which what is remembered says less and less about the map; None if not known."""
+        return None
+
+    @property
+    def latest(self) -> tuple[Tensor, Tensor] | None:
+        """``z`` and ``r``, each ``(B, N)``, of the latest call; None if that is not remembered."""
+        return None
+
+    def secants(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """What is remembered of the map, oldest first: ``Δz``, ``Δr`` ``(B, N)``, and bool ``(B,)``, of whom it is."""
+        yield from ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Solver(ABC):
@@ -122,8 +138,8 @@ class Solver(ABC):
         tol: relative tolerance per sample on ``‖f(z) − z‖ / ‖f(z)‖``, > 0.
         max_steps: most evaluations of ``f``, ≥ 1.
         damping: share of the residual a plain step moves by, in (0, 1].
-        patience: evaluations without a new best residual after which a sample is sent back to its best iterate,
-            forgets its history, and goes on by the solver's second method, or else takes plain steps for a while,
+        patience: evaluations without a new best residual after which a sample is sent back to its best iterate, and
+            goes on by the solver's second method, or else forgets its history and takes plain steps for a while,
             damped from the third time on; other samples are not touched. 0 switches this off.
 
     Raises:
@@ -149,8 +165,13 @@ class Solver(ABC):
             raise InputError(f"patience must not be negative, got {self.patience}")
 
     @abstractmethod
-    def start(self, z: Tensor) -> StepRule:
-        """A fresh step rule for states shaped like ``z`` ``(B, N)``."""
+    def start(self, z: Tensor, after: StepRule | None = None) -> StepRule:
+        """A step rule for states shaped like ``z`` ``(B, N)``.
+
+        Args:
+            z: the first state it is called with.
+            after: the rule that it takes over from, on the same map; what that one remembers may be made use of.
+        """
 
     def second(self) -> Solver | None:
         """The method by which stalled samples go on, None for damped steps of this one."""
@@ -214,13 +235,14 @@ class _Safeguard:
     """Sends stalled samples back to their best iterate, each on its own.
 
     An accelerated iteration can be trapped where the map has a kink, and a plain one can run in a cycle. So a stalled
-    sample forgets its history and goes on from its best iterate by the solver's second method, to the end: that one's
-    residual may rise for long before it falls, so it gets no patience of its own. A solver without one takes plain
-    steps for a while instead; each further stall doubles their number, and every second one halves their damping.
+    sample goes on from its best iterate by the solver's second method, to the end: that one's residual may rise for
+    long before it falls, so it gets no patience of its own. A solver without one forgets the sample's history and takes
+    plain steps for a while instead; each further stall doubles their number, and every second one halves their damping.
     """
 
     def __init__(self, solver: Solver, batch: int, like: Tensor) -> None:
         self.patience = solver.patience
+        self.short_patience = max(1, round(_SHORT_PATIENCE * solver.patience))
         self.rescues = solver.patience > 0 and solver.second() is not None
         self.rescued = torch.zeros(batch, dtype=torch.bool, device=like.device)
         self.first_damping = solver.damping
@@ -234,21 +256,37 @@ class _Safeguard:
         """Bool ``(B,)``: samples that take plain steps for now."""
         return self.recovery > 0
 
-    def watch(self, relative: Tensor, best: Tensor, better: Tensor) -> Tensor:
-        """Note the latest residuals ``(B,)``; returns bool ``(B,)``, the samples to send back to their best iterate."""
+    def watch(
+        self, relative: Tensor, best: Tensor, better: Tensor, misled: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Note the latest evaluation.
+
+        Args:
+            relative: ``(B,)`` residuals.
+            best: ``(B,)`` the smallest ones so far.
+            better: bool ``(B,)``, whether these are the latest.
+            misled: bool ``(B,)``, samples whose patience is shorter; None for none.
+
+        Returns:
+            Bool ``(B,)``, the samples to send back to their best iterate, and ``(B,)``, those of them whose history is
+            of no more use.
+        """
         self.since_best = torch.where(better, 0, self.since_best + 1)
         self.recovery = (self.recovery - 1).clamp(min=0)
-        restart = ~torch.isfinite(relative)
+        back = ~torch.isfinite(relative)
         if self.patience:
             stalled = (relative > _BLOW_UP * best) | (self.since_best >= self.patience)
-            restart = restart | (stalled & (self.recovery == 0) & ~self.rescued)
-        if none_of(restart):
-            return restart
+            if misled is not None:
+                stalled = stalled | (misled & (self.since_best >= self.short_patience))
+            back = back | (stalled & (self.recovery == 0) & ~self.rescued)
+        if none_of(back):
+            return back, back
+        forget = back
         if self.rescues:
-            self.rescued = self.rescued | restart
+            forget, self.rescued = back & self.rescued, self.rescued | back
         elif self.patience:
-            self._damp(restart)
-        return restart
+            self._damp(back)
+        return back, forget
 
     def _damp(self, restart: Tensor) -> None:
         """A plain phase for these samples."""
@@ -266,6 +304,49 @@ class _Safeguard:
         self.stalls, self.since_best, self.recovery, self.damping, self.rescued = (
             tensor[rows] for tensor in (self.stalls, self.since_best, self.recovery, self.damping, self.rescued)
         )
+
+
+class _Methods:
+    """The step rule of a solver, and that of its second method for the samples that are rescued."""
+
+    def __init__(self, solver: Solver, z: Tensor) -> None:
+        self._backup = solver.second()
+        self._first: StepRule | None = solver.start(z)  # None once there is nobody left for it
+        self._second: StepRule | None = None  # None until there is somebody for it
+
+    @property
+    def misled(self) -> Tensor | None:
+        """See :attr:`StepRule.misled`, of the first."""
+        return None if self._first is None else self._first.misled
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all samples but ``rows`` (indices)."""
+        for rule in (self._first, self._second):
+            if rule is not None:
+                rule.keep(rows)
+
+    def prepare(self, z: Tensor, rescued: Tensor, running: Tensor, *, comparable: bool) -> None:
+        """Start the second method when it is needed, end the first when it no longer is.
+
+        Args:
+            z: ``(B, N)`` the states that the next step is from.
+            rescued: bool ``(B,)``, samples of the second method.
+            running: bool ``(B,)``, samples that go on.
+            comparable: whether the second method is given residuals of the same map as the first.
+        """
+        if self._backup is None or none_of(rescued):
+            return
+        if self._second is None and bool(rescued.any()):
+            self._second = self._backup.start(z, self._first if comparable else None)
+        if bool((rescued | ~running).all()):
+            self._first = None
+
+    def step(self, z: Tensor, fz: Tensor, r: Tensor, guard: _Safeguard, forget: Tensor) -> Tensor:
+        """The next iterates ``(B, N)``; see :meth:`StepRule.step`."""
+        proposal = fz if self._first is None else self._first.step(z, fz, r, guard.damping, forget)
+        if self._second is None or none_of(guard.rescued):
+            return proposal
+        return select(guard.rescued, self._second.step(z, fz, r, guard.damping, forget), proposal)
 
 
 @dataclass
@@ -371,8 +452,7 @@ def iterate_with_image(
     """
     batch = z0.shape[0]
     z = rows(z0).to(work_dtype(z0.dtype))
-    backup = solver.second()
-    rules = [solver.start(z)]  # joined by the second method's once it is needed
+    methods = _Methods(solver, z)
     guard = _Safeguard(solver, batch, z)
     running = torch.ones(batch, dtype=torch.bool, device=z.device)
     unknown = torch.full((batch,), torch.inf, dtype=z.dtype, device=z.device)
@@ -397,11 +477,13 @@ def iterate_with_image(
             residual = torch.where(better, relative, best.residual)
             steps = best.steps + running
             running = running & (residual > solver.tol)
-            restart = guard.watch(relative, residual, better)
+            back, forget = guard.watch(relative, residual, better, methods.misled)
             evaluate.plan(relative, error, running)
         fz = image
         if ahead is not None:
-            # Who has stalled goes on by the map itself: the point ahead may be fixed where the image is not.
+            # Who has stalled goes on by the map itself: the point ahead may be fixed where the image is not. What is
+            # remembered is of points ahead.
+            forget = back
             fz = select(guard.rescued | guard.recovering, image, ahead)
             r = torch.sub(fz, z, out=spare(fz))
         best = _Best(select(better, z, best.z), select(better, fz, best.image), residual, steps)
@@ -420,18 +502,15 @@ def iterate_with_image(
                 index = here if index is None else index[here]
                 evaluate.take(take(index), here)
                 best, z, fz, r = best.take(here), pick(z, here), pick(fz, here), pick(r, here)
-                shown, restart, running = shown[here], restart[here], running[here]
+                shown, back, forget, running = shown[here], back[here], forget[here], running[here]
                 guard.keep(here)
-                for rule in rules:
-                    rule.keep(here)
-        if not none_of(restart):
-            z, fz = select(restart, best.z, z), select(restart, best.image, fz)
+                methods.keep(here)
+        if not none_of(back):
+            z, fz = select(back, best.z, z), select(back, best.image, fz)
             r = torch.sub(fz, z, out=spare(fz))
-        proposal = rules[0].step(z, fz, r, guard.damping, restart)
-        if backup is not None and len(rules) == 1 and asking and bool(guard.rescued.any()):
-            rules.append(backup.start(z))
-        if len(rules) == 2 and not none_of(guard.rescued):
-            proposal = select(guard.rescued, rules[1].step(z, fz, r, guard.damping, restart), proposal)
+        if asking:
+            methods.prepare(z, guard.rescued, running, comparable=ahead is None)
+        proposal = methods.step(z, fz, r, guard, forget)
         # While recovering, and where a step rule broke down numerically, the damped plain step is taken.
         plain = guard.recovering | ~torch.isfinite(torch.linalg.vector_norm(proposal.detach(), dim=1))
         if not none_of(plain):

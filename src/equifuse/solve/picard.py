@@ -28,6 +28,6 @@ class Picard(Solver):
     name: ClassVar[str] = "picard"
     looks_ahead: ClassVar[bool] = False
 
-    def start(self, z: Tensor) -> StepRule:
+    def start(self, z: Tensor, after: StepRule | None = None) -> StepRule:
         """A stateless rule."""
         return _PicardRule()

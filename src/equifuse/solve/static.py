@@ -144,7 +144,7 @@ class StaticAnderson(Solver):
         if self.memory < 0:
             raise InputError(f"memory must not be negative, got {self.memory}")
 
-    def start(self, z: Tensor) -> StepRule:
+    def start(self, z: Tensor, after: StepRule | None = None) -> StepRule:
         """Empty history for states ``(B, N)``."""
         return _Rule(z, self.memory)
 
