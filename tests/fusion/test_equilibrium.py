@@ -41,7 +41,7 @@ def test_golden_fixed_point(golden_root, name, solver):
 def test_golden_gradients(golden_root, name, gradient):
     data, inputs, state = golden(golden_root, name)
     # Derivatives of the coefficients of a long memory are less accurate than the coefficients.
-    solver = replace(TIGHT, memory=6) if gradient.name == "unrolled" else TIGHT
+    solver = replace(TIGHT, memory=5) if gradient.name == "unrolled" else TIGHT
     fusion = ef.DEQFusion.from_reference(state, solver=solver, gradient=gradient)
     (data["c"] * fusion(inputs).fused).sum().backward()
     parameters = dict(fusion.named_parameters())

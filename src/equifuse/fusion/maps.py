@@ -69,6 +69,13 @@ def normalise_pull(normal: Tensor, scale: Tensor, g: Tensor, scratch: Tensor) ->
         scratch: memory shaped like ``g``.
     """
     n, grouped = _grouped(normal), _grouped(g)
+    if g.numel() < _FUSED_BELOW and not recording():
+        # As if of n itself, whose mean is 0, and its deviation taken for 1.
+        zero, one = torch.zeros_like(scale), torch.ones_like(scale)
+        pulled = torch.ops.aten.native_layer_norm_backward(
+            grouped, n, n.shape[-1:], zero, one, None, None, [True, False, False]
+        )
+        return torch.mul(pulled[0], scale, out=grouped).flatten(-2)
     along = torch.mul(grouped, n, out=_grouped(scratch)).mean(-1, keepdim=True)
     mean = grouped.mean(-1, keepdim=True)
     grouped.sub_(mean).addcmul_(n, along, value=-1.0).mul_(scale)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equifuse.errors import InputError
+from equifuse.solve.asking import none_of
 from equifuse.solve.broyden import Broyden
 from equifuse.solve.history import Slots, write
 from equifuse.solve.loop import Solver, StepRule
@@ -74,50 +75,78 @@ class _AndersonRule(StepRule):
     """
 
     def __init__(self, z: Tensor, memory: int, ridge: float) -> None:
-        batch = z.shape[0]
         self.ridge = max(ridge, 10 * torch.finfo(z.dtype).eps)
         self.df, self.dr = Slots(z, memory), Slots(z, memory)
         room = min(memory, _ROOM)
-        self.gram = z.new_zeros(batch, room, room)
-        self.valid = torch.zeros(batch, memory, dtype=torch.bool, device=z.device)
+        # The Gram matrix of unit columns plus the ridge: small systems are solved in float64, because they are tiny and
+        # nearly parallel columns are the normal case. A column that says nothing has length⁻¹ 0 and 1 on the diagonal.
+        self.system = z.new_zeros(len(z), room, room, dtype=torch.float64)
+        self.per_length = z.new_zeros(len(z), room)
         self.last_f: Tensor | None = None
         self.last_r: Tensor | None = None
         self.count = 0
         self._watch: _Watch | None = None
 
-    def step(self, z: Tensor, fz: Tensor, r: Tensor, damping: Tensor, restart: Tensor) -> Tensor:
-        damped = damping.device.type != "cpu" or bool((damping != 1).any())
+    def step(self, z: Tensor, fz: Tensor, r: Tensor, damping: Tensor | None, restart: Tensor) -> Tensor:
         if self.last_f is None or self.last_r is None:
             self.last_f, self.last_r = fz, r
-            return z + damping * r if damped else fz
+            return fz if damping is None else z + damping * r
+        if not none_of(restart):
+            self._forget(restart)
         slot = self.count % self.dr.size
         self.count += 1
         self.df.put_difference(slot, fz, self.last_f)
         self.dr.put_difference(slot, r, self.last_r)
         self.last_f, self.last_r = fz, r
-        used = self.dr.used
         row, rhs = self.dr.dots(self.dr[slot], r)
-        if used > self.gram.shape[1]:
-            self.gram = F.pad(self.gram, (0, self.gram.shape[1]) * 2)
-        self.gram = write(self.gram, (slice(None), slot, slice(used)), row)
-        self.gram = write(self.gram, (slice(None), slice(used), slot), row)
-        with torch.no_grad():
-            valid = self.valid & ~restart[:, None]  # a new tensor: the last one may be on a tape
-            valid[:, slot] = ~restart & (row[:, slot] > 0) & torch.isfinite(row[:, slot])
-            self.valid = valid
-        gamma = self._coefficients(rhs, used)
+        self._enter(slot, row, restart)
+        gamma = self._coefficients(rhs)
         if self.count >= _WATCHED_FROM:
             with torch.no_grad():
                 self._watch = (self._watch or _Watch.begin(r)).next(r, (gamma * rhs).sum(1), restart)
         mixed = self.df.add_to(fz, gamma, -1.0)
-        if not damped:
+        if damping is None:
             return mixed
         return mixed - (1 - damping) * self.dr.add_to(r, gamma, -1.0)
+
+    def _enter(self, slot: int, row: Tensor, restart: Tensor) -> None:
+        """Take in the products ``row`` ``(B, used)`` of the column in ``slot``, which says nothing of ``restart``."""
+        used = row.shape[1]
+        if used > self.system.shape[1]:
+            room = self.system.shape[1]
+            self.system = F.pad(self.system, (0, room, 0, room))
+            self.per_length = F.pad(self.per_length, (0, room))
+        square = row[:, slot]
+        useful = (square > 0) & (square < torch.inf) & ~restart
+        per_length = torch.where(useful, torch.where(useful, square, 1.0).rsqrt(), 0.0)
+        self.per_length = write(self.per_length, (slice(None), slot), per_length)
+        scale = self.per_length[:, :used]
+        # Where a column says nothing its products may not be finite.
+        cosines = torch.where(scale > 0, row * scale * per_length[:, None], 0.0).double()
+        cosines = torch.where(useful[:, None], cosines, 0.0)
+        self.system = write(self.system, (slice(None), slot, slice(used)), cosines)
+        self.system = write(self.system, (slice(None), slice(used), slot), cosines)
+        self.system = write(self.system, (slice(None), slot, slot), torch.where(useful, 1.0 + self.ridge, 1.0).double())
+
+    def _forget(self, samples: Tensor) -> None:
+        """Nothing remembered of ``samples``, bool ``(B,)``, says anything."""
+        identity = torch.eye(self.system.shape[1], dtype=self.system.dtype, device=self.system.device)
+        self.system = torch.where(samples[:, None, None], identity, self.system)
+        self.per_length = torch.where(samples[:, None], 0.0, self.per_length)
+
+    def _coefficients(self, rhs: Tensor) -> Tensor:
+        """``γ`` ``(B, used)`` of the column-scaled ridge least squares; exactly 0 on columns that say nothing."""
+        used = rhs.shape[1]
+        scale = self.per_length[:, :used]
+        target = torch.where(scale > 0, rhs * scale, 0.0).double()
+        solution, _ = torch.linalg.solve_ex(self.system[:, :used, :used], target)
+        gamma: Tensor = solution.to(scale.dtype) * scale
+        return gamma
 
     def keep(self, rows: Tensor) -> None:
         self.df.keep(rows)
         self.dr.keep(rows)
-        self.gram, self.valid = self.gram[rows], self.valid[rows]
+        self.system, self.per_length = self.system[rows], self.per_length[rows]
         if self.last_f is not None and self.last_r is not None:
             self.last_f, self.last_r = pick(self.last_f, rows), pick(self.last_r, rows)
         if self._watch is not None:
@@ -136,22 +165,7 @@ class _AndersonRule(StepRule):
     def secants(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for age in range(self.dr.used, 0, -1):
             slot = (self.count - age) % self.dr.size
-            yield self.df[slot] - self.dr[slot], self.dr[slot], self.valid[:, slot]
-
-    def _coefficients(self, rhs: Tensor, used: int) -> Tensor:
-        """``γ`` ``(B, used)`` of the column-scaled ridge least squares; exactly 0 on columns that are not valid."""
-        valid = self.valid[:, :used]
-        gram = self.gram[:, :used, :used]
-        diagonal = torch.where(valid, gram.diagonal(dim1=1, dim2=2), 1.0)
-        scale = diagonal.rsqrt()
-        scale = torch.where(valid, scale, 0.0)
-        both = valid[:, :, None] & valid[:, None, :]
-        scaled = torch.where(both, gram, 0.0) * scale[:, :, None] * scale[:, None, :]
-        # The small systems are solved in float64: they are tiny, and nearly parallel columns are the normal case.
-        system = scaled.double() + torch.diag_embed(torch.where(valid, self.ridge, 1.0).double())
-        target = (torch.where(valid, rhs, 0.0) * scale).double()
-        solution, _ = torch.linalg.solve_ex(system, target)
-        return torch.where(valid, solution.to(scale.dtype) * scale, 0.0)
+            yield self.df[slot] - self.dr[slot], self.dr[slot], self.per_length[:, slot] > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +196,8 @@ class Anderson(Solver):
 
     def start(self, z: Tensor, after: StepRule | None = None) -> StepRule:
         """Empty history for states ``(B, N)``."""
-        return _AndersonRule(z, min(self.memory, max(1, self.max_steps - 1)), self.ridge)
+        # No more than N differences are independent.
+        return _AndersonRule(z, min(self.memory, max(1, self.max_steps - 1), max(1, z.shape[1])), self.ridge)
 
     def second(self) -> Solver:
         """Broyden's method, remembering everything."""

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from equifuse.errors import InputError
+from equifuse.solve.asking import none_of
 from equifuse.solve.history import Slots
-from equifuse.solve.loop import Solver, StepRule, none_of
+from equifuse.solve.loop import Solver, StepRule, scaled
 from equifuse.solve.recycling import pick, spare
 
 # Below this share of ‖s‖² the secant denominator carries no information and the update is skipped.
@@ -29,17 +30,17 @@ class _BroydenRule(StepRule):
         self.last_r: Tensor | None = None
         self.count = 0
 
-    def step(self, z: Tensor, fz: Tensor, r: Tensor, damping: Tensor, restart: Tensor) -> Tensor:
+    def step(self, z: Tensor, fz: Tensor, r: Tensor, damping: Tensor | None, restart: Tensor) -> Tensor:
         if self.last_z is None or self.last_r is None:
             self.last_z, self.last_r = z, r
-            return z + damping * r
+            return z + scaled(damping, r)
         if not none_of(restart):
             # A zero is no update: H of these samples is −I again.
             self.u.clear(restart)
             self.v.clear(restart)
         self.learn(torch.sub(z, self.last_z, out=spare(z)), torch.sub(r, self.last_r, out=spare(r)), ~restart)
         self.last_z, self.last_r = z, r
-        return z - damping * _apply(self.u, self.v, r)
+        return z - scaled(damping, _apply(self.u, self.v, r))
 
     def learn(self, s: Tensor, y: Tensor, known: Tensor) -> None:
         """Make ``H y = s`` by an update of rank one, for the samples of ``known`` ``(B,)``."""
@@ -92,7 +93,7 @@ class Broyden(Solver):
     """
 
     memory: int = 200
-    patience: int = 0  # its residual rises and falls for long, and what it has learned on the way is worth keeping
+    patience: int = 30  # its residual often rises before it falls
     name: ClassVar[str] = "broyden"
 
     def __post_init__(self) -> None:
@@ -102,7 +103,13 @@ class Broyden(Solver):
 
     def start(self, z: Tensor, after: StepRule | None = None) -> StepRule:
         """``H = −I`` for states ``(B, N)``, updated by what ``after`` has seen."""
+        if isinstance(after, _BroydenRule):
+            return after
         rule = _BroydenRule(z, min(self.memory, max(1, self.max_steps - 1)))
         if after is not None:
             rule.take_over(after)
         return rule
+
+    def second(self) -> Solver:
+        """The same: a sample that stalls is sent back to its best iterate once, with all that has been learned."""
+        return self

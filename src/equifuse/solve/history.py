@@ -9,14 +9,17 @@ from equifuse.solve.recycling import copy, empty
 
 # Slots there is room for at first, where all slots are one block of memory.
 _ROOM = 8
+# Below so many numbers per slot a CPU, too, is faster with one operation on all of them.
+_ONE_BLOCK_BELOW = 2**15
 
 
 class Slots:
     """Up to ``size`` vectors per sample, slot by slot ``(B, N)``.
 
     One slot after the other is contiguous in memory and products run slot by slot: on a CPU a batched matrix product of
-    so small matrices is several times slower than the elementwise passes that it consists of. On other devices the
-    slots are one block, and handled by one kernel. While a graph is recorded nothing is written in place.
+    so small matrices is several times slower than the elementwise passes that it consists of. On other devices, and
+    where a call costs more than its arithmetic, the slots are one block, and handled by one kernel. While a graph is
+    recorded nothing is written in place.
 
     Room is made as it is needed, so a large ``size`` costs nothing until it is used.
 
@@ -33,7 +36,7 @@ class Slots:
         self._block: Tensor | None = None
         self._slots: list[Tensor] = []
         self._scratch: Tensor | None = None
-        if not self._recording and like.device.type != "cpu":
+        if not self._recording and (not like.is_cpu or like.numel() < _ONE_BLOCK_BELOW):
             self._block = like.new_empty(min(size, _ROOM), *like.shape)
             self._slots = list(self._block)
 

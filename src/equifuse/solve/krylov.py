@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equifuse.errors import InputError
+from equifuse.solve.asking import none_of, time_to_ask
 from equifuse.solve.history import Slots
 from equifuse.solve.inexact import ROUNDOFF
 from equifuse.solve.loop import SolverStats
@@ -71,8 +72,7 @@ class ArnoldiBasis:
         (coefficients,) = self.vectors.dots(image)
         image = self.vectors.add_to(image, coefficients, -1.0, reuse=True)
         height = torch.linalg.vector_norm(image, dim=1)
-        # On a GPU asking would wait for the device.
-        if image.device.type != "cpu" or bool((height < _CANCELLED * before).any()):
+        if not none_of(height < _CANCELLED * before):
             (projection,) = self.vectors.dots(image)
             image = self.vectors.add_to(image, projection, -1.0, reuse=True)
             coefficients = coefficients + projection
@@ -212,73 +212,114 @@ def solve_adjoint(
         own (equal in exact arithmetic) inside a cycle.
     """
     tol = max(tol, 20 * torch.finfo(g.dtype).eps)
-    batch = g.shape[0]
-    scale = torch.linalg.vector_norm(g, dim=1)
     u: Tensor | None = None  # the solution so far; None for zero
-    steps = torch.zeros(batch, dtype=torch.int64, device=g.device)
-    residual, floor = scale, tol * scale  # of the whole batch
-    trace = [_relative(residual, scale)]
-    index = torch.arange(batch, device=g.device)  # the rows being worked on
-    right, active = g, residual > floor
+    work = _Progress(torch.linalg.vector_norm(g, dim=1), tol)
+    right = g
     done = 0
     refining = product.rough is not None
-    while done < method.max_steps and bool(active.any()):
+    while done < method.max_steps and bool(work.active.any()):
         size = min(method.restart, method.max_steps - done)
         # Rows that are done start from nothing, and so stay what they are.
-        if not bool(active.all()):
-            right = torch.mul(right, active[:, None], out=empty(right))
+        if not bool(work.active.all()):
+            right = torch.mul(right, work.active[:, None], out=empty(right))
         basis = ArnoldiBasis(right, size)
         squares = _LeastSquares(basis.norm, size)
-        error = residual.new_zeros(len(index))  # what rough products add to the residual
-        begun = residual[index]
+        error = torch.zeros_like(work.residual)  # what rough products add to the residual
+        begun = work.residual
         while basis.size < size:
-            left = int(active.count_nonzero())
-            if left == 0:
-                break
-            if take is not None and left <= _WORTH_DROPPING * active.numel():
-                # Where the cycle goes on, its combination is only made at its end.
-                u = _add(u, g, index, basis, squares.solution().masked_fill(active[:, None], 0.0))
-                here = active.nonzero().squeeze(1)
-                index, active = index[here], active[here]
-                basis.keep(here)
-                squares.keep(here)
-                error, begun = error[here], begun[here]
-                product = take(index)
+            if time_to_ask(g, basis.size):
+                left = int(work.active.count_nonzero())
+                if left == 0:
+                    break
+                if take is not None and left <= _WORTH_DROPPING * work.active.numel():
+                    # Where the cycle goes on, its combination is only made at its end.
+                    u = _add(u, g, work.index, basis, squares.solution().masked_fill(work.active[:, None], 0.0))
+                    here = work.active.nonzero().squeeze(1)
+                    work.keep(here)
+                    basis.keep(here)
+                    squares.keep(here)
+                    error, begun = error[here], begun[here]
+                    product = take(work.index)
             v = basis.newest()
             multiply = product.exact
             if product.rough is not None:
-                more = ROUNDOFF * residual[index]
-                if refining or not bool((active & (more > _ROUGH_SHARE * floor[index])).any()):
+                more = ROUNDOFF * work.residual
+                if refining or not bool((work.active & (more > _ROUGH_SHARE * work.floor)).any()):
                     multiply = product.rough
                     error = error + more
             # Of Jᵀ, not of 1 − Jᵀ: the Krylov space is the same, and nothing cancels where Jᵀ is small.
             itself = basis.alive.to(v.dtype)
             column = -basis.extend(multiply(v))
             column[:, basis.size - 1] += itself
-            within = squares.append(basis.size - 1, column, active)
-            now = torch.where(active, within + error, residual[index])
-            residual = residual.index_copy(0, index, now)
-            steps = steps.index_add(0, index, active.long())
-            trace.append(_relative(residual, scale))
-            active = active & (now > floor[index])
+            within = squares.append(basis.size - 1, column, work.active)
+            work.note(within + error)
             # Rough products can do no more than this; what is left is for another cycle.
-            if refining and 2 * int((active & (within <= error)).count_nonzero()) > int(active.count_nonzero()):
+            if refining and 2 * int((work.active & (within <= error)).count_nonzero()) > int(
+                work.active.count_nonzero()
+            ):
                 break
-        u = _add(u, g, index, basis, squares.solution())
+        u = _add(u, g, work.index, basis, squares.solution())
         done += basis.size
-        active = residual[index] > floor[index]
-        if done < method.max_steps and bool(active.any()):
-            right = _exact_residual(product, g, u, index)
-            now = torch.where(active, torch.linalg.vector_norm(right, dim=1), residual[index])
-            steps = steps.index_add(0, index, active.long())
-            worth = active & (now < _WORTH_REFINING * begun)
-            refining = refining and 2 * int(worth.count_nonzero()) >= int(active.count_nonzero())
-            residual = residual.index_copy(0, index, now)
-            active = now > floor[index]
+        if done < method.max_steps and bool(work.active.any()):
+            right = _exact_residual(product, g, u, work.index)
+            active = work.active
+            work.note(torch.linalg.vector_norm(right, dim=1))
+            if refining:
+                worth = active & (work.residual < _WORTH_REFINING * begun)
+                refining = 2 * int(worth.count_nonzero()) >= int(active.count_nonzero())
             done += 1
-    return torch.zeros_like(g) if u is None else u, SolverStats(
-        converged=residual <= floor, residual=_relative(residual, scale), steps=steps, trace=torch.stack(trace)
-    )
+    return torch.zeros_like(g) if u is None else u, work.stats()
+
+
+class _Progress:
+    """How far each row is, the rows that are worked on, and the statistics of all.
+
+    Args:
+        scale: ``(B,)`` norms of the right-hand sides, the residuals of zero.
+        tol: relative tolerance.
+
+    Attributes:
+        index: the rows that are worked on.
+        residual: their residual norms.
+        floor: below which they are done.
+        active: bool, which of them are not.
+    """
+
+    def __init__(self, scale: Tensor, tol: float) -> None:
+        self._scale, self._tol = scale, tol
+        self._steps = torch.zeros(len(scale), dtype=torch.int64, device=scale.device)
+        self._whole = scale
+        self._trace = [scale]
+        self.index = torch.arange(len(scale), device=scale.device)
+        self.residual, self.floor = scale, tol * scale
+        self.active = self.residual > self.floor
+
+    def note(self, residual: Tensor) -> None:
+        """The residual norms of the rows that are worked on, after one more product; of others they are ignored."""
+        everyone = len(self.index) == len(self._whole)
+        self._steps = (
+            self._steps + self.active if everyone else self._steps.index_add(0, self.index, self.active.long())
+        )
+        self.residual = torch.where(self.active, residual, self.residual)
+        self._whole = self.residual if everyone else self._whole.index_copy(0, self.index, self.residual)
+        self._trace.append(self._whole)
+        self.active = self.active & (self.residual > self.floor)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with ``rows`` (indices) of those that are worked on."""
+        self.index, self.residual, self.floor = self.index[rows], self.residual[rows], self.floor[rows]
+        self.active = self.active[rows]
+
+    def stats(self) -> SolverStats:
+        """Of all rows."""
+        # A row without a right-hand side is solved by zero.
+        relative = torch.nan_to_num(torch.stack(self._trace) / self._scale, posinf=torch.inf)
+        return SolverStats(
+            converged=self._whole <= self._tol * self._scale,
+            residual=relative[-1],
+            steps=self._steps,
+            trace=relative,
+        )
 
 
 def _exact_residual(product: Product, g: Tensor, u: Tensor, index: Tensor) -> Tensor:
@@ -295,7 +336,3 @@ def _add(u: Tensor | None, like: Tensor, index: Tensor, basis: ArnoldiBasis, wei
         return basis.add_to(empty(like).zero_() if u is None else u, weights)
     u = empty(like).zero_() if u is None else u
     return u.index_copy_(0, index, basis.add_to(pick(u, index), weights))
-
-
-def _relative(residual: Tensor, scale: Tensor) -> Tensor:
-    return torch.where(scale > 0, residual / torch.where(scale > 0, scale, 1.0), 0.0)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from equifuse.errors import InputError
+from equifuse.solve.asking import all_of, free_to_ask, none_of, time_to_ask
 from equifuse.solve.explicit import ExplicitMap
 from equifuse.solve.inexact import Anchored, Evaluated, Schedule
 from equifuse.solve.recycling import pick, put, spare
@@ -31,7 +32,6 @@ _LONGEST_RECOVERY = 16
 _SHORT_PATIENCE = 1.0 / 3
 # Converged samples leave the batch once no more than this share is left: copying the rest is not free.
 _WORTH_DROPPING = 0.7
-_CHECK_EVERY = 4
 
 
 @dataclass
@@ -96,14 +96,14 @@ class StepRule(ABC):
     """The state of one solve: proposes the next iterate from the latest evaluation, sample by sample."""
 
     @abstractmethod
-    def step(self, z: Tensor, fz: Tensor, r: Tensor, damping: Tensor, restart: Tensor) -> Tensor:
+    def step(self, z: Tensor, fz: Tensor, r: Tensor, damping: Tensor | None, restart: Tensor) -> Tensor:
         """The next iterate.
 
         Args:
             z: ``(B, N)`` current iterate.
             fz: ``(B, N)`` its image.
             r: ``(B, N)`` its residual ``fz - z``.
-            damping: ``(B, 1)`` share of the residual to move by, in (0, 1].
+            damping: ``(B, 1)`` share of the residual to move by, in (0, 1]; None for 1.
             restart: bool ``(B,)``; for these samples ``z`` is unrelated to the previous call, so what was
                 remembered about them must be forgotten.
 
@@ -170,7 +170,8 @@ class Solver(ABC):
 
         Args:
             z: the first state it is called with.
-            after: the rule that it takes over from, on the same map; what that one remembers may be made use of.
+            after: the rule that it takes over from, on the same map; what that one remembers may be made use of, and
+                one of the same kind may go on itself.
         """
 
     def second(self) -> Solver | None:
@@ -208,8 +209,8 @@ def relative_residual(r: Tensor, fz: Tensor) -> Tensor:
     """
     residual = torch.linalg.vector_norm(r, dim=1)
     scale = torch.linalg.vector_norm(fz, dim=1)
-    relative = torch.where(residual == 0, residual, (residual / scale).clamp(max=torch.finfo(residual.dtype).max))
-    return torch.where((residual < torch.inf) & (scale < torch.inf), relative, torch.inf)  # NaN is not below either
+    relative = torch.nan_to_num(residual / scale)  # 0 / 0 is 0
+    return torch.where(residual + scale < torch.inf, relative, torch.inf)  # NaN is not below either
 
 
 def relative_error(error: Tensor, fz: Tensor) -> Tensor:
@@ -217,18 +218,22 @@ def relative_error(error: Tensor, fz: Tensor) -> Tensor:
     return torch.nan_to_num(error / torch.linalg.vector_norm(fz, dim=1))
 
 
-def none_of(mask: Tensor) -> bool:
-    """Whether no entry is True, where asking costs nothing: on a GPU it would wait for the device, so False."""
-    return mask.device.type == "cpu" and not bool(mask.any())
+def scaled(damping: Tensor | None, r: Tensor) -> Tensor:
+    """``damping · r`` ``(B, N)``; None is 1."""
+    return r if damping is None else damping * r
 
 
-def select(mask: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
-    """``chosen`` ``(B, N)`` for the samples of ``mask`` ``(B,)``, else ``other``; copies nothing if all agree (CPU)."""
-    if mask.device.type == "cpu":
+def select(mask: Tensor, *pairs: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Of each pair of ``(B, N)``, the first for the samples of ``mask`` ``(B,)``, else the second.
+
+    Nothing is copied if all samples agree, where it costs nothing to ask.
+    """
+    if free_to_ask(mask):
         count = int(mask.count_nonzero())
         if count in (0, mask.numel()):
-            return chosen if count else other
-    return torch.where(mask[:, None], chosen, other, out=spare(other))
+            return tuple(chosen if count else other for chosen, other in pairs)
+    column = mask[:, None]
+    return tuple(torch.where(column, chosen, other, out=spare(other)) for chosen, other in pairs)
 
 
 class _Safeguard:
@@ -246,15 +251,16 @@ class _Safeguard:
         self.rescues = solver.patience > 0 and solver.second() is not None
         self.rescued = torch.zeros(batch, dtype=torch.bool, device=like.device)
         self.first_damping = solver.damping
-        self.stalls = torch.zeros(batch, dtype=torch.int64, device=like.device)
-        self.since_best = torch.zeros_like(self.stalls)
-        self.recovery = torch.zeros_like(self.stalls)
-        self.damping = torch.full((batch, 1), solver.damping, dtype=like.dtype, device=like.device)
+        self.since_best = torch.zeros(batch, dtype=torch.int64, device=like.device)
+        self.damping = None if solver.damping == 1 else like.new_full((batch, 1), solver.damping)
+        # Before there is one on its own: (B,) plain steps that a sample has to take, and how often it has stalled.
+        self.recovery: Tensor | None = None
+        self.stalls: Tensor | None = None
 
     @property
-    def recovering(self) -> Tensor:
-        """Bool ``(B,)``: samples that take plain steps for now."""
-        return self.recovery > 0
+    def on_their_own(self) -> Tensor:
+        """Bool ``(B,)``: samples that have left the solver's first method, for now or to the end."""
+        return self.rescued if self.recovery is None else self.rescued | (self.recovery > 0)
 
     def watch(
         self, relative: Tensor, best: Tensor, better: Tensor, misled: Tensor | None = None
@@ -271,14 +277,17 @@ class _Safeguard:
             Bool ``(B,)``, the samples to send back to their best iterate, and ``(B,)``, those of them whose history is
             of no more use.
         """
-        self.since_best = torch.where(better, 0, self.since_best + 1)
-        self.recovery = (self.recovery - 1).clamp(min=0)
-        back = ~torch.isfinite(relative)
+        self.since_best = (self.since_best + 1).masked_fill_(better, 0)
+        broken = relative == torch.inf
+        back = broken
         if self.patience:
-            stalled = (relative > _BLOW_UP * best) | (self.since_best >= self.patience)
+            back = (relative > _BLOW_UP * best) | (self.since_best >= self.patience)
             if misled is not None:
-                stalled = stalled | (misled & (self.since_best >= self.short_patience))
-            back = back | (stalled & (self.recovery == 0) & ~self.rescued)
+                back = back | (misled & (self.since_best >= self.short_patience))
+            if self.recovery is not None:
+                self.recovery = (self.recovery - 1).clamp_(min=0)
+                back = back & (self.recovery == 0)
+            back = (back & ~self.rescued) | broken
         if none_of(back):
             return back, back
         forget = back
@@ -288,21 +297,24 @@ class _Safeguard:
             self._damp(back)
         return back, forget
 
-    def _damp(self, restart: Tensor) -> None:
+    def _damp(self, back: Tensor) -> None:
         """A plain phase for these samples."""
-        length = (self.patience * 2**self.stalls).clamp(max=_LONGEST_RECOVERY * self.patience)
-        self.recovery = torch.where(restart, length, self.recovery)
+        stalls = torch.zeros_like(self.since_best) if self.stalls is None else self.stalls
+        length = (self.patience * 2**stalls).clamp(max=_LONGEST_RECOVERY * self.patience)
+        self.recovery = torch.where(back, length, 0 if self.recovery is None else self.recovery)
         # The patience of the accelerated phase starts when the recovery ends.
-        self.since_best = torch.where(restart, -length, self.since_best)
-        factor = (0.5 ** (self.stalls // 2)).to(self.damping.dtype)[:, None]
-        shrunk = (self.first_damping * factor).clamp(min=min(_LEAST_DAMPING, self.first_damping))
-        self.damping = torch.where(restart[:, None], shrunk, self.damping)
-        self.stalls = self.stalls + restart
+        self.since_best = torch.where(back, -length, self.since_best)
+        shrunk = self.first_damping * 0.5 ** (stalls // 2)
+        shrunk = shrunk.clamp(min=min(_LEAST_DAMPING, self.first_damping))[:, None]
+        damping = torch.full_like(shrunk, self.first_damping) if self.damping is None else self.damping
+        self.damping = torch.where(back[:, None], shrunk.to(damping.dtype), damping)
+        self.stalls = stalls + back
 
     def keep(self, rows: Tensor) -> None:
         """Forget all samples but ``rows`` (indices)."""
-        self.stalls, self.since_best, self.recovery, self.damping, self.rescued = (
-            tensor[rows] for tensor in (self.stalls, self.since_best, self.recovery, self.damping, self.rescued)
+        self.since_best, self.rescued = self.since_best[rows], self.rescued[rows]
+        self.recovery, self.stalls, self.damping = (
+            None if tensor is None else tensor[rows] for tensor in (self.recovery, self.stalls, self.damping)
         )
 
 
@@ -344,9 +356,9 @@ class _Methods:
     def step(self, z: Tensor, fz: Tensor, r: Tensor, guard: _Safeguard, forget: Tensor) -> Tensor:
         """The next iterates ``(B, N)``; see :meth:`StepRule.step`."""
         proposal = fz if self._first is None else self._first.step(z, fz, r, guard.damping, forget)
-        if self._second is None or none_of(guard.rescued):
+        if self._second is None or self._second is self._first or none_of(guard.rescued):
             return proposal
-        return select(guard.rescued, self._second.step(z, fz, r, guard.damping, forget), proposal)
+        return select(guard.rescued, (self._second.step(z, fz, r, guard.damping, forget), proposal))[0]
 
 
 @dataclass
@@ -484,13 +496,13 @@ def iterate_with_image(
             # Who has stalled goes on by the map itself: the point ahead may be fixed where the image is not. What is
             # remembered is of points ahead.
             forget = back
-            fz = select(guard.rescued | guard.recovering, image, ahead)
+            (fz,) = select(guard.on_their_own, (image, ahead))
             r = torch.sub(fz, z, out=spare(fz))
-        best = _Best(select(better, z, best.z), select(better, fz, best.image), residual, steps)
+        best_z, best_image = select(better, (z, best.z), (fz, best.image))
+        best = _Best(best_z, best_image, residual, steps)
         if k + 1 == solver.max_steps:
             break
-        # On a GPU a question makes the host wait, so none is asked in every step.
-        asking = z.device.type == "cpu" or k % _CHECK_EVERY == _CHECK_EVERY - 1
+        asking = time_to_ask(z, k)
         if asking:
             left = int(running.count_nonzero())
             if left == 0:
@@ -506,16 +518,18 @@ def iterate_with_image(
                 guard.keep(here)
                 methods.keep(here)
         if not none_of(back):
-            z, fz = select(back, best.z, z), select(back, best.image, fz)
+            z, fz = select(back, (best.z, z), (best.image, fz))
             r = torch.sub(fz, z, out=spare(fz))
         if asking:
             methods.prepare(z, guard.rescued, running, comparable=ahead is None)
         proposal = methods.step(z, fz, r, guard, forget)
-        # While recovering, and where a step rule broke down numerically, the damped plain step is taken.
-        plain = guard.recovering | ~torch.isfinite(torch.linalg.vector_norm(proposal.detach(), dim=1))
-        if not none_of(plain):
-            proposal = torch.where(plain[:, None], z + guard.damping * r, proposal)
-        z = select(running, proposal, z)
+        # Where a step rule broke down numerically, and while recovering, the damped plain step is taken.
+        usable = torch.linalg.vector_norm(proposal.detach(), dim=1) < torch.inf
+        if guard.recovery is not None:
+            usable = usable & (guard.recovery == 0)
+        if not all_of(usable):
+            proposal = torch.where(usable[:, None], proposal, z + scaled(guard.damping, r))
+        (z,) = select(running, (proposal, z))
 
     whole = best if index is None else whole.put(index, best)
     stats = SolverStats(

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from equifuse.solve.loop import Solver, StepRule
+from equifuse.solve.loop import Solver, StepRule, scaled
 
 
 class _PicardRule(StepRule):
-    def step(self, z: Tensor, fz: Tensor, r: Tensor, damping: Tensor, restart: Tensor) -> Tensor:
-        return z + damping * r
+    def step(self, z: Tensor, fz: Tensor, r: Tensor, damping: Tensor | None, restart: Tensor) -> Tensor:
+        return z + scaled(damping, r)
 
     def keep(self, rows: Tensor) -> None:
         """Nothing is remembered."""

@@ -71,15 +71,19 @@ class _Pool:
 _POOL = _Pool()
 
 
+def _worth_keeping(like: Tensor, count: int, dtype: torch.dtype) -> bool:
+    # While compiling, sizes are symbols, and nothing may be asked about them.
+    return like.is_cpu and not torch.compiler.is_compiling() and count * dtype.itemsize >= _WORTH_KEEPING
+
+
 def empty(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
     """An uninitialised tensor of ``shape`` (default: that of ``like``), with its dtype (or another) and device."""
-    size = shape or tuple(like.shape)
+    count = math.prod(shape) if shape else like.numel()
     dtype = dtype or like.dtype
-    bytes_needed = math.prod(size) * dtype.itemsize
-    if like.device.type != "cpu" or torch.compiler.is_compiling() or bytes_needed < _WORTH_KEEPING:
-        return like.new_empty(size, dtype=dtype)
-    flat = torch.from_numpy(_POOL.borrow(bytes_needed)).view(dtype)
-    return flat[: math.prod(size)].view(size)
+    if not _worth_keeping(like, count, dtype):
+        return like.new_empty(shape or like.shape, dtype=dtype)
+    flat = torch.from_numpy(_POOL.borrow(count * dtype.itemsize)).view(dtype)
+    return flat[:count].view(shape or like.shape)
 
 
 def recording() -> bool:
@@ -88,8 +92,9 @@ def recording() -> bool:
 
 
 def spare(like: Tensor, *shape: int) -> Tensor | None:
-    """:func:`empty` for ``torch.…(out=…)``; None, which means a result of its own, while a graph is recorded."""
-    return None if recording() else empty(like, *shape)
+    """Memory for ``torch.…(out=…)``; None, which means a result of its own, where that is as good or a must."""
+    count = math.prod(shape) if shape else like.numel()
+    return None if recording() or not _worth_keeping(like, count, like.dtype) else empty(like, *shape)
 
 
 def copy(x: Tensor) -> Tensor:

@@ -90,8 +90,10 @@ class _Rule(StepRule):
         self.memory = memory
         self.history = _empty(z, 0)
 
-    def step(self, z: Tensor, fz: Tensor, r: Tensor, damping: Tensor, restart: Tensor) -> Tensor:
-        proposal, self.history = _advance(_forget(self.history, restart[:, None]), fz, r, damping, self.memory)
+    def step(self, z: Tensor, fz: Tensor, r: Tensor, damping: Tensor | None, restart: Tensor) -> Tensor:
+        proposal, self.history = _advance(
+            _forget(self.history, restart[:, None]), fz, r, 1.0 if damping is None else damping, self.memory
+        )
         return proposal
 
     def keep(self, rows: Tensor) -> None:
