@@ -322,7 +322,8 @@ def fixed_steps(*, compiled: bool) -> Callable[[Setting], Solve]:
 
     def of(s: Setting) -> Solve:
         s.fusion.iterations = 8
-        module = torch.compile(s.fusion, fullgraph=True) if compiled else s.fusion
+        mode = "reduce-overhead" if s.cotangent.is_cuda else None  # CUDA graphs
+        module = torch.compile(s.fusion, fullgraph=True, mode=mode) if compiled else s.fusion
 
         def run() -> Any:
             out = module(s.inputs)

@@ -1,5 +1,7 @@
 """What must hold on a CUDA device; the mathematics itself is tested on the CPU."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -75,3 +77,35 @@ def test_training_on_the_gpu(tmp_path):
     options = {"data": "digits", "dim": 32, "hidden": [32], "epochs": 5, "lr": 3e-3, "accelerator": "gpu"}
     result = train(TrainConfig.from_dict(options), tmp_path / "run", progress=False)
     assert result.metrics["test"]["accuracy"] > 0.9
+
+
+@pytest.mark.filterwarnings("ignore::equifuse.errors.ConvergenceWarning")
+def test_a_step_does_not_wait_for_the_device():
+    """Forty steps, forward and backward, ask some questions every fourth step and a few about the whole solve."""
+    torch.manual_seed(0)
+    solver, adjoint = ef.Anderson(tol=1e-30, max_steps=40), ef.GMRES(tol=1e-30, max_steps=40, restart=40)
+    fusion = ef.DEQFusion(DIMS, 64, solver=solver, gradient=ef.Implicit(solver=adjoint)).cuda()
+    x = {m: torch.randn(64, width, device="cuda") for m, width in DIMS.items()}
+    fusion(x).fused.sum().backward()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            fusion(x).fused.sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [w for w in seen if "synchroniz" in str(w.message)]
+    # Two blocks, each solved forward and backward: 160 steps.
+    assert len(waits) < 160
+
+
+@pytest.mark.parametrize("options", [{"iterations": 5}, {"solver": {"name": "static", "max_steps": 7}}])
+def test_cuda_graphs(options):
+    torch.manual_seed(0)
+    fusion = ef.DEQFusion(DIMS, 32, **options).cuda().eval()
+    compiled = torch.compile(fusion, fullgraph=True, mode="reduce-overhead")
+    with torch.no_grad():
+        for _ in range(4):  # the first ones record
+            x = {m: torch.randn(64, width, device="cuda") for m, width in DIMS.items()}
+            torch.compiler.cudagraph_mark_step_begin()
+            torch.testing.assert_close(compiled(x).fused, fusion(x).fused, rtol=1e-3, atol=1e-4)
