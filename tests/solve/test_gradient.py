@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import equifuse as ef
+from equifuse.solve.krylov import Product, solve_adjoint
 from tests.growth import assert_no_growth
 
 TIGHT = ef.Anderson(tol=1e-13, max_steps=500)
@@ -198,3 +199,25 @@ def test_memory_does_not_grow_over_a_thousand_training_steps():
             optimiser.step()
 
     assert_no_growth(train)
+
+
+@pytest.mark.parametrize("good", [0, 1, 3])
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_an_adjoint_that_breaks_down_is_not_called_solved(good, wrong):
+    """After so many good products one row gets none; it keeps what it had, and the others never know."""
+    torch.manual_seed(0)
+    a = 0.2 * torch.randn(3, 8, 8, dtype=torch.float64)
+    g = torch.randn(3, 8, dtype=torch.float64)
+    calls = []
+
+    def product(u):
+        calls.append(1)
+        image = torch.einsum("bij,bi->bj", a, u)
+        return image if len(calls) <= good else image * torch.tensor([[1.0], [wrong], [1.0]], dtype=torch.float64)
+
+    u, stats = solve_adjoint(Product(product), g, ef.solve.GMRES(restart=5), 1e-10)
+    assert stats.converged.tolist() == [True, False, True]
+    assert stats.residual[1] == torch.inf
+    assert bool(torch.isfinite(u).all())
+    expected = torch.linalg.solve(torch.eye(8, dtype=torch.float64) - a.mT, g)
+    torch.testing.assert_close(u[[0, 2]], expected[[0, 2]], rtol=1e-8, atol=1e-9)

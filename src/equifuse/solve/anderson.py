@@ -122,8 +122,8 @@ class _AndersonRule(StepRule):
         self.per_length = write(self.per_length, (slice(None), slot), per_length)
         scale = self.per_length[:, :used]
         # Where a column says nothing its products may not be finite.
-        cosines = torch.where(scale > 0, row * scale * per_length[:, None], 0.0).double()
-        cosines = torch.where(useful[:, None], cosines, 0.0)
+        both = useful[:, None] & (scale > 0)
+        cosines = torch.where(both, row * scale * per_length[:, None], 0.0).double()
         self.system = write(self.system, (slice(None), slot, slice(used)), cosines)
         self.system = write(self.system, (slice(None), slice(used), slot), cosines)
         self.system = write(self.system, (slice(None), slot, slot), torch.where(useful, 1.0 + self.ridge, 1.0).double())

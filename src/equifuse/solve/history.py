@@ -80,6 +80,9 @@ class Slots:
 
     def clear(self, samples: Tensor) -> None:
         """Zero the vectors of ``samples``, bool ``(B,)``."""
+        if self._block is not None:
+            self._block[: self.used].masked_fill_(samples[:, None], 0.0)
+            return
         for slot in range(self.used):
             if self._recording:
                 self._slots[slot] = self._slots[slot].masked_fill(samples[:, None], 0.0)

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equifuse.errors import InputError
-from equifuse.solve.asking import none_of, time_to_ask
+from equifuse.solve.asking import all_of, none_of, time_to_ask
 from equifuse.solve.history import Slots
 from equifuse.solve.inexact import ROUNDOFF
 from equifuse.solve.loop import SolverStats
-from equifuse.solve.recycling import empty, pick
+from equifuse.solve.recycling import empty, pick, spare
 
 LinearMap = Callable[[Tensor], Tensor]
 # Solved rows leave the batch once no more than this share is left: copying the rest is not free.
@@ -65,7 +65,7 @@ class ArnoldiBasis:
 
         Gram-Schmidt is done a second time where little is left of a direction, because what is left is then not
         orthogonal enough (Daniel et al. 1976). A direction that lies in the span up to rounding (a happy breakdown) is
-        dropped for that sample: its row continues with zeros.
+        dropped for that sample: its row continues with zeros, as does one whose image is not finite.
         """
         k = self.size
         before = torch.linalg.vector_norm(image, dim=1)
@@ -77,7 +77,10 @@ class ArnoldiBasis:
             image = self.vectors.add_to(image, projection, -1.0, reuse=True)
             coefficients = coefficients + projection
             height = torch.linalg.vector_norm(image, dim=1)
-        height = torch.where(height > 10 * torch.finfo(image.dtype).eps * before, height, 0.0)
+        finite = height < torch.inf
+        if not all_of(finite):
+            image = torch.where(finite[:, None], image, 0.0)  # the column tells
+        height = torch.where(finite & (height > 10 * torch.finfo(image.dtype).eps * before), height, 0.0)
         self.alive = height > 0
         self.vectors.put_scaled(k + 1, image, _reciprocal(height))
         self.columns.append(torch.cat([coefficients, height[:, None]], dim=1))
@@ -151,9 +154,10 @@ class _LeastSquares:
         self.rhs[:, 0] = norm
 
     def append(self, k: int, column: Tensor, active: Tensor) -> Tensor:
-        """Take column ``k`` ``(B, k + 2)``; returns the residual norms ``(B,)``.
+        """Take column ``k`` ``(B, k + 2)``; returns the residual norms ``(B,)``, infinite where it is not finite.
 
-        The later coefficients of a sample that is not ``active`` become zero, so its solution stays what it was.
+        The later coefficients of a sample that is not ``active``, and of one whose column is not finite, become zero,
+        so its solution stays what it was.
         """
         column = column.clone()
         for i in range(k):  # the rotations of the earlier columns, then one of its own
@@ -162,7 +166,9 @@ class _LeastSquares:
             column[:, i + 1] = cosine * column[:, i + 1] - sine * column[:, i]
             column[:, i] = top
         length = torch.hypot(column[:, k], column[:, k + 1])
-        usable = length > 0
+        broken = ~(length < torch.inf)
+        column.masked_fill_(broken[:, None], 0.0)
+        usable, active = length > 0, active & ~broken
         safe = torch.where(usable, length, 1.0)
         self.cosines[:, k] = torch.where(usable, column[:, k] / safe, 1.0)
         self.sines[:, k] = torch.where(usable, column[:, k + 1] / safe, 0.0)
@@ -170,7 +176,7 @@ class _LeastSquares:
         self.triangle.append(column[:, : k + 1])
         self.rhs[:, k + 1] = torch.where(active, -self.sines[:, k] * self.rhs[:, k], 0.0)
         self.rhs[:, k] = torch.where(active, self.cosines[:, k] * self.rhs[:, k], 0.0)
-        return self.rhs[:, k + 1].abs()
+        return torch.where(broken, torch.inf, self.rhs[:, k + 1].abs())
 
     def keep(self, rows: Tensor) -> None:
         """Forget all samples but ``rows`` (indices)."""
@@ -221,7 +227,7 @@ def solve_adjoint(
         size = min(method.restart, method.max_steps - done)
         # Rows that are done start from nothing, and so stay what they are.
         if not bool(work.active.all()):
-            right = torch.mul(right, work.active[:, None], out=empty(right))
+            right = torch.where(work.active[:, None], right, right.new_zeros(()), out=spare(right))
         basis = ArnoldiBasis(right, size)
         squares = _LeastSquares(basis.norm, size)
         error = torch.zeros_like(work.residual)  # what rough products add to the residual
@@ -253,11 +259,11 @@ def solve_adjoint(
             column[:, basis.size - 1] += itself
             within = squares.append(basis.size - 1, column, work.active)
             work.note(within + error)
-            # Rough products can do no more than this; what is left is for another cycle.
-            if refining and 2 * int((work.active & (within <= error)).count_nonzero()) > int(
-                work.active.count_nonzero()
-            ):
-                break
+            if refining:
+                # Rough products can do no more than this; what is left is for another cycle.
+                stuck = work.active & (within <= error)
+                if 2 * int(stuck.count_nonzero()) > int(work.active.count_nonzero()):
+                    break
         u = _add(u, g, work.index, basis, squares.solution())
         done += basis.size
         if done < method.max_steps and bool(work.active.any()):
@@ -295,7 +301,10 @@ class _Progress:
         self.active = self.residual > self.floor
 
     def note(self, residual: Tensor) -> None:
-        """The residual norms of the rows that are worked on, after one more product; of others they are ignored."""
+        """The residual norms of the rows that are worked on, after one more product; of others they are ignored.
+
+        Rows where it is infinite have broken down, and are given up.
+        """
         everyone = len(self.index) == len(self._whole)
         self._steps = (
             self._steps + self.active if everyone else self._steps.index_add(0, self.index, self.active.long())
@@ -303,7 +312,7 @@ class _Progress:
         self.residual = torch.where(self.active, residual, self.residual)
         self._whole = self.residual if everyone else self._whole.index_copy(0, self.index, self.residual)
         self._trace.append(self._whole)
-        self.active = self.active & (self.residual > self.floor)
+        self.active = self.active & (self.residual > self.floor) & (self.residual < torch.inf)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with ``rows`` (indices) of those that are worked on."""
@@ -313,7 +322,7 @@ class _Progress:
     def stats(self) -> SolverStats:
         """Of all rows."""
         # A row without a right-hand side is solved by zero.
-        relative = torch.nan_to_num(torch.stack(self._trace) / self._scale, posinf=torch.inf)
+        relative = torch.where(self._scale > 0, torch.stack(self._trace) / self._scale, 0.0)
         return SolverStats(
             converged=self._whole <= self._tol * self._scale,
             residual=relative[-1],
