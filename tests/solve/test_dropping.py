@@ -109,3 +109,19 @@ def test_a_sample_that_never_converges_is_left_alone_with_its_budget():
     assert f.calls[-2] == 1  # the last call is the one a gradient would be taken through
     alone, _ = ef.fixed_point(f, torch.zeros(9, WIDTH, dtype=torch.float64), solver=replace(ef.Anderson(), tol=1e-4))
     torch.testing.assert_close(z[1:], alone[1:], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("solver", SOLVERS[1:], ids=lambda s: s.name)
+def test_samples_leave_after_others_have_stalled(solver):
+    """The second method, which may be the first one itself, forgets those that leave once."""
+    solver = replace(solver, patience=1)
+    a, b = problem()
+    a = 1.5 * a.detach()  # the hardest have no attracting fixed point
+    f = Rowwise(a, b.detach(), [])
+    with torch.no_grad():
+        z, stats = ef.fixed_point(f, torch.zeros_like(b), solver=solver)
+        plain, expected = ef.fixed_point(f.__call__, torch.zeros_like(b), solver=solver)  # has no take
+    assert len(set(f.calls)) > 2
+    assert bool(stats.converged.all())
+    torch.testing.assert_close(z, plain, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(stats.steps, expected.steps)

@@ -324,7 +324,7 @@ class _Methods:
     def __init__(self, solver: Solver, z: Tensor) -> None:
         self._backup = solver.second()
         self._first: StepRule | None = solver.start(z)  # None once there is nobody left for it
-        self._second: StepRule | None = None  # None until there is somebody for it
+        self._second: StepRule | None = None  # None until there is somebody for it; may be the first itself
 
     @property
     def misled(self) -> Tensor | None:
@@ -333,9 +333,10 @@ class _Methods:
 
     def keep(self, rows: Tensor) -> None:
         """Forget all samples but ``rows`` (indices)."""
-        for rule in (self._first, self._second):
-            if rule is not None:
-                rule.keep(rows)
+        if self._first is not None:
+            self._first.keep(rows)
+        if self._second is not None and self._second is not self._first:
+            self._second.keep(rows)
 
     def prepare(self, z: Tensor, rescued: Tensor, running: Tensor, *, comparable: bool) -> None:
         """Start the second method when it is needed, end the first when it no longer is.
