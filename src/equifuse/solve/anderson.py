@@ -176,8 +176,8 @@ class Anderson(Solver):
     by :class:`~equifuse.solve.Broyden` from its best iterate, alone.
 
     Args:
-        memory: differences remembered, ≥ 1. Room is made as it is needed, so only samples that take many steps pay for
-            a long memory, and maps with a spectral radius above 1 need one.
+        memory: differences remembered, ≥ 1, and no more than the state has numbers. Room is made as it is needed, so
+            only samples that take many steps pay for a long memory, and maps with a spectral radius above 1 need one.
         ridge: relative ridge on the unit-length residual differences, ≥ 0; at least ten machine epsilons is used.
 
     See :class:`equifuse.solve.Solver` for ``tol``, ``max_steps``, ``damping`` and ``patience``.

@@ -71,19 +71,22 @@ class _Pool:
 _POOL = _Pool()
 
 
-def _worth_keeping(like: Tensor, count: int, dtype: torch.dtype) -> bool:
+def _kept(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
+    """A tensor in memory of the pool; None where that is not worth it."""
     # While compiling, sizes are symbols, and nothing may be asked about them.
-    return like.is_cpu and not torch.compiler.is_compiling() and count * dtype.itemsize >= _WORTH_KEEPING
+    if not like.is_cpu or torch.compiler.is_compiling():
+        return None
+    count = math.prod(shape)
+    if count * dtype.itemsize < _WORTH_KEEPING:
+        return None
+    return torch.from_numpy(_POOL.borrow(count * dtype.itemsize)).view(dtype)[:count].view(shape)
 
 
 def empty(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
     """An uninitialised tensor of ``shape`` (default: that of ``like``), with its dtype (or another) and device."""
-    count = math.prod(shape) if shape else like.numel()
-    dtype = dtype or like.dtype
-    if not _worth_keeping(like, count, dtype):
-        return like.new_empty(shape or like.shape, dtype=dtype)
-    flat = torch.from_numpy(_POOL.borrow(count * dtype.itemsize)).view(dtype)
-    return flat[:count].view(shape or like.shape)
+    size, dtype = shape or like.shape, dtype or like.dtype
+    kept = _kept(like, size, dtype)
+    return like.new_empty(size, dtype=dtype) if kept is None else kept
 
 
 def recording() -> bool:
@@ -93,8 +96,7 @@ def recording() -> bool:
 
 def spare(like: Tensor, *shape: int) -> Tensor | None:
     """Memory for ``torch.…(out=…)``; None, which means a result of its own, where that is as good or a must."""
-    count = math.prod(shape) if shape else like.numel()
-    return None if recording() or not _worth_keeping(like, count, like.dtype) else empty(like, *shape)
+    return None if recording() else _kept(like, shape or like.shape, like.dtype)
 
 
 def copy(x: Tensor) -> Tensor:
