@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from equifuse.report.table import plus_minus
+from equifuse.report.tables import plus_minus
 from equifuse.training.comparison import compare
 from rosmap import SETTINGS
 from tables import publish

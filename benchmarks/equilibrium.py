@@ -50,8 +50,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import equifuse as ef
 from equifuse.files import write_json, write_text
-from equifuse.fusion.products import product
-from equifuse.report.table import to_markdown
+from equifuse.fusion.deq.products import product
+from equifuse.report.tables import to_markdown
 from machine import describe
 
 TOL = 1e-4

@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from equifuse import datasets
-from equifuse.report.table import plus_minus
+from equifuse.report.tables import plus_minus
 from equifuse.training.comparison import compare, four_methods
 from tables import publish
 

@@ -32,7 +32,7 @@ import numpy as np
 
 from equifuse.datasets import load
 from equifuse.files import write_json
-from equifuse.training import TrainConfig, train
+from equifuse.runs import TrainConfig, train
 from machine import describe
 from tables import publish
 

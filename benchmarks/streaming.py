@@ -55,8 +55,8 @@ def generate(path: Path, gigabytes: float) -> int:
 
 def train_one(path: Path, out: Path) -> None:
     """In a process of its own: one epoch, and what it took."""
-    from equifuse.training import TrainConfig, train  # noqa: PLC0415
-    from equifuse.training.data import DiskBatches  # noqa: PLC0415
+    from equifuse.data.loaders import DiskBatches  # noqa: PLC0415
+    from equifuse.runs import TrainConfig, train  # noqa: PLC0415
 
     waited = {"seconds": 0.0, "epoch": 0.0}
     original = DiskBatches.__iter__

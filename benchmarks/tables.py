@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from equifuse.files import write_text
-from equifuse.report.table import to_markdown
+from equifuse.report.tables import to_markdown
 
 
 def publish(folder: Path, header: list[str], rows: list[list[str]]) -> None:

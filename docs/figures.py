@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import equifuse as ef
+from equifuse.data.batch import as_batch
 from equifuse.report.costs import flops_per_sample
-from equifuse.training.data import as_batch
 
 TOLERANCE = 1e-6
 STEPS = 40

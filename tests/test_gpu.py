@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import equifuse as ef
-from equifuse.training import TrainConfig, train
+from equifuse.runs import TrainConfig, train
 
 pytestmark = [
     pytest.mark.gpu,

@@ -13,9 +13,9 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from equifuse.benchmark import BenchmarkConfig, run_benchmark
-from equifuse.benchmark.publish import CLEAN, score_table
 from equifuse.benchmark.statistics import mean_interval, paired_test, signed_rank_test
 from equifuse.files import read_yaml, write_text
+from equifuse.report.benchmark import CLEAN, score_table
 from equifuse.report.page import Section, TextTable, render_markdown
 
 # Small enough that five seeds of a handful of methods take minutes, of omics, sentiment, images and proteins.

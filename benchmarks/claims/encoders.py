@@ -13,13 +13,14 @@ from claim import CONTRASTS, SETTINGS, Claim, Result, TextTable, overall, verdic
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from equifuse.data.loaders import batches_of
 from equifuse.datasets import MultimodalDataset
 from equifuse.files import read_json, write_json
 from equifuse.model import FusionModel
-from equifuse.training import TrainConfig
-from equifuse.training.data import batches_of
-from equifuse.training.folder import load_data, prepare
-from equifuse.training.module import Training, fit_on
+from equifuse.runs import TrainConfig
+from equifuse.runs.folder import load_data
+from equifuse.runs.prepare import prepare
+from equifuse.training.lit_module import Training, fit_on
 
 SETS = ("rosmap", "tcga_gbmlgg", "prokaryotic", "handwritten", "mosi_utterance", "cub10")
 FUSIONS = ("concat", "gmf", "deq", "bottleneck")

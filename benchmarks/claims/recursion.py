@@ -9,8 +9,8 @@ from pathlib import Path
 from claim import SETTINGS, Claim, Result, TextTable, compare, contrasts, overall, score_table
 
 import equifuse as ef
-from equifuse.training import TrainConfig, load_run, train
-from equifuse.training.data import batches_of
+from equifuse.data.loaders import batches_of
+from equifuse.runs import TrainConfig, load_run, train
 
 TIED = [
     {"label": f"{k} applications", "fusion": "weight_tied", "fusion_options": {"iterations": k}} for k in (2, 4, 8, 16)

@@ -10,12 +10,13 @@ from torch import nn
 
 import equifuse as ef
 from equifuse.benchmark.statistics import mean_interval
+from equifuse.data.loaders import batches_of
 from equifuse.files import read_json, write_json
 from equifuse.model import LinearHead, Piece
-from equifuse.training import TrainConfig
-from equifuse.training.data import batches_of
-from equifuse.training.folder import load_data, own_random_numbers, task_of
-from equifuse.training.module import Training, fit_on
+from equifuse.runs import TrainConfig
+from equifuse.runs.folder import load_data, task_of
+from equifuse.training.lit_module import Training, fit_on
+from equifuse.training.randomness import own_random_numbers
 
 SETS = ("handwritten", "scene15", "prokaryotic", "snare_seq", "pie68", "mosi_utterance")
 ARMS = {"unequal widths": None, "projected to the median": statistics.median_low, "projected to the narrowest": min}

@@ -11,7 +11,7 @@ from typer.main import get_command
 
 import equifuse
 from equifuse.cli import app as command_line
-from equifuse.fusion import FUSIONS
+from equifuse.registry import FUSIONS
 
 
 def commands() -> str:
@@ -42,7 +42,7 @@ def _plain(text: str) -> str:
 def fusions() -> str:
     """A table of all fusions by name."""
     lines = ["| name | class | what it is |", "| --- | --- | --- |"]
-    for name, kind in sorted(FUSIONS.items()):
+    for name, kind in ((name, FUSIONS.get(name)) for name in FUSIONS):
         lines.append(f"| `{name}` | {{py:class}}`~equifuse.fusion.{kind.__name__}` | {_first_sentence(kind)} |")
     return "\n".join(lines)
 

@@ -1,116 +1,102 @@
 """equifuse: multimodal fusion for PyTorch. Usually ``import equifuse as ef``."""
 
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING
 
-from equifuse import datasets
-from equifuse.errors import (
-    ConvergenceWarning,
-    DataError,
-    EquifuseError,
-    InputError,
-    NotConvergedError,
-    OutputError,
-    OutputExistsError,
-    UnknownNameError,
-)
-from equifuse.fusion import (
-    GMF,
-    Concat,
-    DEQFusion,
-    EquilibriumMonitor,
-    EquilibriumReport,
-    FoldedGMF,
-    Fusion,
-    FusionOutput,
-    available_fusions,
-    make_fusion,
-)
-from equifuse.model import FusionModel, ModelOutput, build_model, load
-from equifuse.solve import (
-    GMRES,
-    Anderson,
-    Broyden,
-    EquilibriumCache,
-    Implicit,
-    Phantom,
-    Picard,
-    SolverStats,
-    StaticAnderson,
-    Unrolled,
-    fixed_point,
-    jacobian_penalty,
-    residual_penalty,
-    spectral_penalty,
-    spectral_radius,
-)
+from equifuse._lazy import attach
+
+__version__ = "0.2.0.dev0"
 
 if TYPE_CHECKING:
-    from equifuse import estimators
-    from equifuse.estimators import FusionClassifier, FusionRegressor
-else:
-    # They import scikit-learn, which takes longer than all the rest.
-    def __getattr__(name: str) -> object:
-        """Import the estimators when they are asked for."""
-        if name not in ("estimators", "FusionClassifier", "FusionRegressor"):
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib import import_module  # noqa: PLC0415
+    from equifuse import datasets as datasets
+    from equifuse import estimators as estimators
+    from equifuse.errors import ConvergenceWarning as ConvergenceWarning
+    from equifuse.errors import DataError as DataError
+    from equifuse.errors import EquifuseError as EquifuseError
+    from equifuse.errors import InputError as InputError
+    from equifuse.errors import NotConvergedError as NotConvergedError
+    from equifuse.errors import OutputError as OutputError
+    from equifuse.errors import OutputExistsError as OutputExistsError
+    from equifuse.errors import UnknownNameError as UnknownNameError
+    from equifuse.estimators import FusionClassifier as FusionClassifier
+    from equifuse.estimators import FusionRegressor as FusionRegressor
+    from equifuse.fusion import GMF as GMF
+    from equifuse.fusion import Concat as Concat
+    from equifuse.fusion import DEQFusion as DEQFusion
+    from equifuse.fusion import EquilibriumMonitor as EquilibriumMonitor
+    from equifuse.fusion import EquilibriumReport as EquilibriumReport
+    from equifuse.fusion import FoldedGMF as FoldedGMF
+    from equifuse.fusion import Fusion as Fusion
+    from equifuse.fusion import FusionOutput as FusionOutput
+    from equifuse.fusion import available_fusions as available_fusions
+    from equifuse.fusion import make_fusion as make_fusion
+    from equifuse.model import FusionModel as FusionModel
+    from equifuse.model import ModelOutput as ModelOutput
+    from equifuse.model import build_model as build_model
+    from equifuse.model import load as load
+    from equifuse.solve import GMRES as GMRES
+    from equifuse.solve import Anderson as Anderson
+    from equifuse.solve import Broyden as Broyden
+    from equifuse.solve import EquilibriumCache as EquilibriumCache
+    from equifuse.solve import Implicit as Implicit
+    from equifuse.solve import Phantom as Phantom
+    from equifuse.solve import Picard as Picard
+    from equifuse.solve import SolverStats as SolverStats
+    from equifuse.solve import StaticAnderson as StaticAnderson
+    from equifuse.solve import Unrolled as Unrolled
+    from equifuse.solve import fixed_point as fixed_point
+    from equifuse.solve import jacobian_penalty as jacobian_penalty
+    from equifuse.solve import residual_penalty as residual_penalty
+    from equifuse.solve import spectral_penalty as spectral_penalty
+    from equifuse.solve import spectral_radius as spectral_radius
 
-        estimators = import_module("equifuse.estimators")
-        return estimators if name == "estimators" else getattr(estimators, name)
-
-    def __dir__() -> list[str]:
-        """Everything public, imported or not."""
-        return sorted({*globals(), *__all__})
-
-
-try:
-    __version__ = _version("equifuse")
-except PackageNotFoundError:  # run from a source tree that was not installed
-    __version__ = "0+unknown"
-
-__all__ = [
-    "GMF",
-    "GMRES",
-    "Anderson",
-    "Broyden",
-    "Concat",
-    "ConvergenceWarning",
-    "DEQFusion",
-    "DataError",
-    "EquifuseError",
-    "EquilibriumCache",
-    "EquilibriumMonitor",
-    "EquilibriumReport",
-    "FoldedGMF",
-    "Fusion",
-    "FusionClassifier",
-    "FusionModel",
-    "FusionOutput",
-    "FusionRegressor",
-    "Implicit",
-    "InputError",
-    "ModelOutput",
-    "NotConvergedError",
-    "OutputError",
-    "OutputExistsError",
-    "Phantom",
-    "Picard",
-    "SolverStats",
-    "StaticAnderson",
-    "UnknownNameError",
-    "Unrolled",
-    "__version__",
-    "available_fusions",
-    "build_model",
-    "datasets",
-    "estimators",
-    "fixed_point",
-    "jacobian_penalty",
-    "load",
-    "make_fusion",
-    "residual_penalty",
-    "spectral_penalty",
-    "spectral_radius",
-]
+# Nothing is imported before it is used: PyTorch takes seconds, which `equifuse --help` has no need of.
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "equifuse.datasets": [],
+        "equifuse.errors": [
+            "ConvergenceWarning",
+            "DataError",
+            "EquifuseError",
+            "InputError",
+            "NotConvergedError",
+            "OutputError",
+            "OutputExistsError",
+            "UnknownNameError",
+        ],
+        "equifuse.estimators": [],
+        "equifuse.estimators.classifier": ["FusionClassifier"],
+        "equifuse.estimators.regressor": ["FusionRegressor"],
+        "equifuse.fusion": [
+            "GMF",
+            "Concat",
+            "DEQFusion",
+            "EquilibriumMonitor",
+            "EquilibriumReport",
+            "FoldedGMF",
+            "Fusion",
+            "FusionOutput",
+            "available_fusions",
+            "make_fusion",
+        ],
+        "equifuse.model": ["FusionModel", "ModelOutput", "build_model", "load"],
+        "equifuse.solve": [
+            "GMRES",
+            "Anderson",
+            "Broyden",
+            "EquilibriumCache",
+            "Implicit",
+            "Phantom",
+            "Picard",
+            "SolverStats",
+            "StaticAnderson",
+            "Unrolled",
+            "fixed_point",
+            "jacobian_penalty",
+            "residual_penalty",
+            "spectral_penalty",
+            "spectral_radius",
+        ],
+    },
+)
+__all__ += ["__version__"]

@@ -74,7 +74,7 @@ def check_every_command_and_public_name_is_described(site, pages):
 
     import equifuse as ef
     from equifuse.cli import app
-    from equifuse.fusion import FUSIONS
+    from equifuse.registry import FUSIONS
 
     text = pages[site / "reference" / "commands.html"].text
     for name, command in get_command(app).commands.items():
@@ -85,7 +85,7 @@ def check_every_command_and_public_name_is_described(site, pages):
         anchor.rpartition(".")[2] for anchor in anchors if anchor.removeprefix("module-").startswith("equifuse.")
     }
     assert {name for name in ef.__all__ if not name.startswith("__")} <= described
-    assert {kind.__name__ for kind in FUSIONS.values()} <= described
+    assert {FUSIONS.get(name).__name__ for name in FUSIONS} <= described
 
 
 CHECKS = (

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import equifuse as ef
-from equifuse.training import TrainConfig, evaluate_run, load_run, predict_run, train
+from equifuse.runs import TrainConfig, evaluate_run, load_run, predict_run, train
 
 METHODS = {
     "deq": {"fusion": "deq", "dim": 32},

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import equifuse as ef
-from equifuse.tasks import Batch, make_task
+from equifuse.data.batch import Batch
+from equifuse.tasks import make_task
 
 SHAPES = {"a": (4,), "b": (2, 3), "c": (5,)}
 FUSIONS = {

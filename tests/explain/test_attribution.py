@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import equifuse as ef
+from equifuse.data.batch import Batch
 from equifuse.explain import attribute
-from equifuse.tasks import Batch, make_task
+from equifuse.tasks import make_task
 
 from .conftest import FUSIONS, SHAPES, build, samples
 
@@ -63,7 +64,7 @@ def test_they_are_the_published_integral(fusion, task):
 @pytest.mark.parametrize("value", ["probability", "log_probability", "logit"])
 def test_they_are_complete(fusion, value, task):
     model, batch = build(fusion, encoder="identity", clip=None), samples(4)
-    pieces = [batch.take(torch.arange(3)), batch.take(torch.tensor([3]))]
+    pieces = [batch.select(torch.arange(3)), batch.select(torch.tensor([3]))]
     found = attribute(model.train(), task, pieces, value=value, steps=256)
     assert model.training
     model.eval()
@@ -107,10 +108,10 @@ def test_an_absent_modality_gets_nothing_whatever_it_holds(task):
         assert np.abs(found.values[m][~absent]).max() > 0
     assert found.delta[0] == found.full[0] - found.baseline[0] == 0
     assert np.isfinite(found.delta).all()
-    nobody = attribute(model, task, [batch.take(torch.tensor([0, 2]))])  # of these none has "a", and one has nothing
+    nobody = attribute(model, task, [batch.select(torch.tensor([0, 2]))])  # of these none has "a", and one has nothing
     np.testing.assert_allclose(nobody.values["b"][1], found.values["b"][2], atol=1e-9)
     assert (nobody.values["a"] == 0).all()
-    assert (attribute(model, task, [batch.take(torch.tensor([0]))]).delta == 0).all()
+    assert (attribute(model, task, [batch.select(torch.tensor([0]))]).delta == 0).all()
     alone = Batch({m: batch.inputs[m][3:4] for m in ("a", "b")})  # the fourth has these two
     for m, x in attribute(model, task, [alone]).values.items():
         np.testing.assert_allclose(x[0], found.values[m][3], atol=1e-9)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import equifuse as ef
+from equifuse.data.batch import Batch
 from equifuse.explain import attribute, calibrate, evaluate_coalitions, explain, intervals, look_inside, prediction_sets
-from equifuse.tasks import Batch, make_task
+from equifuse.tasks import make_task
 
 from .conftest import FUSIONS, SHAPES, build, samples
 
@@ -19,7 +20,7 @@ from .conftest import FUSIONS, SHAPES, build, samples
 def test_it_is_what_its_parts_are(fusion, task):
     pytest.importorskip("captum")
     model, test, val = build(fusion), samples(16, missing=True), samples(30, seed=5)
-    pieces = [test.take(torch.arange(9)), test.take(torch.arange(9, 16))]
+    pieces = [test.select(torch.arange(9)), test.select(torch.arange(9, 16))]
     found = explain(model.train(), task, iter(pieces), validation=[val], features=True, steps=8, tol=np.inf, alpha=0.2)
     assert model.training
     table = evaluate_coalitions(model, task, [test])
@@ -91,7 +92,7 @@ def test_other_tasks(kind, outputs):
 def test_only_the_first_samples_without_labels_or_validation(task):
     model, test = build("concat"), samples(12)
     unlabelled = Batch(test.inputs)
-    pieces = [unlabelled.take(torch.arange(i, i + 4)) for i in (0, 4, 8)]
+    pieces = [unlabelled.select(torch.arange(i, i + 4)) for i in (0, 4, 8)]
     found = explain(model, task, pieces, samples=6)
     assert len(found.outputs) == 6
     np.testing.assert_allclose(found.outputs, model(test.inputs).prediction[:6].detach())

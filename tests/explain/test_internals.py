@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import equifuse as ef
+from equifuse.data.batch import Batch
 from equifuse.explain import look_inside
 from equifuse.explain.internals import gated
-from equifuse.tasks import Batch
 
 DIMS = {"a": 5, "b": 6, "c": 7}
 TIGHT = ef.Anderson(tol=1e-12, max_steps=400)
@@ -70,7 +70,7 @@ def test_the_gate_is_the_published_one():
         purified = {m: a * out.fused for m, a in alpha.items()}
         total = sum(purified.values())
     model = model_of(fusion)
-    found = look_inside(model, [batch.take(torch.arange(5)), batch.take(torch.arange(5, 8))])
+    found = look_inside(model, [batch.select(torch.arange(5)), batch.select(torch.arange(5, 8))])
     assert found.parts is None
     for m in DIMS:
         np.testing.assert_allclose(found.gate.openness[m], alpha[m].square().mean(1).sqrt(), rtol=1e-9)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import equifuse as ef
+from equifuse.data.batch import Batch
 from equifuse.explain import (
     all_coalitions,
     base_output,
@@ -17,7 +18,7 @@ from equifuse.explain import (
     sampled_coalitions,
     shapley_values,
 )
-from equifuse.tasks import Batch, make_task
+from equifuse.tasks import make_task
 
 from .conftest import FUSIONS, SHAPES, build, samples
 
@@ -116,7 +117,7 @@ def subsets(names):
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_a_coalition_is_a_model_that_was_never_given_the_rest(fusion, task):
     model, batch = build(fusion), samples(8, missing=True)
-    table = evaluate_coalitions(model.train(), task, [batch.take(torch.arange(5)), batch.take(torch.arange(5, 8))])
+    table = evaluate_coalitions(model.train(), task, [batch.select(torch.arange(5)), batch.select(torch.arange(5, 8))])
     assert model.training  # as it was before
     model.eval()
     assert table.outputs.shape == (8, 8, 3)
@@ -202,7 +203,7 @@ def test_contributions_to_a_metric_are_those_of_evaluations_without(task):
         np.testing.assert_allclose([found.values[m] for m in names], by_permutations(values, 3), atol=1e-6)
         assert float(found.full) == pytest.approx(values[-1])
     assert table.overall(task, "auc") is not None
-    assert evaluate_coalitions(model, task, [batch.take(torch.tensor([0, 1]))]).overall(task, "auc") is None
+    assert evaluate_coalitions(model, task, [batch.select(torch.tensor([0, 1]))]).overall(task, "auc") is None
 
 
 def test_many_modalities_are_sampled():

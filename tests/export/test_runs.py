@@ -9,7 +9,7 @@ import equifuse as ef
 from equifuse.cli import main
 from equifuse.datasets import MultimodalDataset, Split, write_npz
 from equifuse.export import describe, model_card
-from equifuse.training import TrainConfig, load_run, train
+from equifuse.runs import TrainConfig, load_run, train
 
 from .conftest import feed, session
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import equifuse as ef
 from equifuse.fusion.base import flatten
-from equifuse.fusion.contraction import spectral_norm_bound
+from equifuse.fusion.deq.contraction import spectral_norm_bound
 
 
 @given(seed=st.integers(0, 2**20), rows=st.integers(1, 40), columns=st.integers(1, 40), scale=st.floats(1e-8, 1e8))

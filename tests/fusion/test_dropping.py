@@ -27,11 +27,11 @@ def test_a_restricted_map_is_the_map_on_those_rows(masked, rows):
     z = torch.randn(21, 8, dtype=torch.float64)
     index = torch.tensor(rows, dtype=torch.int64)
     with torch.no_grad():
-        torch.testing.assert_close(modality.take(index)(z[index]), modality(z)[index])
+        torch.testing.assert_close(modality.select(index)(z[index]), modality(z)[index])
         again = torch.arange(len(rows))[::2]
-        torch.testing.assert_close(modality.take(index).take(again)(z[index][again]), modality(z)[index][again])
+        torch.testing.assert_close(modality.select(index).select(again)(z[index][again]), modality(z)[index][again])
         few = index[index < 7]
-        torch.testing.assert_close(fusion.take(few)(z[:7][few]), fusion(z[:7])[few])
+        torch.testing.assert_close(fusion.select(few)(z[:7][few]), fusion(z[:7])[few])
 
 
 def test_slow_samples_change_nothing_for_the_others():

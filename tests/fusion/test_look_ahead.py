@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import equifuse as ef
-from equifuse.fusion.equilibrium import DEQFusion
-from equifuse.fusion.maps import ModalityMap, group_norm
+from equifuse.fusion.deq.maps import ModalityMap, group_norm
+from equifuse.fusion.deq.module import DEQFusion
 from equifuse.solve import Evaluated
 from equifuse.solve.explicit import ExplicitMap
 from equifuse.solve.loop import iterate
@@ -68,13 +68,13 @@ class Cycle(ExplicitMap):
     def look_ahead(self, z):
         return Evaluated(self(z), z)
 
-    def take(self, rows):
+    def select(self, rows):
         return self
 
     def linearize(self, z, slack=0.0):
         raise NotImplementedError
 
-    take_saved = transposed = pull = linearize
+    select_saved = transposed = pull = linearize
 
 
 @pytest.mark.parametrize("solver", [ef.Anderson(tol=1e-10, max_steps=60), ef.Broyden(tol=1e-10, max_steps=300)])

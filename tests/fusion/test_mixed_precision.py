@@ -9,7 +9,7 @@ import torch
 
 import equifuse as ef
 from equifuse.fusion import products
-from equifuse.fusion.equilibrium import DEQFusion
+from equifuse.fusion.deq.module import DEQFusion
 from equifuse.solve.krylov import GMRES, Product, solve_adjoint
 
 TOL = 1e-4
@@ -60,13 +60,13 @@ class Counter:
     def __init__(self, monkeypatch):
         self.exact = self.rough = 0
         for name in ("exact", "rough"):
-            original = getattr(products.AnchoredMap, name)
+            original = getattr(products.ReferenceMap, name)
 
             def counted(anchored, z, original=original, name=name):
                 setattr(self, name, getattr(self, name) + 1)
                 return original(anchored, z)
 
-            monkeypatch.setattr(products.AnchoredMap, name, counted)
+            monkeypatch.setattr(products.ReferenceMap, name, counted)
 
 
 @pytest.mark.parametrize(

@@ -24,14 +24,14 @@ from safetensors.torch import save_file
 import equifuse as ef
 from equifuse.benchmark import BenchmarkConfig
 from equifuse.benchmark.config import Method
+from equifuse.benchmark.job import Record, Unit
 from equifuse.benchmark.runner import read_benchmark
 from equifuse.benchmark.store import Store
-from equifuse.benchmark.unit import Record, Unit
 from equifuse.cli import app, main
+from equifuse.data.conversion import convert
 from equifuse.datasets import read_inputs
-from equifuse.datasets.conversion import convert
 from equifuse.export import describe
-from equifuse.training import TrainConfig, load_run, predict_run, predict_shards, train
+from equifuse.runs import TrainConfig, load_run, predict_run, predict_shards, train
 
 ROWS = 24
 SHAPES = {"a": (3,), "b": (2,)}
@@ -176,7 +176,7 @@ def used_run(folder: Path) -> None:
 
 def resumed_run(folder: Path) -> None:
     (folder / "run/metrics.json").unlink(missing_ok=True)
-    from equifuse.training.folder import read_run_config
+    from equifuse.runs.folder import read_run_config
 
     config = read_run_config(folder / "run")[0]
     train(config, folder / "run", resume=True, progress=False)
@@ -212,7 +212,7 @@ def store(folder: Path) -> None:
 
 def request(folder: Path) -> None:
     from equifuse.serve.limits import Limits, Refusal
-    from equifuse.serve.reading import rows_of_json, rows_of_parquet
+    from equifuse.serve.request_parsing import rows_of_json, rows_of_parquet
     from equifuse.serve.schema import RequestFormat
 
     limits = Limits()

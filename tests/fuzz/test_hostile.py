@@ -25,11 +25,11 @@ import equifuse as ef
 from equifuse import files
 from equifuse.benchmark.runner import read_benchmark
 from equifuse.cli import main
+from equifuse.data.formats import mat
+from equifuse.data.formats.mmsa import read_plain_pickle
+from equifuse.data.lazy import columns_of, rows_of_groups
 from equifuse.datasets import read_inputs
-from equifuse.datasets.formats import mat
-from equifuse.datasets.formats.mmsa import read_plain_pickle
-from equifuse.datasets.rows import columns_of, rows_of_groups
-from equifuse.training import TrainConfig, load_run, train
+from equifuse.runs import TrainConfig, load_run, train
 from tests.fuzz.guard import Violation, guarded
 from tests.fuzz.targets import SHAPES, arrays, make_examples
 
@@ -317,7 +317,7 @@ def test_names_are_text_wherever_they_are_shown(tmp_path, monkeypatch):
     content["class_names"] = np.array(["<img src=x onerror=alert(2)>", "{{ 7 * 7 }}"])
     np.savez(tmp_path / "evil.npz", **content)
     config = TrainConfig(data=str(tmp_path / "evil.npz"), fusion="concat", hidden=(4,), epochs=1)
-    from equifuse.training.reporting import report_run
+    from equifuse.report.run import report_run
 
     with guarded(tmp_path, seconds=300):
         train(config, tmp_path / "run", progress=False)

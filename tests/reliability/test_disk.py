@@ -13,7 +13,7 @@ import pytest
 import equifuse as ef
 from equifuse.datasets import load, write_npz
 from equifuse.files import atomic, atomic_folder
-from equifuse.training import TrainConfig, train
+from equifuse.runs import TrainConfig, train
 
 WORK = {
     "train": ["train", "--data", "digits", "--fusion", "gmf", "--hidden", "16", "--epochs", "1", "--quiet", "--out"],

@@ -17,10 +17,10 @@ SCRIPT = """
     import os, random, signal, sys, time, warnings
     from pathlib import Path
     import torch
-    import equifuse.training.module, equifuse.training.figures, matplotlib.backends.backend_agg, sklearn.metrics
+    import equifuse.training.lit_module, equifuse.report.figures, matplotlib.backends.backend_agg, sklearn.metrics
     from equifuse.benchmark import BenchmarkConfig, run_benchmark
-    from equifuse.datasets.conversion import convert
-    from equifuse.training import TrainConfig, predict_run, train
+    from equifuse.data.conversion import convert
+    from equifuse.runs import TrainConfig, predict_run, train
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
 
@@ -217,7 +217,7 @@ def test_a_killed_prediction_of_shards_goes_on_with_the_next(small_set, tmp_path
         """
         import json
         import numpy as np
-        from equifuse.training import predict_shards
+        from equifuse.runs import predict_shards
         from pyarrow import parquet
         data, folder = sys.argv[1], Path(sys.argv[2])
         random.seed(int(sys.argv[3]))

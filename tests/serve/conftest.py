@@ -7,7 +7,7 @@ from pyarrow import parquet
 
 from equifuse.datasets import MultimodalDataset, Split, write_npz
 from equifuse.files import read_json, write_json
-from equifuse.training import TrainConfig, train
+from equifuse.runs import TrainConfig, train
 
 JSON = {"Content-Type": "application/json"}
 PARQUET = {"Content-Type": "application/vnd.apache.parquet"}

@@ -16,11 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 import equifuse as ef
+from equifuse.data.batch import Batch
 from equifuse.explain import evaluate_coalitions
+from equifuse.runs import load_run, predict_run
 from equifuse.serve import Limits, create_app
 from equifuse.serve import service as service_module
-from equifuse.tasks import Batch
-from equifuse.training import load_run, predict_run
 from tests.serve.conftest import PARQUET
 
 

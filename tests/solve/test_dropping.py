@@ -22,7 +22,7 @@ class Rowwise:
         self.calls.append(len(z))
         return torch.tanh(torch.einsum("bij,bj->bi", self.a, z) + self.b)
 
-    def take(self, rows):
+    def select(self, rows):
         assert bool((rows.diff() > 0).all())
         return Rowwise(self.a[rows], self.b[rows], self.calls)
 
@@ -98,7 +98,7 @@ def test_a_sample_that_never_converges_is_left_alone_with_its_budget():
             out = super().__call__(z)
             return torch.where((self.a.abs().sum((1, 2)) == 0)[:, None], z + 1, out)
 
-        def take(self, rows):
+        def select(self, rows):
             return Growing(self.a[rows], self.b[rows], self.calls)
 
     growing = Growing(a, b.detach(), f.calls)
@@ -113,7 +113,7 @@ def test_a_sample_that_never_converges_is_left_alone_with_its_budget():
 
 @pytest.mark.parametrize("solver", SOLVERS[1:], ids=lambda s: s.name)
 def test_samples_leave_after_others_have_stalled(solver):
-    """The second method, which may be the first one itself, forgets those that leave once."""
+    """The fallback method, which may be the first one itself, forgets those that leave once."""
     solver = replace(solver, patience=1)
     a, b = problem()
     a = 1.5 * a.detach()  # the hardest have no attracting fixed point

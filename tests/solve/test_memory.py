@@ -7,7 +7,7 @@ import torch
 
 import equifuse as ef
 from equifuse.solve.history import Slots
-from equifuse.solve.recycling import copy, empty, idle_bytes, pick, release_idle_memory, spare
+from equifuse.solve.recycling import copy, empty, idle_bytes, release_idle_memory, select, spare
 
 LARGE = (300, 400)  # numbers enough to be kept
 
@@ -19,12 +19,12 @@ def test_slots_are_a_stack_of_vectors(recording):
         slots, plain = Slots(x, 20), []
         for j in range(20):  # more than there is room for at first
             a, b, factor = torch.randn(5, 7).double(), torch.randn(5, 7).double(), torch.randn(5, 1).double()
-            value, put = [
+            value, scatter = [
                 (a, lambda a=a, j=j: slots.put(j, a)),
                 (a - b, lambda a=a, b=b, j=j: slots.put_difference(j, a, b)),
                 (a * factor, lambda a=a, f=factor, j=j: slots.put_scaled(j, a, f)),
             ][j % 3]
-            put()
+            scatter()
             plain.append(value)
         stack = torch.stack(plain, dim=1)
         weights = torch.randn(5, 20, dtype=torch.float64)
@@ -39,7 +39,7 @@ def test_slots_are_a_stack_of_vectors(recording):
             slots.add_to(x.clone(), weights[:, :3]), x + (stack * weights[:, :, None])[:, :3].sum(1)
         )
         rows = torch.tensor([1, 4])
-        slots.keep(rows)
+        slots.select(rows)
         torch.testing.assert_close(slots.dots(x[rows])[0], first[rows])
         slots.clear(torch.tensor([True, False]))
         assert float(slots.dots(x[rows])[0][0].abs().max()) == 0
@@ -96,8 +96,8 @@ def test_recycled_tensors_are_like_any_other(tmp_path):
     assert float(y.grad.max()) == 4
     rows = torch.tensor([0, 7])
     with torch.no_grad():
-        assert torch.equal(pick(y, rows), y[rows])
-    assert pick(y, rows).requires_grad
+        assert torch.equal(select(y, rows), y[rows])
+    assert select(y, rows).requires_grad
     assert spare(y) is None  # while a graph is recorded
 
 

@@ -1,4 +1,4 @@
-"""What becomes of samples on which Anderson stalls: when it is noticed, and what the second method starts from."""
+"""What becomes of samples on which Anderson stalls: when it is noticed, and what the fallback method starts from."""
 
 from dataclasses import dataclass
 
@@ -42,7 +42,7 @@ def test_broyden_takes_over_as_if_it_had_been_there(memory):
 
 @dataclass(frozen=True, kw_only=True)
 class Forgetful(ef.Anderson):
-    """The second method starts from nothing."""
+    """The fallback method starts from nothing."""
 
     def second(self):
         @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Forgetful(ef.Anderson):
 
 
 def test_what_is_known_of_the_map_is_not_lost():
-    """Sent to the second method early, samples arrive sooner than those that start it from nothing."""
+    """Sent to the fallback method early, samples arrive sooner than those that start it from nothing."""
     steps = {}
     for kind in (ef.Anderson, Forgetful):
         found = []
@@ -75,8 +75,8 @@ def test_nothing_misleads_where_the_map_is_linear():
     b = torch.linspace(-1, 1, 160).double().view(4, 40)
     rule = ef.Anderson().start(b)
     walk(rule, lambda z: 1.1 * torch.einsum("bij,bj->bi", turn, z) + b, torch.zeros_like(b), 30)
-    assert rule.misled is not None
-    assert not bool(rule.misled.any())
+    assert rule.stalled_history is not None
+    assert not bool(rule.stalled_history.any())
 
 
 @torch.no_grad()
@@ -84,8 +84,8 @@ def test_old_differences_mislead_where_the_map_bends():
     p = linear(3.0, batch=8, width=40)
     rule = ef.Anderson().start(p.z0)
     walk(rule, lambda z: torch.tanh(p.f(z)), p.z0, 30)
-    assert rule.misled is not None
-    assert bool(rule.misled.any())
+    assert rule.stalled_history is not None
+    assert bool(rule.stalled_history.any())
 
 
 def test_who_is_misled_is_sent_on_sooner(monkeypatch):

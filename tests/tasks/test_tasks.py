@@ -7,7 +7,8 @@ from sklearn.datasets import make_classification
 from torch import nn
 
 import equifuse as ef
-from equifuse.tasks import Batch, make_task
+from equifuse.data.batch import Batch
+from equifuse.tasks import make_task
 
 
 def test_classification_metrics_by_hand():
@@ -123,7 +124,7 @@ def test_evaluation_measures_all_batches_together():
     model = ef.build_model({"a": 3, "b": 3}, "classification", 2, fusion_options={"dim": 8})
     task = make_task("classification")
     whole = Batch({"a": x[:, :3], "b": x[:, 3:]}, target=y)
-    pieces = [whole.take(torch.arange(i, min(i + 40, 90))) for i in range(0, 90, 40)]
+    pieces = [whole.select(torch.arange(i, min(i + 40, 90))) for i in range(0, 90, 40)]
     once, often = task.evaluate(model.train(), [whole]), task.evaluate(model, pieces)
     assert model.training  # as it was before
     for name, value in once.metrics.items():

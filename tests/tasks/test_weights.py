@@ -5,10 +5,12 @@ import pytest
 import torch
 
 import equifuse as ef
+from equifuse.data.batch import Batch, as_batch
+from equifuse.data.loaders import DiskBatches, MemoryBatches
 from equifuse.datasets import MultimodalDataset, Split
 from equifuse.encoders import Standardize
-from equifuse.tasks import Batch, make_task
-from equifuse.training.data import DiskBatches, MemoryBatches, as_batch, drop_modalities
+from equifuse.evaluation.conditions import drop_modalities
+from equifuse.tasks import make_task
 from equifuse.training.protocol import LOOSE, arrange
 
 COUNTS = torch.tensor([2, 0, 1, 3, 1, 0, 2, 1])
@@ -86,7 +88,7 @@ def test_weights_stay_with_their_samples():
     x = np.arange(N, dtype=np.float32)[:, None]
     split = Split({"a": x, "b": x}, target=np.zeros(N, np.int64), weight=x[:, 0])
     rows = np.array([5, 2, 7])
-    assert split.take(rows).weight.tolist() == [5, 2, 7]
+    assert split.select(rows).weight.tolist() == [5, 2, 7]
     assert split.without(["b"]).weight is split.weight
     for batches in (MemoryBatches(as_batch(split), 3, 0), DiskBatches(split, 3, 0)):
         seen = [

@@ -12,13 +12,14 @@ from torch import nn
 from torch.nn import functional as F
 
 import equifuse as ef
+from equifuse.data.batch import Batch
+from equifuse.data.loaders import MemoryBatches
 from equifuse.datasets import MultimodalDataset, Split, write_npz
 from equifuse.model import FusionModel, build_model
-from equifuse.tasks import Batch, make_task
-from equifuse.training import TrainConfig, evaluate_run, load_run, train
+from equifuse.runs import TrainConfig, evaluate_run, load_run, train
+from equifuse.tasks import make_task
 from equifuse.training import balancing as bal
 from equifuse.training.balancing import make_balancer
-from equifuse.training.data import MemoryBatches
 
 METHODS = {"ogm_ge": {}, "pmr": {"share": 0.5}, "gradient_blending": {"every": 1}}
 positive = st.floats(0.01, 1.0)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from equifuse.datasets import MultimodalDataset, Split, write_npz
-from equifuse.training import TrainConfig, evaluate_run, train
-from equifuse.training.folder import initial_model, load_data
+from equifuse.runs import TrainConfig, evaluate_run, train
+from equifuse.runs.folder import load_data
+from equifuse.runs.prepare import initial_model
 
 
 def config(quick, **options):

@@ -16,11 +16,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import equifuse as ef
+from equifuse.data.batch import Batch
+from equifuse.data.loaders import MemoryBatches
 from equifuse.files import read_json
-from equifuse.tasks import Batch
-from equifuse.training import TrainConfig, train
-from equifuse.training.data import MemoryBatches
-from equifuse.training.distributed import OwnRows, place_of
+from equifuse.runs import TrainConfig, train
+from equifuse.training.distributed import ShardedBatches, process_group_info
 
 DIMS = {"a": 6, "b": 4}
 
@@ -29,19 +29,23 @@ def test_where_a_process_is(monkeypatch):
     config = TrainConfig(data="digits", devices=2, nodes=2)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
-    assert (place_of(config).rank, place_of(config).world, place_of(config).writes) == (0, 4, True)
+    assert (process_group_info(config).rank, process_group_info(config).world, process_group_info(config).writes) == (
+        0,
+        4,
+        True,
+    )
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("NODE_RANK", "1")
-    assert (place_of(config).rank, place_of(config).writes) == (3, False)
+    assert (process_group_info(config).rank, process_group_info(config).writes) == (3, False)
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    assert place_of(TrainConfig(data="digits")).world == 3
-    assert place_of(TrainConfig(data="digits")).rank == 2
+    assert process_group_info(TrainConfig(data="digits")).world == 3
+    assert process_group_info(TrainConfig(data="digits")).rank == 2
     with pytest.raises(ef.InputError, match="3 processes were started"):
-        place_of(config)
+        process_group_info(config)
     with pytest.raises(ef.InputError, match="one process"):
-        place_of(TrainConfig(data="digits", balance="ogm_ge"))
+        process_group_info(TrainConfig(data="digits", balance="ogm_ge"))
 
 
 @settings(deadline=None)
@@ -50,8 +54,8 @@ def test_every_row_belongs_to_one_process_and_shares_make_the_mean(count, size, 
     values = torch.arange(1.0, count + 1)
     weight = values % 3 + 0.5 if weighted else None
     whole = MemoryBatches(Batch({"x": values[:, None]}, index=torch.arange(count), weight=weight), size, seed=1)
-    parts = [list(OwnRows(whole, rank, world)) for rank in range(world)]
-    assert {len(part) for part in parts} == {len(OwnRows(whole, 0, world))} == {len(whole)}
+    parts = [list(ShardedBatches(whole, rank, world)) for rank in range(world)]
+    assert {len(part) for part in parts} == {len(ShardedBatches(whole, 0, world))} == {len(whole)}
     for step, batch in enumerate(whole):
         mean = torch.nn.functional.mse_loss(batch.inputs["x"], torch.zeros(len(batch), 1), reduction="none")
         own = [part[step] for part in parts]

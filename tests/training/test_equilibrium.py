@@ -5,10 +5,10 @@ import logging
 import pytest
 import torch
 
+from equifuse.data.batch import Batch
 from equifuse.model import build_model
-from equifuse.tasks import Batch
-from equifuse.training import TrainConfig, train
-from equifuse.training.module import WatchEquilibrium, _kind
+from equifuse.runs import TrainConfig, train
+from equifuse.training.lit_module import WatchEquilibrium, _kind
 
 
 def config(quick, **options):

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 import equifuse as ef
+from equifuse.data.loaders import batches_of
 from equifuse.datasets import Split
-from equifuse.training import TrainConfig, train
-from equifuse.training.data import batches_of
-from equifuse.training.folder import model_for, own_random_numbers, task_of
-from equifuse.training.module import Training, fit
+from equifuse.runs import TrainConfig, train
+from equifuse.runs.folder import task_of
+from equifuse.runs.prepare import model_for
+from equifuse.training.lit_module import Training, fit
+from equifuse.training.randomness import own_random_numbers
 
 COUNTS = np.array([2, 0, 1, 3, 1, 0, 2, 1])
 
@@ -39,7 +41,7 @@ def test_a_step_with_weights_is_one_with_repeated_samples(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     plain = _split()
     weighted = _trained(replace(plain, weight=COUNTS.astype(float)))
-    repeated = _trained(plain.take(np.repeat(np.arange(len(COUNTS)), COUNTS)))
+    repeated = _trained(plain.select(np.repeat(np.arange(len(COUNTS)), COUNTS)))
     for name, tensor in repeated.model.state_dict().items():
         torch.testing.assert_close(weighted.model.state_dict()[name], tensor, msg=lambda text, n=name: f"{n}: {text}")
     unweighted = _trained(plain).model.state_dict()

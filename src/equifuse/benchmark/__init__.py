@@ -1,7 +1,23 @@
-"""Which fusion, for these data? Methods × data sets × seeds, tuned alike, measured honestly, told with statistics."""
+"""Benchmarks: methods × data sets × seeds, tuned alike, with a store that a kill does not hurt."""
 
-from equifuse.benchmark.config import BenchmarkConfig, Method
-from equifuse.benchmark.runner import read_benchmark, run_benchmark
-from equifuse.benchmark.store import Store
+from __future__ import annotations
 
-__all__ = ["BenchmarkConfig", "Method", "Store", "read_benchmark", "run_benchmark"]
+from typing import TYPE_CHECKING
+
+from equifuse._lazy import attach
+
+if TYPE_CHECKING:
+    from equifuse.benchmark.config import BenchmarkConfig as BenchmarkConfig
+    from equifuse.benchmark.config import Method as Method
+    from equifuse.benchmark.runner import read_benchmark as read_benchmark
+    from equifuse.benchmark.runner import run_benchmark as run_benchmark
+    from equifuse.benchmark.store import Store as Store
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "equifuse.benchmark.config": ["BenchmarkConfig", "Method"],
+        "equifuse.benchmark.runner": ["read_benchmark", "run_benchmark"],
+        "equifuse.benchmark.store": ["Store"],
+    },
+)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from equifuse.datasets import MultimodalDataset, Split
-from equifuse.datasets.rows import in_memory
+from equifuse.data import MultimodalDataset, Split
+from equifuse.data.lazy import in_memory
 from equifuse.errors import InputError
 from equifuse.tasks import Task
 

@@ -10,7 +10,7 @@ from typing import Any
 from equifuse.benchmark.baselines import LINEAR
 from equifuse.benchmark.space import Space, check_space
 from equifuse.errors import InputError, UnknownNameError
-from equifuse.training.config import TrainConfig, read_config
+from equifuse.runs.config import TrainConfig, read_config
 from equifuse.training.protocol import CLEAN, PROTOCOLS
 
 # Test conditions that stand for one condition per modality.

@@ -11,18 +11,18 @@ from typing import Any
 
 from equifuse.benchmark.baselines import LINEAR_TASKS
 from equifuse.benchmark.config import BenchmarkConfig, Method
-from equifuse.benchmark.publish import publish
+from equifuse.benchmark.job import Job, JobResult, measure
 from equifuse.benchmark.sets import SetInfo, look_at, short_names
 from equifuse.benchmark.space import DEFAULT_SPACE
 from equifuse.benchmark.store import Row, Store
 from equifuse.benchmark.tuning import Tuning
-from equifuse.benchmark.unit import Record, Unit, measure
 from equifuse.errors import DataError, EquifuseError, InputError
 from equifuse.files import refuse_existing, write_yaml
-from equifuse.fusion import FUSIONS
-from equifuse.training.config import read_config
-from equifuse.training.executors import executor
-from equifuse.training.progress import count_bar
+from equifuse.registry import FUSIONS
+from equifuse.report.benchmark import publish
+from equifuse.runs.config import read_config
+from equifuse.runs.executors import executor
+from equifuse.runs.progress import count_bar
 
 CONFIG, STORE, SCORES = "benchmark.yaml", "store.sqlite", "scores.parquet"
 
@@ -48,7 +48,7 @@ def run_benchmark(
         out: folder to create.
         resume: go on with what is there.
         workers: trainings at a time; default one per core, at most 4; 0 trains in this process.
-        scheduler: address of a Dask scheduler, see :func:`~equifuse.training.executors.executor`.
+        scheduler: address of a Dask scheduler, see :func:`~equifuse.runs.executors.executor`.
         progress: show a bar on standard error.
 
     Returns:
@@ -118,15 +118,15 @@ class _Plan:
         """Those a method is measured under; the linear baseline has no epochs to choose among."""
         return self.config.protocols[:1] if method.linear else self.config.protocols
 
-    def unit(self, found: SetInfo, method: Method, seed: int, protocol: str, tuned: dict[str, Any]) -> Unit:
+    def unit(self, found: SetInfo, method: Method, seed: int, protocol: str, tuned: dict[str, Any]) -> Job:
         """A run that is measured on test."""
         config = self.config.train_config(found.source, method, seed, protocol, tuned)
-        return Unit(found.name, method.label, config, found.fingerprint, method.linear, None, self.config.missing)
+        return Job(found.name, method.label, config, found.fingerprint, method.linear, None, self.config.missing)
 
-    def trial(self, found: SetInfo, method: Method, number: int, options: dict[str, Any]) -> Unit:
+    def trial(self, found: SetInfo, method: Method, number: int, options: dict[str, Any]) -> Job:
         """A tuning trial, with the first seed."""
         config = self.config.train_config(found.source, method, self.config.seeds[0], tuned=options)
-        return Unit(found.name, method.label, config, found.fingerprint, method.linear, number)
+        return Job(found.name, method.label, config, found.fingerprint, method.linear, number)
 
 
 class _Work:
@@ -136,7 +136,7 @@ class _Work:
         self.plan, self.store = plan, store
         self.finished = {key: row for key, row in store.rows().items() if row.error is None}
         self.keys: set[str] = set()
-        self.flying: dict[Future[Record], tuple[Unit, Callable[[Record | None], None]]] = {}
+        self.flying: dict[Future[JobResult], tuple[Job, Callable[[JobResult | None], None]]] = {}
 
     def run(self, pool: Executor, advance: Callable[[str], None]) -> None:
         """Everything that is not in the store yet."""
@@ -164,7 +164,7 @@ class _Work:
             row = self._known(unit)
             if row is None:
 
-                def told(record: Record | None, options: dict[str, Any] = options) -> None:
+                def told(record: JobResult | None, options: dict[str, Any] = options) -> None:
                     tuning.tell(options, None if record is None else record.monitor)
                     self._tune(found, method, tuning)
 
@@ -180,18 +180,18 @@ class _Work:
                 if self._known(unit) is None:
                     self._submit(unit, lambda _: None)
 
-    def _known(self, unit: Unit) -> Row | None:
+    def _known(self, unit: Job) -> Row | None:
         self.keys.add(unit.key)
         row = self.finished.get(unit.key)
         if row is not None:
             self.advance(unit.label)
         return row
 
-    def _submit(self, unit: Unit, then: Callable[[Record | None], None]) -> None:
+    def _submit(self, unit: Job, then: Callable[[JobResult | None], None]) -> None:
         self.flying[self.pool.submit(measure, unit)] = (unit, then)
 
 
-def _outcome(future: Future[Record]) -> Record | str:
+def _outcome(future: Future[JobResult]) -> JobResult | str:
     """A unit's record, or why there is none: one that fails must not take the others with it."""
     try:
         return future.result()
@@ -208,7 +208,7 @@ def _not_applicable(method: Method, task: str) -> str | None:
     if method.linear:
         return None if task in LINEAR_TASKS else f"there is no linear baseline for {task}"
     for name in (method.options["fusion"], method.options.get("backend")):
-        tasks = FUSIONS[name].tasks if name else None
+        tasks = FUSIONS.get(name).tasks if name else None
         if tasks is not None and task not in tasks:
             return f"{name} is for {', '.join(tasks)}"
     return None

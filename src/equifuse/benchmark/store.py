@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from equifuse.benchmark.unit import Record, Unit
+from equifuse.benchmark.job import Job, JobResult
 from equifuse.errors import DataError
 from equifuse.files import atomic, reading
 
@@ -41,7 +41,7 @@ class Row:
         monitor: the best validation loss, or None where the unit failed.
         error: why it failed, or None.
         config: the training's configuration.
-        info: see :class:`~equifuse.benchmark.unit.Record`.
+        info: see :class:`~equifuse.benchmark.job.JobResult`.
         scores: condition -> metric -> value.
     """
 
@@ -88,7 +88,7 @@ class Store:
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise DataError(f"{self.path} cannot be used as a store: {error}") from None
 
-    def add(self, unit: Unit, result: Record | str) -> None:
+    def add(self, unit: Job, result: JobResult | str) -> None:
         """Keep a unit's record, or the reason why there is none; replaces an earlier failure.
 
         Args:

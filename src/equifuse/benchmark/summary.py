@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from equifuse.benchmark.config import BenchmarkConfig
+from equifuse.benchmark.job import INTACT
 from equifuse.benchmark.sets import SetInfo
 from equifuse.benchmark.space import DEFAULT_SPACE
 from equifuse.benchmark.statistics import holm, mean_interval, paired_test, ranking, signed_rank_test
 from equifuse.benchmark.store import Row
-from equifuse.benchmark.unit import INTACT
 from equifuse.tasks import make_task
 from equifuse.tasks.base import direction
 from equifuse.training.protocol import CLEAN, LOOSE

@@ -40,9 +40,9 @@ def benchmark(
 ) -> None:
     """Compare methods on data sets, tuned alike, over seeds: tables, tests, plots, and one page with all of it."""
     from equifuse.benchmark import BenchmarkConfig, run_benchmark
-    from equifuse.benchmark.publish import PAGE, short_table
-    from equifuse.report.table import show, text_table
-    from equifuse.training.config import parse_settings
+    from equifuse.report.benchmark import PAGE, short_table
+    from equifuse.report.tables import show, text_table
+    from equifuse.runs.config import parse_settings
 
     given = {
         "data": data or None,

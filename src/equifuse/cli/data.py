@@ -23,7 +23,7 @@ def datasets(
     if context.invoked_subcommand is not None:
         return
     from equifuse import datasets as catalog
-    from equifuse.report.table import datasets_table, show
+    from equifuse.report.tables import datasets_table, show
 
     show(datasets_table([catalog.load(name, root) for name in catalog.available(root)]))
 
@@ -39,10 +39,10 @@ def inspect(
 ) -> None:
     """Say what is in a data set, what is suspicious about it, and how to train on it."""
     from equifuse import datasets as catalog
-    from equifuse.datasets.inspection import guess_options
-    from equifuse.datasets.inspection import inspect as look
+    from equifuse.data.inspect import guess_options
+    from equifuse.data.inspect import inspect as look
     from equifuse.errors import InputError
-    from equifuse.report.table import inspection_tables, show
+    from equifuse.report.tables import inspection_tables, show
 
     source = catalog.SourceOptions.of(source_options(modality, target, id_column, split_column, task))
     try:
@@ -72,7 +72,7 @@ def convert(
     task: TaskName = None,
 ) -> None:
     """Write a data set as one file of plain arrays, split included."""
-    from equifuse.datasets.conversion import convert as run
+    from equifuse.data.conversion import convert as run
 
     dataset = run(source, out, source_options(modality, target, id_column, split_column, task))
     rows = ", ".join(f"{len(split)} {part}" for part, split in dataset.splits.items())

@@ -16,7 +16,7 @@ def demo(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Train deq, gmf, gmf -> deq and concat on the embedded digits, and compare them."""
-    from equifuse.report.table import show, text_table
+    from equifuse.report.tables import show, text_table
     from equifuse.training.comparison import HEADER, rows
     from equifuse.training.demo import run_demo
 

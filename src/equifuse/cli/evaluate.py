@@ -18,9 +18,9 @@ def evaluate(
     """Evaluate a trained model, optionally with modalities taken away."""
     import json
 
-    from equifuse.report.table import metrics_table, show
-    from equifuse.training import evaluate_run
-    from equifuse.training.folder import read_run_config
+    from equifuse.report.tables import metrics_table, show
+    from equifuse.runs import evaluate_run
+    from equifuse.runs.folder import read_run_config
     from equifuse.training.protocol import LOOSE, PROTOCOLS
 
     metrics = evaluate_run(run, data=data, split=split, without=tuple(without or ()))

@@ -18,8 +18,8 @@ def export(
     loop: Annotated[bool, typer.Option("--loop", help="Solve an equilibrium in a loop that ends by itself.")] = False,
 ) -> None:
     """Write a trained model as a program that runs without equifuse, in onnxruntime or in PyTorch."""
-    from equifuse.report.table import export_lines
-    from equifuse.training import export_run
+    from equifuse.report.tables import export_lines
+    from equifuse.runs import export_run
 
     description = export_run(run, out, format=format, steps=steps, loop=loop)
     for line in export_lines(str(out), description):

@@ -26,8 +26,8 @@ def predict(
     Columns of modality 'mrna' are mrna:ANYTHING, or mrna_0, mrna_1, ...; empty cells in all of them mean that the row
     does not have the modality.
     """
-    from equifuse.training import predict_run, predict_shards
-    from equifuse.training.prediction import convergence_of
+    from equifuse.runs import predict_run, predict_shards
+    from equifuse.runs.predict import convergence_of
 
     if not source.is_dir():
         if workers is not None or scheduler is not None or resume:

@@ -17,6 +17,6 @@ def report(
     samples: Annotated[int, typer.Option(help="Test samples to explain, at most.", min=1)] = 2000,
 ) -> None:
     """Tell all about a run in one HTML page: metrics, convergence, what modalities and features did, certainty."""
-    from equifuse.training.reporting import report_run
+    from equifuse.report.run import report_run
 
     typer.echo(f"report: {report_run(run, out, features=features, samples=samples)}")

@@ -21,9 +21,9 @@ def robustness(
     repeats: Annotated[int, typer.Option(help="Draws per random setting.", min=1)] = 5,
 ) -> None:
     """Evaluate models with modalities missing, noisy or permuted: one table, one plot."""
-    from equifuse.report.table import show, text_table
-    from equifuse.training.robustness import HEADER, NOISE, RATES, rows
-    from equifuse.training.robustness import robustness as run
+    from equifuse.report.tables import show, text_table
+    from equifuse.runs.robustness import HEADER, NOISE, RATES, rows
+    from equifuse.runs.robustness import robustness as run
 
     folder = out or runs[0] / "robustness"
     record = run(runs, folder, split=split, rates=rate or RATES, noise=noise or NOISE, repeats=repeats)

@@ -30,7 +30,7 @@ def source_options(
     split_column: str | None,
     task: str | None,
 ) -> dict[str, Any]:
-    """The options that were given, as :class:`equifuse.datasets.SourceOptions` names them.
+    """The options that were given, as :class:`equifuse.data.SourceOptions` names them.
 
     Raises:
         InputError: a modality that is not ``name=pattern``.

@@ -70,9 +70,9 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Train a model; the best epoch on validation is kept and measured on test."""
-    from equifuse.report.table import metrics_table, show
-    from equifuse.training import TrainConfig
-    from equifuse.training import train as run
+    from equifuse.report.tables import metrics_table, show
+    from equifuse.runs import TrainConfig
+    from equifuse.runs import train as run
 
     given = {
         "data": data,

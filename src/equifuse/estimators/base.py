@@ -14,20 +14,22 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
-from equifuse.datasets import Split
-from equifuse.datasets.splitting import partition
+from equifuse.data import Split
+from equifuse.data.loaders import batches_of, mix
+from equifuse.data.split import partition
 from equifuse.encoders import POOLINGS
 from equifuse.errors import DataError, InputError
 from equifuse.estimators.layout import Columns, Layout, layout_of, names_columns
 from equifuse.model import FusionModel
-from equifuse.training.config import TrainConfig
-from equifuse.training.data import batches_of, mix
-from equifuse.training.folder import model_for, own_random_numbers, task_of
-from equifuse.training.prediction import predict_batches
-from equifuse.training.runner import check_accelerator
+from equifuse.runs.config import TrainConfig
+from equifuse.runs.folder import task_of
+from equifuse.runs.predict import predict_batches
+from equifuse.runs.prepare import model_for
+from equifuse.runs.training import check_accelerator
+from equifuse.training.randomness import own_random_numbers
 
 if TYPE_CHECKING:  # it imports Lightning
-    from equifuse.training.module import Training
+    from equifuse.training.lit_module import Training
 
 _DTYPES = ("float32", "float64")
 
@@ -178,7 +180,7 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
                 f"validation_fraction={fraction} of {len(whole)} samples holds out none; give more samples, or "
                 "validation_fraction=None to train without early stopping"
             )
-        return whole.take(keep), whole.take(held)
+        return whole.select(keep), whole.select(held)
 
     def _build(self, config: TrainConfig, train: Split) -> FusionModel:
         outputs, classes = self._outputs_and_classes()
@@ -188,7 +190,7 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     def _train(self, config: TrainConfig, train: Split, val: Split | None, steps: dict[str, Any] | None) -> Training:
         """Train ``model_``, from a state of the optimiser if there is one."""
-        from equifuse.training.module import Training, fit  # noqa: PLC0415
+        from equifuse.training.lit_module import Training, fit  # noqa: PLC0415
 
         module = Training(self.model_, task_of(self.model_, config, self._class_weights(train)), config)
         module.optimizer_state = steps

@@ -11,12 +11,12 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 
-from equifuse.datasets import Split
+from equifuse.data import Split
 from equifuse.errors import DataError, InputError
 from equifuse.estimators.base import FusionEstimator
 from equifuse.estimators.layout import Columns
+from equifuse.runs.prepare import balanced
 from equifuse.tasks.base import probabilities
-from equifuse.training.folder import balanced
 
 
 class FusionClassifier(ClassifierMixin, FusionEstimator):  # type: ignore[misc]

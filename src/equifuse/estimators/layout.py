@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.utils import check_array
 
-from equifuse.datasets import Split
-from equifuse.datasets.assemble import with_presence
-from equifuse.datasets.dataset import check_finite
-from equifuse.datasets.options import matching
-from equifuse.datasets.rows import Indices
+from equifuse.data import Split
+from equifuse.data.assemble import with_presence
+from equifuse.data.dataset import check_finite
+from equifuse.data.lazy import Indices
+from equifuse.data.options import matching
 from equifuse.errors import DataError, InputError, UnknownNameError
 
 # Columns of a modality: a pattern of names, names, numbers, or a slice of numbers.

@@ -12,17 +12,17 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin
 from torch import Tensor
 
-from equifuse.datasets import Split
+from equifuse.data import Split
 from equifuse.encoders import Standardize
 from equifuse.errors import DataError
 from equifuse.estimators.base import FusionEstimator
 from equifuse.estimators.layout import Columns
 from equifuse.model import FusionModel
-from equifuse.training.config import TrainConfig
-from equifuse.training.folder import output_maps
+from equifuse.runs.config import TrainConfig
+from equifuse.runs.prepare import output_maps
 
 if TYPE_CHECKING:  # it imports Lightning
-    from equifuse.training.module import Training
+    from equifuse.training.lit_module import Training
 
 
 class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equifuse.data.batch import Batch
 from equifuse.encoders import Standardize
 from equifuse.errors import InputError
-from equifuse.explain.reading import ByModality, Floats, evaluating, explained, joined, plain, presence, read, value_of
+from equifuse.explain.targets import ByModality, Floats, evaluating, explained, joined, plain, presence, read, value_of
 from equifuse.model import FusionModel
-from equifuse.tasks import Batch, Task
+from equifuse.tasks import Task
 
 # Points on the paths, of all samples together, that are evaluated at a time.
 _POINTS = 4096
@@ -143,7 +144,7 @@ def attribute_batch(
         raise InputError(f"tol must be positive, got {tol}")
     size = max(1, _POINTS // steps)
     pieces = [
-        _integrate(model, task, batch.take(rows), value, chosen[rows], baselines or {}, steps)
+        _integrate(model, task, batch.select(rows), value, chosen[rows], baselines or {}, steps)
         for rows in torch.split(torch.arange(len(batch), device=chosen.device), size)
     ]
     found = join_attributions(pieces)
@@ -151,7 +152,7 @@ def attribute_batch(
     if steps * _GROWTH <= _MOST_STEPS and len(incomplete):
         rows = torch.from_numpy(incomplete).to(chosen.device)
         more = steps * _GROWTH
-        closer = attribute_batch(model, task, batch.take(rows), value, chosen[rows], baselines, more, tol)
+        closer = attribute_batch(model, task, batch.select(rows), value, chosen[rows], baselines, more, tol)
         found.delta[incomplete] = closer.delta
         for m, x in found.values.items():
             x[incomplete] = closer.values[m]

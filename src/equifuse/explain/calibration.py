@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from equifuse.errors import InputError
-from equifuse.explain.reading import Floats, plain
+from equifuse.explain.targets import Floats, plain
 
 Labels = NDArray[np.int64]
 # Temperatures that are looked at. Without a single error the loss falls towards 0 for ever; one where it rounds to 0 is

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from equifuse.errors import InputError, UnknownNameError
-from equifuse.explain.reading import Floats, plain
+from equifuse.explain.targets import Floats, plain
 
 METHODS = ("lac", "aps")
 _EXCHANGEABLE = "assumes that calibration samples and new samples are exchangeable; coverage is marginal"

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from equifuse.data.batch import Batch
 from equifuse.errors import InputError
 from equifuse.explain.attribution import Attributions, attribute_batch, join_attributions
 from equifuse.explain.calibration import Calibration, calibrate
 from equifuse.explain.conformal import Intervals, PredictionSets, check_options, intervals, prediction_sets
 from equifuse.explain.internals import Internals, internals_of_batch, join_internals
-from equifuse.explain.reading import Floats, evaluating, explained, means, outputs_of, value_of
 from equifuse.explain.shapley import (
     MOST_EXACT,
     CoalitionOutputs,
@@ -26,8 +26,9 @@ from equifuse.explain.shapley import (
     join_coalitions,
     sampled_coalitions,
 )
+from equifuse.explain.targets import Floats, evaluating, explained, means, outputs_of, value_of
 from equifuse.model import FusionModel
-from equifuse.tasks import Batch, Task
+from equifuse.tasks import Task
 from equifuse.tasks.base import output_names
 
 
@@ -216,7 +217,7 @@ def _first(batches: Iterable[Batch], samples: int | None) -> Iterator[Batch]:
         if left is None:
             yield batch
         elif left > 0:
-            some = batch.take(torch.arange(min(left, len(batch))))
+            some = batch.select(torch.arange(min(left, len(batch))))
             left -= len(some)
             yield some
         else:

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equifuse.explain.reading import ByModality, Floats, evaluating, joined, means, presence
+from equifuse.data.batch import Batch
+from equifuse.explain.targets import ByModality, Floats, evaluating, joined, means, presence
 from equifuse.fusion import GMF, DEQFusion, FoldedGMF, find_equilibrium
-from equifuse.fusion.equilibrium import Solved
+from equifuse.fusion.deq.module import Solved
 from equifuse.model import FusionModel
-from equifuse.tasks import Batch
 
 
 @dataclass(frozen=True)

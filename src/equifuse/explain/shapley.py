@@ -13,8 +13,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from equifuse.data.batch import Batch
 from equifuse.errors import ConvergenceWarning, InputError
-from equifuse.explain.reading import (
+from equifuse.explain.targets import (
     ByModality,
     Floats,
     evaluating,
@@ -27,7 +28,7 @@ from equifuse.explain.reading import (
     value_of,
 )
 from equifuse.model import FusionModel
-from equifuse.tasks import Batch, Task
+from equifuse.tasks import Task
 from equifuse.tasks.base import needed
 
 # With so many modalities all 2^M coalitions are evaluated.

@@ -17,7 +17,7 @@ from equifuse.encoders import SequenceEncoder, Standardize
 from equifuse.encoders.preprocessed import takes_lengths
 from equifuse.errors import ConvergenceWarning, InputError, UnknownNameError
 from equifuse.fusion import GMF, DEQFusion, Fusion
-from equifuse.fusion.monitor import find_equilibrium
+from equifuse.fusion.deq.monitor import find_equilibrium
 from equifuse.model import FusionModel
 from equifuse.solve import StaticAnderson
 
@@ -50,7 +50,7 @@ class Examples:
         """As :class:`InferenceGraph` is called."""
         return self.inputs, self.present, self.lengths
 
-    def take(self, rows: slice) -> Examples:
+    def select(self, rows: slice) -> Examples:
         """Some of them."""
         inputs, present, lengths = ({m: tensor[rows] for m, tensor in part.items()} for part in self.arguments())
         return Examples(inputs, present, lengths, self.made_up)
@@ -283,6 +283,6 @@ def largest_error(run: Runner, reference: Runner, sets: list[Examples], output: 
     worst = 0.0
     for examples in sets:
         for rows in (slice(None), slice(len(examples) // 2), slice(1)):
-            some = examples.take(rows)
+            some = examples.select(rows)
             worst = max(worst, float((run(some)[output] - reference(some)[output]).abs().max()))
     return worst

@@ -4,26 +4,25 @@ from equifuse.fusion.attention import BottleneckTransformer, CrossAttention, Per
 from equifuse.fusion.base import Fusion, FusionOutput
 from equifuse.fusion.channel_exchange import ChannelExchange
 from equifuse.fusion.concat import Concat
+from equifuse.fusion.deq.module import DEQFusion
+from equifuse.fusion.deq.monitor import EquilibriumMonitor, EquilibriumReport, PartReport, find_equilibrium
+from equifuse.fusion.deq.variants import MutualEquilibrium, WeightTied
 from equifuse.fusion.drfuse import DrFuse
 from equifuse.fusion.dynamics import MMDynamics
-from equifuse.fusion.equilibrium import DEQFusion
 from equifuse.fusion.experts import MixtureOfExperts, ProductOfExperts
 from equifuse.fusion.film import FiLM
+from equifuse.fusion.gmf.module import GMF, SCFAE, FoldedGMF, recombined_dims
 from equifuse.fusion.gmu import GMU
 from equifuse.fusion.late import LateFusion
+from equifuse.fusion.make import available_fusions, fusion_options, make_fusion, register
 from equifuse.fusion.misa import MISA
 from equifuse.fusion.mmtm import MMTM
-from equifuse.fusion.monitor import EquilibriumMonitor, EquilibriumReport, PartReport, find_equilibrium
-from equifuse.fusion.pnp import GMF, SCFAE, FoldedGMF, recombined_dims
 from equifuse.fusion.qmf import QMF
-from equifuse.fusion.registry import FUSIONS, available_fusions, fusion_options, make_fusion, register
 from equifuse.fusion.sums import Mean, Sum, WeightedSum
 from equifuse.fusion.tensor import BilinearFusion, LowRankFusion, TensorFusion
 from equifuse.fusion.tmc import TMC
-from equifuse.fusion.variants import MutualEquilibrium, WeightTied
 
 __all__ = [
-    "FUSIONS",
     "GMF",
     "GMU",
     "MISA",

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from equifuse.errors import InputError
-from equifuse.fusion.base import FusionOutput, Rows, require_two
+from equifuse.fusion.base import FlatInputs, FusionOutput, require_two
+from equifuse.fusion.make import register
 from equifuse.fusion.projected import ProjectedFusion
-from equifuse.fusion.registry import register
 
 
 def _layer(dim: int, heads: int, dropout: float) -> nn.TransformerEncoderLayer:
@@ -42,7 +42,7 @@ class _TokenFusion(ProjectedFusion):
         self.depth, self.heads, self.rate = layers, heads, dropout
         self.embedding = nn.Parameter(0.02 * torch.randn(len(self.dims), dim))
 
-    def embedded(self, rows: Rows) -> tuple[Tensor, Tensor]:
+    def embedded(self, rows: FlatInputs) -> tuple[Tensor, Tensor]:
         """``(R, M, dim)`` tokens with their embeddings, zeros where absent, and bool ``(R, M)``."""
         tokens, there = self.tokens(rows)
         return torch.where(there[:, :, None], tokens + self.embedding, 0.0), there
@@ -87,7 +87,7 @@ class SelfAttention(_TokenFusion):
         self.layers = nn.ModuleList(_layer(dim, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """``(R, dim)`` from rows ``(R, l_m)``."""
         tokens, there = self.embedded(rows)
         state, hidden = _with(self.summary, tokens, there)
@@ -138,7 +138,7 @@ class BottleneckTransformer(_TokenFusion):
         )
         self.norm = nn.LayerNorm(dim)
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """``(R, dim)`` from rows ``(R, l_m)``."""
         tokens, there = self.embedded(rows)
         state, common = list(tokens.unbind(1)), self.bottleneck.expand(rows.count, -1, -1)
@@ -205,7 +205,7 @@ class Perceiver(_TokenFusion):
         self.layers = nn.ModuleList(_layer(dim, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """``(R, dim)`` from rows ``(R, l_m)``."""
         tokens, there = self.embedded(rows)
         # A row that has nothing attends to a zero, and what it would get of it is left out.
@@ -323,7 +323,7 @@ class CrossAttention(_TokenFusion):
         )
         self.norms = nn.ModuleDict({m: nn.LayerNorm(joined) for m in self.dims})
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """``(R, out_dim)`` from rows ``(R, l_m)``."""
         embedded, there = self.embedded(rows)
         tokens = dict(zip(self.dims, embedded.view(*embedded.shape[:2], self.count, -1).unbind(1), strict=True))

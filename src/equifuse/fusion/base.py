@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.solve import SolverStats
-from equifuse.solve.cache import check_index
+from equifuse.solve.warm_start import check_index
 
 
 @dataclass
@@ -39,7 +39,7 @@ class FusionOutput:
 
 
 @dataclass
-class Rows:
+class FlatInputs:
     """The inputs of one call with every leading shape flattened: what a fusion's mathematics works on.
 
     Attributes:
@@ -100,7 +100,7 @@ class Fusion(nn.Module, ABC):
         self.target_loss_weights: dict[str, float] = {}
 
     @abstractmethod
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """The fusion itself, on flattened rows ``(R, l_m)``; outputs are ``(R, ...)``."""
 
     @abstractmethod
@@ -182,7 +182,7 @@ def require_two(dims: Mapping[str, int], name: str, deed: str) -> None:
 
 def flatten(
     inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None, dims: Mapping[str, int]
-) -> tuple[tuple[int, ...], Rows]:
+) -> tuple[tuple[int, ...], FlatInputs]:
     """Check a call's arguments and flatten them to rows; see :meth:`Fusion.forward`."""
     present = present or {}
     for name in (*inputs, *present):
@@ -215,7 +215,7 @@ def flatten(
         values[name] = flat if mask is None else torch.where(mask, flat, 0.0)
         masks[name] = mask
     assert leading is not None
-    return leading, Rows(values, masks, values[given[0]].shape[0])
+    return leading, FlatInputs(values, masks, values[given[0]].shape[0])
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:

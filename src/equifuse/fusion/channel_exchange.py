@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equifuse.errors import InputError
-from equifuse.fusion.base import FusionOutput, Rows, require_two
+from equifuse.fusion.base import FlatInputs, FusionOutput, require_two
+from equifuse.fusion.make import register
 from equifuse.fusion.projected import ProjectedFusion
 from equifuse.fusion.reductions import softmax_sum
-from equifuse.fusion.registry import register
 
 
 @register
@@ -79,7 +79,7 @@ class ChannelExchange(ProjectedFusion):
         modality = torch.arange(count, device=self.scale.device)[:, None]
         return torch.arange(self.dim, device=self.scale.device) * count // self.dim == modality
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """``(R, dim)`` from rows ``(R, l_m)``."""
         states, there = self.tokens(rows)
         own = self.own()

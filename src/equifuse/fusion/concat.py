@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from equifuse.errors import InputError
-from equifuse.fusion.base import Fusion, FusionOutput, Rows
-from equifuse.fusion.registry import register
+from equifuse.fusion.base import FlatInputs, Fusion, FusionOutput
+from equifuse.fusion.make import register
 
 
 @register
@@ -37,7 +37,7 @@ class Concat(Fusion):
         self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in self.dims.items()} if dim else {})
         self.out_dim = len(self.dims) * dim if dim else sum(self.dims.values())
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """Concatenate rows ``(R, l_m)`` to ``(R, out_dim)``."""
         parts = {}
         for name, width in self.dims.items():

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equifuse.errors import InputError
-from equifuse.fusion.base import FusionOutput, Rows, masked_mean
+from equifuse.fusion.base import FlatInputs, FusionOutput, masked_mean
 from equifuse.fusion.projected import ProjectedFusion
 
 
@@ -32,7 +32,7 @@ class DecisionFusion(ProjectedFusion):
         super().__init__(dims, outputs)
         self.outputs = outputs
 
-    def decided(self, fused: Tensor, logits: Tensor, rows: Rows) -> FusionOutput:
+    def decided(self, fused: Tensor, logits: Tensor, rows: FlatInputs) -> FusionOutput:
         """The protocol's output of ``fused`` ``(R, K)`` and the modalities' ``logits`` ``(R, M, K)``."""
         output = self.output(fused, logits)
         output.decisions = {m: output.modalities[m] for m in rows.values}

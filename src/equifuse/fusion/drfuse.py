@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equifuse.errors import InputError
-from equifuse.fusion.base import FusionOutput, Rows, require_two
+from equifuse.fusion.base import FlatInputs, FusionOutput, require_two
+from equifuse.fusion.make import register
 from equifuse.fusion.projected import ProjectedFusion
 from equifuse.fusion.reductions import cosine, softmax_sum
-from equifuse.fusion.registry import register
 
 
 @register
@@ -69,7 +69,7 @@ class DrFuse(ProjectedFusion):
         )
         self.attention = nn.Linear(dim, 3 * dim)
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """``(R, dim)`` from rows ``(R, l_m)``."""
         projected, there = self.tokens(rows)
         distinct, _ = self.tokens(rows, self.distinct)

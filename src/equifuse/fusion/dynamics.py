@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equifuse.errors import InputError
-from equifuse.fusion.base import Fusion, FusionOutput, Rows, masked_mean
+from equifuse.fusion.base import FlatInputs, Fusion, FusionOutput, masked_mean
 from equifuse.fusion.decision import check_outputs, check_weights, over_modalities, unimodal
-from equifuse.fusion.registry import backend_config, make_backend, register
+from equifuse.fusion.make import backend_config, make_backend, register
 
 
 @dataclass
@@ -114,7 +114,7 @@ class MMDynamics(Fusion):
             if label in self.weights:
                 raise InputError(f"the backend has a loss named {label!r} as mm_dynamics has; choose another backend")
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """Logits ``(R, K)``, or the backend's state, from rows ``(R, l_m)``."""
         scaled, decisions, confidence = {}, {}, {}
         sparsity = rows.like.new_zeros(())
@@ -127,7 +127,7 @@ class MMDynamics(Fusion):
                 v if mask is None else torch.where(mask, v, 0.0) for v in (sure * h, self.decide[m](h), sure)
             )
             sparsity = sparsity + masked_mean(gate.mean(1, keepdim=True), mask)
-        features = Rows(scaled, rows.masks, rows.count, rows.index)
+        features = FlatInputs(scaled, rows.masks, rows.count, rows.index)
         joint = self.backend.fuse(features) if self.backend else self._classify(features)
         return _DynamicsOutput(
             joint.fused,
@@ -139,7 +139,7 @@ class MMDynamics(Fusion):
             joint,
         )
 
-    def _classify(self, rows: Rows) -> FusionOutput:
+    def _classify(self, rows: FlatInputs) -> FusionOutput:
         parts = {m: rows.values.get(m, rows.like.new_zeros(rows.count, self.dim)) for m in self.dims}
         logits = self.classifier(torch.cat(list(parts.values()), dim=1))
         someone = torch.stack([rows.mask(m) for m in rows.values]).any(0)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from equifuse.errors import InputError
-from equifuse.fusion.base import Fusion, FusionOutput, Rows
-from equifuse.fusion.registry import register
+from equifuse.fusion.base import FlatInputs, Fusion, FusionOutput
+from equifuse.fusion.make import register
 
 # Log-variances are kept within this, so that no expert is infinitely sure or unsure.
 _WIDEST = 8.0
@@ -37,7 +37,7 @@ class _Experts(Fusion):
         self.kl_weight = kl_weight
         self.experts = nn.ModuleDict({m: nn.Linear(width, 2 * dim) for m, width in self.dims.items()})
 
-    def beliefs(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    def beliefs(self, rows: FlatInputs) -> tuple[Tensor, Tensor, Tensor]:
         """Means and log-variances ``(R, M, dim)``, zeros where absent, and ``(R, M, 1)``, 1 where present."""
         found, there = [], []
         for m, width in self.dims.items():
@@ -81,7 +81,7 @@ class ProductOfExperts(_Experts):
 
     name: ClassVar[str] = "poe"
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """The mean ``(R, dim)`` of the product."""
         mean, spread, there = self.beliefs(rows)
         precision = there * (-spread).exp()
@@ -109,7 +109,7 @@ class MixtureOfExperts(_Experts):
 
     name: ClassVar[str] = "moe"
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """The mean ``(R, dim)`` of the mixture."""
         mean, spread, there = self.beliefs(rows)
         share = there / there.sum(1, keepdim=True).clamp(min=1)

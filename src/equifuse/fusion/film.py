@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from equifuse.errors import InputError, UnknownNameError
-from equifuse.fusion.base import Fusion, FusionOutput, Rows
-from equifuse.fusion.registry import register
+from equifuse.fusion.base import FlatInputs, Fusion, FusionOutput
+from equifuse.fusion.make import register
 
 
 @register
@@ -45,7 +45,7 @@ class FiLM(Fusion):
         widths = {m: dim if m == self.target else 2 * dim for m in self.dims}
         self.maps = nn.ModuleDict({m: nn.Linear(self.dims[m], width) for m, width in widths.items()})
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """Modulate rows ``(R, l_m)`` to ``(R, dim)``."""
         states = {}
         for m, width in self.dims.items():

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from equifuse.fusion.base import FusionOutput, Rows
+from equifuse.fusion.base import FlatInputs, FusionOutput
+from equifuse.fusion.make import register
 from equifuse.fusion.projected import ProjectedFusion
-from equifuse.fusion.registry import register
 
 
 @register
@@ -34,7 +34,7 @@ class GMU(ProjectedFusion):
         gates = 1 if len(self.dims) == 2 else len(self.dims)
         self.gate = nn.Linear(sum(self.dims.values()), gates * dim)
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """Gate rows ``(R, l_m)`` and add them up to ``(R, dim)``."""
         projected, there = self.tokens(rows)
         states = torch.tanh(projected)

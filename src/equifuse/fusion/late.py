@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from equifuse.errors import UnknownNameError
-from equifuse.fusion.base import FusionOutput, Rows
+from equifuse.fusion.base import FlatInputs, FusionOutput
 from equifuse.fusion.decision import DecisionFusion
+from equifuse.fusion.make import register
 from equifuse.fusion.reductions import shares
-from equifuse.fusion.registry import register
 
 _WAYS = ("logits", "probabilities", "weighted")
 
@@ -50,7 +50,7 @@ class LateFusion(DecisionFusion):
         if combine == "weighted":
             self.weights = nn.Parameter(torch.zeros(len(self.dims)))
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """Predict from rows ``(R, l_m)`` and average to ``(R, K)``."""
         logits, there = self.tokens(rows)
         scores = self.weights if self.combine == "weighted" else logits.new_zeros(len(self.dims))

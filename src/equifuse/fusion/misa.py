@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equifuse.errors import InputError
-from equifuse.fusion.base import FusionOutput, Rows
+from equifuse.fusion.base import FlatInputs, FusionOutput
+from equifuse.fusion.make import register
 from equifuse.fusion.projected import ProjectedFusion
-from equifuse.fusion.registry import register
 
 # Central moments that the similarity loss compares, as in the paper.
 _MOMENTS = 5
@@ -77,7 +77,7 @@ class MISA(ProjectedFusion):
         self.decode = nn.Linear(dim, dim)
         self.attention = nn.TransformerEncoderLayer(dim, heads, 4 * dim, 0.0, batch_first=True)
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """``(R, out_dim)`` from rows ``(R, l_m)``."""
         z, there = self.tokens(rows)
         shared = torch.sigmoid(self.shared(z))

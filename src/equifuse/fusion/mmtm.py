@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from equifuse.errors import InputError
-from equifuse.fusion.base import Fusion, FusionOutput, Rows
-from equifuse.fusion.registry import register
+from equifuse.fusion.base import FlatInputs, Fusion, FusionOutput
+from equifuse.fusion.make import register
 
 
 @register
@@ -41,7 +41,7 @@ class MMTM(Fusion):
         self.squeeze = nn.Linear(total, max(1, 2 * total // (len(self.dims) * ratio)))
         self.excite = nn.ModuleDict({m: nn.Linear(self.squeeze.out_features, width) for m, width in self.dims.items()})
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """Recalibrate rows ``(R, l_m)`` and join them to ``(R, out_dim)``."""
         given = {m: rows.values.get(m, rows.like.new_zeros(rows.count, width)) for m, width in self.dims.items()}
         z = F.relu(self.squeeze(torch.cat(list(given.values()), dim=1)))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equifuse.errors import InputError
-from equifuse.fusion.base import Fusion, FusionOutput, Rows
+from equifuse.fusion.base import FlatInputs, Fusion, FusionOutput
 
 
 class ProjectedFusion(Fusion):
@@ -30,7 +30,7 @@ class ProjectedFusion(Fusion):
         self.dim = self.out_dim = dim
         self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in self.dims.items()})
 
-    def tokens(self, rows: Rows, maps: nn.ModuleDict | None = None) -> tuple[Tensor, Tensor]:
+    def tokens(self, rows: FlatInputs, maps: nn.ModuleDict | None = None) -> tuple[Tensor, Tensor]:
         """``(R, M, dim)`` in the order of ``dims``, zeros where absent, and bool ``(R, M)``, which are there.
 
         By ``maps`` ``l_m -> dim`` of the modalities, or else by the projections.

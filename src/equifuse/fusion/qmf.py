@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equifuse.errors import InputError
-from equifuse.fusion.base import FusionOutput, Rows
+from equifuse.fusion.base import FlatInputs, FusionOutput
 from equifuse.fusion.decision import DecisionFusion, check_weights, unimodal
-from equifuse.fusion.registry import register
+from equifuse.fusion.make import register
 
 
 @register
@@ -62,7 +62,7 @@ class QMF(DecisionFusion):
         self.scale = scale
         self.target_loss_weights = check_weights(unimodal=unimodal_weight, ranking=ranking_weight)
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """Weigh the decisions on rows ``(R, l_m)`` and add them up to ``(R, K)``."""
         logits, there = self.tokens(rows)
         sure = self.scale * torch.logsumexp(logits, dim=2, keepdim=True)

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from equifuse.fusion.base import FusionOutput, Rows
+from equifuse.fusion.base import FlatInputs, FusionOutput
+from equifuse.fusion.make import register
 from equifuse.fusion.projected import ProjectedFusion
 from equifuse.fusion.reductions import softmax_sum
-from equifuse.fusion.registry import register
 
 
 @register
@@ -25,7 +25,7 @@ class Sum(ProjectedFusion):
 
     name: ClassVar[str] = "sum"
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """Add rows ``(R, l_m)`` up to ``(R, dim)``."""
         states, _ = self.tokens(rows)
         return self.output(states.sum(1), states)
@@ -42,7 +42,7 @@ class Mean(ProjectedFusion):
 
     name: ClassVar[str] = "mean"
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """Average rows ``(R, l_m)`` to ``(R, dim)``."""
         states, there = self.tokens(rows)
         return self.output(states.sum(1) / there.sum(1, keepdim=True).clamp(min=1), states)
@@ -63,7 +63,7 @@ class WeightedSum(ProjectedFusion):
         super().__init__(dims, dim)
         self.weights = nn.Parameter(torch.zeros(len(self.dims)))
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """Weigh rows ``(R, l_m)`` and add them up to ``(R, dim)``."""
         states, there = self.tokens(rows)
         return self.output(softmax_sum(self.weights.expand(states.shape[0], -1), states, there), states)

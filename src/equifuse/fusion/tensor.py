@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equifuse.errors import InputError
-from equifuse.fusion.base import Fusion, FusionOutput, Rows
+from equifuse.fusion.base import FlatInputs, Fusion, FusionOutput
+from equifuse.fusion.make import register
 from equifuse.fusion.projected import ProjectedFusion
-from equifuse.fusion.registry import register
 
 # Numbers in the outer product that is still formed.
 _LARGEST = 2**20
@@ -45,7 +45,7 @@ class TensorFusion(ProjectedFusion):
                 "lower dim, or use fusion 'lowrank'"
             )
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """The outer product ``(R, out_dim)`` of rows ``(R, l_m)``."""
         states, _ = self.tokens(rows)
         fused = states.new_ones(rows.count, 1)
@@ -82,7 +82,7 @@ class LowRankFusion(Fusion):
         self.weights = nn.Parameter(torch.full((rank,), 1 / math.sqrt(rank)))
         self.bias = nn.Parameter(torch.zeros(dim))
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """``(R, dim)`` from rows ``(R, l_m)``."""
         product: Tensor | float = 1.0
         states = {}
@@ -127,7 +127,7 @@ class BilinearFusion(Fusion):
         self.maps = nn.ModuleDict({m: nn.Linear(width, factors * dim) for m, width in self.dims.items()})
         self.dropout = nn.Dropout(dropout)
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """``(R, dim)`` from rows ``(R, l_m)``."""
         product: Tensor | None = None
         states = {}

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equifuse.errors import InputError
-from equifuse.fusion.base import FusionOutput, Rows
+from equifuse.fusion.base import FlatInputs, FusionOutput
 from equifuse.fusion.decision import DecisionFusion, check_weights, over_modalities
-from equifuse.fusion.registry import register
+from equifuse.fusion.make import register
 
 # Bound on log α where its exponential is taken: many sure modalities would exceed the range of float32.
 _LARGEST = 60.0
@@ -75,7 +75,7 @@ class TMC(DecisionFusion):
         self.target_loss_weights = check_weights(evidence=evidence_weight, kl=kl_weight)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    def fuse(self, rows: Rows) -> FusionOutput:
+    def fuse(self, rows: FlatInputs) -> FusionOutput:
         """Log-probabilities ``(R, K)`` from rows ``(R, l_m)``."""
         logits, there = self.tokens(rows)
         evidence = torch.where(there[:, :, None], F.softplus(_wide(logits)), 0.0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from equifuse.report.table import Strong, to_markdown
+from equifuse.report.tables import Strong, to_markdown
 
 _KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
 

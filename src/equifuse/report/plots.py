@@ -126,7 +126,7 @@ def robustness(record: Mapping[str, Any], path: Path) -> None:
     """A metric by missing rate, by subset of the modalities, and with one modality corrupted, one colour per run.
 
     Args:
-        record: as :func:`equifuse.training.robustness.robustness` returns it.
+        record: as :func:`equifuse.runs.robustness.robustness` returns it.
         path: PNG to write.
     """
     runs = record["runs"]

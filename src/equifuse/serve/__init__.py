@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from equifuse.errors import InputError
+from equifuse.runs.folder import PathLike
 from equifuse.serve.limits import Limits
-from equifuse.training.folder import PathLike
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

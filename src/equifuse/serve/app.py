@@ -15,12 +15,12 @@ from starlette.requests import ClientDisconnect
 
 import equifuse
 from equifuse.errors import EquifuseError
+from equifuse.runs.folder import PathLike
 from equifuse.serve.limits import Limits, Refusal, one_line
 from equifuse.serve.metrics import Measured, Metrics
 from equifuse.serve.schema import Description, Explained, Health, Problem, RequestFormat, predicted
 from equifuse.serve.service import JSON, PARQUET, Answer, Service
 from equifuse.serve.worker import Worker
-from equifuse.training.folder import PathLike
 
 _REFUSALS = {
     400: "The body is damaged.",

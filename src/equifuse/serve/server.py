@@ -12,9 +12,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from equifuse.errors import InputError
+from equifuse.runs.folder import PathLike
 from equifuse.serve.limits import Limits
 from equifuse.serve.metrics import SHARED
-from equifuse.training.folder import PathLike
 
 # How a worker, which is a fresh process, learns what to serve.
 _SETTINGS = "EQUIFUSE_SERVE"

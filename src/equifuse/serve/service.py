@@ -14,19 +14,19 @@ import torch
 from pydantic_core import to_json
 
 import equifuse
-from equifuse.datasets import Split
+from equifuse.data import Split
+from equifuse.data.loaders import batches_of
 from equifuse.encoders.preprocessed import takes_lengths
 from equifuse.errors import ConvergenceWarning, UnknownNameError
 from equifuse.explain import evaluate_coalitions
-from equifuse.explain.reading import VALUES, explained, value_of
+from equifuse.explain.targets import VALUES, explained, value_of
+from equifuse.runs.folder import PathLike, load_run
+from equifuse.runs.predict import arrow_table, predict_split
 from equifuse.serve.limits import Limits
-from equifuse.serve.reading import rows_of_json, rows_of_parquet
+from equifuse.serve.request_parsing import rows_of_json, rows_of_parquet
 from equifuse.serve.schema import Description, Explained, Health, Modality, RequestFormat
 from equifuse.tasks import Columns
 from equifuse.tasks.base import output_names
-from equifuse.training.data import batches_of
-from equifuse.training.folder import PathLike, load_run
-from equifuse.training.prediction import arrow_table, predict_split
 
 JSON, PARQUET = "application/json", "application/vnd.apache.parquet"
 

@@ -9,16 +9,16 @@ from equifuse.errors import InputError, UnknownNameError
 from equifuse.solve import gradient as _gradient
 from equifuse.solve.anderson import Anderson
 from equifuse.solve.broyden import Broyden
-from equifuse.solve.cache import EquilibriumCache
 from equifuse.solve.explicit import ExplicitMap, Linearized
 from equifuse.solve.gradient import Gradient, Implicit, Phantom, Unrolled, fixed_point
 from equifuse.solve.inexact import Evaluated
 from equifuse.solve.krylov import GMRES
 from equifuse.solve.loop import Solver, SolverStats
-from equifuse.solve.penalty import jacobian_penalty, residual_penalty, spectral_penalty
 from equifuse.solve.picard import Picard
+from equifuse.solve.regularization import jacobian_penalty, residual_penalty, spectral_penalty
 from equifuse.solve.spectrum import spectral_radius
 from equifuse.solve.static import StaticAnderson
+from equifuse.solve.warm_start import EquilibriumCache
 
 __all__ = [
     "GMRES",

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equifuse.errors import InputError
-from equifuse.solve.asking import none_of
 from equifuse.solve.broyden import Broyden
 from equifuse.solve.history import Slots, write
 from equifuse.solve.loop import Solver, StepRule
-from equifuse.solve.recycling import pick
+from equifuse.solve.recycling import select
+from equifuse.solve.sync import none_of
 
 # Differences that the Gram matrix has room for at first; it doubles when there are more.
 _ROOM = 8
@@ -57,7 +57,7 @@ class _Watch(NamedTuple):
         return _Watch(square.sqrt(), excess, torch.fmin(self.least, excess))
 
     @property
-    def misled(self) -> Tensor:
+    def stalled_history(self) -> Tensor:
         """Bool ``(B,)``."""
         return self.excess > _MISLED * self.least
 
@@ -95,8 +95,8 @@ class _AndersonRule(StepRule):
             self._forget(restart)
         slot = self.count % self.dr.size
         self.count += 1
-        self.df.put_difference(slot, fz, self.last_f)
-        self.dr.put_difference(slot, r, self.last_r)
+        self.df.store_difference(slot, fz, self.last_f)
+        self.dr.store_difference(slot, r, self.last_r)
         self.last_f, self.last_r = fz, r
         row, rhs = self.dr.dots(self.dr[slot], r)
         self._enter(slot, row, restart)
@@ -143,18 +143,18 @@ class _AndersonRule(StepRule):
         gamma: Tensor = solution.to(scale.dtype) * scale
         return gamma
 
-    def keep(self, rows: Tensor) -> None:
-        self.df.keep(rows)
-        self.dr.keep(rows)
+    def select(self, rows: Tensor) -> None:
+        self.df.select(rows)
+        self.dr.select(rows)
         self.system, self.per_length = self.system[rows], self.per_length[rows]
         if self.last_f is not None and self.last_r is not None:
-            self.last_f, self.last_r = pick(self.last_f, rows), pick(self.last_r, rows)
+            self.last_f, self.last_r = select(self.last_f, rows), select(self.last_r, rows)
         if self._watch is not None:
             self._watch = _Watch(*(tensor[rows] for tensor in self._watch))
 
     @property
-    def misled(self) -> Tensor | None:
-        return None if self._watch is None else self._watch.misled
+    def stalled_history(self) -> Tensor | None:
+        return None if self._watch is None else self._watch.stalled_history
 
     @property
     def latest(self) -> tuple[Tensor, Tensor] | None:
@@ -162,7 +162,7 @@ class _AndersonRule(StepRule):
             return None
         return self.last_f - self.last_r, self.last_r
 
-    def secants(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def secant_pairs(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for age in range(self.dr.used, 0, -1):
             slot = (self.count - age) % self.dr.size
             yield self.df[slot] - self.dr[slot], self.dr[slot], self.per_length[:, slot] > 0

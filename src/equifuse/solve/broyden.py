@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from equifuse.errors import InputError
-from equifuse.solve.asking import none_of
 from equifuse.solve.history import Slots
 from equifuse.solve.loop import Solver, StepRule, scaled
-from equifuse.solve.recycling import pick, spare
+from equifuse.solve.recycling import select, spare
+from equifuse.solve.sync import none_of
 
 # Below this share of ‖s‖² the secant denominator carries no information and the update is skipped.
 _LEAST_CURVATURE = 1e-6
@@ -48,7 +48,7 @@ class _BroydenRule(StepRule):
         self.count += 1
         if self.u.used == self.u.size:
             # The oldest update makes room; what is left is still a valid low-rank inverse estimate.
-            self.u.put(slot, torch.zeros_like(s))
+            self.u.store(slot, torch.zeros_like(s))
         hy = _apply(self.u, self.v, y)
         hs = _apply(self.v, self.u, s)
         curvature = (s * hy).sum(1, keepdim=True)
@@ -56,21 +56,21 @@ class _BroydenRule(StepRule):
             useful = curvature.abs() > _LEAST_CURVATURE * (s * s).sum(1, keepdim=True)
             useful &= torch.isfinite(curvature) & known[:, None]
         safe = torch.where(useful, curvature, 1.0)
-        self.u.put(slot, torch.where(useful, (s - hy) / safe, 0.0))
-        self.v.put(slot, torch.where(useful, hs, 0.0))
+        self.u.store(slot, torch.where(useful, (s - hy) / safe, 0.0))
+        self.v.store(slot, torch.where(useful, hs, 0.0))
 
     def take_over(self, other: StepRule) -> None:
         """Learn what another rule has seen of the same map."""
-        for s, y, known in other.secants():
+        for s, y, known in other.secant_pairs():
             self.learn(s, y, known)
         if other.latest is not None:
             self.last_z, self.last_r = other.latest
 
-    def keep(self, rows: Tensor) -> None:
-        self.u.keep(rows)
-        self.v.keep(rows)
+    def select(self, rows: Tensor) -> None:
+        self.u.select(rows)
+        self.v.select(rows)
         if self.last_z is not None and self.last_r is not None:
-            self.last_z, self.last_r = pick(self.last_z, rows), pick(self.last_r, rows)
+            self.last_z, self.last_r = select(self.last_z, rows), select(self.last_r, rows)
 
 
 def _apply(left: Slots, right: Slots, x: Tensor) -> Tensor:

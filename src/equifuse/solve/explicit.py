@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from equifuse.solve.inexact import Anchored, Evaluated
+from equifuse.solve.inexact import Evaluated, ReferencePoint
 
 Saved = tuple[Tensor, ...]
 
@@ -47,7 +47,7 @@ class ExplicitMap(ABC):
         return Evaluated(self(z))
 
     @abstractmethod
-    def take(self, rows: Tensor) -> ExplicitMap:
+    def select(self, rows: Tensor) -> ExplicitMap:
         """The map of some samples alone (sorted int64 indices)."""
 
     @property
@@ -55,7 +55,7 @@ class ExplicitMap(ABC):
         """Whether :meth:`anchored` and ``transposed(rough=True)`` are there and cheaper."""
         return False
 
-    def anchored(self, *, ahead: bool = True) -> Anchored:
+    def anchored(self, *, ahead: bool = True) -> ReferencePoint:
         """Cheap evaluations for one solve; only asked for if :attr:`has_rough`.
 
         Args:
@@ -77,8 +77,8 @@ class ExplicitMap(ABC):
         """
 
     @abstractmethod
-    def take_saved(self, saved: Saved, rows: Tensor) -> Saved:
-        """What ``take(rows)`` needs in place of ``saved``."""
+    def select_saved(self, saved: Saved, rows: Tensor) -> Saved:
+        """What ``select(rows)`` needs in place of ``saved``."""
 
     @abstractmethod
     def transposed(self, saved: Saved, u: Tensor, *, rough: bool = False) -> Tensor:

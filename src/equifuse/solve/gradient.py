@@ -19,11 +19,12 @@ from equifuse.solve.explicit import ExplicitMap, Saved
 from equifuse.solve.krylov import GMRES, Product, solve_adjoint
 from equifuse.solve.loop import (
     FixedPointMap,
+    RowSelector,
     Solver,
     SolverStats,
-    Take,
     relative_error,
     relative_residual,
+    row_selector,
     rows,
     without_autocast,
     work_dtype,
@@ -88,7 +89,7 @@ class Implicit(Gradient):
         if not _needs_more_than(fz, z_in):
             return z
         apply = cast(Callable[..., Tensor], _ImplicitFunction.apply)
-        return apply(fz, z.detach(), z_in, self.solver, default_tol, stats, getattr(f, "take", None))
+        return apply(fz, z.detach(), z_in, self.solver, default_tol, stats, row_selector(f))
 
     def config(self) -> dict[str, Any]:
         """Name and the adjoint solver's options."""
@@ -164,11 +165,11 @@ class _ImplicitFunction(torch.autograd.Function):
         method: Solver | GMRES,
         default_tol: float,
         stats: SolverStats,
-        take: Take | None,
+        select_rows: RowSelector | None,
     ) -> Tensor:
         # fz is kept on ctx with its graph: products with Jᵀ are vector-Jacobian products of that one evaluation.
         ctx.fz, ctx.z_in = fz, z_in
-        ctx.method, ctx.default_tol, ctx.stats, ctx.take = method, default_tol, stats, take
+        ctx.method, ctx.default_tol, ctx.stats, ctx.select_rows = method, default_tol, stats, select_rows
         ctx.set_materialize_grads(False)
         return z.to(fz.dtype, copy=True)
 
@@ -190,10 +191,12 @@ class _ImplicitFunction(torch.autograd.Function):
                 )
             return torch.zeros_like(u) if image is None else rows(image).to(u.dtype)
 
-        def take(index: Tensor) -> Product:
-            return Product(transposed_jacobian(c.take(index), z_in.detach()[index]))
+        def select_rows(index: Tensor) -> Product:
+            return Product(transposed_jacobian(c.select_rows(index), z_in.detach()[index]))
 
-        u = _solve_adjoint(c.method, c.default_tol, g, Product(product), take if c.take else None, c.stats)
+        u = _solve_adjoint(
+            c.method, c.default_tol, g, Product(product), select_rows if c.select_rows else None, c.stats
+        )
         return u.view(shape).to(fz.dtype), None, None, None, None, None, None
 
 
@@ -232,10 +235,10 @@ class _ExplicitFunction(torch.autograd.Function):
 
             return Product(product, partial(product, rough=True) if f.has_rough else None)
 
-        def take(index: Tensor) -> Product:
-            return product_of(f.take(index), f.take_saved(saved, index))
+        def select_rows(index: Tensor) -> Product:
+            return product_of(f.select(index), f.select_saved(saved, index))
 
-        u = _solve_adjoint(c.method, c.default_tol, g, product_of(f, saved), take, c.stats)
+        u = _solve_adjoint(c.method, c.default_tol, g, product_of(f, saved), select_rows, c.stats)
         with torch.autocast(g.device.type, enabled=False):
             return (None, None, None, None, None, None, *f.pull(saved, u.view(shape)))
 
@@ -271,23 +274,23 @@ def _solve_adjoint(
     default_tol: float,
     g: Tensor,
     product: Product,
-    take: Callable[[Tensor], Product] | None,
+    select_rows: Callable[[Tensor], Product] | None,
     stats: SolverStats,
 ) -> Tensor:
     """``u`` ``(B, N)`` with ``u = Jᵀu + g``, its statistics noted in ``stats``."""
     rhs = rows(g).to(work_dtype(g.dtype))
 
-    def take_map(index: Tensor) -> FixedPointMap:
-        assert take is not None
-        some, right = take(index).exact, rhs[index]
+    def map_of(index: Tensor) -> FixedPointMap:
+        assert select_rows is not None
+        some, right = select_rows(index).exact, rhs[index]
         return lambda u: some(u) + right
 
     with torch.autocast(g.device.type, enabled=False):  # the backward pass may be run inside of one
         if isinstance(method, GMRES):
             tol = method.tol if method.tol is not None else default_tol
-            u, adjoint = solve_adjoint(product, rhs, method, tol, take)
+            u, adjoint = solve_adjoint(product, rhs, method, tol, select_rows)
         else:
-            u, _, adjoint = method.solve(lambda u: product.exact(u) + rhs, rhs, take_map if take else None)
+            u, _, adjoint = method.solve(lambda u: product.exact(u) + rhs, rhs, map_of if select_rows else None)
     stats.backward[:] = [adjoint]
     report(adjoint, "adjoint")
     return u
@@ -324,7 +327,7 @@ def fixed_point(
     1e-4 is out of reach of a half-precision iterate. Dropout inside ``f`` must use a mask fixed outside of it.
 
     Args:
-        f: map ``(B, …) -> (B, …)``. If it has a method ``take(rows)`` that returns the map of some samples alone
+        f: map ``(B, …) -> (B, …)``. If it has a method ``select(rows)`` that returns the map of some samples alone
             (``rows``: sorted int64 indices into the batch), converged samples leave the batch, and a few slow ones
             cost next to nothing.
         z0: ``(B, …)`` floating-point start; gets no gradient.
@@ -352,7 +355,7 @@ def fixed_point(
     differentiable = torch.is_grad_enabled()
     with without_autocast(z0.device):
         with torch.set_grad_enabled(differentiable and isinstance(gradient, Unrolled)):
-            z, image, stats = solver.solve(f, z0.detach(), getattr(f, "take", None))
+            z, image, stats = solver.solve(f, z0.detach(), row_selector(f))
         z = z.to(z0.dtype)
         if differentiable:
             z = gradient.attach(f, z, image, stats, solver)

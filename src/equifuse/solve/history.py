@@ -43,7 +43,7 @@ class Slots:
     def __getitem__(self, slot: int) -> Tensor:
         return self._slots[slot]
 
-    def put(self, slot: int, value: Tensor) -> None:
+    def store(self, slot: int, value: Tensor) -> None:
         """Let ``slot`` (at most the first unused one) hold ``value`` ``(B, N)``."""
         if self._recording:
             self._slots[slot : slot + 1] = [value]
@@ -51,17 +51,17 @@ class Slots:
         else:
             self._place(slot).copy_(value)
 
-    def put_difference(self, slot: int, a: Tensor, b: Tensor) -> None:
-        """``put(slot, a - b)`` without a temporary."""
+    def store_difference(self, slot: int, a: Tensor, b: Tensor) -> None:
+        """``store(slot, a - b)`` without a temporary."""
         if self._recording:
-            self.put(slot, a - b)
+            self.store(slot, a - b)
         else:
             torch.sub(a, b, out=self._place(slot))
 
-    def put_scaled(self, slot: int, value: Tensor, factor: Tensor) -> None:
-        """``put(slot, value · factor)`` with ``factor`` ``(B, 1)``, without a temporary."""
+    def store_scaled(self, slot: int, value: Tensor, factor: Tensor) -> None:
+        """``store(slot, value · factor)`` with ``factor`` ``(B, 1)``, without a temporary."""
         if self._recording:
-            self.put(slot, value * factor)
+            self.store(slot, value * factor)
         else:
             torch.mul(value, factor, out=self._place(slot))
 
@@ -126,7 +126,7 @@ class Slots:
             total.addcmul_(self._slots[j], weights[:, j, None], value=scale)
         return total
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Forget all samples but ``rows`` (indices)."""
         if self._recording:
             self._slots = [slot[rows] for slot in self._slots]

@@ -33,7 +33,7 @@ class Evaluated(NamedTuple):
     error: Tensor | None = None
 
 
-class Anchored(ABC):
+class ReferencePoint(ABC):
     """A map with a cheap evaluation near an anchor, the point where it was last evaluated exactly.
 
     The cheap one adds to the anchor's image what rounded products say about the way from the anchor, so its error
@@ -46,12 +46,12 @@ class Anchored(ABC):
         """Whether there is an anchor."""
 
     @abstractmethod
-    def adopt(self, other: Anchored, take: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]) -> None:
+    def adopt(self, other: ReferencePoint, select_rows: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]) -> None:
         """Start from the anchor of ``other``, the same map of more samples.
 
         Args:
             other: that one.
-            take: what its tensors are, of these samples alone.
+            select_rows: what its tensors are, of these samples alone.
         """
 
     @abstractmethod
@@ -89,7 +89,7 @@ class Schedule:
         self.exact_next = 2 * int(wanting.count_nonzero()) > int(running.count_nonzero())
         self._last = residual
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Forget all samples but ``rows`` (indices)."""
         if self._last is not None:
             self._last = self._last[rows]

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equifuse.errors import InputError
-from equifuse.solve.asking import all_of, none_of, time_to_ask
 from equifuse.solve.history import Slots
 from equifuse.solve.inexact import ROUNDOFF
 from equifuse.solve.loop import SolverStats
-from equifuse.solve.recycling import empty, pick, spare
+from equifuse.solve.recycling import empty, select, spare
+from equifuse.solve.sync import all_of, none_of, time_to_ask
 
 LinearMap = Callable[[Tensor], Tensor]
 # Solved rows leave the batch once no more than this share is left: copying the rest is not free.
@@ -52,7 +52,7 @@ class ArnoldiBasis:
         self.norm = torch.linalg.vector_norm(start, dim=1)
         self.vectors = Slots(start, size + 1)
         self.columns: list[Tensor] = []  # of H, the k-th (B, k + 2)
-        self.vectors.put_scaled(0, start, _reciprocal(self.norm))
+        self.vectors.store_scaled(0, start, _reciprocal(self.norm))
         self.alive = self.norm > 0  # samples whose newest vector is not zero
         self.size = 0
 
@@ -82,7 +82,7 @@ class ArnoldiBasis:
             image = torch.where(finite[:, None], image, 0.0)  # the column tells
         height = torch.where(finite & (height > 10 * torch.finfo(image.dtype).eps * before), height, 0.0)
         self.alive = height > 0
-        self.vectors.put_scaled(k + 1, image, _reciprocal(height))
+        self.vectors.store_scaled(k + 1, image, _reciprocal(height))
         self.columns.append(torch.cat([coefficients, height[:, None]], dim=1))
         self.size += 1
         return self.columns[k]
@@ -96,9 +96,9 @@ class ArnoldiBasis:
         """``x`` plus the combination of the first ``k`` vectors by ``weights`` ``(B, k)``."""
         return self.vectors.add_to(x, weights)
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Forget all samples but ``rows`` (indices)."""
-        self.vectors.keep(rows)
+        self.vectors.select(rows)
         self.columns, self.norm = [column[rows] for column in self.columns], self.norm[rows]
         self.alive = self.alive[rows]
 
@@ -178,7 +178,7 @@ class _LeastSquares:
         self.rhs[:, k] = torch.where(active, self.cosines[:, k] * self.rhs[:, k], 0.0)
         return torch.where(broken, torch.inf, self.rhs[:, k + 1].abs())
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Forget all samples but ``rows`` (indices)."""
         self.triangle = [column[rows] for column in self.triangle]
         self.cosines, self.sines, self.rhs = (tensor[rows] for tensor in (self.cosines, self.sines, self.rhs))
@@ -194,7 +194,7 @@ class _LeastSquares:
 
 
 def solve_adjoint(
-    product: Product, g: Tensor, method: GMRES, tol: float, take: Callable[[Tensor], Product] | None = None
+    product: Product, g: Tensor, method: GMRES, tol: float, select_rows: Callable[[Tensor], Product] | None = None
 ) -> tuple[Tensor, SolverStats]:
     """Solve ``u − product(u) = g`` per row by restarted GMRES.
 
@@ -211,7 +211,7 @@ def solve_adjoint(
         g: ``(B, N)`` right-hand side.
         method: budget.
         tol: relative tolerance to stop at.
-        take: row indices (sorted, int64) -> the product of these rows alone. With it, solved rows leave the batch.
+        select_rows: row indices (sorted, int64) -> the product of these rows alone; solved rows then leave the batch.
 
     Returns:
         ``u`` ``(B, N)`` and the statistics; ``residual`` is the true relative residual at restarts and Arnoldi's
@@ -237,15 +237,15 @@ def solve_adjoint(
                 left = int(work.active.count_nonzero())
                 if left == 0:
                     break
-                if take is not None and left <= _WORTH_DROPPING * work.active.numel():
+                if select_rows is not None and left <= _WORTH_DROPPING * work.active.numel():
                     # Where the cycle goes on, its combination is only made at its end.
                     u = _add(u, g, work.index, basis, squares.solution().masked_fill(work.active[:, None], 0.0))
                     here = work.active.nonzero().squeeze(1)
-                    work.keep(here)
-                    basis.keep(here)
-                    squares.keep(here)
+                    work.select(here)
+                    basis.select(here)
+                    squares.select(here)
                     error, begun = error[here], begun[here]
-                    product = take(work.index)
+                    product = select_rows(work.index)
             v = basis.newest()
             multiply = product.exact
             if product.rough is not None:
@@ -314,7 +314,7 @@ class _Progress:
         self._trace.append(self._whole)
         self.active = self.active & (self.residual > self.floor) & (self.residual < torch.inf)
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Go on with ``rows`` (indices) of those that are worked on."""
         self.index, self.residual, self.floor = self.index[rows], self.residual[rows], self.floor[rows]
         self.active = self.active[rows]
@@ -334,7 +334,7 @@ class _Progress:
 def _exact_residual(product: Product, g: Tensor, u: Tensor, index: Tensor) -> Tensor:
     """``g − u + product(u)`` at the rows ``index``, which ``product`` is of."""
     if len(index) < len(g):
-        g, u = pick(g, index), pick(u, index)
+        g, u = select(g, index), select(u, index)
     image = product.exact(u)
     return torch.sub(g, u, out=empty(u)).add_(image)
 
@@ -344,4 +344,4 @@ def _add(u: Tensor | None, like: Tensor, index: Tensor, basis: ArnoldiBasis, wei
     if len(index) == len(like):
         return basis.add_to(empty(like).zero_() if u is None else u, weights)
     u = empty(like).zero_() if u is None else u
-    return u.index_copy_(0, index, basis.add_to(pick(u, index), weights))
+    return u.index_copy_(0, index, basis.add_to(select(u, index), weights))

@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from equifuse.errors import InputError
-from equifuse.solve.asking import all_of, free_to_ask, none_of, time_to_ask
 from equifuse.solve.explicit import ExplicitMap
-from equifuse.solve.inexact import Anchored, Evaluated, Schedule
-from equifuse.solve.recycling import pick, put, spare
+from equifuse.solve.inexact import Evaluated, ReferencePoint, Schedule
+from equifuse.solve.recycling import scatter, select, spare
+from equifuse.solve.sync import all_of, can_sync, none_of, time_to_ask
 
 FixedPointMap = Callable[[Tensor], Tensor]
-Take = Callable[[Tensor], FixedPointMap]
+RowSelector = Callable[[Tensor], FixedPointMap]
+
+
+def row_selector(f: FixedPointMap) -> RowSelector | None:
+    """The map's method that gives the map of some samples alone, or None if it has none.
+
+    Warns:
+        DeprecationWarning: the method is named ``take``, as in version 0.1.
+    """
+    if hasattr(f, "select"):
+        return cast(RowSelector, f.select)
+    if hasattr(f, "take"):
+        warnings.warn("name a map's method take(rows) select(rows)", DeprecationWarning, stacklevel=3)
+        return cast(RowSelector, f.take)
+    return None
+
 
 # A sample whose residual exceeds its best by this factor has left the basin: go back to the best iterate.
 _BLOW_UP = 1e3
@@ -62,9 +78,9 @@ class SolverStats:
         if not self.backward:
             return None
         latest = self.backward[-1]
-        return latest if self.own is None else latest.pick(self.own)
+        return latest if self.own is None else latest.select(self.own)
 
-    def pick(self, rows: slice) -> SolverStats:
+    def select(self, rows: slice) -> SolverStats:
         """The statistics of some samples."""
         return SolverStats(self.converged[rows], self.residual[rows], self.steps[rows], self.trace[:, rows])
 
@@ -112,11 +128,11 @@ class StepRule(ABC):
         """
 
     @abstractmethod
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Forget all samples but ``rows`` (sorted indices); the next call is for these alone."""
 
     @property
-    def misled(self) -> Tensor | None:
+    def stalled_history(self) -> Tensor | None:
         """Bool ``(B,)``: samples of which what is remembered says less and less about the map; None if not known."""
         return None
 
@@ -125,7 +141,7 @@ class StepRule(ABC):
         """``z`` and ``r``, each ``(B, N)``, of the latest call; None if that is not remembered."""
         return None
 
-    def secants(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def secant_pairs(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """What is remembered of the map, oldest first: ``Δz``, ``Δr`` ``(B, N)``, and bool ``(B,)``, of whom it is."""
         yield from ()
 
@@ -139,7 +155,7 @@ class Solver(ABC):
         max_steps: most evaluations of ``f``, ≥ 1.
         damping: share of the residual a plain step moves by, in (0, 1].
         patience: evaluations without a new best residual after which a sample is sent back to its best iterate, and
-            goes on by the solver's second method, or else forgets its history and takes plain steps for a while,
+            goes on by the solver's fallback method, or else forgets its history and takes plain steps for a while,
             damped from the third time on; other samples are not touched. 0 switches this off.
 
     Raises:
@@ -178,9 +194,11 @@ class Solver(ABC):
         """The method by which stalled samples go on, None for damped steps of this one."""
         return None
 
-    def solve(self, f: FixedPointMap, z0: Tensor, take: Take | None = None) -> tuple[Tensor, Tensor, SolverStats]:
+    def solve(
+        self, f: FixedPointMap, z0: Tensor, select_rows: RowSelector | None = None
+    ) -> tuple[Tensor, Tensor, SolverStats]:
         """Run it on ``z = f(z)`` from ``z0``; see :func:`iterate_with_image`."""
-        return iterate_with_image(f, z0, self, take)
+        return iterate_with_image(f, z0, self, select_rows)
 
     def config(self) -> dict[str, Any]:
         """Name and options as plain values; :func:`equifuse.solve.make_solver` reads them back."""
@@ -223,12 +241,12 @@ def scaled(damping: Tensor | None, r: Tensor) -> Tensor:
     return r if damping is None else damping * r
 
 
-def select(mask: Tensor, *pairs: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+def choose(mask: Tensor, *pairs: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
     """Of each pair of ``(B, N)``, the first for the samples of ``mask`` ``(B,)``, else the second.
 
     Nothing is copied if all samples agree, where it costs nothing to ask.
     """
-    if free_to_ask(mask):
+    if can_sync(mask):
         count = int(mask.count_nonzero())
         if count in (0, mask.numel()):
             return tuple(chosen if count else other for chosen, other in pairs)
@@ -240,7 +258,7 @@ class _Safeguard:
     """Sends stalled samples back to their best iterate, each on its own.
 
     An accelerated iteration can be trapped where the map has a kink, and a plain one can run in a cycle. So a stalled
-    sample goes on from its best iterate by the solver's second method, to the end: that one's residual may rise for
+    sample goes on from its best iterate by the solver's fallback method, to the end: that one's residual may rise for
     long before it falls, so it gets no patience of its own. A solver without one forgets the sample's history and takes
     plain steps for a while instead; each further stall doubles their number, and every second one halves their damping.
     """
@@ -263,7 +281,7 @@ class _Safeguard:
         return self.rescued if self.recovery is None else self.rescued | (self.recovery > 0)
 
     def watch(
-        self, relative: Tensor, best: Tensor, better: Tensor, misled: Tensor | None = None
+        self, relative: Tensor, best: Tensor, better: Tensor, stalled_history: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Note the latest evaluation.
 
@@ -271,7 +289,7 @@ class _Safeguard:
             relative: ``(B,)`` residuals.
             best: ``(B,)`` the smallest ones so far.
             better: bool ``(B,)``, whether these are the latest.
-            misled: bool ``(B,)``, samples whose patience is shorter; None for none.
+            stalled_history: bool ``(B,)``, samples whose patience is shorter; None for none.
 
         Returns:
             Bool ``(B,)``, the samples to send back to their best iterate, and ``(B,)``, those of them whose history is
@@ -282,8 +300,8 @@ class _Safeguard:
         back = broken
         if self.patience:
             back = (relative > _BLOW_UP * best) | (self.since_best >= self.patience)
-            if misled is not None:
-                back = back | (misled & (self.since_best >= self.short_patience))
+            if stalled_history is not None:
+                back = back | (stalled_history & (self.since_best >= self.short_patience))
             if self.recovery is not None:
                 self.recovery = (self.recovery - 1).clamp_(min=0)
                 back = back & (self.recovery == 0)
@@ -310,7 +328,7 @@ class _Safeguard:
         self.damping = torch.where(back[:, None], shrunk.to(damping.dtype), damping)
         self.stalls = stalls + back
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Forget all samples but ``rows`` (indices)."""
         self.since_best, self.rescued = self.since_best[rows], self.rescued[rows]
         self.recovery, self.stalls, self.damping = (
@@ -319,7 +337,7 @@ class _Safeguard:
 
 
 class _Methods:
-    """The step rule of a solver, and that of its second method for the samples that are rescued."""
+    """The step rule of a solver, and that of its fallback method for the samples that are rescued."""
 
     def __init__(self, solver: Solver, z: Tensor) -> None:
         self._backup = solver.second()
@@ -327,25 +345,25 @@ class _Methods:
         self._second: StepRule | None = None  # None until there is somebody for it; may be the first itself
 
     @property
-    def misled(self) -> Tensor | None:
-        """See :attr:`StepRule.misled`, of the first."""
-        return None if self._first is None else self._first.misled
+    def stalled_history(self) -> Tensor | None:
+        """See :attr:`StepRule.stalled_history`, of the first."""
+        return None if self._first is None else self._first.stalled_history
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Forget all samples but ``rows`` (indices)."""
         if self._first is not None:
-            self._first.keep(rows)
+            self._first.select(rows)
         if self._second is not None and self._second is not self._first:
-            self._second.keep(rows)
+            self._second.select(rows)
 
     def prepare(self, z: Tensor, rescued: Tensor, running: Tensor, *, comparable: bool) -> None:
-        """Start the second method when it is needed, end the first when it no longer is.
+        """Start the fallback method when it is needed, end the first when it no longer is.
 
         Args:
             z: ``(B, N)`` the states that the next step is from.
-            rescued: bool ``(B,)``, samples of the second method.
+            rescued: bool ``(B,)``, samples of the fallback method.
             running: bool ``(B,)``, samples that go on.
-            comparable: whether the second method is given residuals of the same map as the first.
+            comparable: whether the fallback method is given residuals of the same map as the first.
         """
         if self._backup is None or none_of(rescued):
             return
@@ -359,7 +377,7 @@ class _Methods:
         proposal = fz if self._first is None else self._first.step(z, fz, r, guard.damping, forget)
         if self._second is None or self._second is self._first or none_of(guard.rescued):
             return proposal
-        return select(guard.rescued, (self._second.step(z, fz, r, guard.damping, forget), proposal))[0]
+        return choose(guard.rescued, (self._second.step(z, fz, r, guard.damping, forget), proposal))[0]
 
 
 @dataclass
@@ -371,15 +389,15 @@ class _Best:
     residual: Tensor
     steps: Tensor
 
-    def take(self, rows: Tensor) -> _Best:
+    def select(self, rows: Tensor) -> _Best:
         """The given samples."""
-        return _Best(pick(self.z, rows), pick(self.image, rows), self.residual[rows], self.steps[rows])
+        return _Best(select(self.z, rows), select(self.image, rows), self.residual[rows], self.steps[rows])
 
-    def put(self, rows: Tensor, other: _Best) -> _Best:
+    def scatter(self, rows: Tensor, other: _Best) -> _Best:
         """These samples with ``rows`` replaced."""
         return _Best(
-            put(self.z, rows, other.z),
-            put(self.image, rows, other.image),
+            scatter(self.z, rows, other.z),
+            scatter(self.image, rows, other.image),
             self.residual.index_copy(0, rows, other.residual),
             self.steps.index_copy(0, rows, other.steps),
         )
@@ -399,7 +417,7 @@ class _Evaluations:
         self._schedule = Schedule()
         self._anchored = self._anchor(f)
 
-    def _anchor(self, f: FixedPointMap) -> Anchored | None:
+    def _anchor(self, f: FixedPointMap) -> ReferencePoint | None:
         if isinstance(f, ExplicitMap) and f.has_rough and not torch.is_grad_enabled():
             return f.anchored(ahead=self._ahead)
         return None
@@ -425,23 +443,25 @@ class _Evaluations:
         if self._anchored is not None:
             self._schedule.note(relative, relative.new_zeros(()) if error is None else error, running)
 
-    def take(self, f: FixedPointMap, rows: Tensor) -> None:
+    def select(self, f: FixedPointMap, rows: Tensor) -> None:
         """Go on with the map ``f`` of the samples ``rows`` (indices) alone."""
         before, self._anchored = self._anchored, self._anchor(f)
         if before is not None and self._anchored is not None and isinstance(self.f, ExplicitMap):
-            self._anchored.adopt(before, partial(self.f.take_saved, rows=rows))
+            self._anchored.adopt(before, partial(self.f.select_saved, rows=rows))
         self.f = f
-        self._schedule.keep(rows)
+        self._schedule.select(rows)
 
 
-def iterate(f: FixedPointMap, z0: Tensor, solver: Solver, take: Take | None = None) -> tuple[Tensor, SolverStats]:
+def iterate(
+    f: FixedPointMap, z0: Tensor, solver: Solver, select_rows: RowSelector | None = None
+) -> tuple[Tensor, SolverStats]:
     """:func:`iterate_with_image` without the image."""
-    z, _, stats = iterate_with_image(f, z0, solver, take)
+    z, _, stats = iterate_with_image(f, z0, solver, select_rows)
     return z, stats
 
 
 def iterate_with_image(
-    f: FixedPointMap, z0: Tensor, solver: Solver, take: Take | None = None
+    f: FixedPointMap, z0: Tensor, solver: Solver, select_rows: RowSelector | None = None
 ) -> tuple[Tensor, Tensor, SolverStats]:
     """Run ``solver`` on ``z = f(z)`` from ``z0``; each sample stops on its own.
 
@@ -453,7 +473,7 @@ def iterate_with_image(
         f: map ``(B, …) -> (B, …)``.
         z0: ``(B, …)`` start.
         solver: the solver.
-        take: row indices (sorted, int64) -> the map of these samples alone. With it, converged samples leave the
+        select_rows: row indices (sorted, int64) -> the map of these samples alone. With it, converged samples leave the
             batch, and stragglers cost next to nothing.
 
     Returns:
@@ -473,7 +493,7 @@ def iterate_with_image(
     whole, index = best, None  # the whole batch, and which of its samples are still here (None: all)
     shown = unknown
     trace: list[Tensor] = []
-    may_drop = take is not None and not torch.is_grad_enabled()
+    may_drop = select_rows is not None and not torch.is_grad_enabled()
     evaluate = _Evaluations(f, z0, ahead=solver.looks_ahead)
 
     for k in range(solver.max_steps):
@@ -490,16 +510,16 @@ def iterate_with_image(
             residual = torch.where(better, relative, best.residual)
             steps = best.steps + running
             running = running & (residual > solver.tol)
-            back, forget = guard.watch(relative, residual, better, methods.misled)
+            back, forget = guard.watch(relative, residual, better, methods.stalled_history)
             evaluate.plan(relative, error, running)
         fz = image
         if ahead is not None:
             # Who has stalled goes on by the map itself: the point ahead may be fixed where the image is not. What is
             # remembered is of points ahead.
             forget = back
-            (fz,) = select(guard.on_their_own, (image, ahead))
+            (fz,) = choose(guard.on_their_own, (image, ahead))
             r = torch.sub(fz, z, out=spare(fz))
-        best_z, best_image = select(better, (z, best.z), (fz, best.image))
+        best_z, best_image = choose(better, (z, best.z), (fz, best.image))
         best = _Best(best_z, best_image, residual, steps)
         if k + 1 == solver.max_steps:
             break
@@ -509,17 +529,17 @@ def iterate_with_image(
             if left == 0:
                 break
             if may_drop and left <= _WORTH_DROPPING * running.numel():
-                assert take is not None
+                assert select_rows is not None
                 here = running.nonzero().squeeze(1)
-                whole = best if index is None else whole.put(index, best)
+                whole = best if index is None else whole.scatter(index, best)
                 index = here if index is None else index[here]
-                evaluate.take(take(index), here)
-                best, z, fz, r = best.take(here), pick(z, here), pick(fz, here), pick(r, here)
+                evaluate.select(select_rows(index), here)
+                best, z, fz, r = best.select(here), select(z, here), select(fz, here), select(r, here)
                 shown, back, forget, running = shown[here], back[here], forget[here], running[here]
-                guard.keep(here)
-                methods.keep(here)
+                guard.select(here)
+                methods.select(here)
         if not none_of(back):
-            z, fz = select(back, (best.z, z), (best.image, fz))
+            z, fz = choose(back, (best.z, z), (best.image, fz))
             r = torch.sub(fz, z, out=spare(fz))
         if asking:
             methods.prepare(z, guard.rescued, running, comparable=ahead is None)
@@ -530,9 +550,9 @@ def iterate_with_image(
             usable = usable & (guard.recovery == 0)
         if not all_of(usable):
             proposal = torch.where(usable[:, None], proposal, z + scaled(guard.damping, r))
-        (z,) = select(running, (proposal, z))
+        (z,) = choose(running, (proposal, z))
 
-    whole = best if index is None else whole.put(index, best)
+    whole = best if index is None else whole.scatter(index, best)
     stats = SolverStats(
         converged=whole.residual <= solver.tol,
         residual=whole.residual,

@@ -14,7 +14,7 @@ class _PicardRule(StepRule):
     def step(self, z: Tensor, fz: Tensor, r: Tensor, damping: Tensor | None, restart: Tensor) -> Tensor:
         return z + scaled(damping, r)
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Nothing is remembered."""
 
 

@@ -104,12 +104,12 @@ def copy(x: Tensor) -> Tensor:
     return empty(x).copy_(x)
 
 
-def pick(x: Tensor, rows: Tensor) -> Tensor:
+def select(x: Tensor, rows: Tensor) -> Tensor:
     """``x[rows]`` (indices into the first axis)."""
     return torch.index_select(x, 0, rows, out=spare(x, len(rows), *x.shape[1:]))
 
 
-def put(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+def scatter(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
     """``x`` with ``x[rows] = values`` (indices into the first axis), a new tensor."""
     if recording():
         return x.index_copy(0, rows, values)

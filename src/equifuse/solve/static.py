@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from equifuse.errors import InputError
-from equifuse.solve.loop import FixedPointMap, Solver, SolverStats, StepRule, Take, relative_residual, rows, work_dtype
+from equifuse.solve.loop import (
+    FixedPointMap,
+    RowSelector,
+    Solver,
+    SolverStats,
+    StepRule,
+    relative_residual,
+    rows,
+    work_dtype,
+)
 
 # A difference of which less than this share is new, in units of machine epsilon, says nothing but rounding.
 _LEAST_NEWS = 32
@@ -96,7 +105,7 @@ class _Rule(StepRule):
         )
         return proposal
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         self.history = _History(*(tensor[rows] for tensor in self.history))
 
 
@@ -150,8 +159,10 @@ class StaticAnderson(Solver):
         """Empty history for states ``(B, N)``."""
         return _Rule(z, self.memory)
 
-    def solve(self, f: FixedPointMap, z0: Tensor, take: Take | None = None) -> tuple[Tensor, Tensor, SolverStats]:
-        """The best of ``max_steps`` iterates per sample; see :meth:`Solver.solve`. ``take`` is not used."""
+    def solve(
+        self, f: FixedPointMap, z0: Tensor, select_rows: RowSelector | None = None
+    ) -> tuple[Tensor, Tensor, SolverStats]:
+        """The best of ``max_steps`` iterates per sample; see :meth:`Solver.solve`. ``select_rows`` is not used."""
         # Copies: their layout is known whatever the batch size is, and what a loop carries must not share memory.
         z, best, image = (
             rows(z0).to(work_dtype(z0.dtype)).clone(memory_format=torch.contiguous_format) for _ in range(3)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from equifuse.errors import InputError, UnknownNameError
-from equifuse.tasks.base import Batch, Columns, Evaluation, Task
+from equifuse.data.batch import Batch
+from equifuse.registry import TASKS
+from equifuse.tasks.base import Columns, Evaluation, Task
 from equifuse.tasks.classification import Classification
 from equifuse.tasks.multilabel import Multilabel
 from equifuse.tasks.regression import Regression
@@ -13,7 +14,6 @@ from equifuse.tasks.retrieval import Retrieval
 from equifuse.tasks.survival import Survival
 
 __all__ = [
-    "TASKS",
     "Batch",
     "Classification",
     "Columns",
@@ -26,9 +26,8 @@ __all__ = [
     "make_task",
 ]
 
-TASKS: dict[str, type[Task]] = {
-    kind.name: kind for kind in (Classification, Multilabel, Regression, Retrieval, Survival)
-}
+for _kind in (Classification, Multilabel, Regression, Retrieval, Survival):
+    TASKS.register(_kind)
 
 
 def make_task(name: str, **options: Any) -> Task:
@@ -42,9 +41,5 @@ def make_task(name: str, **options: Any) -> Task:
         UnknownNameError: no such task.
         InputError: an option the task does not have, or a value out of range.
     """
-    if name not in TASKS:
-        raise UnknownNameError("task", name, TASKS)
-    try:
-        return TASKS[name](**options)
-    except TypeError as error:
-        raise InputError(f"task {name!r}: {error}") from None
+    task: Task = TASKS.make(str(name), **options)
+    return task

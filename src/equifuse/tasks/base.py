@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from equifuse.data.batch import Batch
 from equifuse.errors import InputError
 from equifuse.fusion import FusionOutput
 from equifuse.model import FusionModel, ModelOutput
@@ -26,55 +27,6 @@ _ERRORS = frozenset({"loss", "log_loss", "mae", "rmse"})
 def direction(metric: str) -> Literal["min", "max"]:
     """Which way a metric of any task is better."""
     return "min" if metric in _ERRORS else "max"
-
-
-@dataclass
-class Batch:
-    """Samples of a split as tensors.
-
-    Attributes:
-        inputs: modality name -> ``(B, *shape)``.
-        present: modality name -> bool ``(B,)``; a modality without a key is present in every sample.
-        target: int64 ``(B,)``, float32 ``(B, K)``, or None.
-        index: int64 ``(B,)``, the samples' numbers in their split, or None.
-        lengths: modality name -> int64 ``(B,)``, how many steps of padded sequences ``(B, T, l)`` count.
-        weight: ``(B,)``, ≥ 0, what each sample counts in the task's loss, or None for the same.
-        share: factor of the batch's loss; other than 1 for one process's part of a batch of several.
-    """
-
-    inputs: dict[str, Tensor]
-    present: dict[str, Tensor] = field(default_factory=dict)
-    target: Tensor | None = None
-    index: Tensor | None = None
-    lengths: dict[str, Tensor] = field(default_factory=dict)
-    weight: Tensor | None = None
-    share: float = 1.0
-
-    def __len__(self) -> int:
-        return next(iter(self.inputs.values())).shape[0]
-
-    def take(self, rows: Tensor) -> Batch:
-        """The given rows ``(n,)`` (indices or a bool mask)."""
-        return Batch(
-            {m: x[rows] for m, x in self.inputs.items()},
-            {m: mask[rows] for m, mask in self.present.items()},
-            None if self.target is None else self.target[rows],
-            None if self.index is None else self.index[rows],
-            {m: steps[rows] for m, steps in self.lengths.items()},
-            None if self.weight is None else self.weight[rows],
-        )
-
-    def to(self, device: torch.device | str, **options: Any) -> Batch:
-        """The same samples on another device; ``options`` go to :meth:`torch.Tensor.to`."""
-        return Batch(
-            {m: x.to(device, **options) for m, x in self.inputs.items()},
-            {m: mask.to(device, **options) for m, mask in self.present.items()},
-            None if self.target is None else self.target.to(device, **options),
-            None if self.index is None else self.index.to(device, **options),
-            {m: steps.to(device, **options) for m, steps in self.lengths.items()},
-            None if self.weight is None else self.weight.to(device, **options),
-            self.share,
-        )
 
 
 @dataclass

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from equifuse.data.batch import Batch
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion import FusionOutput
 from equifuse.model import FusionModel, ModelOutput
 from equifuse.solve import SolverStats
-from equifuse.tasks.base import Batch, Columns, Task
+from equifuse.tasks.base import Columns, Task
 
 _TEMPERATURE = 0.07
 _LOSSES = ("contrastive", "triplet")

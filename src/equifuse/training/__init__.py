@@ -1,23 +1,35 @@
-"""Training runs: configuration, the run folder, evaluation and prediction. Lightning is loaded when training starts."""
+"""Training of a model: the Lightning module, its callbacks, balancing of modalities, several processes."""
 
-from equifuse.training.config import TrainConfig
-from equifuse.training.evaluation import evaluate_model, evaluate_run
-from equifuse.training.exporting import export_run
-from equifuse.training.folder import Run, initial_model, load_run
-from equifuse.training.prediction import predict_run
-from equifuse.training.runner import RunResult, train
-from equifuse.training.shards import predict_shards
+from __future__ import annotations
 
-__all__ = [
-    "Run",
-    "RunResult",
-    "TrainConfig",
-    "evaluate_model",
-    "evaluate_run",
-    "export_run",
-    "initial_model",
-    "load_run",
-    "predict_run",
-    "predict_shards",
-    "train",
-]
+import warnings
+from importlib import import_module
+from typing import Any
+
+# What version 0.1 had here, and where it is now.
+_MOVED = {
+    **dict.fromkeys(
+        (
+            "Run",
+            "RunResult",
+            "TrainConfig",
+            "evaluate_run",
+            "export_run",
+            "initial_model",
+            "load_run",
+            "predict_run",
+            "predict_shards",
+            "train",
+        ),
+        "equifuse.runs",
+    ),
+    "evaluate_model": "equifuse.evaluation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A name of version 0.1, with a warning that says where it is now."""
+    if name not in _MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"equifuse.training.{name} is now {_MOVED[name]}.{name}", DeprecationWarning, stacklevel=2)
+    return getattr(import_module(_MOVED[name]), name)

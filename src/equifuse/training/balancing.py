@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from equifuse.data.batch import Batch
+from equifuse.data.loaders import Batches
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.model import FusionModel, LinearHead, ModelOutput
-from equifuse.tasks import Batch, Task
+from equifuse.tasks import Task
 from equifuse.tasks.base import needed
-from equifuse.training.data import Batches
 
 _REAL = (int, float)
 

@@ -12,13 +12,14 @@ from typing import Any
 from equifuse.errors import ConvergenceWarning
 from equifuse.files import refuse_existing, write_json, write_text, write_yaml
 from equifuse.model import load as load_model
-from equifuse.report.table import plus_minus, to_markdown
-from equifuse.training.config import TrainConfig
-from equifuse.training.executors import executor
-from equifuse.training.figures import draw_convergence, draw_learning, draw_removal
-from equifuse.training.folder import CONFIG, METRICS, MODEL, PLOTS, initial_model, load_data
-from equifuse.training.progress import count_bar
-from equifuse.training.runner import RunResult, train
+from equifuse.report.figures import draw_convergence, draw_learning, draw_removal
+from equifuse.report.tables import plus_minus, to_markdown
+from equifuse.runs.config import TrainConfig
+from equifuse.runs.executors import executor
+from equifuse.runs.folder import CONFIG, METRICS, MODEL, PLOTS, load_data
+from equifuse.runs.prepare import initial_model
+from equifuse.runs.progress import count_bar
+from equifuse.runs.training import RunResult, train
 
 Methods = dict[str, dict[str, Any]]
 HEADER = ["method", "accuracy %", "macro-F1 %", "params", "seconds", "converged", "steps"]

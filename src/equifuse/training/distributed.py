@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from equifuse.data.batch import Batch
+from equifuse.data.loaders import Batches
 from equifuse.errors import InputError
-from equifuse.tasks import Batch
-from equifuse.training.config import TrainConfig
-from equifuse.training.data import Batches
+from equifuse.runs.config import TrainConfig
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessGroupInfo:
     """This process among those that train one model.
 
     Attributes:
@@ -39,7 +39,7 @@ class Place:
         return self.rank == 0
 
 
-def place_of(config: TrainConfig) -> Place:
+def process_group_info(config: TrainConfig) -> ProcessGroupInfo:
     """Where this process is: by what ``torchrun`` or Slurm says, or by the configuration.
 
     Raises:
@@ -56,13 +56,13 @@ def place_of(config: TrainConfig) -> Place:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     node = int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0")))
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", node * devices + local)))
-    place = Place(rank if devices * nodes > 1 else 0, devices, nodes)
+    place = ProcessGroupInfo(rank if devices * nodes > 1 else 0, devices, nodes)
     if place.world > 1 and config.balance is not None:
         raise InputError(f"balance {config.balance!r} looks at all samples; train it in one process")
     return place
 
 
-class OwnRows(Batches):
+class ShardedBatches(Batches):
     """One process's rows of the batches of all: every ``world``-th, from ``rank`` on.
 
     A batch's ``share`` is what its mean loss counts in the mean over the processes, so that the gradient is that of
@@ -88,8 +88,8 @@ class OwnRows(Batches):
         self.whole.epoch = self.epoch
         for batch in self.whole:
             own = torch.arange(len(batch))[self.rank :: self.world]
-            share = self.world * _size(batch.take(own)) / _size(batch) if len(own) else 0.0
-            yield replace(batch.take(own if len(own) else torch.zeros(1, dtype=torch.int64)), share=share)
+            share = self.world * _size(batch.select(own)) / _size(batch) if len(own) else 0.0
+            yield replace(batch.select(own if len(own) else torch.zeros(1, dtype=torch.int64)), share=share)
 
 
 def _size(batch: Batch) -> float:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from equifuse.datasets import MultimodalDataset, Split
-from equifuse.datasets.rows import in_memory
+from equifuse.data import MultimodalDataset, Split
+from equifuse.data.lazy import in_memory
 from equifuse.errors import InputError
 
 CLEAN, LOOSE = "clean", "loose"

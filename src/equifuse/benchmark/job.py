@@ -1,0 +1,208 @@
+"""One piece of work of a benchmark: train one model with one seed and measure it. Runs in any process, anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from equifuse.benchmark.baselines import fit_linear
+from equifuse.benchmark.config import ONLY, WITHOUT
+from equifuse.data import MultimodalDataset, Split
+from equifuse.data.loaders import batches_of
+from equifuse.errors import ConvergenceWarning
+from equifuse.evaluation.conditions import hide
+from equifuse.evaluation.evaluate import evaluate_quietly
+from equifuse.model import FusionModel
+from equifuse.report.costs import flops_per_sample
+from equifuse.runs.config import TrainConfig
+from equifuse.runs.folder import load_data
+from equifuse.runs.prepare import prepare
+from equifuse.tasks import Task, make_task
+from equifuse.training.protocol import CLEAN
+
+INTACT = "intact"
+# Marks the seed of what is hidden, so that it is none of those of training.
+_HIDING = 7_919
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train and what to measure.
+
+    Args:
+        data: name of the data set in tables.
+        method: the method's label.
+        config: of the training; of the linear baseline, data, seed and validation fraction count.
+        fingerprint: of the data set with the first seed.
+        linear: train the linear baseline.
+        trial: number of the tuning trial, or None for a run that is measured on test.
+        missing: test conditions, see :class:`~equifuse.benchmark.BenchmarkConfig`.
+    """
+
+    data: str
+    method: str
+    config: TrainConfig
+    fingerprint: str
+    linear: bool = False
+    trial: int | None = None
+    missing: tuple[float | str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Sixteen hexadecimal digits of all that decides the result: equal units, equal keys."""
+        options = {name: value for name, value in self.config.to_dict().items() if name != "data"}
+        decisive = {
+            "config": options,
+            "data": self.fingerprint,
+            "linear": self.linear,
+            "trial": self.trial,
+            "missing": list(self.missing),
+        }
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def label(self) -> str:
+        """For progress."""
+        what = f"seed {self.config.seed}" if self.trial is None else f"trial {self.trial}"
+        loose = "" if self.config.protocol == CLEAN else f", {self.config.protocol}"
+        return f"{self.method} on {self.data}, {what}{loose}"
+
+
+@dataclass
+class JobResult:
+    """What came of a unit.
+
+    Attributes:
+        monitor: the best value of what tuning minimises, on validation.
+        scores: condition -> metric name -> value on test; {} for a trial.
+        info: parameters, FLOPs, seconds, epochs, convergence, versions, machine.
+    """
+
+    monitor: float
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+def measure(unit: Job) -> JobResult:
+    """Train and measure; the same unit gives the same scores on the same machine.
+
+    Raises:
+        EquifuseError: the data, an option or the training would not do.
+    """
+    with _quiet():
+        began = time.perf_counter()
+        record = _measure_linear(unit) if unit.linear else _measure_fusion(unit)
+        record.info |= {
+            "seconds": time.perf_counter() - began,
+            "machine": platform.node(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+    return record
+
+
+def _measure_fusion(unit: Job) -> JobResult:
+    from equifuse.training.lit_module import Training, fit_on  # noqa: PLC0415 - Lightning
+
+    config = unit.config
+    prepared = prepare(config)
+    dataset, model, task = prepared.dataset, prepared.model, prepared.task
+    info: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters())}
+    if unit.trial is None:
+        at_start = evaluate_quietly(model, task, dataset).convergence()
+        info |= {"flops": _flops(model, dataset), "convergence_at_start": at_start}
+    module = Training(model, task, config, prepared.balancer)
+    # Convergence is measured on test at the end: looking every epoch would count as time of training.
+    fit_on(dataset, module, watch=False)
+    assert module.best is not None
+    info |= {
+        "train_seconds": sum(row["seconds"] for row in module.history),
+        "epochs": len(module.history),
+        "best_epoch": int(module.best["epoch"]) + 1,
+    }
+    record = JobResult(module.best["value"], info=info)
+    if unit.trial is not None:
+        return record
+    for condition, split in conditions(dataset, task, unit.missing, config.seed):
+        evaluation = task.evaluate(model, batches_of(split))
+        record.scores[condition] = evaluation.metrics
+        if condition == INTACT:
+            info["convergence"] = evaluation.convergence()
+    return record
+
+
+def _measure_linear(unit: Job) -> JobResult:
+    config = unit.config
+    dataset = load_data(config)
+    task = make_task(dataset.task, **({"modalities": dataset.modalities} if dataset.task == "retrieval" else {}))
+    began = time.perf_counter()
+    model = fit_linear(dataset, task)
+    info = {
+        "parameters": model.parameters,
+        "flops": 2 * model.parameters,
+        "train_seconds": time.perf_counter() - began,
+    }
+    every = conditions(dataset, task, unit.missing, config.seed)
+    return JobResult(
+        model.metrics(dataset.splits["val"])["loss"],
+        {condition: model.metrics(split) for condition, split in every},
+        info,
+    )
+
+
+def conditions(
+    dataset: MultimodalDataset, task: Task, missing: tuple[float | str, ...], seed: int
+) -> Iterator[tuple[str, Split]]:
+    """The test part under each condition, by the condition's name.
+
+    In retrieval nothing is hidden at a rate: with fewer candidates, what is left would only be easier to find.
+
+    Args:
+        dataset: the data.
+        task: retrieval needs two modalities at least.
+        missing: rates, ``"without"``, ``"only"``.
+        seed: of what is hidden; the same for every method.
+    """
+    test = dataset.splits["test"]
+    yield INTACT, test
+    names = list(test.inputs)
+    least = 2 if task.name == "retrieval" else 1
+    for entry in missing:
+        if entry == WITHOUT and len(names) > least:
+            yield from ((f"without {m}", test.without([m])) for m in names)
+        elif entry == ONLY and len(names) > least == 1:
+            yield from ((f"only {m}", test.without([other for other in names if other != m])) for m in names)
+        elif not isinstance(entry, str) and task.name != "retrieval":
+            yield f"missing {entry:g}", hide(test, entry, np.random.default_rng([seed, _HIDING]))
+
+
+def _flops(model: FusionModel, dataset: MultimodalDataset) -> int:
+    batch = next(iter(batches_of(dataset.splits["test"], size=1)))
+    return flops_per_sample(model, batch.inputs, batch.present, lengths=batch.lengths)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The store has a column for what would be warned of."""
+    logger = logging.getLogger("equifuse")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            # scikit-learn, where a linear model's solver stops at its limit of steps.
+            warnings.filterwarnings("ignore", module=r"sklearn(\.|$)")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,222 @@
+"""From rows and a way to split them to a data set: what every reader ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equifuse.data.dataset import PARTS, Array, MultimodalDataset, Split, missing_rows
+from equifuse.data.lazy import Features, Indices, select
+from equifuse.data.split import partition
+from equifuse.errors import DataError
+
+# What a part of a split column or file may be called.
+_PART_NAMES = {
+    "train": "train",
+    "training": "train",
+    "tr": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+    "te": "test",
+}
+_TEST_FRACTION = 0.2
+# A number with more distinct values than this is a quantity, not a class.
+_MOST_CLASSES = 20
+
+
+def assemble(
+    name: str,
+    whole: Split,
+    task: str,
+    parts: Mapping[str, Indices],
+    *,
+    classes: tuple[str, ...] | None = None,
+    features: Mapping[str, tuple[str, ...]] | None = None,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+) -> MultimodalDataset:
+    """A data set from all rows and the rows of each part.
+
+    What is not given is split off: a test part from all rows if there are no parts at all (20 %), a validation part
+    from the training part; stratified for classification.
+
+    Args:
+        name: for reports.
+        whole: all rows.
+        task: the task.
+        parts: part -> its rows; any of ``"train"``, ``"val"``, ``"test"``, or empty.
+        classes: class or target names.
+        features: modality -> names of its features.
+        val_fraction: share of the training part used for validation where none is given, in (0, 1).
+        seed: of what is split off.
+
+    Raises:
+        DataError: parts that overlap, point outside of the rows or lack a training part, or ``val_fraction`` is
+            out of range.
+    """
+    labels = whole.target if task == "classification" else None
+    rows = len(whole)
+    found = {part: np.asarray(index, dtype=np.intp) for part, index in parts.items()}
+    used = np.zeros(rows, dtype=np.int64)
+    for part, index in found.items():
+        if len(index) and (index.min() < 0 or index.max() >= rows):
+            raise DataError(f"{name}: the {part} part points outside of the {rows} rows")
+        np.add.at(used, index, 1)
+    if used.max(initial=0) > 1:
+        raise DataError(f"{name}: {int((used > 1).sum())} rows are in more than one split, or twice in one")
+    if not found:
+        train, test = partition(rows, (1 - _TEST_FRACTION, _TEST_FRACTION), seed=seed, labels=labels)
+        found = {"train": train, "test": test}
+    splits = {part: whole.select(index) for part, index in found.items()}
+    return assemble_parts(name, splits, task, classes=classes, features=features, val_fraction=val_fraction, seed=seed)
+
+
+def assemble_parts(
+    name: str,
+    splits: Mapping[str, Split],
+    task: str,
+    *,
+    classes: tuple[str, ...] | None = None,
+    features: Mapping[str, tuple[str, ...]] | None = None,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+) -> MultimodalDataset:
+    """A data set from a training part, a test part, and perhaps a validation part; see :func:`assemble`.
+
+    Raises:
+        DataError: a part is missing, or ``val_fraction`` is out of range.
+    """
+    found = dict(splits)
+    for part in ("train", "test"):
+        if part not in found:
+            raise DataError(f"{name} has no {part!r} part; it has {', '.join(found) or 'none'}")
+    if "val" not in found:
+        found["train"], found["val"] = _hold_out(found["train"], task, val_fraction, seed)
+    return MultimodalDataset(
+        name, {part: found[part] for part in PARTS}, task, classes, dict(features) if features else None
+    )
+
+
+def _hold_out(train: Split, task: str, val_fraction: float, seed: int) -> tuple[Split, Split]:
+    """What stays for training, and what is held out for validation."""
+    if not 0 < val_fraction < 1:
+        raise DataError(f"val_fraction must be between 0 and 1, got {val_fraction}")
+    labels = train.target if task == "classification" else None
+    if labels is not None and len(labels) != len(train):
+        raise DataError(f"{len(labels)} labels for {len(train)} rows")
+    keep, val = partition(len(train), (1 - val_fraction, val_fraction), seed=seed, labels=labels)
+    return train.select(keep), train.select(val)
+
+
+def with_presence(
+    inputs: Mapping[str, Features],
+    target: Array | None = None,
+    ids: Array | None = None,
+    lengths: Mapping[str, NDArray[np.int64]] | None = None,
+) -> Split:
+    """A split whose rows that are all NaN in a modality do not have it."""
+    masks = {m: missing_rows(x) for m, x in inputs.items()}
+    present = {m: mask for m, mask in masks.items() if mask is not None}
+    return Split(dict(inputs), present, target, ids, dict(lengths or {}))
+
+
+def rows_by_id(found: Features, known: Sequence[str], ids: NDArray[np.str_], where: str) -> Features:
+    """The rows of a source for these ids; NaN where it has none.
+
+    Args:
+        found: all of its rows.
+        known: their ids.
+        ids: the ids that are wanted, in order.
+        where: the source, for messages.
+
+    Raises:
+        DataError: an id occurs twice in the source, or it has none of those wanted.
+    """
+    places = {key: i for i, key in enumerate(known)}
+    if len(places) != len(known):
+        twice = next(key for i, key in enumerate(known) if places[key] != i)
+        raise DataError(f"{where}: id {twice!r} occurs more than once")
+    index = np.array([places.get(key, -1) for key in ids], dtype=np.intp)
+    if (index < 0).all():
+        has = f"it has {known[0]!r}" if len(known) else "it has no rows"
+        raise DataError(f"{where} knows none of the ids, such as {ids[0]!r}; {has}")
+    if (index >= 0).all():
+        return select(found, index)
+    values = found[np.maximum(index, 0)]
+    values[index < 0] = np.nan
+    return values
+
+
+def part_rows(values: Sequence[object], where: str) -> dict[str, Indices]:
+    """Part -> rows, from a column that says ``train``, ``val`` or ``test`` (or a usual synonym) for each row.
+
+    LazyArray where it is empty belong to no part.
+
+    Raises:
+        DataError: another word.
+    """
+    named: dict[str, list[int]] = {}
+    for i, value in enumerate(values):
+        text = "" if value is None else str(value).strip().lower()
+        if text in ("", "nan", "none"):
+            continue
+        if text not in _PART_NAMES:
+            raise DataError(f"{where} says {value!r} in row {i}; expected train, val or test")
+        named.setdefault(_PART_NAMES[text], []).append(i)
+    return {part: np.array(rows, dtype=np.intp) for part, rows in named.items()}
+
+
+def encode_target(
+    values: NDArray[np.generic], task: str | None, names: Sequence[str]
+) -> tuple[Array, str, tuple[str, ...] | None]:
+    """Targets as a task needs them.
+
+    Args:
+        values: ``(n, K)`` numbers, or ``(n, 1)`` text.
+        task: the task, or None to tell by the values: several columns of 0 and 1 are labels, other numbers in several
+            columns or with more than 20 different values are quantities, anything else classes.
+        names: of the columns.
+
+    Returns:
+        The encoded targets, the task, and the names of classes or targets.
+
+    Raises:
+        DataError: a missing value, text in several columns, or values that do not fit the task.
+    """
+    text = values.dtype.kind in "OUS"
+    if values.shape[1] > 1 and text:
+        raise DataError(f"targets in several columns ({', '.join(names)}) must be numbers")
+    empty = np.array([v is None or v == "" for v in values[:, 0]]) if text else np.isnan(values.astype(float)).any(1)
+    if empty.any():
+        raise DataError(f"target {', '.join(names)} is empty in {int(empty.sum())} of {len(values)} rows")
+    if task is None:
+        task = _guess_task(values, text)
+    if task in ("multilabel", "regression", "survival"):
+        if text:
+            raise DataError(f"target {names[0]} holds text such as {values[0, 0]!r}; task {task!r} needs numbers")
+        return values.astype(np.float32), task, None if task == "survival" else tuple(names)
+    if values.shape[1] > 1:
+        raise DataError(f"task {task!r} needs one target column, got {', '.join(names)}")
+    column = values[:, 0]
+    if not text and np.array_equal(column, np.floor(column.astype(float))):
+        column = column.astype(np.int64)
+    elif not text:
+        raise DataError(f"target {names[0]} holds numbers such as {column[0]}, which are no classes")
+    classes, codes = np.unique(column, return_inverse=True)
+    return codes.astype(np.int64), task, tuple(str(c) for c in classes)
+
+
+def _guess_task(values: NDArray[np.generic], text: bool) -> str:
+    if text:
+        return "classification"
+    numbers = values.astype(float)
+    if values.shape[1] > 1:
+        return "multilabel" if np.isin(numbers, (0, 1)).all() else "regression"
+    whole = np.array_equal(numbers, np.floor(numbers))
+    return "classification" if whole and len(np.unique(numbers)) <= _MOST_CLASSES else "regression"

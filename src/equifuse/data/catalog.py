@@ -1,0 +1,73 @@
+"""Data sets by name or path."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from equifuse.data.dataset import MultimodalDataset
+from equifuse.data.digits import load_digits_views
+from equifuse.data.formats.npz import read_npz
+from equifuse.data.formats.registry import find_format
+from equifuse.data.options import SourceOptions
+from equifuse.errors import UnknownNameError
+
+ENVIRONMENT_VARIABLE = "EQUIFUSE_DATA"
+_EMBEDDED = "digits"
+
+
+def _root(root: str | os.PathLike[str] | None) -> Path | None:
+    given = root if root is not None else os.environ.get(ENVIRONMENT_VARIABLE)
+    return Path(given) if given else None
+
+
+def available(root: str | os.PathLike[str] | None = None) -> list[str]:
+    """Names :func:`load` knows: the embedded ``"digits"`` and the ``.npz`` files of ``root``.
+
+    Args:
+        root: folder of data sets; default the environment variable ``EQUIFUSE_DATA``, else none.
+    """
+    folder = _root(root)
+    return [_EMBEDDED, *sorted(path.stem for path in folder.glob("*.npz"))] if folder else [_EMBEDDED]
+
+
+def load(
+    name_or_path: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
+    *,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    source: SourceOptions | Mapping[str, Any] | None = None,
+) -> MultimodalDataset:
+    """Load a data set.
+
+    Args:
+        name_or_path: a name of :func:`available`, or the path of a file or folder in one of the formats of
+            :mod:`equifuse.data.formats`.
+        root: folder of data sets; default the environment variable ``EQUIFUSE_DATA``, else none.
+        val_fraction: share of the training part used for validation where the set has none.
+        seed: of that split.
+        source: which columns of a table are what; see :class:`~equifuse.data.SourceOptions`.
+
+    Raises:
+        UnknownNameError: no data set of that name.
+        DataError: the file is missing, of an unknown kind, or unusable.
+        InputError: an option is missing, or of no use for the format.
+    """
+    text = os.fspath(name_or_path)
+    if text == _EMBEDDED:
+        SourceOptions.of(source).refuse("the data set 'digits'")
+        return load_digits_views()
+    path = Path(text)
+    looks_like_path = path.suffix != "" or len(path.parts) > 1 or path.exists()
+    if looks_like_path:
+        known = find_format(path)
+        return known.read(path, SourceOptions.of(source), val_fraction=val_fraction, seed=seed)
+    folder = _root(root)
+    if folder is None or not (folder / f"{text}.npz").is_file():
+        hint = "" if folder else f" (pass the path of an .npz file, or set {ENVIRONMENT_VARIABLE} to a folder of them)"
+        raise UnknownNameError("data set", text, available(root), hint)
+    SourceOptions.of(source).refuse(f"the data set {text!r}")
+    return read_npz(folder / f"{text}.npz", val_fraction=val_fraction, seed=seed)

@@ -1,0 +1,286 @@
+"""A data set: splits of modalities, presence and targets, in memory or on disk, checked once when it is made."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equifuse.data.lazy import Features, Floats, Indices, LazyArray, blocks, select
+from equifuse.errors import DataError, InputError, UnknownNameError
+
+Array = NDArray[np.generic]
+TASKS = ("classification", "multilabel", "regression", "retrieval", "survival")
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set.
+
+    Attributes:
+        inputs: modality name -> float32 ``(n, *shape)``, an array or :class:`~equifuse.data.lazy.LazyArray` on disk.
+        present: modality name -> bool ``(n,)``; a modality without a key is present in every row. Absent rows hold NaN.
+        target: int64 ``(n,)`` class indices, or float32 ``(n, K)`` for regression and multilabel, or float32 ``(n, 2)``
+            for survival (time, and 1 where the event was seen), or None (retrieval without labels).
+        ids: ``(n,)`` row identifiers, or None.
+        lengths: modality name -> int64 ``(n,)``, how many steps of a sequence ``(n, T, l)`` count; a modality without a
+            key has no padding.
+        weight: ``(n,)``, ≥ 0, what each row counts in the loss and in preprocessing; None for the same.
+    """
+
+    inputs: dict[str, Features]
+    present: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    target: Array | None = None
+    ids: Array | None = None
+    lengths: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    weight: NDArray[np.floating[Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether a modality's rows are read when they are asked for."""
+        return any(isinstance(x, LazyArray) for x in self.inputs.values())
+
+    def without(self, modalities: Iterable[str]) -> Split:
+        """The same samples with whole modalities taken away.
+
+        Raises:
+            UnknownNameError: a modality the split does not have.
+            InputError: nothing would be left.
+        """
+        dropped = set(modalities)
+        for name in sorted(dropped):
+            if name not in self.inputs:
+                raise UnknownNameError("modality", name, self.inputs)
+        if dropped == set(self.inputs):
+            raise InputError(f"all modalities ({', '.join(self.inputs)}) were taken away; at least one must stay")
+        return Split(
+            {m: x for m, x in self.inputs.items() if m not in dropped},
+            {m: mask for m, mask in self.present.items() if m not in dropped},
+            self.target,
+            self.ids,
+            {m: steps for m, steps in self.lengths.items() if m not in dropped},
+            self.weight,
+        )
+
+    def select(self, rows: Indices) -> Split:
+        """The given rows as a new split; what is on disk stays there."""
+        return Split(
+            {m: select(x, rows) for m, x in self.inputs.items()},
+            {m: mask[rows] for m, mask in self.present.items()},
+            None if self.target is None else self.target[rows],
+            None if self.ids is None else self.ids[rows],
+            {m: steps[rows] for m, steps in self.lengths.items()},
+            None if self.weight is None else self.weight[rows],
+        )
+
+
+@dataclass(frozen=True)
+class MultimodalDataset:
+    """Named train, val and test splits of several modalities and a task.
+
+    Attributes:
+        name: for reports.
+        splits: ``"train"``, ``"val"`` and ``"test"``.
+        task: "classification", "multilabel", "regression", "retrieval" or "survival".
+        classes: names of the classes or targets, or None.
+        features: modality name -> names of its features, where a source has them, or None.
+
+    Raises:
+        DataError: the splits disagree, a present row holds NaN or infinity, or labels do not fit the task.
+        UnknownNameError: an unknown task.
+    """
+
+    name: str
+    splits: dict[str, Split]
+    task: str
+    classes: tuple[str, ...] | None = None
+    features: dict[str, tuple[str, ...]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise UnknownNameError("task", self.task, TASKS)
+        missing = [part for part in PARTS if part not in self.splits]
+        if missing:
+            raise DataError(f"data set {self.name!r} has no {missing[0]!r} split")
+        for part, split in self.splits.items():
+            self._check_split(part, split)
+        self._check_labels()
+
+    def _check_split(self, part: str, split: Split) -> None:
+        reference = self.splits["train"]
+        if list(split.inputs) != list(reference.inputs) or not split.inputs:
+            raise DataError(
+                f"split {part!r} of {self.name!r} has modalities {list(split.inputs)}, 'train' has "
+                f"{list(reference.inputs)}; all splits need the same, in the same order"
+            )
+        rows = len(split)
+        if rows == 0:
+            raise DataError(f"split {part!r} of {self.name!r} has no rows")
+        for m, x in split.inputs.items():
+            if len(x) != rows:
+                raise DataError(f"modality {m!r} has {len(x)} rows in split {part!r}, others have {rows}")
+            if x.shape[1:] != reference.inputs[m].shape[1:] or x.ndim < 2:
+                raise DataError(
+                    f"modality {m!r} has shape {x.shape[1:]} in split {part!r}, "
+                    f"{reference.inputs[m].shape[1:]} in 'train'"
+                )
+            check_finite(m, x, split.present.get(m), f"split {part!r}")
+        for m, steps in split.lengths.items():
+            if m not in split.inputs or split.inputs[m].ndim < 3 or len(steps) != rows:
+                raise DataError(f"lengths of {m!r} in split {part!r} need a sequence (n, T, l) and {rows} rows")
+            if steps.min() < 0 or steps.max() > split.inputs[m].shape[1]:
+                raise DataError(f"lengths of {m!r} in split {part!r} must be from 0 to {split.inputs[m].shape[1]}")
+        if split.target is not None and len(split.target) != rows:
+            raise DataError(f"split {part!r} of {self.name!r} has {len(split.target)} labels for {rows} rows")
+
+        check_weight(split.weight, rows, f"split {part!r}")
+
+    def _check_labels(self) -> None:
+        if self.task == "retrieval" and all(split.target is None for split in self.splits.values()):
+            return
+        for part, split in self.splits.items():
+            target = split.target
+            if target is None:
+                raise DataError(f"split {part!r} of {self.name!r} has no labels; task {self.task!r} needs them")
+            if self.task in ("regression", "multilabel", "survival"):
+                _check_numbers(self.task, part, target)
+            elif target.ndim != 1 or target.dtype.kind not in "iu":
+                raise DataError(
+                    f"labels of split {part!r} must be integers (n,), got {target.dtype} of shape {target.shape}"
+                )
+        if self.task in ("regression", "multilabel", "survival"):
+            return
+        seen = np.unique(_target(self.splits["train"]))
+        if seen[0] < 0:
+            raise DataError(f"labels must start at 0, got {seen[0]}")
+        for part, split in self.splits.items():
+            unseen = np.setdiff1d(_target(split), seen)
+            if len(unseen):
+                raise DataError(f"class {self._class_name(int(unseen[0]))} of split {part!r} does not occur in 'train'")
+        expected = len(self.classes) if self.classes else int(seen[-1]) + 1
+        if len(seen) != expected or seen[-1] != expected - 1:
+            gaps = np.flatnonzero(seen != np.arange(len(seen)))
+            absent = int(gaps[0]) if len(gaps) else len(seen)
+            raise DataError(
+                f"labels must run from 0 to {expected - 1} without gaps in 'train'; "
+                + (f"{absent} is missing" if absent < expected else f"{seen[-1]} is too large")
+            )
+
+    def _class_name(self, label: int) -> str:
+        return repr(self.classes[label]) if self.classes and 0 <= label < len(self.classes) else str(label)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modality names in order."""
+        return tuple(self.splits["train"].inputs)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of one row of each modality."""
+        return {m: x.shape[1:] for m, x in self.splits["train"].inputs.items()}
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Flattened width of each modality."""
+        return {m: math.prod(shape) for m, shape in self.shapes.items()}
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of classes, labels or targets, 1 for survival; 0 for retrieval without labels."""
+        target = self.splits["train"].target
+        if self.task == "survival":
+            return 1
+        if target is None:
+            return 0
+        return int(target.shape[1]) if target.ndim == 2 else int(target.max()) + 1
+
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits of a SHA-256 over all values and splits: equal data, equal digits."""
+        digest = hashlib.sha256()
+        for part in PARTS:
+            split = self.splits[part]
+            # A mask that hides nothing is none.
+            masks = {f"{m}/present": mask for m, mask in split.present.items() if not mask.all()}
+            arrays: Mapping[str, Features | Array | None] = {**split.inputs, **masks, "target": split.target}
+            arrays = {**arrays, "weight": split.weight}
+            for m, steps in split.lengths.items():
+                arrays = {**arrays, f"{m}/lengths": steps}
+            for key, array in arrays.items():
+                digest.update(f"{part}/{key}".encode())
+                if isinstance(array, LazyArray):
+                    digest.update(f"float32{array.shape}".encode())
+                    for _, block in blocks(array):
+                        digest.update(block.tobytes())
+                elif array is not None:
+                    digest.update(f"{array.dtype}{array.shape}".encode())
+                    digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def _check_numbers(task: str, part: str, target: Array) -> None:
+    values = target.astype(np.float64)
+    if target.ndim != 2 or not np.isfinite(values).all():
+        raise DataError(f"targets of split {part!r} must be finite numbers (n, K), got shape {target.shape}")
+    if task == "multilabel" and not np.isin(values, (0, 1)).all():
+        raise DataError(f"multilabel targets of split {part!r} must be 0 or 1")
+    if task == "survival":
+        fits = values.shape[1] == 2 and bool((values[:, 0] >= 0).all()) and bool(np.isin(values[:, 1], (0, 1)).all())
+        if not fits:
+            raise DataError(f"survival targets of split {part!r} must be (n, 2): time of at least 0, and event 0 or 1")
+
+
+def check_finite(modality: str, x: Features, present: NDArray[np.bool_] | None, where: str) -> None:
+    """Refuse NaN and infinity in rows that count as present.
+
+    Raises:
+        DataError: naming the modality and the number of rows.
+    """
+    pieces = [~np.isfinite(_flat(block)).all(axis=1) for _, block in blocks(x)]
+    bad = np.concatenate(pieces) if pieces else np.zeros(0, bool)
+    if present is not None:
+        bad &= present
+    if bad.any():
+        raise DataError(
+            f"modality {modality!r} has NaN or infinite values in {int(bad.sum())} of {len(x)} rows of {where}; "
+            "impute them, or make a whole row NaN to mark the modality as missing there"
+        )
+
+
+def check_weight(weight: NDArray[np.floating[Any]] | None, rows: int, where: str) -> None:
+    """Refuse weights of samples that are none.
+
+    Raises:
+        DataError: not one per row, negative, not finite, or all 0.
+    """
+    if weight is None:
+        return
+    fits = weight.shape == (rows,) and bool(np.isfinite(weight).all()) and bool((weight >= 0).all())
+    if not fits or not weight.any():
+        raise DataError(f"weights of {where} must be {rows} numbers of at least 0, not all zero")
+
+
+def missing_rows(x: Features) -> NDArray[np.bool_] | None:
+    """Bool ``(n,)`` presence of a modality whose missing rows are all NaN; None if no row is missing."""
+    if math.prod(x.shape) == 0:
+        return None
+    pieces = [~np.isnan(_flat(block)).all(axis=1) for _, block in blocks(x)]
+    present = np.asarray(np.concatenate(pieces), dtype=np.bool_)
+    return None if present.all() else present
+
+
+def _flat(x: Floats) -> Floats:
+    return x.reshape(len(x), math.prod(x.shape[1:]))
+
+
+def _target(split: Split) -> Array:
+    assert split.target is not None
+    return split.target

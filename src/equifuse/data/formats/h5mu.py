@@ -1,0 +1,106 @@
+"""MuData files (``.h5mu``) of single-cell omics; needs the extra ``equifuse[mudata]``.
+
+Each modality's matrix ``X`` (dense or sparse) is a modality; a cell that a modality does not have lacks it. The target
+is a column of ``obs``, of the whole or of a modality (``rna:cell_type``), and so is the split, if there is one.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equifuse.data.assemble import assemble, encode_target, part_rows, rows_by_id, with_presence
+from equifuse.data.dataset import MultimodalDataset
+from equifuse.data.formats.hdf5 import opened
+from equifuse.data.lazy import Features
+from equifuse.data.options import SourceOptions
+from equifuse.errors import DataError, InputError
+from equifuse.files import check_fits, reading
+
+
+def detect(path: Path) -> bool:
+    """A ``.h5mu`` file."""
+    return path.suffix == ".h5mu"
+
+
+def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) -> MultimodalDataset:
+    """Read the file.
+
+    Raises:
+        DataError: the file is damaged, or a column is missing.
+        InputError: the extra is not installed, or the target is not told.
+    """
+    options.refuse("a MuData file", "target", "split", "task")
+    data = _opened(path)
+    if not options.target and options.task != "retrieval":
+        raise InputError(f"{path}: which column of obs is the target? Pass target; it has {_some(data.obs.columns)}")
+    ids = np.asarray([str(name) for name in data.obs_names])
+    inputs: dict[str, Features] = {}
+    features: dict[str, tuple[str, ...]] = {}
+    for m, part in data.mod.items():
+        check_fits(path, 4 * math.prod(part.X.shape))
+        matrix = part.X.toarray() if hasattr(part.X, "toarray") else np.asarray(part.X)
+        cells = [str(name) for name in part.obs_names]
+        inputs[m] = rows_by_id(matrix.astype(np.float32), cells, ids, f"{path}: {m}")
+        features[m] = tuple(str(name) for name in part.var_names)
+    if not inputs:
+        raise DataError(f"{path} has no modality")
+    target, task, classes = None, options.task or "retrieval", None
+    if options.target:
+        columns = np.stack([_column(path, data, name) for name in options.target], axis=1)
+        target, task, classes = encode_target(columns, options.task, options.target)
+    parts = {}
+    if options.split is not None:
+        parts = part_rows(list(_column(path, data, options.split)), f"{path}: {options.split!r}")
+    whole = with_presence(inputs, target, ids)
+    return assemble(
+        path.stem, whole, task, parts, classes=classes, features=features, val_fraction=val_fraction, seed=seed
+    )
+
+
+def _opened(path: Path) -> Any:
+    if not path.is_file():
+        raise DataError(f"no such file: {path}")
+    try:
+        import mudata  # noqa: PLC0415
+    except ImportError:
+        raise InputError(f"{path}: MuData needs an extra; run pip install 'equifuse[mudata]'") from None
+    import warnings  # noqa: PLC0415
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the library, about its own defaults
+        with reading(path, "MuData"):
+            check_fits(path, _declared(path))
+            return mudata.read_h5mu(path)
+
+
+def _declared(path: Path) -> int:
+    """Bytes of all arrays in the file."""
+    total = 0
+
+    def visit(_: str, item: Any) -> None:
+        nonlocal total
+        total += getattr(item, "nbytes", 0)
+
+    with opened(path) as file:
+        file.visititems(visit)
+    return total
+
+
+def _some(columns: Any) -> str:
+    return ", ".join(str(c) for c in list(columns)[:8]) or "none"
+
+
+def _column(path: Path, data: Any, name: str) -> NDArray[np.generic]:
+    """A column of ``obs``, ``(n,)``: numbers, or text with None where empty."""
+    if name not in data.obs.columns:
+        raise DataError(f"{path} has no column {name!r} in obs; it has {_some(data.obs.columns)}")
+    column = data.obs[name]
+    if column.dtype.kind in "biuf":
+        return column.to_numpy().astype(np.float64)  # type: ignore[no-any-return]
+    empty = column.isna().to_numpy()
+    return np.array([None if e else str(v) for v, e in zip(column, empty, strict=True)], dtype=object)

@@ -1,0 +1,8 @@
+"""Encoders + fusion + head as one module: built from names, stored without code."""
+
+from equifuse.model.build import build_model
+from equifuse.model.heads import LinearHead
+from equifuse.model.module import FusionModel, ModelOutput, Piece
+from equifuse.model.store import load
+
+__all__ = ["FusionModel", "LinearHead", "ModelOutput", "Piece", "build_model", "load"]

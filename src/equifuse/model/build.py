@@ -1,0 +1,130 @@
+"""Models from names and numbers, as the command line builds them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import nn
+
+from equifuse.encoders import ENCODERS, POOLINGS, MLPEncoder, Preprocessed, SequenceEncoder, Standardize
+from equifuse.errors import InputError, UnknownNameError
+from equifuse.fusion import fusion_options as options_of
+from equifuse.fusion import make_fusion
+from equifuse.model.heads import LinearHead
+from equifuse.model.module import FusionModel
+from equifuse.registry import TASKS
+
+
+def build_model(
+    shapes: Mapping[str, tuple[int, ...] | int],
+    task: str,
+    n_outputs: int,
+    *,
+    fusion: str = "deq",
+    fusion_options: Mapping[str, Any] | None = None,
+    encoder: str | Mapping[str, str] = "auto",
+    encoder_options: Mapping[str, Any] | None = None,
+    sequences: Collection[str] = (),
+    classes: tuple[str, ...] | None = None,
+    head_dropout: float = 0.0,
+    clip: float | None = 5.0,
+) -> FusionModel:
+    """A model from names and numbers, as the command line builds it; it can be stored without any code.
+
+    Every modality is standardised (fit with :meth:`FusionModel.fit_preprocessing`) and encoded.
+
+    Args:
+        shapes: modality name -> shape of one sample (or its width).
+        task: "classification", "multilabel", "regression", "retrieval" or "survival".
+        n_outputs: number of outputs ``K``: classes, labels, targets, 1 for survival, or the embedding width.
+        fusion: name of a fusion.
+        fusion_options: its options.
+        encoder: "mlp" or "identity" (on flattened features), a pooling of
+            :class:`~equifuse.encoders.SequenceEncoder` (on shapes ``(T, l)``), or "auto": "attention" for the
+            ``sequences``, else "mlp". One for all modalities, or a mapping modality name -> encoder ("auto" for those
+            not in it).
+        encoder_options: ``hidden`` (widths, default [128]; the last is the output's, also of sequences), ``dropout``
+            (default 0.3) and ``input_dropout`` (default 0).
+        sequences: modalities whose samples are padded sequences.
+        classes: names of the outputs.
+        head_dropout: dropout before the head, in [0, 1).
+        clip: bound on standardised inputs, or None.
+
+    Raises:
+        UnknownNameError: an unknown fusion, encoder, task, modality or option.
+        InputError: a value out of range, or an encoder that does not fit a modality's shape.
+    """
+    given = {name: (shape,) if isinstance(shape, int) else tuple(shape) for name, shape in shapes.items()}
+    options = dict(encoder_options or {})
+    chosen = dict.fromkeys(given, encoder) if isinstance(encoder, str) else dict.fromkeys(given, "auto") | dict(encoder)
+    for name in (*chosen, *sequences):
+        if name not in given:
+            raise UnknownNameError("modality", name, given)
+    allowed = ("hidden", "dropout", "input_dropout")
+    for option in options:
+        if option not in allowed:
+            raise UnknownNameError("option of an encoder:", option, allowed)
+    TASKS.get(task)
+    if n_outputs < 1:
+        raise InputError(f"n_outputs must be at least 1, got {n_outputs}")
+    # Of retrieval they are those of the samples, which some of its metrics count; its outputs have no names.
+    if classes is not None and task != "retrieval" and len(classes) != n_outputs:
+        raise InputError(f"classes names {len(classes)} outputs, n_outputs is {n_outputs}")
+    encoders: dict[str, nn.Module | None] = {}
+    dims: dict[str, int] = {}
+    for name, shape in given.items():
+        encoders[name], dims[name] = _encoder(name, shape, chosen[name], options, name in sequences, clip)
+    module = make_fusion(fusion, dims, **_with_outputs(fusion, fusion_options, n_outputs))
+    if module.tasks is not None and task not in module.tasks:
+        raise InputError(f"fusion {fusion!r} is for {', '.join(module.tasks)}, the task is {task}")
+    if module.decides and module.out_dim != n_outputs:
+        raise InputError(f"fusion {fusion!r} has outputs={module.out_dim}, the task {n_outputs}; leave the option out")
+    head = nn.Identity() if module.decides else LinearHead(module.out_dim, n_outputs, head_dropout)
+    model = FusionModel(encoders, module, head, task=task, classes=classes)
+    model.shapes = given
+    model.recipe = {
+        "n_outputs": n_outputs,
+        "encoder": encoder if isinstance(encoder, str) else dict(encoder),
+        "encoder_options": options,
+        "sequences": list(sequences),
+        "head_dropout": head_dropout,
+        "clip": clip,
+    }
+    return model
+
+
+def _with_outputs(fusion: str, options: Mapping[str, Any] | None, n_outputs: int) -> dict[str, Any]:
+    """A fusion's options; one that decides by itself, or whose backend does, is told how many outputs there are."""
+    given = dict(options or {})
+    known, backend = options_of(fusion), given.get("backend")
+    if "outputs" in known:
+        given.setdefault("outputs", n_outputs)
+    if "backend" in known and isinstance(backend, str):
+        given["backend_options"] = _with_outputs(backend, given.get("backend_options"), n_outputs)
+    return given
+
+
+def _encoder(
+    name: str, shape: tuple[int, ...], kind: str, options: Mapping[str, Any], padded: bool, clip: float | None
+) -> tuple[nn.Module, int]:
+    """The encoder of a modality, standardising included, and the width of what it gives."""
+    if kind not in ENCODERS:
+        raise UnknownNameError("encoder", kind, ENCODERS)
+    if kind == "auto":
+        kind = "attention" if padded else "mlp"
+    width = math.prod(shape)
+    hidden = options.get("hidden", (128,))
+    hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
+    if kind in POOLINGS:
+        if len(shape) != 2:
+            raise InputError(f"encoder {kind!r} needs sequences (T, l); modality {name!r} has shape {shape}")
+        dropout = options.get("dropout", 0.3)
+        body = SequenceEncoder(shape[1], hidden[-1], kind, dropout=dropout)
+        return Preprocessed(Standardize(shape[1:], clip), body), hidden[-1]
+    if padded:
+        raise InputError(f"encoder {kind!r} cannot tell padding from data in {name!r}; use {', '.join(POOLINGS)}")
+    if kind == "identity":
+        return Preprocessed(Standardize(shape, clip), nn.Flatten(1)), width
+    return Preprocessed(Standardize(shape, clip), MLPEncoder(width, **{**options, "hidden": hidden})), hidden[-1]

@@ -1,0 +1,306 @@
+"""Encoders + fusion + head as one module."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from equifuse.encoders import Standardize
+from equifuse.encoders.preprocessed import encode, takes_lengths
+from equifuse.errors import InputError, UnknownNameError
+from equifuse.fusion import Fusion, FusionOutput
+from equifuse.registry import TASKS
+
+
+class Piece(NamedTuple):
+    """A part of a split: inputs, presence and lengths by modality, and the samples' weights, all as in a batch."""
+
+    inputs: Mapping[str, Tensor]
+    present: Mapping[str, Tensor]
+    lengths: Mapping[str, Tensor]
+    weight: Tensor | None = None
+
+
+@dataclass
+class ModelOutput:
+    """What a :class:`FusionModel` returns.
+
+    Attributes:
+        prediction: ``(B, K)`` raw outputs: logits, regression values, or embeddings for retrieval.
+        fusion: the fusion's output, with its regularisers and convergence.
+        encoded: per modality given, its encoder's output ``(B, ..., l_m)``; what an absent sample's holds does not
+            matter. {} where there is not one output for all modalities.
+    """
+
+    prediction: Tensor
+    fusion: FusionOutput
+    encoded: dict[str, Tensor] = field(default_factory=dict)
+
+
+class FusionModel(nn.Module):
+    """Encoders per modality, a fusion, and a head: ``dict of raw inputs -> predictions``.
+
+    Args:
+        encoders: modality name -> module ``(B, …) -> (B, ..., l_m)``, ``l_m`` the width the fusion was built for, or
+            None for the identity. Exactly the fusion's modalities. An encoder only ever sees the samples that have
+            the modality.
+        fusion: any :class:`~equifuse.Fusion`.
+        head: module ``(B, ..., out_dim) -> (B, ..., K)``.
+        task: "classification", "multilabel", "regression", "retrieval", "survival", or None where the model is only a
+            module.
+        classes: class or target names, K of them, or None.
+
+    Raises:
+        UnknownNameError: an encoder for a modality the fusion does not have, or an unknown task.
+        InputError: a modality has no encoder.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, nn.Module | None],
+        fusion: Fusion,
+        head: nn.Module,
+        *,
+        task: str | None = None,
+        classes: tuple[str, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        for name in encoders:
+            if name not in fusion.dims:
+                raise UnknownNameError("modality", name, fusion.dims)
+        missing = [name for name in fusion.dims if name not in encoders]
+        if missing:
+            raise InputError(f"no encoder for modality {missing[0]!r}; give None to feed it as it is")
+        if task is not None:
+            TASKS.get(task)
+        self.encoders = nn.ModuleDict({name: encoders[name] or nn.Identity() for name in fusion.dims})
+        self.fusion = fusion
+        self.head = head
+        self.task = task
+        self.classes = tuple(classes) if classes is not None else None
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.features: dict[str, tuple[str, ...]] = {}  # names of a modality's features, where a source has them
+        self.recipe: dict[str, Any] | None = None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modality names in order."""
+        return tuple(self.encoders)
+
+    @property
+    def n_outputs(self) -> int | None:
+        """Number of outputs ``K`` if the model was made by :func:`build_model`, else None."""
+        return None if self.recipe is None else int(self.recipe["n_outputs"])
+
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        *,
+        lengths: Mapping[str, Tensor] | None = None,
+        index: Tensor | None = None,
+    ) -> ModelOutput:
+        """Predict a batch.
+
+        Args:
+            inputs: modality name -> ``(B, …)``; a modality left out is absent from the whole batch.
+            present: modality name -> bool ``(B,)``; what an absent sample's input holds does not matter.
+            lengths: modality name -> int64 ``(B,)``, how many steps of padded sequences ``(B, T, …)`` count; the
+                modality's encoder must take lengths, as :class:`~equifuse.encoders.SequenceEncoder` does.
+            index: the samples' numbers, for a fusion with a cache; see :meth:`Fusion.forward`.
+
+        Returns:
+            :class:`ModelOutput`.
+
+        Raises:
+            UnknownNameError: a modality the model does not have.
+            InputError: a shape, width or mask does not fit.
+        """
+        encoded = self.encode(inputs, present, lengths=lengths)
+        output = self.fusion(encoded, present, index=index)
+        return ModelOutput(self.head(output.fused), output, encoded)
+
+    def encode(
+        self,
+        inputs: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        *,
+        lengths: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """What the fusion is given: each modality's ``(B, ..., l_m)``; arguments and errors as in the call."""
+        present, lengths = present or {}, lengths or {}
+        for name in (*inputs, *present, *lengths):
+            if name not in self.encoders:
+                raise UnknownNameError("modality", name, self.modalities)
+        encoded = {}
+        for name, encoder in self.encoders.items():
+            if name in inputs:
+                self._check_shape(name, inputs[name])
+                steps = lengths.get(name)
+                encoded[name] = _encode(encoder, inputs[name], steps, present.get(name), self.fusion.dims[name])
+        return encoded
+
+    def _check_shape(self, name: str, x: Tensor) -> None:
+        expected = self.shapes.get(name)
+        if expected is None:
+            return
+        if takes_lengths(self.encoders[name]) and x.dim() == 3 and x.shape[2:] == expected[1:]:
+            return  # sequences may be of any length
+        if tuple(x.shape[1:]) == expected:
+            return
+        if len(expected) == 1 and x.dim() == 2:
+            raise InputError(f"modality {name!r} has width {x.shape[1]}, the model was built for {expected[0]}")
+        raise InputError(f"modality {name!r} has shape {tuple(x.shape[1:])}, the model was built for {expected}")
+
+    def fit_preprocessing(
+        self,
+        inputs: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        lengths: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Fit each :class:`Standardize` on the *training* part: ``inputs`` ``(n, *shape)``, ``present`` ``(n,)``."""
+        self.fit_preprocessing_in_pieces([Piece(inputs, present or {}, lengths or {})])
+
+    @torch.no_grad()
+    def fit_preprocessing_in_pieces(self, pieces: Iterable[Piece]) -> None:
+        """:meth:`fit_preprocessing` on a training part that comes in pieces; none of them is kept."""
+        layers = {
+            name: [module for module in encoder.modules() if isinstance(module, Standardize)]
+            for name, encoder in self.encoders.items()
+        }
+        for inputs, present, lengths, weight in pieces:
+            for name, x in inputs.items():
+                mask, steps = present.get(name), lengths.get(name)
+                here = slice(None) if mask is None else mask
+                for layer in layers[name]:
+                    layer.update(
+                        x[here], None if steps is None else steps[here], None if weight is None else weight[here]
+                    )
+        for layer in (layer for some in layers.values() for layer in some):
+            layer.finish()
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Store the model as a folder of ``model.safetensors`` and ``model.json``; atomic, never a pickle.
+
+        The recipe of a model made by :func:`build_model` is stored with it. For other models the fusion's recipe is
+        stored, and :func:`load` needs the encoders and the head.
+
+        Args:
+            path: folder to create.
+            overwrite: replace an existing folder.
+
+        Raises:
+            OutputExistsError: the path exists and ``overwrite`` is False.
+        """
+        from equifuse.model import store  # noqa: PLC0415 - it builds models, which are of this file
+
+        store.save(self, Path(path), overwrite=overwrite)
+
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], *, card: str | None = None, overwrite: bool = False
+    ) -> None:
+        """:meth:`save` into a folder as it goes on the Hugging Face hub; an empty one may be there already.
+
+        Args:
+            folder: folder to create.
+            card: content of its ``README.md``, such as :func:`equifuse.export.model_card`; None for no such file.
+            overwrite: replace an existing folder.
+
+        Raises:
+            OutputExistsError: there is something in the folder and ``overwrite`` is False.
+        """
+        from equifuse.model import store  # noqa: PLC0415
+
+        store.save_pretrained(self, Path(folder), card, overwrite=overwrite)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        encoders: Mapping[str, nn.Module | None] | None = None,
+        head: nn.Module | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | None = None,
+        local_files_only: bool | None = None,
+    ) -> FusionModel:
+        """:func:`load` from a local folder, or else from a repository ``owner/name`` of the Hugging Face hub.
+
+        Args:
+            name: folder or repository.
+            encoders: see :func:`load`.
+            head: see :func:`load`.
+            revision: branch, tag or commit of the repository.
+            cache_dir: where downloads are kept; default the hub's cache.
+            token: for private repositories; default the one stored by the hub's own login.
+            local_files_only: take it from the cache, never from the network.
+
+        Raises:
+            DataError: nothing there, or a damaged file.
+            InputError: a repository, and the extra ``equifuse[hub]`` is not installed.
+        """
+        from equifuse.model import store  # noqa: PLC0415
+
+        return store.load_pretrained(
+            name,
+            encoders=encoders,
+            head=head,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+        )
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        card: str | None = None,
+        message: str = "Add model",
+        private: bool | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Upload the model to a repository of the Hugging Face hub, made if there is none.
+
+        Args:
+            repository: ``owner/name``.
+            card: content of its ``README.md``; None leaves the one that is there.
+            message: of the commit.
+            private: whether a new repository is; default the owner's setting.
+            token: default the one stored by the hub's own login.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            InputError: the extra ``equifuse[hub]`` is not installed.
+            DataError: the hub refuses.
+        """
+        from equifuse.model import store  # noqa: PLC0415
+
+        return store.push_to_hub(self, repository, card, message, private=private, token=token)
+
+
+def _encode(encoder: nn.Module, x: Tensor, lengths: Tensor | None, mask: Tensor | None, width: int) -> Tensor:
+    """Encode the samples that have the modality; the others get zeros, which the fusion masks out anyway."""
+    if mask is None:
+        encoded: Tensor = encode(encoder, x, lengths)
+        return encoded
+    if mask.dtype != torch.bool or mask.dim() < 1 or mask.shape[0] != x.shape[0]:
+        raise InputError(f"a mask must be bool with {x.shape[0]} samples, got {mask.dtype} {tuple(mask.shape)}")
+    if mask.dim() > 1 or torch.compiler.is_compiling():
+        # Positions cannot be dropped from a sample, nor samples from a graph: what is absent is blanked instead.
+        extra = x.dim() - mask.dim()
+        blanked = x.masked_fill(~mask.reshape(*mask.shape, *[1] * extra), 0)
+        return encode(encoder, blanked, lengths)  # type: ignore[no-any-return]
+    if not bool(mask.any()):
+        return x.new_zeros(x.shape[0], width)
+    some: Tensor = encode(encoder, x[mask], None if lengths is None else lengths[mask])
+    return some.new_zeros(x.shape[0], *some.shape[1:]).index_put((mask.nonzero().squeeze(1),), some)

@@ -1,0 +1,156 @@
+"""Models on disk and on the Hugging Face hub: safetensors and JSON, never a pickle."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equifuse import hub
+from equifuse.errors import DataError
+from equifuse.files import atomic_folder, reading, write_text
+from equifuse.fusion import make_fusion
+from equifuse.model.build import build_model
+from equifuse.model.module import FusionModel
+
+_FORMAT = 1
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+# Numbers in a stored recipe that may be larger than the model has weights.
+_ALWAYS_ADMITTED = 10_000
+
+
+def save(model: FusionModel, path: Path, *, overwrite: bool = False) -> None:
+    """Store a model as a folder of ``model.safetensors`` and ``model.json``; see :meth:`FusionModel.save`."""
+    from safetensors.torch import save_file  # noqa: PLC0415
+
+    described = {
+        "format": _FORMAT,
+        "task": model.task,
+        "classes": model.classes,
+        "shapes": model.shapes,
+        "features": model.features,
+        "fusion": model.fusion.config(),
+        "recipe": model.recipe,
+    }
+    with atomic_folder(path, overwrite=overwrite) as staging:
+        tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+        save_file(tensors, staging / WEIGHTS)
+        (staging / DESCRIPTION).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+
+
+def save_pretrained(model: FusionModel, folder: Path, card: str | None, *, overwrite: bool) -> None:
+    """:func:`save` into a folder as it goes on the hub; see :meth:`FusionModel.save_pretrained`."""
+    empty = folder.is_dir() and not any(folder.iterdir())
+    save(model, folder, overwrite=overwrite or empty)
+    if card is not None:
+        write_text(folder / hub.CARD, card)
+
+
+def load_pretrained(
+    name: str | os.PathLike[str],
+    *,
+    encoders: Mapping[str, nn.Module | None] | None,
+    head: nn.Module | None,
+    **download: Any,
+) -> FusionModel:
+    """:func:`load` from a local folder, or else from the hub; see :meth:`FusionModel.from_pretrained`."""
+    folder = Path(name)
+    if not folder.is_dir():
+        folder = hub.download(str(name), (DESCRIPTION, WEIGHTS), **download)
+    return load(folder, encoders=encoders, head=head)
+
+
+def push_to_hub(
+    model: FusionModel, repository: str, card: str | None, message: str, *, private: bool | None, token: str | None
+) -> str:
+    """Upload a model to the hub; see :meth:`FusionModel.push_to_hub`."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(model, Path(folder), card, overwrite=False)
+        return hub.upload(Path(folder), repository, message, private=private, token=token)
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    encoders: Mapping[str, nn.Module | None] | None = None,
+    head: nn.Module | None = None,
+) -> FusionModel:
+    """Load a model stored by :meth:`FusionModel.save`, in evaluation mode, on the CPU.
+
+    Args:
+        path: the folder.
+        encoders: needed for a model that was not made by :func:`build_model`: modules of the same structure.
+        head: likewise.
+
+    Raises:
+        DataError: nothing there, a damaged or unknown file, weights that do not fit, or modules that must be given.
+    """
+    from safetensors.torch import load_file  # noqa: PLC0415
+
+    path = Path(path)
+    if not (path / DESCRIPTION).is_file() or not (path / WEIGHTS).is_file():
+        raise DataError(f"no model at {path}: expected a folder with {DESCRIPTION} and {WEIGHTS}")
+    with reading(path / DESCRIPTION, "a model's description"):
+        described = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
+        found = described["format"]
+        if found != _FORMAT:
+            raise DataError(f"{path} has model format {found}, this version reads {_FORMAT}")
+        classes = tuple(described["classes"]) if described["classes"] is not None else None
+        shapes = {name: tuple(shape) for name, shape in described["shapes"].items()}
+        features = {name: tuple(names) for name, names in described.get("features", {}).items()}
+        fusion = dict(described["fusion"])
+        recipe, task = described["recipe"], described["task"]
+        name, dims = fusion.pop("name"), fusion.pop("dims")
+    with reading(path / WEIGHTS, "safetensors"):
+        tensors = load_file(path / WEIGHTS)
+    if recipe is not None and encoders is None and head is None:
+
+        def build() -> FusionModel:
+            return build_model(shapes, task, fusion=name, fusion_options=fusion, classes=classes, **recipe)
+
+        with reading(path / DESCRIPTION, "a model's description"):
+            _check_sizes(path, described, build, tensors)
+            model = build()
+    else:
+        if encoders is None or head is None:
+            raise DataError(f"the model at {path} has modules of its own; pass load(path, encoders=..., head=...)")
+        module = make_fusion(name, dims, **fusion)
+        model = FusionModel(encoders, module, head, task=task, classes=classes)
+        model.shapes = shapes
+    model.features = features
+    try:
+        model.to(_float_dtype(tensors)).load_state_dict(tensors)
+    except RuntimeError as error:
+        raise DataError(f"the weights at {path} do not fit the model: {str(error).splitlines()[-1].strip()}") from None
+    return model.eval()
+
+
+def _check_sizes(path: Path, described: Any, build: Callable[[], FusionModel], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a description of a model larger than its weights before any memory is claimed for it."""
+    most = max(_ALWAYS_ADMITTED, sum(tensor.numel() for tensor in tensors.values()))
+    left = [described["fusion"], described["recipe"], described["shapes"]]
+    while left:
+        entry = left.pop()
+        if isinstance(entry, (dict, list, tuple)):
+            left.extend(entry.values() if isinstance(entry, dict) else entry)
+        elif isinstance(entry, (int, float)) and not abs(entry) <= most and math.isfinite(entry):
+            raise DataError(f"{path / DESCRIPTION} has a number of {entry:g}, beyond what its weights can be of")
+    with torch.device("meta"):
+        expected = {name: value.shape for name, value in build().state_dict().items()}
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in expected or name not in tensors or expected[name] != tensors[name].shape:
+            here = tuple(tensors[name].shape) if name in tensors else "nothing"
+            wanted = tuple(expected[name]) if name in expected else "nothing"
+            raise DataError(f"the weights at {path} do not fit the model: {name} is {here}, the model has {wanted}")
+
+
+def _float_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """The dtype the model was stored in: that of its first floating-point tensor."""
+    return next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)

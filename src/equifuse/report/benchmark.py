@@ -1,0 +1,409 @@
+"""What a benchmark leaves beside its store: numbers, tables, plots, and one page with all of it."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from equifuse.benchmark.config import BenchmarkConfig
+from equifuse.benchmark.sets import SetInfo
+from equifuse.benchmark.statistics import cliques, pareto
+from equifuse.benchmark.store import Row
+from equifuse.benchmark.summary import Summary, summarise
+from equifuse.files import write_json, write_text
+from equifuse.report import plots
+from equifuse.report.machine import processor
+from equifuse.report.page import Figure, Section, TextTable, render_markdown, render_page
+from equifuse.report.tables import Strong
+from equifuse.training.protocol import CLEAN, LOOSE, PROTOCOLS
+
+SUMMARY, TABLES, PAGE, PLOTS = "summary.json", "tables.md", "report.html", "plots"
+_COSTS = {"parameters": "parameters", "flops": "FLOPs per sample", "train_seconds": "seconds of training"}
+_RANK = "average rank"
+# Data sets that have room in a terminal.
+_SHOWN = 3
+
+
+def publish(
+    config: BenchmarkConfig,
+    sets: Mapping[str, SetInfo],
+    rows: Sequence[Row],
+    out: Path,
+    command: str,
+    skipped: Sequence[str] = (),
+) -> Summary:
+    """Write ``summary.json``, ``tables.md``, ``plots/`` and ``report.html``.
+
+    Args:
+        config: what was compared.
+        sets: the data sets by name.
+        rows: the store's rows of that configuration.
+        out: the benchmark's folder.
+        command: what was typed.
+        skipped: pairs of method and data set that do not fit, and why.
+
+    Returns:
+        What ``summary.json`` holds.
+    """
+    summary = summarise(config, sets, rows)
+    summary |= {"skipped": list(skipped), "command": command, "made": _circumstances(rows)}
+    drawn = _draw(summary, out / PLOTS)
+    sections = _sections(config, summary, drawn)
+    write_json(out / SUMMARY, summary)
+    title, lead = _title(summary), _lead(config)
+    write_text(out / TABLES, render_markdown(title, sections, lead=lead))
+    facts = [(name, str(value)) for name, value in summary["made"].items()]
+    write_text(out / PAGE, render_page(title, sections, lead=lead, facts=facts))
+    return summary
+
+
+def score_table(summary: Summary, protocol: str = CLEAN) -> TextTable:
+    """Data sets × methods: mean ± half the 95 % interval over the seeds, the best mean of a row in bold."""
+    labels = summary["methods"]
+    rows = []
+    for name, methods in summary["scores"][protocol].items():
+        metric, lower = summary["metrics"][name], summary["better"][name] == "min"
+        means = [entry["mean"] for entry in methods.values()]
+        best = (min if lower else max)(means)
+        cells = []
+        for label in labels:
+            entry = methods.get(label)
+            text = "-" if entry is None else _score(metric, entry["mean"], entry["interval"])
+            cells.append(Strong(text) if entry is not None and entry["mean"] == best else text)
+        rows.append([name, metric, *cells])
+    ranks = summary["ranking"]["ranks"]
+    if protocol == CLEAN and len(ranks) > 1:
+        rows.append([_RANK, "", *(f"{ranks[label]:.2f}" if label in ranks else "-" for label in labels)])
+    return TextTable(["data", "metric", *labels], rows, f"test, protocol {protocol}: {PROTOCOLS[protocol]}")
+
+
+def short_table(summary: Summary) -> TextTable:
+    """A line per method, for a terminal: scores of up to three data sets, rank, and convergence."""
+    found, scores = summary["ranking"], summary["scores"][CLEAN]
+    names = list(scores) if len(scores) <= _SHOWN else []
+    header = [
+        "method",
+        *(f"{name}, {summary['metrics'][name]}" for name in names),
+        _RANK,
+        "highest mean on",
+        "converged",
+    ]
+    rows = []
+    for label in summary["methods"]:
+        entries = [(summary["metrics"][name], scores[name].get(label)) for name in names]
+        solved = summary["convergence"].get(label)
+        rows.append(
+            [
+                label,
+                *(
+                    "-" if entry is None else _score(metric, entry["mean"], entry["interval"])
+                    for metric, entry in entries
+                ),
+                f"{found['ranks'][label]:.2f}" if label in found["ranks"] else "-",
+                f"{found['first'].get(label, '-')}",
+                "-" if solved is None else f"{100 * solved['converged']:.1f} %",
+            ]
+        )
+    return TextTable(header, rows, f"{_title(summary)}; protocol {CLEAN}")
+
+
+def _score(metric: str, mean: float, half: float | None) -> str:
+    """Per cent, or an error as it is."""
+    scale, form = (1.0, ".3f") if metric in ("mae", "rmse", "loss", "log_loss") else (100.0, ".1f")
+    shown = format(scale * mean, form)
+    return shown if half is None else f"{shown} ± {format(scale * half, form)}"
+
+
+def _circumstances(rows: Sequence[Row]) -> dict[str, Any]:
+    machines = sorted({str(row.info.get("machine")) for row in rows if row.info.get("machine")})
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": f"{processor()}, {len(machines)} {'machine' if len(machines) == 1 else 'machines'}",
+        "versions": ", ".join(
+            f"{name} {version(name)}" for name in ("equifuse", "torch", "numpy", "scikit-learn", "lightning")
+        )
+        + f", python {platform.python_version()}",
+    }
+
+
+def _title(summary: Summary) -> str:
+    def counted(number: int, word: str) -> str:
+        return f"{number} {word}{'' if number == 1 else 's'}"
+
+    return ", ".join(
+        [
+            counted(len(summary["methods"]), "method"),
+            counted(len(summary["sets"]), "data set"),
+            counted(summary["seeds"], "seed"),
+        ]
+    )
+
+
+def _lead(config: BenchmarkConfig) -> list[str]:
+    tuning = (
+        f"Each method was tuned with {config.trials} trials per data set, the first of which are its defaults, by the "
+        "loss on validation."
+        if config.trials
+        else "Nothing was tuned: every method has its defaults and the settings below."
+    )
+    return [f"What decides is the clean protocol: {PROTOCOLS[CLEAN]}. {tuning}"]
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The figures, by section; none where there is nothing to show."""
+
+    ranks: list[Figure]
+    costs: list[Figure]
+    missing: list[Figure]
+
+
+def _draw(summary: Summary, folder: Path) -> _Drawn:
+    return _Drawn(_draw_ranks(summary, folder), _draw_costs(summary, folder), _draw_missing(summary, folder))
+
+
+def _draw_ranks(summary: Summary, folder: Path) -> list[Figure]:
+    found = summary["ranking"]
+    if len(found["ranks"]) < 2 or len(found["sets"]) < 2:
+        return []
+    groups = cliques(list(found["ranks"].values()), found["critical"])
+    plots.critical_difference(found["ranks"], found["critical"], groups, folder / "ranks.svg")
+    caption = "Average ranks, 1 the best. Methods joined by a bar differ by less than the critical difference."
+    return [Figure(folder / "ranks.svg", caption)]
+
+
+def _draw_costs(summary: Summary, folder: Path) -> list[Figure]:
+    ranks, drawn = summary["ranking"]["ranks"], []
+    for name, cost in _COSTS.items():
+        costs = {label: summary["costs"].get(label, {}).get(name) for label in ranks}
+        points = {label: (value, ranks[label]) for label, value in costs.items() if value}
+        if len(points) < 2:
+            continue
+        labels = list(points)
+        front = pareto([points[m][0] for m in labels], [-points[m][1] for m in labels])
+        path = folder / f"pareto_{name}.svg"
+        plots.pareto(points, [labels[i] for i in front], cost, _RANK, path)
+        drawn.append(Figure(path, f"{_RANK.capitalize()} against {cost}; the line is the front."))
+    return drawn
+
+
+def _draw_missing(summary: Summary, folder: Path) -> list[Figure]:
+    if not summary["conditions"]:
+        return []
+    plots.retained(summary["conditions"], folder / "missing.svg")
+    caption = "What is left of the intact score when modalities are missing at test, mean over the data sets."
+    return [Figure(folder / "missing.svg", caption)]
+
+
+def _sections(config: BenchmarkConfig, summary: Summary, drawn: _Drawn) -> list[Section]:
+    sections = [
+        Section("Scores", [_INTERVALS], tables=[score_table(summary)]),
+        _rank_section(summary, drawn.ranks),
+        _cost_section(summary, drawn.costs),
+        _missing_section(summary, drawn.missing),
+        _convergence_section(summary),
+        _protocol_section(summary),
+        _tuning_section(config, summary),
+        _data_section(summary),
+        _remarks_section(summary),
+        Section(
+            "How this was made",
+            [
+                "; ".join(str(value) for value in summary["made"].values()) + ".",
+                "The command, and the configuration in full (benchmark.yaml):",
+            ],
+            code=[summary["command"], yaml.safe_dump(config.to_dict(), sort_keys=False).rstrip()],
+        ),
+    ]
+    return [section for section in sections if section is not None]
+
+
+_INTERVALS = (
+    "Mean over the seeds ± half of Student's 95 % interval. Where a data set has an official split, the interval is of "
+    "initial weights and the order of samples, not of drawing other test samples. Errors (mae): lower is better."
+)
+
+
+def _rank_section(summary: Summary, figures: Sequence[Figure]) -> Section | None:
+    found = summary["ranking"]
+    if len(found["ranks"]) < 2:
+        return None
+    number = len(found["sets"])
+    text = ["On one data set, which ranks little."] if number == 1 else []
+    if number > 1:
+        text.append(
+            f"Over the {number} data sets on which every method has a result. "
+            f"Friedman's test that all are alike: {_p_is(found['friedman'])}."
+        )
+    ordered = sorted(found["ranks"], key=lambda label: found["ranks"][label])
+    rows = [[m, f"{found['ranks'][m]:.2f}", str(found["first"][m])] for m in ordered]
+    pairs = [
+        [
+            f"{pair['a']} against {pair['b']}",
+            str(pair["sets"]),
+            str(pair["higher"]),
+            _p(pair["p"]),
+            _p(pair["p_holm"]),
+            f"{pair['win']} / {pair['tie']} / {pair['loss']}",
+        ]
+        for pair in summary["pairs"]
+    ]
+    header = ["pair", "data sets", "higher mean", "p", "p, corrected", "win / tie / loss"]
+    caption = (
+        "Wilcoxon's signed-rank test over the data sets (on one data set: the paired t-test over the seeds), corrected "
+        "for the number of pairs by Holm's method. A win or a loss is a data set where the paired t-test over the "
+        "seeds, corrected over the data sets, is below 0.05."
+    )
+    tables = [
+        TextTable(["method", _RANK, "highest mean on"], rows),
+        _win_matrix(summary),
+        TextTable(header, pairs, caption),
+    ]
+    return Section("Ranks and tests", text, figures, tables)
+
+
+def _win_matrix(summary: Summary) -> TextTable:
+    labels = summary["methods"]
+    cells = {(p["a"], p["b"]): f"{p['win']}/{p['tie']}/{p['loss']}" for p in summary["pairs"]}
+    cells |= {(p["b"], p["a"]): f"{p['loss']}/{p['tie']}/{p['win']}" for p in summary["pairs"]}
+    rows = [[a, *(cells.get((a, b), "") for b in labels)] for a in labels]
+    return TextTable(["", *labels], rows, "Wins / ties / losses of the row against the column, in data sets.")
+
+
+def _cost_section(summary: Summary, figures: Sequence[Figure]) -> Section | None:
+    costs = summary["costs"]
+    if not costs:
+        return None
+    rows = [
+        [
+            label,
+            _count(found["parameters"]),
+            _count(found["flops"]),
+            "-" if found["train_seconds"] is None else f"{found['train_seconds']:.2f}",
+        ]
+        for label, found in costs.items()
+    ]
+    text = [
+        "Whole models, encoders and head included; geometric means over data sets and seeds. FLOPs are two per "
+        "multiply-add of matrix products in one sample's forward pass; seconds are of one thread, and depend on when "
+        "early stopping ends a training."
+    ]
+    return Section("Costs", text, figures, [TextTable(["method", *_COSTS.values()], rows)])
+
+
+def _missing_section(summary: Summary, figures: Sequence[Figure]) -> Section | None:
+    if not summary["conditions"]:
+        return None
+    labels = summary["methods"]
+    rows = [
+        [condition, *(f"{100 * by[label]:.1f}" if label in by else "-" for label in labels)]
+        for condition, by in summary["conditions"].items()
+    ]
+    caption = "Per cent of the intact score that is left (of an error: intact over damaged), mean over the data sets."
+    return Section("Missing modalities", figures=figures, tables=[TextTable(["on test", *labels], rows, caption)])
+
+
+def _convergence_section(summary: Summary) -> Section | None:
+    found = summary["convergence"]
+    if not found:
+        return None
+    rows = [
+        [
+            label,
+            str(c["runs"]),
+            f"{100 * c['converged']:.2f} %",
+            f"{100 * c['worst']:.1f} %",
+            f"{c['steps_at_start']:.1f}",
+            f"{c['steps']:.1f}",
+            f"{c['most_steps']:.0f}",
+            f"{c['residual']:.1e}",
+        ]
+        for label, c in found.items()
+    ]
+    header = ["method", "runs", "converged", "worst run", "steps at start", "after training", "most", "residual"]
+    caption = "Test samples that converged, evaluations per sample, and the largest relative residual of all runs."
+    return Section("Convergence", tables=[TextTable(header, rows, caption)])
+
+
+def _protocol_section(summary: Summary) -> Section | None:
+    if LOOSE not in summary["scores"]:
+        return None
+    labels = [m for m in summary["methods"] if any(m in by for by in summary["difference"].values())]
+    rows = []
+    for name, by in summary["difference"].items():
+        metric = summary["metrics"][name]
+        rows.append([name, metric, *(_signed(metric, by[label]) if label in by else "-" for label in labels)])
+    text = [
+        f"The loose protocol is not evidence: {PROTOCOLS[LOOSE]}, for all epochs. It is what the codes behind many "
+        "published figures do. The difference is what they gain by it, part of it from the larger training part."
+    ]
+    caption = "Loose mean less clean mean."
+    tables = [score_table(summary, LOOSE), TextTable(["data", "metric", *labels], rows, caption)]
+    return Section("Loose protocol", text, tables=tables)
+
+
+def _signed(metric: str, value: float) -> str:
+    text = _score(metric, value, None)
+    return text if text.startswith("-") else f"+{text}"
+
+
+def _tuning_section(config: BenchmarkConfig, summary: Summary) -> Section | None:
+    if not summary["tuned"]:
+        return None
+    options = list(dict.fromkeys(o for by in summary["tuned"].values() for found in by.values() for o in found))
+    rows = [
+        [f"{name}, {label}", *(_option(found.get(option)) for option in options)]
+        for name, by in summary["tuned"].items()
+        for label, found in by.items()
+    ]
+    caption = f"What {config.trials} trials chose."
+    return Section("Tuned settings", tables=[TextTable(["data, method", *options], rows, caption)])
+
+
+def _data_section(summary: Summary) -> Section:
+    rows = [
+        [
+            name,
+            found["task"],
+            " / ".join(str(count) for count in found["rows"].values()),
+            ", ".join(f"{m} {width}" for m, width in found["modalities"].items()),
+            found["fingerprint"],
+        ]
+        for name, found in summary["sets"].items()
+    ]
+    header = ["data", "task", "train / val / test", "modalities", "fingerprint"]
+    caption = "The fingerprint is of all values, split as with the first seed."
+    return Section("Data", tables=[TextTable(header, rows, caption)])
+
+
+def _remarks_section(summary: Summary) -> Section | None:
+    remarks = [*summary["failures"], *summary["skipped"]]
+    return Section("Without a result", remarks) if remarks else None
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def _p_is(value: float | None) -> str:
+    """As a sentence says it: ``p = 0.012``, ``p < 0.001``."""
+    text = _p(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
+def _count(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def _option(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

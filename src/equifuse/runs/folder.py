@@ -1,0 +1,102 @@
+"""The run folder: what is in it, and reading it back."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from equifuse.data import MultimodalDataset, load
+from equifuse.errors import DataError, InputError
+from equifuse.files import read_yaml
+from equifuse.model import FusionModel
+from equifuse.model import load as load_model
+from equifuse.runs.config import RECORD, TrainConfig, read_config
+from equifuse.tasks import Task, make_task
+from equifuse.training.protocol import arrange
+
+CONFIG, METRICS, HISTORY, MODEL, PLOTS = "config.yaml", "metrics.json", "history.json", "model", "plots"
+LAST = "checkpoints/last.ckpt"
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, read back.
+
+    Attributes:
+        path: the run folder.
+        config: what was asked for.
+        record: what ``config.yaml`` recorded beside it: data set, fusion, versions, command.
+        model: the trained model, in evaluation mode.
+        task: its task.
+    """
+
+    path: Path
+    config: TrainConfig
+    record: dict[str, Any]
+    model: FusionModel
+    task: Task
+
+    def dataset(self) -> MultimodalDataset:
+        """The data set the run was trained on.
+
+        Raises:
+            DataError: it is not there any more, or has changed since.
+        """
+        dataset = load_data(self.config)
+        if dataset.fingerprint() != self.record["data"]["fingerprint"]:
+            raise DataError(f"data set {self.config.data!r} has changed since {self.path} was trained on it")
+        return dataset
+
+
+def read_run_config(run: Path) -> tuple[TrainConfig, dict[str, Any]]:
+    """Configuration and record of a run folder.
+
+    Raises:
+        DataError: it is not one.
+    """
+    if not (run / CONFIG).is_file():
+        raise DataError(f"no run at {run}: expected a folder with {CONFIG}")
+    config = TrainConfig.from_dict(read_config(run / CONFIG))
+    record = read_yaml(run / CONFIG).get(RECORD)
+    if not isinstance(record, dict) or not isinstance(record.get("data"), dict) or "fingerprint" not in record["data"]:
+        raise DataError(f"{run / CONFIG} has no {RECORD!r} section; it was not written by a training run")
+    return config, record
+
+
+def load_run(run: PathLike) -> Run:
+    """Read a finished run.
+
+    Raises:
+        DataError: it is none, or is damaged.
+    """
+    path = Path(run)
+    config, record = read_run_config(path)
+    if not (path / METRICS).is_file():
+        raise DataError(f"the run at {path} is not finished; resume it first")
+    model = load_model(path / MODEL)
+    return Run(path, config, record, model, task_of(model, config, record.get("class_weights")))
+
+
+def load_data(config: TrainConfig) -> MultimodalDataset:
+    """The data set of a configuration, arranged as its protocol asks."""
+    dataset = load(config.data, val_fraction=config.val_fraction, seed=config.seed, source=config.source)
+    return arrange(dataset, config.protocol)
+
+
+def task_of(model: FusionModel, config: TrainConfig, weights: list[float] | None = None) -> Task:
+    """The task a model was built for, with the configuration's options and these class weights.
+
+    Raises:
+        InputError: it was built for none, or an option does not fit.
+    """
+    if model.task is None:
+        raise InputError("the model has no task")
+    options: dict[str, Any] = {"classes": model.classes, **config.task_options}
+    if model.task == "classification":
+        options |= {"label_smoothing": config.label_smoothing, "class_weights": weights}
+    elif model.task == "retrieval":
+        options["modalities"] = model.modalities
+    return make_task(model.task, **options)

@@ -1,0 +1,154 @@
+"""Predict the rows of a file with a trained model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from equifuse import datasets
+from equifuse.data import Split
+from equifuse.errors import ConvergenceWarning, DataError, InputError
+from equifuse.files import atomic, refuse_existing
+from equifuse.model import FusionModel
+from equifuse.tasks import Columns, Evaluation
+from equifuse.tasks.base import join, result_of
+from equifuse.data.loaders import Batches, batches_of
+from equifuse.evaluation.evaluate import warn_unconverged
+from equifuse.runs.folder import PathLike, Run, load_run
+
+TABLE_SUFFIXES = (".csv", ".parquet", ".npz")
+
+
+def predict_run(run: PathLike, input_path: PathLike, out_path: PathLike) -> Columns:
+    """Predict the rows of a file and write them as a table.
+
+    Columns: ``id`` (or ``row``, from 0), the task's (``prediction``, ``prob_<class>``, …), and ``converged``,
+    ``residual`` and ``steps`` where the fusion solves for an equilibrium.
+
+    Args:
+        run: the run folder.
+        input_path: CSV, Parquet or ``.npz``; see :func:`equifuse.data.read_inputs`.
+        out_path: CSV, Parquet or ``.npz`` to create.
+
+    Returns:
+        The columns written, ``(n,)`` each.
+
+    Raises:
+        OutputExistsError: ``out_path`` exists.
+        DataError: no run there, or an input file that is missing, malformed or does not fit.
+        InputError: an output of unknown kind.
+    """
+    out_path = Path(out_path)
+    if out_path.suffix not in TABLE_SUFFIXES:
+        raise InputError(f"{out_path}: cannot write {out_path.suffix!r}; use one of {', '.join(TABLE_SUFFIXES)}")
+    if out_path.exists():
+        refuse_existing(out_path)
+        raise InputError(f"{out_path} is a folder")
+    opened = load_run(run)
+    pieces = list(predict_pieces(opened, input_path))
+    columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    warn_unconverged(convergence_of(columns), str(input_path))
+    with atomic(out_path) as staging:
+        _write_table(staging, columns)
+    return columns
+
+
+def predict_pieces(run: Run, input_path: PathLike) -> Iterator[Columns]:
+    """The columns of :func:`predict_run` piece by piece, as the file is read; nothing is said if some did not converge.
+
+    Args:
+        run: the run.
+        input_path: see :func:`predict_run`.
+
+    Yields:
+        One piece or more, each of one row or more.
+
+    Raises:
+        DataError: the file is missing, malformed, does not fit, or has no rows.
+    """
+    rows = 0
+    for split in datasets.read_input_pieces(input_path, run.model.shapes, run.model.features):
+        if len(split):
+            yield predict_split(run, split, rows)
+            rows += len(split)
+    if rows == 0:
+        raise DataError(f"{input_path} has no rows")
+
+
+def predict_split(run: Run, split: Split, first: int = 0) -> Columns:
+    """Predict rows, and say nothing if some did not converge.
+
+    Args:
+        run: the run.
+        split: one row or more, as :func:`equifuse.data.read_inputs` gives them.
+        first: number of the first row, for rows without ids.
+
+    Returns:
+        The columns of :func:`predict_run`.
+    """
+    numbers = np.arange(first, first + len(split))
+    columns: Columns = {"row": numbers} if split.ids is None else {"id": split.ids}
+    outputs = _predict_quietly(run.model, batches_of(split))
+    solved = {"converged": outputs.converged, "residual": outputs.residual, "steps": outputs.steps}
+    columns |= run.task.predict(outputs.prediction)
+    return columns | {name: values.numpy() for name, values in solved.items() if values is not None}
+
+
+def convergence_of(columns: Columns) -> dict[str, float] | None:
+    """Share of rows converged and the largest residual, or None where nothing was solved for."""
+    if "converged" not in columns:
+        return None
+    return {"converged": float(columns["converged"].mean()), "max_residual": float(columns["residual"].max())}
+
+
+def predict_batches(model: FusionModel, batches: Batches, where: str) -> Evaluation:
+    """The raw outputs of a model in evaluation mode on all batches, and one warning if some did not converge.
+
+    Args:
+        model: the model.
+        batches: what to predict.
+        where: what that is, for the warning.
+    """
+    joined = _predict_quietly(model, batches)
+    warn_unconverged(joined.convergence(), where)
+    return joined
+
+
+def _predict_quietly(model: FusionModel, batches: Batches) -> Evaluation:
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # one for the whole file instead
+        return join([result_of(model(b.inputs, b.present, lengths=b.lengths)) for b in batches])
+
+
+def arrow_table(columns: Columns) -> Any:
+    """Columns ``(n,)`` as an Arrow table."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    return pa.table({name: _plain(column) for name, column in columns.items()})
+
+
+def _write_table(path: Path, columns: Columns) -> None:
+    if path.suffix == ".npz":
+        with path.open("wb") as file:
+            np.savez(file, **columns)  # type: ignore[arg-type]
+        return
+    table = arrow_table(columns)
+    if path.suffix == ".parquet":
+        from pyarrow import parquet  # noqa: PLC0415
+
+        parquet.write_table(table, path)
+    else:
+        from pyarrow import csv  # noqa: PLC0415
+
+        csv.write_csv(table, path, csv.WriteOptions(quoting_style="needed"))
+
+
+def _plain(column: NDArray[Any]) -> NDArray[Any] | list[Any]:
+    """Arrow takes numbers from NumPy, and text from lists."""
+    return column if column.dtype.kind in "biuf" else column.tolist()

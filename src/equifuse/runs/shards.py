@@ -1,0 +1,168 @@
+"""Predict a folder of files, shard by shard, in many processes or on many machines."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import BrokenExecutor, as_completed
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from equifuse.data.inputs import SUFFIXES
+from equifuse.errors import DataError, EquifuseError, InputError
+from equifuse.files import atomic, read_json, refuse_existing, write_json
+from equifuse.tasks import Columns
+from equifuse.evaluation.evaluate import warn_unconverged
+from equifuse.runs.executors import executor
+from equifuse.runs.folder import MODEL, PathLike, Run, load_run
+from equifuse.runs.predict import arrow_table, convergence_of, predict_pieces
+from equifuse.runs.progress import count_bar
+
+MANIFEST = "predictions.json"
+_WEIGHTS = "model.safetensors"
+
+
+def predict_shards(
+    run: PathLike,
+    folder: PathLike,
+    out: PathLike,
+    *,
+    resume: bool = False,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    progress: bool = True,
+) -> dict[str, float]:
+    """Predict every file of a folder into a folder of Parquet files of the same names.
+
+    Each shard is written whole or not at all, so that a kill loses those under way and nothing else. Parquet is read,
+    predicted and written in pieces, so that a shard may be larger than memory. A shard that cannot be read does not
+    stop the others.
+
+    Args:
+        run: the run folder.
+        folder: shards, each as of :func:`equifuse.data.read_inputs`; names that begin with ``.`` or ``_`` are none.
+        out: folder to create; columns as of :func:`~equifuse.training.predict_run`, ``row`` counted within a shard.
+        resume: go on with what is there.
+        workers: shards at a time, see :func:`~equifuse.runs.executors.executor`.
+        scheduler: address of a Dask scheduler whose workers see the same paths.
+        progress: show a bar on standard error.
+
+    Returns:
+        ``shards``, ``rows``, and ``converged`` (share) and ``max_residual`` where the fusion solves for an equilibrium.
+
+    Raises:
+        OutputExistsError: ``out`` exists and ``resume`` is False.
+        DataError: no run or no shards there, or shards that could not be predicted; the others are written.
+        InputError: ``out`` holds predictions of another model or of other shards.
+    """
+    run, folder, out = Path(run), Path(folder), Path(out)
+    shards = _shards(folder)
+    load_run(run)  # a mistake here would be every shard's
+    digest = _digest(run)
+    manifest = {"run": str(run), "model": digest, "input": str(folder)}
+    if not resume:
+        refuse_existing(out)
+    elif (out / MANIFEST).is_file():
+        _check(out, manifest)
+    elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
+        raise DataError(f"nothing to resume at {out}: it has no {MANIFEST}")
+    write_json(out / MANIFEST, manifest)
+    targets = {path: out / f"{path.stem}.parquet" for path in shards}
+    failed: dict[str, str] = {}
+    with count_bar(len(shards), progress, "predicting", "shards") as advance, executor(workers, scheduler) as pool:
+        left = {path: target for path, target in targets.items() if not target.is_file()}
+        for path in targets.keys() - left.keys():
+            advance(path.name)
+        flying = {
+            pool.submit(_predict_shard, str(run.absolute()), digest, path.absolute(), target.absolute()): path
+            for path, target in left.items()
+        }
+        for future in as_completed(flying):
+            path = flying[future]
+            try:
+                future.result()
+            except BrokenExecutor:
+                raise InputError("a worker died, perhaps for want of memory; resume with fewer workers") from None
+            except (EquifuseError, OSError) as error:
+                failed[path.name] = " ".join(str(error).split())
+            advance(path.name)
+    if failed:
+        name = min(failed)
+        raise DataError(
+            f"{len(failed)} of {len(shards)} shards failed, the others are in {out}; mend and resume; the first: "
+            f"{name}: {failed[name]}"
+        )
+    return _summary(list(targets.values()), str(folder))
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The files of a folder that are shards, in order."""
+    if not folder.is_dir():
+        raise DataError(f"no such folder: {folder}")
+    found = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and p.name[0] not in "._" and p.is_file())
+    if not found:
+        raise DataError(f"{folder} has no file of a known kind: {', '.join(SUFFIXES)}")
+    names = [path.stem for path in found]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{folder} has two shards named {twice!r}; their predictions would have the same name")
+    return found
+
+
+def _digest(run: Path) -> str:
+    """Sixteen hexadecimal digits of the weights: of equal models, the same."""
+    with (run / MODEL / _WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _check(out: Path, manifest: dict[str, str]) -> None:
+    found = read_json(out / MANIFEST)
+    for name, what in (("model", "of another model"), ("input", "of another folder of shards")):
+        if not isinstance(found, dict) or found.get(name) != manifest[name]:
+            raise InputError(f"{out} holds predictions {what}; choose another path")
+
+
+@lru_cache(maxsize=1)
+def _opened(run: str, digest: str) -> Run:
+    """A worker's model, read once; the digest tells a model from a later one at the same path."""
+    del digest
+    return load_run(run)
+
+
+def _predict_shard(run: str, digest: str, path: Path, out: Path) -> None:
+    from pyarrow import parquet  # noqa: PLC0415
+
+    with atomic(out) as staging:
+        writer = None
+        try:
+            for piece in predict_pieces(_opened(run, digest), path):
+                table = arrow_table(piece)
+                writer = writer or parquet.ParquetWriter(staging, table.schema)
+                writer.write_table(table.cast(writer.schema))
+        finally:
+            if writer is not None:
+                writer.close()
+
+
+def _summary(files: list[Path], where: str) -> dict[str, float]:
+    """Of what was written, earlier or now."""
+    from pyarrow import parquet  # noqa: PLC0415
+
+    rows, shares, residuals = 0, [], []
+    for path in files:
+        file = parquet.ParquetFile(path)
+        rows += file.metadata.num_rows
+        if "converged" in file.schema_arrow.names:
+            table = file.read(columns=["converged", "residual"])
+            columns: Columns = {name: table.column(name).to_numpy() for name in table.column_names}
+            found = convergence_of(columns)
+            assert found is not None
+            shares.append(found["converged"] * len(table))
+            residuals.append(found["max_residual"])
+    summary: dict[str, float] = {"shards": len(files), "rows": rows}
+    if residuals:
+        solved: dict[str, float] = {"converged": float(np.sum(shares)) / rows, "max_residual": max(residuals)}
+        warn_unconverged(solved, where)
+        summary |= solved
+    return summary

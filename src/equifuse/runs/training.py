@@ -1,0 +1,193 @@
+"""Train a model into a run folder."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equifuse.errors import DataError, InputError
+from equifuse.files import read_json, refuse_existing, write_json, write_yaml
+from equifuse.runs.config import RECORD, TrainConfig
+from equifuse.training.distributed import process_group_info
+from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly, score_without_each
+from equifuse.report.figures import draw_convergence, draw_learning, draw_removal, single
+from equifuse.runs.folder import CONFIG, HISTORY, LAST, METRICS, MODEL, PLOTS, PathLike, load_data, read_run_config
+from equifuse.runs.prepare import Prepared, initial_model, prepare
+from equifuse.runs.progress import Tell, epoch_bar
+from equifuse.training.protocol import CLEAN, PROTOCOLS
+
+if TYPE_CHECKING:  # it imports Lightning
+    from equifuse.training.lit_module import Training
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a training run left behind.
+
+    Attributes:
+        path: the run folder.
+        metrics: content of its ``metrics.json``; {} in a process that only takes part in a training of several.
+        history: one row of numbers per epoch.
+    """
+
+    path: Path
+    metrics: dict[str, Any]
+    history: list[dict[str, float]]
+
+
+def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress: bool | Tell = True) -> RunResult:
+    """Train a model into a run folder.
+
+    The folder holds ``config.yaml`` (everything that decided the run), ``metrics.json``, ``history.json``, ``model/``,
+    ``plots/`` and ``checkpoints/last.ckpt``. Preprocessing is fitted on the training part; early stopping watches the
+    task's loss on the validation part; the test part is only looked at at the end, with the best weights. The same
+    configuration on the same machine gives the same numbers, interrupted and resumed or not.
+
+    Args:
+        config: what to train.
+        out: the run folder to create.
+        resume: go on with an interrupted run of the same configuration; a finished one is returned as it is.
+        progress: show a bar on standard error, or call this after each epoch with its row and the best loss so far.
+
+    Returns:
+        :class:`RunResult`.
+
+    Raises:
+        OutputExistsError: ``out`` exists and ``resume`` is False.
+        DataError: the data cannot be used, there is nothing to resume, or the data changed since.
+        UnknownNameError: an unknown name among the options.
+        InputError: an option that does not fit, a resumed run of another configuration, or training diverged.
+    """
+    out = Path(out)
+    place = process_group_info(config)
+    if not place.writes:
+        return _take_part(config, out)
+    if not resume:
+        refuse_existing(out)
+    elif not (out / CONFIG).is_file():
+        raise DataError(f"nothing to resume at {out}: it has no {CONFIG}")
+    config = _with_full_paths(config)
+    if resume:
+        _check_same(config, read_run_config(out)[0], out)
+        if (out / METRICS).is_file():
+            return RunResult(out, read_json(out / METRICS), read_json(out / HISTORY))
+    check_accelerator(config)
+    dataset = load_data(config)
+    if resume and dataset.fingerprint() != read_run_config(out)[1]["data"]["fingerprint"]:
+        raise DataError(f"data set {config.data!r} has changed since {out} was started")
+    prepared = prepare(config, dataset)
+    model, task = prepared.model, prepared.task
+    if not resume:
+        write_yaml(out / CONFIG, {**config.to_dict(), RECORD: _record(config, prepared)})
+    module = _fit(config, prepared, out, progress)
+    assert module.best is not None
+    history = module.history
+
+    parts = ("val", "test") if config.protocol == CLEAN else ("test",)
+    evaluations = {part: evaluate_model(model, task, dataset, part) for part in parts}
+    headline = evaluations["test"].metrics[task.headline]
+    without = score_without_each(model, task, dataset)
+    untrained = initial_model(config, dataset)
+    metrics = {
+        **{part: evaluation.metrics for part, evaluation in evaluations.items()},
+        "without": without,
+        "train_seconds": sum(row["seconds"] for row in history),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "convergence": evaluations["test"].convergence(),
+        "convergence_at_start": evaluate_quietly(untrained, task, dataset).convergence(),
+        "epochs": len(history),
+        "best_epoch": int(module.best["epoch"]) + 1,
+        "alerts": module.alerts,
+        "protocol": f"{config.protocol}: {PROTOCOLS[config.protocol]}",
+    }
+    model.save(out / MODEL, overwrite=resume)
+    write_json(out / HISTORY, history)
+    draw_learning(out / PLOTS, {config.fusion: history})
+    draw_convergence(out / PLOTS, untrained, model, dataset)
+    if without:
+        draw_removal(out / PLOTS, {config.fusion: single({"nothing": headline, **without})}, task.headline)
+    # Last: a folder with metrics is a finished run.
+    write_json(out / METRICS, metrics)
+    return RunResult(out, metrics, history)
+
+
+def _take_part(config: TrainConfig, out: Path) -> RunResult:
+    """Train along with the process that writes the run folder."""
+    config = _with_full_paths(config)
+    check_accelerator(config)
+    module = _fit(config, prepare(config), out, False)
+    return RunResult(out, {}, module.history)
+
+
+def check_accelerator(config: TrainConfig) -> None:
+    """Refuse to train on what this machine does not have.
+
+    Raises:
+        InputError: a GPU was asked for, and there is none.
+    """
+    if config.strategy == "fsdp" and not torch.cuda.is_available():
+        raise InputError("strategy 'fsdp' needs GPUs; use 'ddp'")
+    if config.accelerator == "gpu" and not torch.cuda.is_available():
+        raise InputError("accelerator 'gpu' was asked for, but there is none; use 'cpu' or 'auto'")
+
+
+def _with_full_paths(config: TrainConfig) -> TrainConfig:
+    """The same with paths that do not depend on the folder one is in."""
+    data = str(Path(config.data).resolve()) if Path(config.data).exists() else config.data
+    source = dict(config.source)
+    if source.get("modalities"):
+        source["modalities"] = {m: _full_path(pattern) for m, pattern in source["modalities"].items()}
+    return replace(config, data=data, source=source)
+
+
+def _full_path(pattern: str) -> str:
+    """A modality's pattern, where that begins with a file, with the file's full path."""
+    name, separator, columns = pattern.partition("::")
+    return f"{Path(name).resolve()}{separator}{columns}" if Path(name).is_file() else pattern
+
+
+def _fit(config: TrainConfig, prepared: Prepared, out: Path, progress: bool | Tell) -> Training:
+    """Train with Lightning; leaves the best weights in the model."""
+    from equifuse.training.lit_module import Training, fit_on  # noqa: PLC0415
+
+    dataset = prepared.dataset
+    module = Training(prepared.model, prepared.task, config, prepared.balancer)
+    bar = epoch_bar(config.epochs) if progress is True else nullcontext(lambda _: progress or None)
+    with bar as follow:
+        fit_on(dataset, module, out / LAST, follow(f"{config.fusion} on {dataset.name}"))
+    return module
+
+
+def _record(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+    dataset = prepared.dataset
+    return {
+        "data": {
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint(),
+            "task": dataset.task,
+            "shapes": {m: list(shape) for m, shape in dataset.shapes.items()},
+            "rows": {part: len(split) for part, split in dataset.splits.items()},
+        },
+        "fusion": prepared.model.fusion.config(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("equifuse", "torch", "lightning", "numpy", "scikit-learn")},
+        },
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "class_weights": prepared.class_weights,
+    }
+
+
+def _check_same(asked: TrainConfig, stored: TrainConfig, out: Path) -> None:
+    for name, value in asked.to_dict().items():
+        before = stored.to_dict()[name]
+        if value != before:
+            raise InputError(f"the run at {out} has {name}={before!r}, not {value!r}; resume it with the same options")

@@ -1,0 +1,213 @@
+"""Rows from the body of a request: JSON, or Parquet as ``equifuse predict`` reads it. Nothing in it is trusted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic_core import from_json
+
+from equifuse.data import Split
+from equifuse.data.inputs import input_columns, inputs_of_table
+from equifuse.data.lazy import Features
+from equifuse.errors import DataError, EquifuseError, InputError
+from equifuse.serve.limits import Limits, Refusal
+from equifuse.serve.schema import RequestFormat, Shapes
+
+_BODY = "the body"
+_ID, _LONGEST_ID = "id", 200
+
+
+def rows_of_json(body: bytes, form: RequestFormat, limits: Limits) -> Split:
+    """The rows of a JSON body; see :class:`~equifuse.serve.schema.RequestFormat`.
+
+    Raises:
+        Refusal: it is no JSON, or too large.
+        InputError: it does not fit the model.
+        UnknownNameError: it names something that the model does not have.
+    """
+    try:
+        request = from_json(body)
+    except ValueError as error:
+        raise Refusal(400, f"the body is not JSON: {error}") from None
+    given, counted = form.check(request)
+    for m in counted:
+        if m not in given:
+            raise InputError(f"lengths of {m!r} are given, and no inputs")
+    counts = {
+        f"{part}.{m}": len(rows) for part, some in (("inputs", given), ("lengths", counted)) for m, rows in some.items()
+    }
+    if len(set(counts.values())) > 1:
+        raise InputError(f"modalities differ in rows: {counts}")
+    inputs: dict[str, Features] = {}
+    present, lengths = {}, {}
+    for m, rows in given.items():
+        shape = form.shapes[m]
+        if m in form.sequences:
+            steps = _steps(m, rows, counted.get(m))
+            shape = (int(steps.max()), *shape[1:])
+            lengths[m] = steps
+        if len(rows) * math.prod(shape) > limits.max_values:
+            raise Refusal(413, f"modality {m!r} has too many values, padding included")
+        inputs[m], here = _array(rows, shape, m in form.sequences)
+        if not here.all():
+            present[m] = here
+    return Split(inputs, present, None, None, lengths)
+
+
+def _steps(m: str, rows: Sequence[Any], counted: Sequence[int] | None) -> NDArray[np.int64]:
+    """How many steps of each row count: all that there are, or as told."""
+    given = np.array([0 if row is None else len(row) for row in rows], dtype=np.int64)
+    if counted is None:
+        return given
+    told = np.array(counted, dtype=np.int64)
+    beyond = np.flatnonzero((told > given) & np.array([row is not None for row in rows]))
+    if len(beyond):
+        i = int(beyond[0])
+        raise InputError(f"lengths.{m}[{i}] is {told[i]}, the row has {given[i]} steps")
+    return np.minimum(told, given)
+
+
+def _array(rows: Sequence[Any], shape: tuple[int, ...], padded: bool) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Rows as float32 ``(n, *shape)``, NaN where null, zeros where padded; and which are there."""
+    here = np.array([row is not None for row in rows], dtype=np.bool_)
+    x = np.full((len(rows), *shape), np.nan, dtype=np.float32)
+    if padded:
+        for i, row in enumerate(rows):
+            if row is not None:
+                x[i] = 0.0
+                steps = min(len(row), len(x[i]))
+                x[i, :steps] = np.array(row[:steps], dtype=np.float32).reshape(steps, *shape[1:])
+    elif here.any():
+        x[here] = np.array([row for row in rows if row is not None], dtype=np.float32)
+    return x, here
+
+
+def rows_of_parquet(
+    body: bytes, shapes: Shapes, features: Mapping[str, Sequence[str]], max_rows: int, limits: Limits
+) -> Split:
+    """The rows of a Parquet body; see :func:`equifuse.data.read_inputs`.
+
+    Only the modalities' columns and ``id`` are read, and they only after the file's metadata has told that it is all
+    small. Of a file whose pages are larger than its metadata tells, one page at a time is unpacked, 2 GiB at most.
+
+    Raises:
+        Refusal: it is no Parquet, or too large.
+        DataError: it does not fit the model.
+    """
+    table = _table_of(body, shapes, features, max_rows, limits)
+    return inputs_of_table(table, shapes, features, _BODY)
+
+
+def _table_of(body: bytes, shapes: Shapes, features: Mapping[str, Sequence[str]], max_rows: int, limits: Limits) -> Any:
+    """The columns of a Parquet body that are needed, as an Arrow table."""
+    import pyarrow as pa  # noqa: PLC0415
+    from pyarrow import parquet  # noqa: PLC0415
+
+    with _readable():
+        file = parquet.ParquetFile(pa.BufferReader(body))
+        schema, metadata = file.schema_arrow, file.metadata
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        rows = sum(group.num_rows for group in groups)
+        _check_rows(rows, max_rows)
+        seen: set[str] = set()
+        for name in schema.names:
+            if name in seen:
+                raise DataError(f"column {name!r} occurs more than once")
+            seen.add(name)
+        wanted = {c for columns in input_columns(schema, shapes, features, _BODY).values() for c in columns}
+        text = []
+        if _ID in seen:
+            text = _text_ids(schema.field(_ID).type)
+            wanted.add(_ID)
+        if rows * len(wanted) > limits.max_values:
+            raise Refusal(413, f"{_BODY} has {rows} rows of {len(wanted)} columns, which are too many values")
+        _check_leaves(file.schema, wanted)
+        _check_groups(groups, limits)
+        # As a dictionary, an id that all rows share is unpacked once.
+        table = parquet.ParquetFile(pa.BufferReader(body), read_dictionary=text).read(list(wanted), use_threads=False)
+        table.validate(full=True)
+        if table.num_rows != rows:
+            raise DataError(f"{_BODY} has {table.num_rows} rows, its metadata says {rows}")
+        if _ID in seen:
+            _check_ids(table.column(_ID))
+        return table
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Whatever pyarrow raises for damaged files, of text that is none or sizes that are none, is a refusal."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    try:
+        yield
+    except EquifuseError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, ArithmeticError, MemoryError, LookupError) as error:
+        raise Refusal(400, f"the body cannot be read as Parquet: {error}") from None
+
+
+def _check_rows(rows: int, limit: int) -> None:
+    if rows > limit:
+        raise InputError(f"{_BODY} has {rows} rows, the limit is {limit}")
+    if rows < 1:
+        raise InputError(f"{_BODY} has no rows")
+
+
+def _check_leaves(schema: Any, wanted: Collection[str]) -> None:
+    """Refuse a schema where Parquet would read anything but one column without parts for one of these names."""
+    found = set()
+    for i in range(len(schema)):
+        path = schema.column(i).path
+        parts = path.split(".")
+        named = [name for end in range(1, len(parts) + 1) if (name := ".".join(parts[:end])) in wanted]
+        if named and (path not in wanted or path in found):
+            raise DataError(f"column {path!r} cannot be told from the parts of {named[0]!r}; rename or drop it")
+        if named:
+            found.add(path)
+
+
+def _check_groups(groups: Sequence[Any], limits: Limits) -> None:
+    """Refuse what is too large, by the size of whole row groups.
+
+    Arrow ends the process where it is asked for that of a single column and the column's metadata are damaged.
+    """
+    sizes = [group.total_byte_size for group in groups]
+    size = sum(sizes)
+    if min(sizes) < 0:
+        raise DataError(f"{_BODY} has a row group of {min(sizes)} bytes")
+    if size > 4 * limits.max_values:
+        most = 4 * limits.max_values
+        raise Refusal(413, f"{_BODY} unfolds to {size} bytes, the limit is {most}; send only the model's columns")
+
+
+def _text_ids(kind: Any) -> list[str]:
+    """The name of the id column where it is text.
+
+    Raises:
+        DataError: it is neither text nor whole numbers.
+    """
+    import pyarrow as pa  # noqa: PLC0415
+
+    if pa.types.is_integer(kind) or pa.types.is_null(kind):
+        return []
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return [_ID]
+    raise DataError(f"column {_ID!r} must be text or whole numbers, not {kind}")
+
+
+def _check_ids(column: Any) -> None:
+    import pyarrow as pa  # noqa: PLC0415
+    from pyarrow import compute  # noqa: PLC0415
+
+    for chunk in column.chunks:
+        if pa.types.is_dictionary(chunk.type):
+            longest = compute.max(compute.binary_length(chunk.dictionary)).as_py() or 0
+            if longest > _LONGEST_ID:
+                raise DataError(f"column {_ID!r} has an entry of {longest} bytes, the limit is {_LONGEST_ID}")
