@@ -1,0 +1,34 @@
+"""Runs: configuration, the run folder, and everything that is done with a finished run. Lightning is loaded late."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from equifuse._lazy import attach
+
+if TYPE_CHECKING:
+    from equifuse.runs.config import TrainConfig as TrainConfig
+    from equifuse.runs.evaluate import evaluate_run as evaluate_run
+    from equifuse.runs.export import export_run as export_run
+    from equifuse.runs.folder import Run as Run
+    from equifuse.runs.folder import load_run as load_run
+    from equifuse.runs.predict import predict_run as predict_run
+    from equifuse.runs.prepare import initial_model as initial_model
+    from equifuse.runs.robustness import robustness as robustness
+    from equifuse.runs.shards import predict_shards as predict_shards
+    from equifuse.runs.training import RunResult as RunResult
+    from equifuse.runs.training import train as train
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "equifuse.runs.config": ["TrainConfig"],
+        "equifuse.runs.evaluate": ["evaluate_run"],
+        "equifuse.runs.export": ["export_run"],
+        "equifuse.runs.folder": ["Run", "load_run"],
+        "equifuse.runs.predict": ["predict_run"],
+        "equifuse.runs.prepare": ["initial_model"],
+        "equifuse.runs.shards": ["predict_shards"],
+        "equifuse.runs.training": ["RunResult", "train"],
+    },
+)
