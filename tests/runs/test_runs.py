@@ -10,11 +10,11 @@ import yaml
 import equifuse as ef
 from equifuse import training
 from equifuse.cli import main
-from equifuse.tasks import Classification
-from equifuse.runs import TrainConfig, evaluate_run, load_run, predict_run, train
-from equifuse.data.loaders import batches_of
 from equifuse.data.batch import as_batch
+from equifuse.data.loaders import batches_of
 from equifuse.evaluation.conditions import drop_modalities
+from equifuse.runs import TrainConfig, evaluate_run, load_run, predict_run, train
+from equifuse.tasks import Classification
 
 
 def config(quick, **options):

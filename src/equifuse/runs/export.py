@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from equifuse.errors import DataError, UnknownNameError
-from equifuse.export import export_model
 from equifuse.data.batch import Batch
 from equifuse.data.loaders import batches_of, first_rows
+from equifuse.errors import DataError, UnknownNameError
+from equifuse.export import export_model
 from equifuse.runs.folder import PathLike, Run, load_run
 
 # Samples of the validation part that the steps are chosen with, and the file is checked on.

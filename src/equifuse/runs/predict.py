@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from equifuse import datasets
 from equifuse.data import Split
+from equifuse.data.loaders import Batches, batches_of
 from equifuse.errors import ConvergenceWarning, DataError, InputError
+from equifuse.evaluation.evaluate import warn_unconverged
 from equifuse.files import atomic, refuse_existing
 from equifuse.model import FusionModel
+from equifuse.runs.folder import PathLike, Run, load_run
 from equifuse.tasks import Columns, Evaluation
 from equifuse.tasks.base import join, result_of
-from equifuse.data.loaders import Batches, batches_of
-from equifuse.evaluation.evaluate import warn_unconverged
-from equifuse.runs.folder import PathLike, Run, load_run
 
 TABLE_SUFFIXES = (".csv", ".parquet", ".npz")
 

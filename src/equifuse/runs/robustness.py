@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from equifuse.data import Split
+from equifuse.data.loaders import batches_of
 from equifuse.encoders import Standardize
 from equifuse.errors import ConvergenceWarning, InputError, UnknownNameError
+from equifuse.evaluation.conditions import add_noise, hide, permute
 from equifuse.files import refuse_existing, write_json, write_text
 from equifuse.model import FusionModel
 from equifuse.report import plots
 from equifuse.report.tables import to_markdown
-from equifuse.data.loaders import batches_of
-from equifuse.evaluation.conditions import add_noise, hide, permute
 from equifuse.runs.folder import PathLike, Run, load_run
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -11,13 +11,13 @@ import numpy as np
 
 from equifuse.data.inputs import SUFFIXES
 from equifuse.errors import DataError, EquifuseError, InputError
-from equifuse.files import atomic, read_json, refuse_existing, write_json
-from equifuse.tasks import Columns
 from equifuse.evaluation.evaluate import warn_unconverged
+from equifuse.files import atomic, read_json, refuse_existing, write_json
 from equifuse.runs.executors import executor
 from equifuse.runs.folder import MODEL, PathLike, Run, load_run
 from equifuse.runs.predict import arrow_table, convergence_of, predict_pieces
 from equifuse.runs.progress import count_bar
+from equifuse.tasks import Columns
 
 MANIFEST = "predictions.json"
 _WEIGHTS = "model.safetensors"

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equifuse.errors import DataError, InputError
-from equifuse.files import read_json, refuse_existing, write_json, write_yaml
-from equifuse.runs.config import RECORD, TrainConfig
-from equifuse.training.distributed import process_group_info
 from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly, score_without_each
+from equifuse.files import read_json, refuse_existing, write_json, write_yaml
 from equifuse.report.figures import draw_convergence, draw_learning, draw_removal, single
+from equifuse.runs.config import RECORD, TrainConfig
 from equifuse.runs.folder import CONFIG, HISTORY, LAST, METRICS, MODEL, PLOTS, PathLike, load_data, read_run_config
 from equifuse.runs.prepare import Prepared, initial_model, prepare
 from equifuse.runs.progress import Tell, epoch_bar
+from equifuse.training.distributed import process_group_info
 from equifuse.training.protocol import CLEAN, PROTOCOLS
 
 if TYPE_CHECKING:  # it imports Lightning
