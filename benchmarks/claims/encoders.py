@@ -20,7 +20,7 @@ from equifuse.model import FusionModel
 from equifuse.runs import TrainConfig
 from equifuse.runs.folder import load_data
 from equifuse.runs.prepare import prepare
-from equifuse.training.lit_module import Training, fit_on
+from equifuse.training.lightning_module import LitFusion, fit_on
 
 SETS = ("rosmap", "tcga_gbmlgg", "prokaryotic", "handwritten", "mosi_utterance", "cub10")
 FUSIONS = ("concat", "gmf", "deq", "bottleneck")
@@ -30,7 +30,7 @@ BALANCED = "concat, ogm_ge"
 def train_on(dataset: MultimodalDataset, config: TrainConfig) -> FusionModel:
     """A model with the best weights on validation."""
     prepared = prepare(config, dataset)
-    fit_on(dataset, Training(prepared.model, prepared.task, config, prepared.balancer), watch=False)
+    fit_on(dataset, LitFusion(prepared.model, prepared.task, config, prepared.balancer), watch=False)
     return prepared.model
 
 

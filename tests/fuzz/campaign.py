@@ -35,7 +35,7 @@ def fuzz(name: str, seconds: float, out: Path) -> int:
         with atheris.instrument_imports(include=["equifuse"]):
             import equifuse.benchmark
             import equifuse.cli
-            import equifuse.training.lit_module  # noqa: F401
+            import equifuse.training.lightning_module  # noqa: F401
     import torch
 
     from tests.fuzz.guard import guarded

@@ -17,7 +17,7 @@ SCRIPT = """
     import os, random, signal, sys, time, warnings
     from pathlib import Path
     import torch
-    import equifuse.training.lit_module, equifuse.report.figures, matplotlib.backends.backend_agg, sklearn.metrics
+    import equifuse.training.lightning_module, equifuse.report.figures, matplotlib.backends.backend_agg, sklearn.metrics
     from equifuse.benchmark import BenchmarkConfig, run_benchmark
     from equifuse.data.conversion import convert
     from equifuse.runs import TrainConfig, predict_run, train

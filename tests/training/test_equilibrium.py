@@ -8,7 +8,7 @@ import torch
 from equifuse.data.batch import Batch
 from equifuse.model import build_model
 from equifuse.runs import TrainConfig, train
-from equifuse.training.lit_module import WatchEquilibrium, _kind
+from equifuse.training.lightning_module import WatchEquilibrium, _kind
 
 
 def config(quick, **options):

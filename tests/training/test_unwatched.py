@@ -14,7 +14,7 @@ from equifuse.datasets import Split
 from equifuse.runs import TrainConfig, train
 from equifuse.runs.folder import task_of
 from equifuse.runs.prepare import model_for
-from equifuse.training.lit_module import Training, fit
+from equifuse.training.lightning_module import LitFusion, fit
 from equifuse.training.randomness import own_random_numbers
 
 COUNTS = np.array([2, 0, 1, 3, 1, 0, 2, 1])
@@ -31,7 +31,7 @@ def _trained(split, **options):
         "x", **{"fusion": "sum", "hidden": 4, "dropout": 0.0, "batch_size": 64, "epochs": 1, **options}
     )
     model = model_for(config, split, "classification", 2)
-    module = Training(model, task_of(model, config), config)
+    module = LitFusion(model, task_of(model, config), config)
     with own_random_numbers(config.seed):
         fit(module, batches_of(split, config.batch_size, config.seed), None)
     return module
@@ -68,7 +68,7 @@ def test_the_optimiser_goes_on_where_it_was():
     state = first.trainer.optimizers[0].state_dict()["state"]
     config = first.config
     for known, steps in ((None, 1), (state, 2)):
-        module = Training(first.model, first.task, replace(config, lr=1e-5))
+        module = LitFusion(first.model, first.task, replace(config, lr=1e-5))
         module.optimizer_state = known
         fit(module, batches_of(split, 64, 0), None)
         found = module.trainer.optimizers[0]

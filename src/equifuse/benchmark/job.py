@@ -113,7 +113,7 @@ def measure(unit: Job) -> JobResult:
 
 
 def _measure_fusion(unit: Job) -> JobResult:
-    from equifuse.training.lit_module import Training, fit_on  # noqa: PLC0415 - Lightning
+    from equifuse.training.lightning_module import LitFusion, fit_on  # noqa: PLC0415 - Lightning
 
     config = unit.config
     prepared = prepare(config)
@@ -122,7 +122,7 @@ def _measure_fusion(unit: Job) -> JobResult:
     if unit.trial is None:
         at_start = evaluate_quietly(model, task, dataset).convergence()
         info |= {"flops": _flops(model, dataset), "convergence_at_start": at_start}
-    module = Training(model, task, config, prepared.balancer)
+    module = LitFusion(model, task, config, prepared.balancer)
     # Convergence is measured on test at the end: looking every epoch would count as time of training.
     fit_on(dataset, module, watch=False)
     assert module.best is not None

@@ -29,7 +29,7 @@ from equifuse.runs.training import check_accelerator
 from equifuse.training.randomness import own_random_numbers
 
 if TYPE_CHECKING:  # it imports Lightning
-    from equifuse.training.lit_module import Training
+    from equifuse.training.lightning_module import LitFusion
 
 _DTYPES = ("float32", "float64")
 
@@ -188,11 +188,11 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         model.features = self._layout.features()
         return model
 
-    def _train(self, config: TrainConfig, train: Split, val: Split | None, steps: dict[str, Any] | None) -> Training:
+    def _train(self, config: TrainConfig, train: Split, val: Split | None, steps: dict[str, Any] | None) -> LitFusion:
         """Train ``model_``, from a state of the optimiser if there is one."""
-        from equifuse.training.lit_module import Training, fit  # noqa: PLC0415
+        from equifuse.training.lightning_module import LitFusion, fit  # noqa: PLC0415
 
-        module = Training(self.model_, task_of(self.model_, config, self._class_weights(train)), config)
+        module = LitFusion(self.model_, task_of(self.model_, config, self._class_weights(train)), config)
         module.optimizer_state = steps
         batches = batches_of(train, config.batch_size, config.seed)
         with own_random_numbers(config.seed):

@@ -22,7 +22,7 @@ from equifuse.runs.config import TrainConfig
 from equifuse.runs.prepare import output_maps
 
 if TYPE_CHECKING:  # it imports Lightning
-    from equifuse.training.lit_module import Training
+    from equifuse.training.lightning_module import LitFusion
 
 
 class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
@@ -150,7 +150,7 @@ class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
         self._units = units
         return model
 
-    def _train(self, config: TrainConfig, train: Split, val: Split | None, steps: dict[str, Any] | None) -> Training:
+    def _train(self, config: TrainConfig, train: Split, val: Split | None, steps: dict[str, Any] | None) -> LitFusion:
         units, model = self._units, self.model_
         _rescale(model, 1 / units.scale, -units.mean / units.scale)
         try:

@@ -25,7 +25,7 @@ from equifuse.training.distributed import process_group_info
 from equifuse.training.protocol import CLEAN, PROTOCOLS
 
 if TYPE_CHECKING:  # it imports Lightning
-    from equifuse.training.lit_module import Training
+    from equifuse.training.lightning_module import LitFusion
 
 
 @dataclass(frozen=True)
@@ -154,12 +154,12 @@ def _full_path(pattern: str) -> str:
     return f"{Path(name).resolve()}{separator}{columns}" if Path(name).is_file() else pattern
 
 
-def _fit(config: TrainConfig, prepared: Prepared, out: Path, progress: bool | Tell) -> Training:
+def _fit(config: TrainConfig, prepared: Prepared, out: Path, progress: bool | Tell) -> LitFusion:
     """Train with Lightning; leaves the best weights in the model."""
-    from equifuse.training.lit_module import Training, fit_on  # noqa: PLC0415
+    from equifuse.training.lightning_module import LitFusion, fit_on  # noqa: PLC0415
 
     dataset = prepared.dataset
-    module = Training(prepared.model, prepared.task, config, prepared.balancer)
+    module = LitFusion(prepared.model, prepared.task, config, prepared.balancer)
     bar = epoch_bar(config.epochs) if progress is True else nullcontext(lambda _: progress or None)
     with bar as follow:
         fit_on(dataset, module, out / LAST, follow(f"{config.fusion} on {dataset.name}"))

@@ -45,7 +45,7 @@ _LOG = logging.getLogger("equifuse.training")
 _WATCHED = 64
 
 
-class Training(pl.LightningModule):
+class LitFusion(pl.LightningModule):
     """Task loss plus the fusion's weighted regularisers, a history per epoch, and the best weights seen.
 
     Args:
@@ -222,10 +222,10 @@ class WatchEquilibrium(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Complete the row, and say once what is wrong."""
-        assert isinstance(pl_module, Training)
+        assert isinstance(pl_module, LitFusion)
         self.note(pl_module, trainer.current_epoch + 1)
 
-    def note(self, module: Training, epoch: int) -> None:
+    def note(self, module: LitFusion, epoch: int) -> None:
         """Look, and note it for ``epoch``, counted from 1."""
         if find_equilibrium(module.model) is None:
             return
@@ -290,14 +290,14 @@ class Report(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Pass on the latest complete row."""
-        assert isinstance(pl_module, Training)
+        assert isinstance(pl_module, LitFusion)
         # Callbacks run before the module's own hook, which completes the row; the validation is already in it.
         if pl_module.best is not None:
             self.tell({"epoch": float(trainer.current_epoch), **pl_module._row}, pl_module.best["value"])
 
 
 def fit(
-    module: Training,
+    module: LitFusion,
     train: Batches,
     val: Batches | None,
     last: Path | None = None,
@@ -382,7 +382,7 @@ def _strategy(config: TrainConfig, place: ProcessGroupInfo) -> Any:
     return DDPStrategy(find_unused_parameters=True)
 
 
-def _early_stopping(module: Training) -> EarlyStopping:
+def _early_stopping(module: LitFusion) -> EarlyStopping:
     config = module.config
     patience = config.epochs if config.protocol == LOOSE else config.patience
     return EarlyStopping("monitor", patience=patience, mode=module.mode, verbose=False, check_finite=False)
@@ -390,7 +390,7 @@ def _early_stopping(module: Training) -> EarlyStopping:
 
 def fit_on(
     dataset: MultimodalDataset,
-    module: Training,
+    module: LitFusion,
     last: Path | None = None,
     tell: Callable[[Row, float], None] | None = None,
     *,
