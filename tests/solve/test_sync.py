@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import equifuse as ef
-from equifuse.solve import asking
+from equifuse.solve import sync
 from tests.solve.problems import linear
 
 WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select")
@@ -26,7 +26,7 @@ class Waits(TorchDispatchMode):
 @pytest.fixture(params=[True, False], ids=["as on a GPU", "as on a CPU"])
 def costly(request, monkeypatch):
     if request.param:
-        monkeypatch.setattr(asking, "_FREE", frozenset())
+        monkeypatch.setattr(sync, "_FREE", frozenset())
     return request.param
 
 
@@ -70,7 +70,7 @@ def test_results_do_not_depend_on_who_asks(monkeypatch):
     x = {m: torch.randn(17, w, dtype=torch.float64) for m, w in dims.items()}
     found = []
     for free in (frozenset({"cpu"}), frozenset()):
-        monkeypatch.setattr(asking, "_FREE", free)
+        monkeypatch.setattr(sync, "_FREE", free)
         out = fusion(x, {"b": torch.arange(17) % 3 > 0})
         found.append([out.fused, *torch.autograd.grad(out.fused.square().sum(), list(fusion.parameters()))])
         assert bool(out.stats.converged.all())

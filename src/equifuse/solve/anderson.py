@@ -15,7 +15,7 @@ from equifuse.solve.broyden import Broyden
 from equifuse.solve.history import Slots, write
 from equifuse.solve.loop import Solver, StepRule
 from equifuse.solve.recycling import select
-from equifuse.solve.sync import none_of
+from equifuse.solve.sync import known_empty
 
 # Differences that the Gram matrix has room for at first; it doubles when there are more.
 _ROOM = 8
@@ -91,7 +91,7 @@ class _AndersonRule(StepRule):
         if self.last_f is None or self.last_r is None:
             self.last_f, self.last_r = fz, r
             return fz if damping is None else z + damping * r
-        if not none_of(restart):
+        if not known_empty(restart):
             self._forget(restart)
         slot = self.count % self.dr.size
         self.count += 1

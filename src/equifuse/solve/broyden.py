@@ -12,7 +12,7 @@ from equifuse.errors import InputError
 from equifuse.solve.history import Slots
 from equifuse.solve.loop import Solver, StepRule, scaled
 from equifuse.solve.recycling import select, spare
-from equifuse.solve.sync import none_of
+from equifuse.solve.sync import known_empty
 
 # Below this share of ‖s‖² the secant denominator carries no information and the update is skipped.
 _LEAST_CURVATURE = 1e-6
@@ -34,7 +34,7 @@ class _BroydenRule(StepRule):
         if self.last_z is None or self.last_r is None:
             self.last_z, self.last_r = z, r
             return z + scaled(damping, r)
-        if not none_of(restart):
+        if not known_empty(restart):
             # A zero is no update: H of these samples is −I again.
             self.u.clear(restart)
             self.v.clear(restart)

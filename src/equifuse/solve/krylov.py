@@ -15,7 +15,7 @@ from equifuse.solve.history import Slots
 from equifuse.solve.inexact import ROUNDOFF
 from equifuse.solve.loop import SolverStats
 from equifuse.solve.recycling import empty, select, spare
-from equifuse.solve.sync import all_of, none_of, time_to_ask
+from equifuse.solve.sync import is_sync_step, known_empty, known_full
 
 LinearMap = Callable[[Tensor], Tensor]
 # Solved rows leave the batch once no more than this share is left: copying the rest is not free.
@@ -72,13 +72,13 @@ class ArnoldiBasis:
         (coefficients,) = self.vectors.dots(image)
         image = self.vectors.add_to(image, coefficients, -1.0, reuse=True)
         height = torch.linalg.vector_norm(image, dim=1)
-        if not none_of(height < _CANCELLED * before):
+        if not known_empty(height < _CANCELLED * before):
             (projection,) = self.vectors.dots(image)
             image = self.vectors.add_to(image, projection, -1.0, reuse=True)
             coefficients = coefficients + projection
             height = torch.linalg.vector_norm(image, dim=1)
         finite = height < torch.inf
-        if not all_of(finite):
+        if not known_full(finite):
             image = torch.where(finite[:, None], image, 0.0)  # the column tells
         height = torch.where(finite & (height > 10 * torch.finfo(image.dtype).eps * before), height, 0.0)
         self.alive = height > 0
@@ -233,7 +233,7 @@ def solve_adjoint(
         error = torch.zeros_like(work.residual)  # what rough products add to the residual
         begun = work.residual
         while basis.size < size:
-            if time_to_ask(g, basis.size):
+            if is_sync_step(g, basis.size):
                 left = int(work.active.count_nonzero())
                 if left == 0:
                     break

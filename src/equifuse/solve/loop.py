@@ -18,7 +18,7 @@ from equifuse.errors import InputError
 from equifuse.solve.explicit import ExplicitMap
 from equifuse.solve.inexact import Evaluated, ReferencePoint, Schedule
 from equifuse.solve.recycling import scatter, select, spare
-from equifuse.solve.sync import all_of, can_sync, none_of, time_to_ask
+from equifuse.solve.sync import can_sync, is_sync_step, known_empty, known_full
 
 FixedPointMap = Callable[[Tensor], Tensor]
 RowSelector = Callable[[Tensor], FixedPointMap]
@@ -306,7 +306,7 @@ class _Safeguard:
                 self.recovery = (self.recovery - 1).clamp_(min=0)
                 back = back & (self.recovery == 0)
             back = (back & ~self.rescued) | broken
-        if none_of(back):
+        if known_empty(back):
             return back, back
         forget = back
         if self.rescues:
@@ -365,7 +365,7 @@ class _Methods:
             running: bool ``(B,)``, samples that go on.
             comparable: whether the fallback method is given residuals of the same map as the first.
         """
-        if self._backup is None or none_of(rescued):
+        if self._backup is None or known_empty(rescued):
             return
         if self._second is None and bool(rescued.any()):
             self._second = self._backup.start(z, self._first if comparable else None)
@@ -375,7 +375,7 @@ class _Methods:
     def step(self, z: Tensor, fz: Tensor, r: Tensor, guard: _Safeguard, forget: Tensor) -> Tensor:
         """The next iterates ``(B, N)``; see :meth:`StepRule.step`."""
         proposal = fz if self._first is None else self._first.step(z, fz, r, guard.damping, forget)
-        if self._second is None or self._second is self._first or none_of(guard.rescued):
+        if self._second is None or self._second is self._first or known_empty(guard.rescued):
             return proposal
         return choose(guard.rescued, (self._second.step(z, fz, r, guard.damping, forget), proposal))[0]
 
@@ -523,8 +523,8 @@ def iterate_with_image(
         best = _Best(best_z, best_image, residual, steps)
         if k + 1 == solver.max_steps:
             break
-        asking = time_to_ask(z, k)
-        if asking:
+        sync_now = is_sync_step(z, k)
+        if sync_now:
             left = int(running.count_nonzero())
             if left == 0:
                 break
@@ -538,17 +538,17 @@ def iterate_with_image(
                 shown, back, forget, running = shown[here], back[here], forget[here], running[here]
                 guard.select(here)
                 methods.select(here)
-        if not none_of(back):
+        if not known_empty(back):
             z, fz = choose(back, (best.z, z), (best.image, fz))
             r = torch.sub(fz, z, out=spare(fz))
-        if asking:
+        if sync_now:
             methods.prepare(z, guard.rescued, running, comparable=ahead is None)
         proposal = methods.step(z, fz, r, guard, forget)
         # Where a step rule broke down numerically, and while recovering, the damped plain step is taken.
         usable = torch.linalg.vector_norm(proposal.detach(), dim=1) < torch.inf
         if guard.recovery is not None:
             usable = usable & (guard.recovery == 0)
-        if not all_of(usable):
+        if not known_full(usable):
             proposal = torch.where(usable[:, None], proposal, z + scaled(guard.damping, r))
         (z,) = choose(running, (proposal, z))
 

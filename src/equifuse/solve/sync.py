@@ -1,30 +1,30 @@
-"""When the host may ask about values: on a GPU every answer waits until the device has caught up."""
+"""When reading a tensor's values is cheap: on a GPU every read waits until the device has finished its queued work."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-# The kinds of device on which an answer costs nothing.
+# Devices on which reading a value costs nothing.
 _FREE = frozenset({"cpu"})
-# Elsewhere one step in so many asks.
+# On all others, values are read in one step out of this many.
 _EVERY = 4
 
 
 def can_sync(x: Tensor) -> bool:
-    """Whether a question about the values of ``x`` costs nothing."""
+    """Whether the values of ``x`` can be read without waiting for a device."""
     return x.device.type in _FREE
 
 
-def time_to_ask(x: Tensor, step: int) -> bool:
-    """Whether ``step`` (counted from 0) is one that may ask about the values of ``x``."""
+def is_sync_step(x: Tensor, step: int) -> bool:
+    """Whether the values of ``x`` may be read in ``step`` (counted from 0): always on a CPU, else in every fourth."""
     return can_sync(x) or step % _EVERY == _EVERY - 1
 
 
-def none_of(mask: Tensor) -> bool:
-    """Whether no entry is True, where asking costs nothing, else False."""
+def known_empty(mask: Tensor) -> bool:
+    """Whether no entry of ``mask`` is True; False, which means "not known", where reading it would have to wait."""
     return can_sync(mask) and not bool(mask.any())
 
 
-def all_of(mask: Tensor) -> bool:
-    """Whether every entry is True, where asking costs nothing, else False."""
+def known_full(mask: Tensor) -> bool:
+    """Whether every entry of ``mask`` is True; False, which means "not known", where reading it would have to wait."""
     return can_sync(mask) and bool(mask.all())
