@@ -22,10 +22,10 @@ from equifuse.solve.loop import (
     RowSelector,
     Solver,
     SolverStats,
+    flatten_batch,
     relative_error,
     relative_residual,
     row_selector,
-    rows,
     without_autocast,
     work_dtype,
 )
@@ -189,7 +189,7 @@ class _ImplicitFunction(torch.autograd.Function):
                 (image,) = torch.autograd.grad(
                     fz, z_in, u.view(shape).to(fz.dtype), retain_graph=True, allow_unused=True
                 )
-            return torch.zeros_like(u) if image is None else rows(image).to(u.dtype)
+            return torch.zeros_like(u) if image is None else flatten_batch(image).to(u.dtype)
 
         def select_rows(index: Tensor) -> Product:
             return Product(transposed_jacobian(c.select_rows(index), z_in.detach()[index]))
@@ -231,7 +231,7 @@ class _ExplicitFunction(torch.autograd.Function):
 
         def product_of(f: ExplicitMap, saved: Saved) -> Product:
             def product(u: Tensor, *, rough: bool = False) -> Tensor:
-                return rows(f.transposed(saved, u.view(len(u), *shape[1:]), rough=rough))
+                return flatten_batch(f.transposed(saved, u.view(len(u), *shape[1:]), rough=rough))
 
             return Product(product, partial(product, rough=True) if f.has_rough else None)
 
@@ -251,9 +251,11 @@ def _one_step_on(f: ExplicitMap, z: Tensor, image: Tensor, stats: SolverStats, t
     """
     point = image.to(z.dtype)
     fz, saved, error = f.linearize(point, slack=_SLACK * tol)
-    relative = relative_residual(rows(torch.sub(fz, point, out=spare(fz))), rows(fz)).to(stats.residual.dtype)
+    relative = relative_residual(flatten_batch(torch.sub(fz, point, out=spare(fz))), flatten_batch(fz)).to(
+        stats.residual.dtype
+    )
     if error is not None:
-        relative = relative + relative_error(error, rows(fz))
+        relative = relative + relative_error(error, flatten_batch(fz))
     worse = (relative > stats.residual) & (relative > tol)
     if bool(worse.any()):
         relative = torch.where(worse, stats.residual, relative)
@@ -278,7 +280,7 @@ def _solve_adjoint(
     stats: SolverStats,
 ) -> Tensor:
     """``u`` ``(B, N)`` with ``u = Jᵀu + g``, its statistics noted in ``stats``."""
-    rhs = rows(g).to(work_dtype(g.dtype))
+    rhs = flatten_batch(g).to(work_dtype(g.dtype))
 
     def map_of(index: Tensor) -> FixedPointMap:
         assert select_rows is not None

@@ -215,7 +215,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
 
 
-def rows(x: Tensor) -> Tensor:
+def flatten_batch(x: Tensor) -> Tensor:
     """``(B, …)`` viewed as ``(B, N)``, also where ``B`` is 0."""
     return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
@@ -436,7 +436,9 @@ class _Evaluations:
         if image.shape != state.shape:
             shape = tuple(image.shape)
             raise InputError(f"the map must keep its input's shape {tuple(state.shape)}, it returned {shape}")
-        return Evaluated(rows(image).to(z.dtype), None if ahead is None else rows(ahead).to(z.dtype), error)
+        return Evaluated(
+            flatten_batch(image).to(z.dtype), None if ahead is None else flatten_batch(ahead).to(z.dtype), error
+        )
 
     def plan(self, relative: Tensor, error: Tensor | None, running: Tensor) -> None:
         """Decide how the next one is made: relative residuals ``(B,)``, their errors, and which samples go on."""
@@ -484,7 +486,7 @@ def iterate_with_image(
         InputError: ``f`` returned another shape than it was given.
     """
     batch = z0.shape[0]
-    z = rows(z0).to(work_dtype(z0.dtype))
+    z = flatten_batch(z0).to(work_dtype(z0.dtype))
     methods = _Methods(solver, z)
     guard = _Safeguard(solver, batch, z)
     running = torch.ones(batch, dtype=torch.bool, device=z.device)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from equifuse.errors import InputError
 from equifuse.solve.krylov import ArnoldiBasis, LinearMap
-from equifuse.solve.loop import FixedPointMap, rows
+from equifuse.solve.loop import FixedPointMap, flatten_batch
 
 
 def jacobian_penalty(f: FixedPointMap, z: Tensor, *, probes: int = 2) -> Tensor:
@@ -62,9 +62,9 @@ def residual_penalty(f: FixedPointMap, z: Tensor) -> Tensor:
         Scalar ≥ 0.
     """
     z = z.detach()
-    fz = rows(f(z))
+    fz = flatten_batch(f(z))
     tiny = torch.finfo(fz.dtype).tiny
-    relative = (fz - rows(z)).square().sum(1) / fz.square().sum(1).clamp(min=tiny)
+    relative = (fz - flatten_batch(z)).square().sum(1) / fz.square().sum(1).clamp(min=tiny)
     return relative.mean() if len(relative) else relative.sum()
 
 
@@ -123,12 +123,12 @@ def spectral_penalty(
 
     def transposed(u: Tensor) -> Tensor:
         (product,) = torch.autograd.grad(fz, z_in, spread(u), retain_graph=True)
-        return rows(product[chosen])
+        return flatten_batch(product[chosen])
 
     def forward(u: Tensor) -> Tensor:
         # Jᵀu is linear in u, and its derivative in the direction of x is J x.
         (product,) = torch.autograd.grad(image, lever, spread(u), retain_graph=True)
-        return rows(product[chosen])
+        return flatten_batch(product[chosen])
 
     with torch.no_grad():
         start = torch.randn(len(chosen), z[0].numel(), dtype=z.dtype, device=z.device)
@@ -145,7 +145,7 @@ def spectral_penalty(
         parts = []
         for part in (left.real, left.imag):
             (product,) = torch.autograd.grad(fz, z_in, spread(part), create_graph=True, retain_graph=True)
-            parts.append(rows(product[chosen]))
+            parts.append(flatten_batch(product[chosen]))
         real = (parts[0] * right.real - parts[1] * right.imag).sum(1)
         imaginary = (parts[0] * right.imag + parts[1] * right.real).sum(1)
         radius = turn.real * real - turn.imag * imaginary

@@ -10,14 +10,14 @@ from torch import Tensor
 from equifuse.errors import InputError
 from equifuse.solve.explicit import ExplicitMap
 from equifuse.solve.krylov import ArnoldiBasis
-from equifuse.solve.loop import FixedPointMap, rows, work_dtype
+from equifuse.solve.loop import FixedPointMap, flatten_batch, work_dtype
 
 
 def transposed_jacobian(f: FixedPointMap, z: Tensor) -> Callable[[Tensor], Tensor]:
     """``u -> Jᵀu`` on flattened rows ``(B, N)``, ``J = ∂f/∂z`` at ``z`` ``(B, …)``; ``f`` is evaluated once."""
     if isinstance(f, ExplicitMap):
         saved = f.linearize(z).saved
-        return lambda u: rows(f.transposed(saved, u.reshape(z.shape).to(z.dtype))).to(u.dtype)
+        return lambda u: flatten_batch(f.transposed(saved, u.reshape(z.shape).to(z.dtype))).to(u.dtype)
     with torch.enable_grad():
         z_in = z.detach().requires_grad_()
         fz = f(z_in)
@@ -26,7 +26,7 @@ def transposed_jacobian(f: FixedPointMap, z: Tensor) -> Callable[[Tensor], Tenso
         if not fz.requires_grad:
             return torch.zeros_like(u)
         (image,) = torch.autograd.grad(fz, z_in, u.reshape(z.shape).to(fz.dtype), retain_graph=True, allow_unused=True)
-        return torch.zeros_like(u) if image is None else rows(image).to(u.dtype)
+        return torch.zeros_like(u) if image is None else flatten_batch(image).to(u.dtype)
 
     return product
 

@@ -16,8 +16,8 @@ from equifuse.solve.loop import (
     Solver,
     SolverStats,
     StepRule,
+    flatten_batch,
     relative_residual,
-    rows,
     work_dtype,
 )
 
@@ -165,7 +165,7 @@ class StaticAnderson(Solver):
         """The best of ``max_steps`` iterates per sample; see :meth:`Solver.solve`. ``select_rows`` is not used."""
         # Copies: their layout is known whatever the batch size is, and what a loop carries must not share memory.
         z, best, image = (
-            rows(z0).to(work_dtype(z0.dtype)).clone(memory_format=torch.contiguous_format) for _ in range(3)
+            flatten_batch(z0).to(work_dtype(z0.dtype)).clone(memory_format=torch.contiguous_format) for _ in range(3)
         )
         unknown = z.new_full((z.shape[0],), torch.finfo(z.dtype).max / (10 * _BLOW_UP))
         none = z.new_zeros(z.shape[0], dtype=torch.int64)
@@ -197,7 +197,7 @@ class StaticAnderson(Solver):
 
     def _evaluate(self, f: FixedPointMap, s: _State, like: Tensor, slots: int) -> _State:
         """One evaluation, and the step that follows from it."""
-        fz = rows(f(s.z.view(like.shape).to(like.dtype))).to(s.z.dtype)
+        fz = flatten_batch(f(s.z.view(like.shape).to(like.dtype))).to(s.z.dtype)
         r = fz - s.z
         relative = relative_residual(r, fz)
         better = relative < s.residual
