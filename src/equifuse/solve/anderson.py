@@ -199,6 +199,6 @@ class Anderson(Solver):
         # No more than N differences are independent.
         return _AndersonRule(z, min(self.memory, max(1, self.max_steps - 1), max(1, z.shape[1])), self.ridge)
 
-    def second(self) -> Solver:
+    def fallback(self) -> Solver:
         """Broyden's method, remembering everything."""
         return Broyden(max_steps=self.max_steps, memory=self.max_steps)

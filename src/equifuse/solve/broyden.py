@@ -110,6 +110,6 @@ class Broyden(Solver):
             rule.take_over(after)
         return rule
 
-    def second(self) -> Solver:
+    def fallback(self) -> Solver:
         """The same: a sample that stalls is sent back to its best iterate once, with all that has been learned."""
         return self

@@ -190,7 +190,7 @@ class Solver(ABC):
                 one of the same kind may go on itself.
         """
 
-    def second(self) -> Solver | None:
+    def fallback(self) -> Solver | None:
         """The method by which stalled samples go on, None for damped steps of this one."""
         return None
 
@@ -266,7 +266,7 @@ class _Safeguard:
     def __init__(self, solver: Solver, batch: int, like: Tensor) -> None:
         self.patience = solver.patience
         self.short_patience = max(1, round(_SHORT_PATIENCE * solver.patience))
-        self.rescues = solver.patience > 0 and solver.second() is not None
+        self.rescues = solver.patience > 0 and solver.fallback() is not None
         self.rescued = torch.zeros(batch, dtype=torch.bool, device=like.device)
         self.first_damping = solver.damping
         self.since_best = torch.zeros(batch, dtype=torch.int64, device=like.device)
@@ -340,9 +340,9 @@ class _Methods:
     """The step rule of a solver, and that of its fallback method for the samples that are rescued."""
 
     def __init__(self, solver: Solver, z: Tensor) -> None:
-        self._backup = solver.second()
+        self._fallback_solver = solver.fallback()
         self._first: StepRule | None = solver.start(z)  # None once there is nobody left for it
-        self._second: StepRule | None = None  # None until there is somebody for it; may be the first itself
+        self._fallback: StepRule | None = None  # None until there is somebody for it; may be the first itself
 
     @property
     def stalled_history(self) -> Tensor | None:
@@ -353,8 +353,8 @@ class _Methods:
         """Forget all samples but ``rows`` (indices)."""
         if self._first is not None:
             self._first.select(rows)
-        if self._second is not None and self._second is not self._first:
-            self._second.select(rows)
+        if self._fallback is not None and self._fallback is not self._first:
+            self._fallback.select(rows)
 
     def prepare(self, z: Tensor, rescued: Tensor, running: Tensor, *, comparable: bool) -> None:
         """Start the fallback method when it is needed, end the first when it no longer is.
@@ -365,19 +365,19 @@ class _Methods:
             running: bool ``(B,)``, samples that go on.
             comparable: whether the fallback method is given residuals of the same map as the first.
         """
-        if self._backup is None or known_empty(rescued):
+        if self._fallback_solver is None or known_empty(rescued):
             return
-        if self._second is None and bool(rescued.any()):
-            self._second = self._backup.start(z, self._first if comparable else None)
+        if self._fallback is None and bool(rescued.any()):
+            self._fallback = self._fallback_solver.start(z, self._first if comparable else None)
         if bool((rescued | ~running).all()):
             self._first = None
 
     def step(self, z: Tensor, fz: Tensor, r: Tensor, guard: _Safeguard, forget: Tensor) -> Tensor:
         """The next iterates ``(B, N)``; see :meth:`StepRule.step`."""
         proposal = fz if self._first is None else self._first.step(z, fz, r, guard.damping, forget)
-        if self._second is None or self._second is self._first or known_empty(guard.rescued):
+        if self._fallback is None or self._fallback is self._first or known_empty(guard.rescued):
             return proposal
-        return choose(guard.rescued, (self._second.step(z, fz, r, guard.damping, forget), proposal))[0]
+        return choose(guard.rescued, (self._fallback.step(z, fz, r, guard.damping, forget), proposal))[0]
 
 
 @dataclass
