@@ -24,7 +24,7 @@ _MOST_ENTRIES = 100_000
 
 
 @contextmanager
-def reading(path: Path, kind: str) -> Iterator[None]:
+def parse_errors(path: Path, kind: str) -> Iterator[None]:
     """Around another library's reader: whatever a damaged or hostile file makes of it becomes one clear line.
 
     Args:
@@ -41,6 +41,9 @@ def reading(path: Path, kind: str) -> Iterator[None]:
     except Exception as error:  # parsers fail in any way on bytes that nobody wrote
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path} cannot be read as {kind}: {reason[:500]}") from None
+
+
+reading = parse_errors  # its earlier name
 
 
 def check_fits(path: Path, declared: int) -> None:
@@ -201,7 +204,7 @@ def read_json(path: Path) -> Any:
     """
     if not path.is_file():
         raise DataError(f"no such file: {path}")
-    with reading(path, "JSON"):
+    with parse_errors(path, "JSON"):
         return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -215,7 +218,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     if not path.is_file():
         raise DataError(f"no such file: {path}")
-    with reading(path, "YAML"):
+    with parse_errors(path, "YAML"):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise DataError(f"{path} must hold options as 'name: value' lines")

@@ -20,9 +20,9 @@ def test_slots_are_a_stack_of_vectors(recording):
         for j in range(20):  # more than there is room for at first
             a, b, factor = torch.randn(5, 7).double(), torch.randn(5, 7).double(), torch.randn(5, 1).double()
             value, scatter = [
-                (a, lambda a=a, j=j: slots.put(j, a)),
-                (a - b, lambda a=a, b=b, j=j: slots.put_difference(j, a, b)),
-                (a * factor, lambda a=a, f=factor, j=j: slots.put_scaled(j, a, f)),
+                (a, lambda a=a, j=j: slots.store(j, a)),
+                (a - b, lambda a=a, b=b, j=j: slots.store_difference(j, a, b)),
+                (a * factor, lambda a=a, f=factor, j=j: slots.store_scaled(j, a, f)),
             ][j % 3]
             scatter()
             plain.append(value)
@@ -50,13 +50,13 @@ def test_slots_hold_what_was_put_last_in_place_and_on_a_tape():
     with torch.no_grad():
         slots = Slots(torch.zeros(2, 3), 2)
         value = torch.ones(2, 3)
-        slots.put(0, value)
+        slots.store(0, value)
         value.fill_(5)
         assert float(slots[0].max()) == 1  # a copy
     leaf = torch.ones(2, 3, requires_grad=True)
     slots = Slots(leaf, 2)
-    slots.put(0, leaf * 2)
-    slots.put(0, leaf * 3)
+    slots.store(0, leaf * 2)
+    slots.store(0, leaf * 3)
     (grad,) = torch.autograd.grad(slots.dots(torch.ones(2, 3))[0].sum(), leaf)
     assert torch.equal(grad, torch.full((2, 3), 3.0))
 

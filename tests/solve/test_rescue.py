@@ -44,7 +44,7 @@ def test_broyden_takes_over_as_if_it_had_been_there(memory):
 class Forgetful(ef.Anderson):
     """The fallback method starts from nothing."""
 
-    def second(self):
+    def fallback(self):
         @dataclass(frozen=True, kw_only=True)
         class Fresh(ef.Broyden):
             def start(self, z, after=None):

@@ -12,7 +12,7 @@ from typing import Any
 
 from equifuse.benchmark.job import Job, JobResult
 from equifuse.errors import DataError
-from equifuse.files import atomic, reading
+from equifuse.files import atomic, parse_errors
 
 _FORMAT = 1
 _SCHEMA = """
@@ -127,7 +127,7 @@ class Store:
         """Everything in the store by key, in the order in which it was finished."""
         columns = ("key", "data", "method", "seed", "protocol", "trial", "monitor", "error", "config", "info")
         query = f"SELECT {', '.join(columns)} FROM units ORDER BY finished, rowid"
-        with reading(self.path, "a store"), self._open() as database:
+        with parse_errors(self.path, "a store"), self._open() as database:
             found = {}
             for values in database.execute(query):
                 row = dict(zip(columns, values, strict=True))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equifuse.errors import DataError
-from equifuse.files import check_fits, reading
+from equifuse.files import check_fits, parse_errors
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.intp]
@@ -84,7 +84,7 @@ class HDF5Array(LazyArray):
 
     def __init__(self, path: Path, key: str, index: Indices | None = None) -> None:
         self._path, self._key = path, key
-        with reading(path, "HDF5"):  # libhdf5 looks at the file only where it is asked about
+        with parse_errors(path, "HDF5"):  # libhdf5 looks at the file only where it is asked about
             found = _hdf5(path).get(key)
             if found is None or not hasattr(found, "shape") or len(found.shape) < 1:
                 raise DataError(f"{path} has no array {key!r}; it has {', '.join(sorted(_hdf5(path))[:12])}")
@@ -96,7 +96,7 @@ class HDF5Array(LazyArray):
     def _read(self, places: Indices) -> Floats:
         unique, back = np.unique(places, return_inverse=True)
         done = 0
-        with reading(self._path, "HDF5"):
+        with parse_errors(self._path, "HDF5"):
             source = _hdf5(self._path)[self._key]
             values = np.empty((len(unique), *self._shape), dtype=np.float32)
             for run in np.split(unique, np.flatnonzero(np.diff(unique) > _GAP) + 1):
@@ -119,7 +119,7 @@ class NpyArray(LazyArray):
 
     def __init__(self, path: Path, index: Indices | None = None) -> None:
         self._path = path
-        with reading(path, ".npy"):
+        with parse_errors(path, ".npy"):
             self._map: Any = np.load(path, mmap_mode="r", allow_pickle=False)
         if self._map.ndim < 1 or self._map.dtype.kind not in "fiub":
             raise DataError(f"{path} holds {self._map.dtype} of shape {self._map.shape}, expected rows of numbers")
@@ -166,7 +166,7 @@ class ParquetArray(LazyArray):
 
     def _group(self, number: int) -> Floats:
         if number not in self._cache:
-            with reading(self._path, "Parquet"):
+            with parse_errors(self._path, "Parquet"):
                 table = _parquet(self._path).read_row_group(number, columns=list(self._columns))
             declared = int(self._ends[number] - (self._ends[number - 1] if number else 0))
             if table.num_rows != declared:
@@ -292,7 +292,7 @@ def _hdf5(path: Path) -> Any:
     def opener() -> Any:
         import h5py  # noqa: PLC0415
 
-        with reading(path, "HDF5"):
+        with parse_errors(path, "HDF5"):
             return h5py.File(path, "r")
 
     return _opened(path, opener)
@@ -302,7 +302,7 @@ def _parquet(path: Path) -> Any:
     def opener() -> Any:
         from pyarrow import parquet  # noqa: PLC0415
 
-        with reading(path, "Parquet"):
+        with parse_errors(path, "Parquet"):
             return parquet.ParquetFile(path)
 
     return _opened(path, opener)

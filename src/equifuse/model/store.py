@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from equifuse import hub
 from equifuse.errors import DataError
-from equifuse.files import atomic_folder, reading, write_text
+from equifuse.files import atomic_folder, parse_errors, write_text
 from equifuse.fusion import make_fusion
 from equifuse.model.build import build_model
 from equifuse.model.module import FusionModel
@@ -97,7 +97,7 @@ def load(
     path = Path(path)
     if not (path / DESCRIPTION).is_file() or not (path / WEIGHTS).is_file():
         raise DataError(f"no model at {path}: expected a folder with {DESCRIPTION} and {WEIGHTS}")
-    with reading(path / DESCRIPTION, "a model's description"):
+    with parse_errors(path / DESCRIPTION, "a model's description"):
         described = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
         found = described["format"]
         if found != _FORMAT:
@@ -108,14 +108,14 @@ def load(
         fusion = dict(described["fusion"])
         recipe, task = described["recipe"], described["task"]
         name, dims = fusion.pop("name"), fusion.pop("dims")
-    with reading(path / WEIGHTS, "safetensors"):
+    with parse_errors(path / WEIGHTS, "safetensors"):
         tensors = load_file(path / WEIGHTS)
     if recipe is not None and encoders is None and head is None:
 
         def build() -> FusionModel:
             return build_model(shapes, task, fusion=name, fusion_options=fusion, classes=classes, **recipe)
 
-        with reading(path / DESCRIPTION, "a model's description"):
+        with parse_errors(path / DESCRIPTION, "a model's description"):
             _check_sizes(path, described, build, tensors)
             model = build()
     else:

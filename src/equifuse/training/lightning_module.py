@@ -26,7 +26,7 @@ from equifuse.data.batch import Batch
 from equifuse.data.loaders import Batches, batches_of, first_rows, mix
 from equifuse.errors import ConvergenceWarning, DataError, EquifuseError, InputError
 from equifuse.evaluation.conditions import drop_modalities
-from equifuse.files import atomic, check_unpacked_fits, reading
+from equifuse.files import atomic, check_unpacked_fits, parse_errors
 from equifuse.fusion import DEQFusion, EquilibriumMonitor, find_equilibrium
 from equifuse.model import FusionModel, ModelOutput
 from equifuse.runs.config import TrainConfig
@@ -326,7 +326,7 @@ def fit(
     if place.world > 1:
         train = ShardedBatches(train, place.rank, place.world)
     if last is not None and resumed:
-        with reading(last, "a checkpoint"):
+        with parse_errors(last, "a checkpoint"):
             check_unpacked_fits(last)
             module.on_load_checkpoint(torch.load(last, weights_only=True, map_location="cpu"))
     if not (resumed and (module.stopped or len(module.history) >= config.epochs)):

@@ -19,7 +19,7 @@ from equifuse.data.formats.hdf5 import opened
 from equifuse.data.lazy import Features
 from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError, InputError
-from equifuse.files import check_fits, reading
+from equifuse.files import check_fits, parse_errors
 
 
 def detect(path: Path) -> bool:
@@ -73,7 +73,7 @@ def _opened(path: Path) -> Any:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the library, about its own defaults
-        with reading(path, "MuData"):
+        with parse_errors(path, "MuData"):
             check_fits(path, _declared(path))
             return mudata.read_h5mu(path)
 

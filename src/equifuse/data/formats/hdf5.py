@@ -21,7 +21,7 @@ from equifuse.data.formats.npz import integers, typed_target
 from equifuse.data.lazy import HDF5Array, blocks, loaded_if_small
 from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError
-from equifuse.files import atomic, check_fits, reading
+from equifuse.files import atomic, check_fits, parse_errors
 
 SUFFIXES = (".hdf5", ".h5")
 
@@ -35,7 +35,7 @@ def opened(path: Path) -> Iterator[Any]:
     """
     import h5py  # noqa: PLC0415
 
-    with reading(path, "HDF5"), h5py.File(path, "r") as file:
+    with parse_errors(path, "HDF5"), h5py.File(path, "r") as file:
         yield file
 
 

@@ -25,7 +25,7 @@ from equifuse.data.formats.npz import read_arrays
 from equifuse.data.lazy import Features
 from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError
-from equifuse.files import check_fits, memory, reading
+from equifuse.files import check_fits, memory, parse_errors
 
 _READER = Path(__file__).with_name("loadmat.py")
 # The kind of a compressed element in files of version 7, and how much is unpacked at a time.
@@ -96,7 +96,7 @@ def _content(path: Path) -> dict[str, Any]:
 
     if h5py.is_hdf5(path):
         return _content_of_hdf5(path)
-    with reading(path, "a MATLAB file"):
+    with parse_errors(path, "a MATLAB file"):
         check_fits(path, _unpacked(path))
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "plain.npz"

@@ -16,7 +16,7 @@ from equifuse.data.dataset import MultimodalDataset, Split
 from equifuse.data.lazy import Features
 from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError
-from equifuse.files import reading
+from equifuse.files import parse_errors
 
 _VIEWS = ("fac", "fou", "kar", "mor", "pix", "zer")
 _CLASSES = 10
@@ -39,7 +39,7 @@ def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) 
         file = path / f"mfeat-{view}"
         if not file.is_file():
             raise DataError(f"no such file: {file}; the folder needs {', '.join(f'mfeat-{v}' for v in _VIEWS)}")
-        with reading(file, "a table of numbers"):
+        with parse_errors(file, "a table of numbers"):
             inputs[view] = np.loadtxt(file, dtype=np.float32, ndmin=2)
     rows = {view: len(x) for view, x in inputs.items()}
     count = rows["fac"]

@@ -20,7 +20,7 @@ from equifuse.data.dataset import MultimodalDataset, Split
 from equifuse.data.lazy import Floats, as_numbers
 from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError
-from equifuse.files import reading
+from equifuse.files import parse_errors
 
 _THREE = ("mrna", "methylation", "mirna")
 
@@ -60,7 +60,7 @@ def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) 
     for name, i in zip(names, views, strict=True):
         file = path / f"{i}_featname.csv"
         if file.is_file():
-            with reading(file, "text"):
+            with parse_errors(file, "text"):
                 lines = file.read_text(encoding="utf-8").splitlines()
             features[name] = tuple(line.strip() for line in lines if line.strip())
             width = splits["train"].inputs[name].shape[1]
@@ -77,7 +77,7 @@ def _numbers(path: Path) -> Floats:
         raise DataError(f"no such file: {path}")
     from pyarrow import csv  # noqa: PLC0415
 
-    with reading(path, "a table of numbers"):
+    with parse_errors(path, "a table of numbers"):
         table = csv.read_csv(path, csv.ReadOptions(autogenerate_column_names=True))
         columns = [as_numbers(column) for column in table.columns]
     return np.stack(columns, axis=1).astype(np.float32)

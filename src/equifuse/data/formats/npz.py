@@ -15,7 +15,7 @@ from equifuse.data.dataset import PARTS, Array, MultimodalDataset, Split
 from equifuse.data.lazy import Features, Indices, in_memory
 from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError
-from equifuse.files import atomic, check_unpacked_fits, reading
+from equifuse.files import atomic, check_unpacked_fits, parse_errors
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -28,7 +28,7 @@ def read_arrays(path: Path) -> Arrays:
     """
     if not path.is_file():
         raise DataError(f"no such file: {path}")
-    with reading(path, ".npz (plain arrays only, no pickled objects)"):
+    with parse_errors(path, ".npz (plain arrays only, no pickled objects)"):
         check_unpacked_fits(path)
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}

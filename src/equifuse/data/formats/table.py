@@ -28,7 +28,7 @@ from equifuse.data.lazy import (
 )
 from equifuse.data.options import SourceOptions, matching
 from equifuse.errors import DataError, InputError
-from equifuse.files import check_fits, reading
+from equifuse.files import check_fits, parse_errors
 
 SUFFIXES = (".csv", ".parquet")
 _JOINED = (*SUFFIXES, ".npy", ".npz")
@@ -176,7 +176,7 @@ class _Schema:
     def __init__(self, path: Path) -> None:
         from pyarrow import parquet  # noqa: PLC0415
 
-        with reading(path, "Parquet"):
+        with parse_errors(path, "Parquet"):
             self._file = parquet.ParquetFile(path)
             self.schema = self._file.schema_arrow
             self.column_names = list(self.schema.names)
@@ -185,7 +185,7 @@ class _Schema:
 
     def column(self, name: str) -> Any:
         check_fits(self.path, 8 * self.num_rows)  # a page of few bytes may repeat one value any number of times
-        with reading(self.path, "Parquet"):
+        with parse_errors(self.path, "Parquet"):
             column = _sound(self._file.read(columns=[name])).column(0)
         if len(column) != self.num_rows:
             raise DataError(f"{self.path}: column {name!r} has {len(column)} values for {self.num_rows} rows")
@@ -195,7 +195,7 @@ class _Schema:
         """These columns as Arrow tables of at most ``rows`` rows."""
         import pyarrow as pa  # noqa: PLC0415
 
-        with reading(self.path, "Parquet"):
+        with parse_errors(self.path, "Parquet"):
             for batch in self._file.iter_batches(rows, columns=list(names)):
                 yield _sound(pa.Table.from_batches([batch]))
 
@@ -219,9 +219,9 @@ def read_table(path: Path) -> Any:
     if path.suffix == ".parquet":
         table: Any = _Schema(path)
     else:
-        with reading(path, "CSV"):
+        with parse_errors(path, "CSV"):
             table = _sound(csv.read_csv(path))
-    with reading(path, "a table"):
+    with parse_errors(path, "a table"):
         names = list(table.column_names)
     if len(set(names)) != len(names):
         raise DataError(f"{path}: column {next(n for n in names if names.count(n) > 1)!r} occurs more than once")
