@@ -97,6 +97,7 @@ CHECKS = (
 )
 
 
+@pytest.mark.slow
 def test_the_site(tmp_path):
     """One test, so that the site is built once, however many processes share the tests."""
     shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("_build"))
