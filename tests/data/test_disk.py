@@ -8,10 +8,10 @@ import torch
 from pyarrow import parquet
 
 import equifuse as ef
+from equifuse.data import loaders
+from equifuse.data.lazy import base as on_disk
 from equifuse.data.loaders import DiskBatches, MemoryBatches, batches_of
-from equifuse.datasets import rows as on_disk
 from equifuse.runs import TrainConfig, evaluate_run, train
-from equifuse.training import data
 
 ROWS = 300
 
@@ -38,8 +38,8 @@ def stored(tmp_path, monkeypatch):
     columns = {f"a_{j}": a[:, j] for j in range(5)} | {f"b_{j}": b.reshape(ROWS, 6)[:, j] for j in range(6)}
     parquet.write_table(pa.table({**columns, "label": y, "split": names}), tmp_path / "set.parquet", row_group_size=64)
     monkeypatch.setattr(on_disk, "_SMALL_BYTES", 0)
-    monkeypatch.setattr(data, "_PIECE_BYTES", 4 * 11 * 16)
-    monkeypatch.setattr(data, "_POOL_BYTES", 4 * 11 * 64)
+    monkeypatch.setattr(loaders, "_PIECE_BYTES", 4 * 11 * 16)
+    monkeypatch.setattr(loaders, "_POOL_BYTES", 4 * 11 * 64)
     return tmp_path
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import equifuse as ef
-from equifuse.fusion.deq.maps import group_norm
-from equifuse.fusion.deq.module import reference_layout
+from equifuse.fusion.deq import reference_layout
+from equifuse.fusion.deq.group_norm import group_norm
 
 TIGHT = ef.Anderson(tol=1e-13, max_steps=1000)
 GOLDEN = pytest.mark.parametrize("name", ["deq_m2_d16", "deq_m3_d24"])

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import equifuse as ef
-from equifuse.fusion.deq.maps import ModalityMap, group_norm
+from equifuse.fusion.deq.group_norm import group_norm
+from equifuse.fusion.deq.modality_map import ModalityMap
 from equifuse.fusion.deq.module import DEQFusion
 from equifuse.solve import Evaluated
 from equifuse.solve.explicit import ExplicitMap

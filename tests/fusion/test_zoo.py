@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import equifuse as ef
 from equifuse.fusion import MutualEquilibrium, WeightTied
-from equifuse.fusion.deq.module import reference_layout
+from equifuse.fusion.deq import reference_layout
 
 DIMS = {"a": 3, "b": 5, "c": 4}
 TWO = {"a": 3, "b": 5}

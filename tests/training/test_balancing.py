@@ -451,7 +451,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(name, fusion, quick, tmp_p
     [
         ("ogm", {}, ef.UnknownNameError, "unknown balance 'ogm'; did you mean 'ogm_ge'"),
         (3, {}, ef.UnknownNameError, "unknown balance '3'"),
-        (None, {"alpha": 1}, ef.InputError, "balance_options go with balance: ogm_ge, pmr, gradient_blending"),
+        (None, {"alpha": 1}, ef.InputError, "balance_options go with balance: gradient_blending, ogm_ge, pmr"),
         ("ogm_ge", {"alfa": 1}, ef.UnknownNameError, "option of balance 'ogm_ge': 'alfa'; did you mean 'alpha'"),
         ("ogm_ge", {"alpha": -1}, ef.InputError, "alpha must be a number of at least 0, got -1"),
         ("ogm_ge", {"alpha": "much"}, ef.InputError, "alpha"),

@@ -13,7 +13,7 @@ from torch import Tensor
 from equifuse.data.batch import Batch
 from equifuse.explain.targets import ByModality, Floats, evaluating, joined, means, presence
 from equifuse.fusion import GMF, DEQFusion, FoldedGMF, find_equilibrium
-from equifuse.fusion.deq.module import Solved
+from equifuse.fusion.deq.problem import Solved
 from equifuse.model import FusionModel
 
 

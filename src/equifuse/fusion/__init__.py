@@ -4,14 +4,20 @@ from equifuse.fusion.attention import BottleneckTransformer, CrossAttention, Per
 from equifuse.fusion.base import Fusion, FusionOutput
 from equifuse.fusion.channel_exchange import ChannelExchange
 from equifuse.fusion.concat import Concat
-from equifuse.fusion.deq.module import DEQFusion
-from equifuse.fusion.deq.monitor import EquilibriumMonitor, EquilibriumReport, PartReport, find_equilibrium
-from equifuse.fusion.deq.variants import MutualEquilibrium, WeightTied
+from equifuse.fusion.deq import (
+    DEQFusion,
+    EquilibriumMonitor,
+    EquilibriumReport,
+    MutualEquilibrium,
+    PartReport,
+    WeightTied,
+    find_equilibrium,
+)
 from equifuse.fusion.drfuse import DrFuse
 from equifuse.fusion.dynamics import MMDynamics
 from equifuse.fusion.experts import MixtureOfExperts, ProductOfExperts
 from equifuse.fusion.film import FiLM
-from equifuse.fusion.gmf.module import GMF, SCFAE, FoldedGMF, recombined_dims
+from equifuse.fusion.gmf import GMF, SCFAE, FoldedGMF, recombined_dims
 from equifuse.fusion.gmu import GMU
 from equifuse.fusion.late import LateFusion
 from equifuse.fusion.make import available_fusions, fusion_options, make_fusion, register

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from equifuse.fusion.deq.maps import BlockWeights, FusionWeights
+from equifuse.fusion.deq.fusion_map import FusionWeights
+from equifuse.fusion.deq.modality_map import BlockWeights
 
 # The ε of every norm of a contractive fusion: a normalisation is then 1/√ε = 1-Lipschitz, see `scaled_blocks`.
 NORM_EPS = 1.0

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -15,8 +13,15 @@ from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion.base import FlatInputs, Fusion, FusionOutput, flatten
 from equifuse.fusion.deq.contraction import GATE_BOUND, scaled_blocks, scaled_fusion
 from equifuse.fusion.deq.contraction import NORM_EPS as CONTRACTION_EPS
+from equifuse.fusion.deq.fusion_map import FusionMap, FusionWeights
+from equifuse.fusion.deq.group_norm import GROUPS, NORM_EPS
+from equifuse.fusion.deq.initialization import OUTER_GAIN, initialize
 from equifuse.fusion.deq.injection import inject
-from equifuse.fusion.deq.maps import GROUPS, NORM_EPS, BlockWeights, FusionMap, FusionWeights, ModalityMap
+from equifuse.fusion.deq.modality_map import BlockWeights, ModalityMap
+from equifuse.fusion.deq.parameters import ModalityBlocks, NormParameters
+from equifuse.fusion.deq.problem import Problem, Solved, merge_stats, split_stats
+from equifuse.fusion.deq.reference_weights import from_reference
+from equifuse.fusion.deq.regularizers import regularizers
 from equifuse.fusion.make import register
 from equifuse.solve import (
     Anderson,
@@ -25,11 +30,8 @@ from equifuse.solve import (
     SolverStats,
     Unrolled,
     fixed_point,
-    jacobian_penalty,
     make_gradient,
     make_solver,
-    residual_penalty,
-    spectral_penalty,
 )
 from equifuse.solve.gradient import report
 from equifuse.solve.loop import relative_residual, without_autocast, work_dtype
@@ -39,116 +41,6 @@ from equifuse.solve.warm_start import EquilibriumCache
 _SOLVER = Anderson(tol=1e-4, max_steps=100)
 # What the fusion state is called among the parts.
 _FUSION = "fusion"
-# The residual penalty looks at the iterate after this many plain steps.
-_EARLY = 3
-
-
-class _Norm(nn.Module):
-    """Affine parameters of a GroupNorm, for ``count`` stacked maps (``(count, 1, d)``) or one (``(d,)``)."""
-
-    def __init__(self, dim: int, count: int | None = None, gain: float = 1.0) -> None:
-        super().__init__()
-        shape = (dim,) if count is None else (count, 1, dim)
-        self.weight = nn.Parameter(torch.full(shape, gain))
-        self.bias = nn.Parameter(torch.zeros(shape))
-
-
-class ModalityBlocks(nn.Module):
-    """The maps ``f_m`` of all modalities, with stacked weights so that they run as one batched product.
-
-    ``h = ReLU(GN(z W1 + b1))``, ``u = GN(h W2 + b2 + x)``, ``f(z; x) = GN(ReLU(u + z))``.
-
-    Args:
-        count: number of modalities ``M``.
-        dim: width ``d``, a multiple of 4.
-    """
-
-    def __init__(self, count: int, dim: int) -> None:
-        super().__init__()
-        self.weight1 = nn.Parameter(torch.empty(count, dim, dim))  # stored in × out: rows are vectors
-        self.bias1 = nn.Parameter(torch.zeros(count, 1, dim))
-        self.weight2 = nn.Parameter(torch.empty(count, dim, dim))
-        self.bias2 = nn.Parameter(torch.zeros(count, 1, dim))
-        self.norm1 = _Norm(dim, count)
-        self.norm2 = _Norm(dim, count)
-        self.norm3 = _Norm(dim, count, gain=_OUTER_GAIN)
-
-    def weights(self) -> BlockWeights:
-        """The parameters, for :class:`~equifuse.fusion.deq.maps.ModalityMap`."""
-        return BlockWeights(
-            weight1=self.weight1,
-            bias1=self.bias1,
-            gain1=self.norm1.weight,
-            shift1=self.norm1.bias,
-            weight2=self.weight2,
-            bias2=self.bias2,
-            gain2=self.norm2.weight,
-            shift2=self.norm2.bias,
-            gain3=self.norm3.weight,
-            shift3=self.norm3.bias,
-        )
-
-
-# The initialisation, see DEQFusion's docstring for what each number is for.
-_OUTER_GAIN = 0.25
-_SPREAD = 0.25
-_INNER_BIAS = 0.5
-_MIX_BIAS = (-0.5, 1.5)
-
-
-def _fan(low: float, high: float, dim: int) -> Tensor:
-    """``(dim,)`` values evenly spaced from ``low`` to ``high`` within each norm group."""
-    return torch.linspace(low, high, dim // GROUPS).repeat(GROUPS)
-
-
-@dataclass
-class _Problem:
-    """One call's constants: what the maps close over besides the state.
-
-    Attributes:
-        names: the ``M'`` modalities given, in order.
-        x: ``(M', R, d)`` projected inputs, zero where absent.
-        mask: bool ``(M', R, 1)``, or None where everything is present.
-        count: ``(R, 1)`` number of modalities present.
-        x_fuse: ``(R, d)``.
-        blocks: the stacked parameters of the given modalities, in the working dtype; None without blocks.
-        fusion: the parameters of the fusion map; None for a weighted sum.
-        gate_bias: ``(d,)``, or None without a gate.
-    """
-
-    names: list[str]
-    x: Tensor
-    mask: Tensor | None
-    count: Tensor
-    x_fuse: Tensor
-    blocks: BlockWeights | None
-    fusion: FusionWeights | None
-    gate_bias: Tensor | None
-
-
-@dataclass
-class Solved:
-    """A finished solve, for whoever watches; see :meth:`DEQFusion.observed`.
-
-    Attributes:
-        names: the ``M'`` modalities given.
-        inputs: ``(M', R, d)`` what was injected.
-        mask: bool ``(M', R, 1)``, or None where everything is present.
-        modality_map: the map of the modality states, None without blocks.
-        states: ``(M', R, d)`` its fixed point.
-        fusion_map: the map of the fusion state.
-        fused: ``(R, d)`` its fixed point.
-        stats: statistics by modality, and of ``"fusion"``.
-    """
-
-    names: list[str]
-    inputs: Tensor
-    mask: Tensor | None
-    modality_map: ModalityMap | None
-    states: Tensor
-    fusion_map: FusionMap
-    fused: Tensor
-    stats: dict[str, SolverStats]
 
 
 @register
@@ -290,35 +182,16 @@ class DEQFusion(Fusion):
         self.blocks = ModalityBlocks(count, dim) if modality_blocks and not weighted_sum_only else None
         self.gate = nn.Linear(dim, dim) if gate and not weighted_sum_only else None
         self.mix = nn.Linear(dim, dim) if not weighted_sum_only else None
-        self.norm = _Norm(dim, gain=_OUTER_GAIN) if not weighted_sum_only else None
+        self.norm = NormParameters(dim, gain=OUTER_GAIN) if not weighted_sum_only else None
         self.reset_parameters()
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the initial weights anew; see the class docstring for the choice."""
-        for linear in self.project.values():
-            assert isinstance(linear, nn.Linear)
-            # Unit variance in, unit variance out: the injected x_m must not be small against the state.
-            nn.init.normal_(linear.weight, std=1 / math.sqrt(linear.in_features))
-            nn.init.zeros_(linear.bias)
-        std = _SPREAD / math.sqrt(self.dim)
-        if self.blocks is not None:
-            nn.init.normal_(self.blocks.weight1, std=std)
-            nn.init.normal_(self.blocks.weight2, std=std)
-            self.blocks.bias1.copy_(_fan(-_INNER_BIAS, _INNER_BIAS, self.dim).expand_as(self.blocks.bias1))
-            nn.init.zeros_(self.blocks.bias2)
-            nn.init.constant_(self.blocks.norm2.bias, _INNER_BIAS)
-        if self.gate is not None:
-            nn.init.normal_(self.gate.weight, std=std)
-            nn.init.ones_(self.gate.bias)
-        if self.mix is not None:
-            count = len(self.dims)
-            nn.init.normal_(self.mix.weight, std=std / (count if self.combine == "sum" else 1))
-            self.mix.bias.copy_(math.sqrt(count) * _fan(*_MIX_BIAS, self.dim))
+        initialize(self)
 
     # ---- the mathematics -------------------------------------------------------------------------------------
 
-    def _problem(self, rows: FlatInputs) -> _Problem:
+    def _problem(self, rows: FlatInputs) -> Problem:
         """Project the inputs and gather everything that stays constant during the solve."""
         dtype = work_dtype(rows.like.dtype)
         names = list(rows.values)
@@ -345,7 +218,7 @@ class DEQFusion(Fusion):
             blocks = scaled_blocks(blocks, self.contraction) if blocks is not None else None
             most = len(order) if self.combine == "sum" else 1
             fusion = scaled_fusion(fusion, most, self.contraction) if fusion is not None else None
-        return _Problem(names, x, mask, count, x_fuse, blocks, fusion, gate_bias)
+        return Problem(names, x, mask, count, x_fuse, blocks, fusion, gate_bias)
 
     def _project(self, name: str, x: Tensor) -> Tensor:
         if not self.projection:
@@ -356,11 +229,11 @@ class DEQFusion(Fusion):
         projected: Tensor = linear(x.to(linear.weight.dtype))
         return projected
 
-    def _modality_map(self, p: _Problem) -> ModalityMap:
+    def _modality_map(self, p: Problem) -> ModalityMap:
         assert p.blocks is not None
         return ModalityMap(p.x, p.mask, p.blocks, self._eps, rounding=self.mixed_precision)
 
-    def _fusion_map(self, states: Tensor, p: _Problem) -> FusionMap:
+    def _fusion_map(self, states: Tensor, p: Problem) -> FusionMap:
         """The fusion map given the modality states ``(M', R, d)``.
 
         The gate is linear and shared, so what it gets from the states, ``(Σ_m z_m) Wα + M bα``, is one product.
@@ -379,7 +252,7 @@ class DEQFusion(Fusion):
     def _eps(self) -> float:
         return NORM_EPS if self.contraction is None else CONTRACTION_EPS
 
-    def _joint_map(self, z: Tensor, p: _Problem) -> Tensor:
+    def _joint_map(self, z: Tensor, p: Problem) -> Tensor:
         """``f`` on the whole state, ``(R, M' + 1, d) -> (R, M' + 1, d)``; the gate sees the new modality states."""
         states = p.x
         if p.blocks is not None:
@@ -428,44 +301,33 @@ class DEQFusion(Fusion):
         output.modalities = {m: state.to(dtype) for m, state in output.modalities.items()}
         return output
 
-    def _penalties(self, output: FusionOutput, p: _Problem) -> dict[str, Tensor]:
+    def _penalties(self, output: FusionOutput, p: Problem) -> dict[str, Tensor]:
         """The regularisers that have a weight, of the joint map."""
         wanted = {label for label, weight in self.loss_weights.items() if weight}
         if not wanted:
             return {}
         f = JointMap(self, p)
         z = torch.stack([output.modalities[m] for m in p.names] + [output.fused], dim=1).detach()
-        losses = {}
-        if "jacobian" in wanted:
-            losses["jacobian"] = jacobian_penalty(f, z)
-        if "spectral" in wanted:
-            losses["spectral"] = spectral_penalty(f, z, *self.spectral_band)
-        if "residual" in wanted:
-            with torch.no_grad():
-                early = torch.zeros_like(z)
-                for _ in range(_EARLY):
-                    early = f(early)
-            losses["residual"] = residual_penalty(f, early)
-        return losses
+        return regularizers(f, z, wanted, self.spectral_band)
 
-    def _by_name(self, states: Tensor, p: _Problem) -> dict[str, Tensor]:
+    def _by_name(self, states: Tensor, p: Problem) -> dict[str, Tensor]:
         """Stacked states ``(M', R, d)`` by modality, zeros for a modality that was never given."""
         given = dict(zip(p.names, states, strict=True))
         return {m: given[m] if m in given else states.new_zeros(states.shape[1:]) for m in self.dims}
 
-    def _solve(self, p: _Problem, index: Tensor | None) -> FusionOutput:
+    def _solve(self, p: Problem, index: Tensor | None) -> FusionOutput:
         parts: dict[str, SolverStats] = {}
         states, modality_map = p.x, None
         if p.blocks is not None:
             modality_map = self._modality_map(p)
             flat, stats = self._fixed_point(modality_map, p.names, index)
             states = flat.view_as(p.x)
-            parts = _split_stats(stats, p)
+            parts = split_stats(stats, p)
         fusion_map = self._fusion_map(states, p)
         fused, stats = self._fixed_point(fusion_map, [_FUSION], index)
         modality_parts = list(parts.values())
         parts[_FUSION] = stats
-        merged = _merge_stats(modality_parts, stats, parts)
+        merged = merge_stats(modality_parts, stats, parts)
         report(merged, "forward")
         if self._observers:
             solved = Solved(p.names, p.x, p.mask, modality_map, states, fusion_map, fused, parts)
@@ -505,7 +367,7 @@ class DEQFusion(Fusion):
                 cache.store(name, index, piece)
         return z, stats
 
-    def _recur(self, p: _Problem, iterations: int) -> FusionOutput:
+    def _recur(self, p: Problem, iterations: int) -> FusionOutput:
         """The weight-tied recursion: the joint map applied ``iterations`` times from zero."""
         z = p.x.new_zeros(p.x.shape[1], len(p.names) + 1, self.dim)
         trace = []
@@ -539,32 +401,7 @@ class DEQFusion(Fusion):
         Raises:
             InputError: a key is missing, unexpected, or of the wrong shape.
         """
-        state = {key: torch.as_tensor(value) for key, value in state_dict.items()}
-        count = sum(1 for key in state if key.startswith("weights."))
-        if count < 1 or f"func_.branches.{count}.gate.weight" not in state:
-            raise InputError(
-                "not a reference state dict: expected 'weights.{m}' for each modality and "
-                f"'func_.branches.{count}.gate.weight'; got {', '.join(sorted(state)[:4]) or 'no keys'}, ..."
-            )
-        dim = state[f"func_.branches.{count}.gate.weight"].shape[0]
-        fusion = cls({str(m): dim for m in range(count)}, dim, projection=False, **options)
-        fusion = fusion.to(state["bias"].dtype if "bias" in state else torch.float32)
-        expected = reference_layout(count)
-        unexpected = sorted(set(state) - set(expected))
-        missing = sorted(set(expected) - set(state))
-        if missing or unexpected:
-            raise InputError(
-                f"reference state dict: missing keys {missing or 'none'}, unexpected {unexpected or 'none'}"
-            )
-        parameters = dict(fusion.named_parameters())
-        with torch.no_grad():
-            for key, (name, index, transposed) in expected.items():
-                target = parameters[name] if index is None else parameters[name][index]
-                value = state[key].t() if transposed else state[key]
-                if value.numel() != target.numel():
-                    raise InputError(f"{key} has shape {tuple(state[key].shape)}, expected {tuple(target.shape)}")
-                target.copy_(value.reshape(target.shape))
-        return fusion
+        return from_reference(cls, state_dict, **options)
 
     def config(self) -> dict[str, Any]:
         """Name, widths and options."""
@@ -596,63 +433,9 @@ class JointMap:
         problem: the batch's constants.
     """
 
-    def __init__(self, fusion: DEQFusion, problem: _Problem) -> None:
+    def __init__(self, fusion: DEQFusion, problem: Problem) -> None:
         self._fusion, self._problem = fusion, problem
 
     def __call__(self, z: Tensor) -> Tensor:
         """One evaluation."""
         return self._fusion._joint_map(z, self._problem)
-
-
-def reference_layout(count: int) -> dict[str, tuple[str, int | None, bool]]:
-    """Key of the authors' code -> (parameter of :class:`DEQFusion`, index into it, whether it is stored transposed)."""
-    layout: dict[str, tuple[str, int | None, bool]] = {"bias": ("fuse_bias", None, False)}
-    for m in range(count):
-        branch = f"func_.branches.{m}"
-        layout[f"weights.{m}"] = ("fuse_weights", m, False)
-        for i in (1, 2):
-            layout[f"{branch}.conv{i}.weight"] = (f"blocks.weight{i}", m, True)
-            layout[f"{branch}.conv{i}.bias"] = (f"blocks.bias{i}", m, False)
-        for i in (1, 2, 3):
-            for kind in ("weight", "bias"):
-                layout[f"{branch}.gn{i}.{kind}"] = (f"blocks.norm{i}.{kind}", m, False)
-    for kind in ("weight", "bias"):
-        layout[f"func_.branches.{count}.gate.{kind}"] = (f"gate.{kind}", None, False)
-        layout[f"func_.branches.{count}.fuse.{kind}"] = (f"mix.{kind}", None, False)
-        layout[f"func_.branches.{count}.gn3.{kind}"] = (f"norm.{kind}", None, False)
-    return layout
-
-
-def _split_stats(stats: SolverStats, p: _Problem) -> dict[str, SolverStats]:
-    """Statistics of the stacked modality solve by modality; an absent one counts as converged in no steps."""
-    count = p.x.shape[0]
-    rows = p.x.shape[1]
-    trace = stats.trace.view(-1, count, rows)
-    parts = {}
-    for i, name in enumerate(p.names):
-        here = torch.ones_like(stats.converged[:rows]) if p.mask is None else p.mask[i, :, 0]
-        part_rows = slice(i * rows, (i + 1) * rows)
-        parts[name] = SolverStats(
-            converged=stats.converged[part_rows] | ~here,
-            residual=torch.where(here, stats.residual[part_rows], 0.0),
-            steps=torch.where(here, stats.steps[part_rows], 0),
-            trace=torch.where(here, trace[:, i], 0.0),
-            backward=stats.backward,
-            own=part_rows,
-        )
-    return parts
-
-
-def _merge_stats(modalities: list[SolverStats], fusion: SolverStats, parts: dict[str, SolverStats]) -> SolverStats:
-    """The whole solve: converged if every part is, largest residual, slowest modality plus the fusion state."""
-    if not modalities:
-        return SolverStats(fusion.converged, fusion.residual, fusion.steps, fusion.trace, parts)
-    first = torch.stack([part.steps for part in modalities]).amax(0)
-    trace = torch.stack([part.trace for part in modalities]).amax(0)
-    return SolverStats(
-        converged=torch.stack([part.converged for part in (*modalities, fusion)]).all(0),
-        residual=torch.stack([part.residual for part in (*modalities, fusion)]).amax(0),
-        steps=first + fusion.steps,
-        trace=torch.cat([trace, fusion.trace]),
-        parts=parts,
-    )

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from equifuse.errors import InputError
-from equifuse.fusion.deq.module import DEQFusion, Solved
+from equifuse.fusion.deq.module import DEQFusion
+from equifuse.fusion.deq.problem import Solved
 from equifuse.solve import spectral_radius
 
 # Above this spectral radius the iteration is slow, and a little more training may end convergence.

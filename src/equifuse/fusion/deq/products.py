@@ -13,8 +13,6 @@ from equifuse.solve.recycling import copy, empty
 
 # Below this many numbers in a batch of states, the conversions cost what the products save.
 _WORTH_ROUNDING = 2**17
-
-
 # From this many multiplications per matrix on, a CPU multiplies matrices one by one, each on all threads: a batched
 # product gives whole matrices to threads, and some threads have nothing to do where their number does not divide it.
 _WORTH_ALL_THREADS = 2**23

@@ -1,0 +1,97 @@
+"""One call of deep-equilibrium fusion: its constants, its outcome, and the statistics of its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from equifuse.fusion.deq.fusion_map import FusionMap, FusionWeights
+from equifuse.fusion.deq.modality_map import BlockWeights, ModalityMap
+from equifuse.solve import SolverStats
+
+
+@dataclass
+class Problem:
+    """One call's constants: what the maps close over besides the state.
+
+    Attributes:
+        names: the ``M'`` modalities given, in order.
+        x: ``(M', R, d)`` projected inputs, zero where absent.
+        mask: bool ``(M', R, 1)``, or None where everything is present.
+        count: ``(R, 1)`` number of modalities present.
+        x_fuse: ``(R, d)``.
+        blocks: the stacked parameters of the given modalities, in the working dtype; None without blocks.
+        fusion: the parameters of the fusion map; None for a weighted sum.
+        gate_bias: ``(d,)``, or None without a gate.
+    """
+
+    names: list[str]
+    x: Tensor
+    mask: Tensor | None
+    count: Tensor
+    x_fuse: Tensor
+    blocks: BlockWeights | None
+    fusion: FusionWeights | None
+    gate_bias: Tensor | None
+
+
+@dataclass
+class Solved:
+    """A finished solve, for whoever watches; see :meth:`DEQFusion.observed`.
+
+    Attributes:
+        names: the ``M'`` modalities given.
+        inputs: ``(M', R, d)`` what was injected.
+        mask: bool ``(M', R, 1)``, or None where everything is present.
+        modality_map: the map of the modality states, None without blocks.
+        states: ``(M', R, d)`` its fixed point.
+        fusion_map: the map of the fusion state.
+        fused: ``(R, d)`` its fixed point.
+        stats: statistics by modality, and of ``"fusion"``.
+    """
+
+    names: list[str]
+    inputs: Tensor
+    mask: Tensor | None
+    modality_map: ModalityMap | None
+    states: Tensor
+    fusion_map: FusionMap
+    fused: Tensor
+    stats: dict[str, SolverStats]
+
+
+def split_stats(stats: SolverStats, p: Problem) -> dict[str, SolverStats]:
+    """Statistics of the stacked modality solve by modality; an absent one counts as converged in no steps."""
+    count = p.x.shape[0]
+    rows = p.x.shape[1]
+    trace = stats.trace.view(-1, count, rows)
+    parts = {}
+    for i, name in enumerate(p.names):
+        here = torch.ones_like(stats.converged[:rows]) if p.mask is None else p.mask[i, :, 0]
+        part_rows = slice(i * rows, (i + 1) * rows)
+        parts[name] = SolverStats(
+            converged=stats.converged[part_rows] | ~here,
+            residual=torch.where(here, stats.residual[part_rows], 0.0),
+            steps=torch.where(here, stats.steps[part_rows], 0),
+            trace=torch.where(here, trace[:, i], 0.0),
+            backward=stats.backward,
+            own=part_rows,
+        )
+    return parts
+
+
+def merge_stats(modalities: list[SolverStats], fusion: SolverStats, parts: dict[str, SolverStats]) -> SolverStats:
+    """The whole solve: converged if every part is, largest residual, slowest modality plus the fusion state."""
+    if not modalities:
+        return SolverStats(fusion.converged, fusion.residual, fusion.steps, fusion.trace, parts)
+    first = torch.stack([part.steps for part in modalities]).amax(0)
+    trace = torch.stack([part.trace for part in modalities]).amax(0)
+    return SolverStats(
+        converged=torch.stack([part.converged for part in (*modalities, fusion)]).all(0),
+        residual=torch.stack([part.residual for part in (*modalities, fusion)]).amax(0),
+        steps=first + fusion.steps,
+        trace=torch.cat([trace, fusion.trace]),
+        parts=parts,
+    )
