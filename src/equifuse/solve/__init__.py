@@ -1,4 +1,4 @@
-"""Fixed points: solvers, gradients, spectra. Knows tensors, knows nothing of fusion."""
+"""Fixed points ``z = f(z)`` of batches: solvers, gradients, regularisers, spectral radius. Tensors only, no fusion."""
 
 from __future__ import annotations
 
@@ -64,11 +64,23 @@ def _any_solver(spec: Solver | GMRES | str | Mapping[str, Any]) -> Solver | GMRE
 
 
 def make_solver(spec: Solver | str | Mapping[str, Any]) -> Solver:
-    """A solver from a solver, a name (``"anderson"``), or ``{"name": "anderson", "tol": 1e-5, …}``.
+    """Build a fixed-point solver from its name or from a configuration.
+
+    >>> ef.solve.make_solver("anderson").tol
+    0.0001
+    >>> ef.solve.make_solver({"name": "picard", "tol": 1e-6, "max_steps": 200}).max_steps
+    200
+
+    Args:
+        spec: a solver (returned as it is), a name (``"anderson"``), or a name with options, as
+            :meth:`Solver.config` gives them.
+
+    Returns:
+        The solver.
 
     Raises:
-        UnknownNameError: no such solver.
-        InputError: an option it does not have, or a linear solver where a fixed-point solver is needed.
+        UnknownNameError: no solver has this name.
+        InputError: the solver does not have such an option, or it solves only linear systems (``"gmres"``).
     """
     solver = _any_solver(spec)
     if not isinstance(solver, Solver):
@@ -77,10 +89,22 @@ def make_solver(spec: Solver | str | Mapping[str, Any]) -> Solver:
 
 
 def make_gradient(spec: Gradient | str | Mapping[str, Any]) -> Gradient:
-    """A gradient rule from a rule, a name (``"implicit"``), or ``{"name": "phantom", "steps": 3}``.
+    """Build a gradient rule from its name or from a configuration.
+
+    >>> ef.solve.make_gradient("implicit").name
+    'implicit'
+    >>> ef.solve.make_gradient({"name": "phantom", "steps": 3}).steps
+    3
+
+    Args:
+        spec: a gradient rule (returned as it is), a name (``"implicit"``), or a name with options, as
+            :meth:`Gradient.config` gives them.
+
+    Returns:
+        The gradient rule.
 
     Raises:
-        UnknownNameError: no such rule.
-        InputError: an option it does not have.
+        UnknownNameError: no gradient rule has this name.
+        InputError: the rule does not have such an option.
     """
     return _gradient.make_gradient(spec if isinstance(spec, Gradient | str) else dict(spec), _any_solver)

@@ -14,14 +14,14 @@ from equifuse.solve.loop import Solver, StepRule, scaled
 from equifuse.solve.recycling import select, spare
 from equifuse.solve.sync import known_empty
 
-# Below this share of ‖s‖² the secant denominator carries no information and the update is skipped.
+# Below this share of ‖s‖² the denominator of the update is only rounding, and the update is skipped.
 _LEAST_CURVATURE = 1e-6
 
 
 class _BroydenRule(StepRule):
-    """Root of ``r(z) = f(z) − z`` with ``H ≈ (∂r/∂z)⁻¹ = −I + Σ u_i v_iᵀ``, updated by Sherman-Morrison.
+    """Root of ``r(z) = f(z) − z`` with ``H ≈ (∂r/∂z)⁻¹ = −I + Σ u_i v_iᵀ``, updated by the Sherman-Morrison formula.
 
-    With ``s = Δz``, ``y = Δr``: ``u = (s − H y) / (sᵀ H y)``, ``v = Hᵀ s``; the step is ``−H r``.
+    With ``s = Δz`` and ``y = Δr``: ``u = (s − H y) / (sᵀ H y)``, ``v = Hᵀ s``; the step is ``−H r``.
     """
 
     def __init__(self, z: Tensor, memory: int) -> None:
@@ -35,7 +35,7 @@ class _BroydenRule(StepRule):
             self.last_z, self.last_r = z, r
             return z + scaled(damping, r)
         if not known_empty(restart):
-            # A zero is no update: H of these samples is −I again.
+            # With all updates zero, H of these samples is −I again.
             self.u.clear(restart)
             self.v.clear(restart)
         self.learn(torch.sub(z, self.last_z, out=spare(z)), torch.sub(r, self.last_r, out=spare(r)), ~restart)
@@ -43,11 +43,11 @@ class _BroydenRule(StepRule):
         return z - scaled(damping, _apply(self.u, self.v, r))
 
     def learn(self, s: Tensor, y: Tensor, known: Tensor) -> None:
-        """Make ``H y = s`` by an update of rank one, for the samples of ``known`` ``(B,)``."""
+        """Update ``H`` by a matrix of rank one so that ``H y = s``, for the samples of ``known`` ``(B,)``."""
         slot = self.count % self.u.size
         self.count += 1
         if self.u.used == self.u.size:
-            # The oldest update makes room; what is left is still a valid low-rank inverse estimate.
+            # Drop the oldest update; the others are still a valid low-rank estimate of the inverse.
             self.u.store(slot, torch.zeros_like(s))
         hy = _apply(self.u, self.v, y)
         hs = _apply(self.v, self.u, s)
@@ -60,7 +60,7 @@ class _BroydenRule(StepRule):
         self.v.store(slot, torch.where(useful, hs, 0.0))
 
     def take_over(self, other: StepRule) -> None:
-        """Learn what another rule has seen of the same map."""
+        """Reuse the differences that another rule has stored about the same map."""
         for s, y, known in other.secant_pairs():
             self.learn(s, y, known)
         if other.latest is not None:
@@ -81,15 +81,25 @@ def _apply(left: Slots, right: Slots, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Broyden(Solver):
-    """Broyden's (good) quasi-Newton method with a low-rank inverse Jacobian per sample.
+    """Broyden's (good) quasi-Newton method, with a low-rank inverse Jacobian for each sample.
 
-    Often fewer evaluations than Anderson to tight tolerances, at ``2 · memory`` state-sized buffers; note that it
-    is less forgiving far from the solution.
+    Use it for tight tolerances: it often needs fewer evaluations than :class:`Anderson` there. It needs
+    ``2 · memory`` tensors of the state's size, and it is less robust far from the solution.
+
+    >>> a = torch.tensor([[0.5, 2.0], [-2.0, 0.5]])  # spectral radius 2: plain iteration diverges
+    >>> f = lambda z: z @ a.T + 1
+    >>> z, stats = ef.fixed_point(f, torch.zeros(1, 2), solver=ef.Broyden(tol=1e-5))
+    >>> bool(stats.converged.all()), torch.allclose(z, f(z), atol=1e-3)
+    (True, True)
 
     Args:
-        memory: rank-one updates kept, ≥ 1; the oldest makes room for the newest. Room is made as it is needed.
+        memory: rank-one updates stored, ≥ 1; the newest replaces the oldest. Default 200. Memory is allocated only
+            when it is needed.
 
-    See :class:`equifuse.solve.Solver` for ``tol``, ``max_steps``, ``damping`` and ``patience``.
+    See :class:`equifuse.solve.Solver` for ``tol``, ``max_steps``, ``damping`` and ``patience`` (30 here, because the
+    residual often rises before it falls).
+
+    Source: Broyden 1965, in the limited-memory form.
     """
 
     memory: int = 200
@@ -102,7 +112,7 @@ class Broyden(Solver):
             raise InputError(f"memory must be at least 1, got {self.memory}")
 
     def start(self, z: Tensor, after: StepRule | None = None) -> StepRule:
-        """``H = −I`` for states ``(B, N)``, updated by what ``after`` has seen."""
+        """A rule with ``H = −I`` for states ``(B, N)``, updated by what ``after`` has stored."""
         if isinstance(after, _BroydenRule):
             return after
         rule = _BroydenRule(z, min(self.memory, max(1, self.max_steps - 1)))
@@ -111,5 +121,5 @@ class Broyden(Solver):
         return rule
 
     def fallback(self) -> Solver:
-        """The same: a sample that stalls is sent back to its best iterate once, with all that has been learned."""
+        """The method itself: a stalled sample returns to its best iterate once and keeps its inverse Jacobian."""
         return self

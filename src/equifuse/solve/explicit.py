@@ -1,4 +1,4 @@
-"""Fixed-point maps that know their own derivative: what the implicit gradient can use instead of autograd."""
+"""Maps that implement their own derivative, which the implicit gradient uses instead of autograd."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ Saved = tuple[Tensor, ...]
 
 
 class Linearized(NamedTuple):
-    """A map about a point.
+    """A map linearised at a point: its value there, and what products with its derivative need.
+
+    >>> ef.solve.Linearized(torch.ones(1, 2), saved=()).image
+    tensor([[1., 1.]])
 
     Attributes:
-        image: its value there, ``(B, …)``.
-        saved: what products with its derivative need.
-        error: ``(B,)`` estimate of how far the image is off, on the large side; None if it is exact.
+        image: the value of the map, ``(B, …)``.
+        saved: tensors that products with the derivative need.
+        error: ``(B,)`` estimate of the image's error, rather too large than too small; None if it is exact.
     """
 
     image: Tensor
@@ -27,23 +30,40 @@ class Linearized(NamedTuple):
 
 
 class ExplicitMap(ABC):
-    """A map ``(B, …) -> (B, …)``, independent per sample, with hand-written vector-Jacobian products.
+    """Base of maps ``(B, …) -> (B, …)`` with hand-written vector-Jacobian products.
 
-    :class:`equifuse.solve.Implicit` then records no graph for the adjoint solve: one evaluation keeps what the
-    products need, each product reuses it, and samples that are done can leave the batch.
+    Derive from it if the backward pass through your map must be fast. :class:`equifuse.Implicit` then records no graph:
+    one evaluation stores what the products need, every product reuses it, and samples that are solved leave the batch.
+    Samples must be independent of each other.
+
+    >>> class Scale(ef.solve.ExplicitMap):
+    ...     def __init__(self, w): self.w = w
+    ...     @property
+    ...     def closure(self): return (self.w,)
+    ...     def __call__(self, z): return self.w * z + 1
+    ...     def select(self, rows): return self
+    ...     def linearize(self, z, slack=0.0): return ef.solve.Linearized(self(z), (z,))
+    ...     def select_saved(self, saved, rows): return (saved[0][rows],)
+    ...     def transposed(self, saved, u, **_): return self.w * u
+    ...     def pull(self, saved, u): return ((u * saved[0]).sum(),)
+    >>> w = torch.tensor(0.5, requires_grad=True)
+    >>> z, _ = ef.fixed_point(Scale(w), torch.zeros(1, 1))
+    >>> z.sum().backward()
+    >>> round(w.grad.item(), 2)
+    4.0
     """
 
     @property
     @abstractmethod
     def closure(self) -> tuple[Tensor, ...]:
-        """The tensors, besides the state, that the map depends on and that may need gradients."""
+        """The tensors besides the state that the map depends on and that may need gradients."""
 
     @abstractmethod
     def __call__(self, z: Tensor) -> Tensor:
-        """One evaluation, differentiable by autograd too."""
+        """One evaluation; also differentiable by autograd."""
 
     def look_ahead(self, z: Tensor) -> Evaluated:
-        """One evaluation, and the point ahead of it where the map knows one."""
+        """One evaluation, with the point ahead of the image where the map has one."""
         return Evaluated(self(z))
 
     @abstractmethod
@@ -56,10 +76,10 @@ class ExplicitMap(ABC):
         return False
 
     def anchored(self, *, ahead: bool = True) -> ReferencePoint:
-        """Cheap evaluations for one solve; only asked for if :attr:`has_rough`.
+        """Low-precision evaluations for one solve.
 
         Args:
-            ahead: whether points ahead are wanted.
+            ahead: whether points ahead of the image are wanted.
 
         Raises:
             NotImplementedError: the map has none.
@@ -68,17 +88,17 @@ class ExplicitMap(ABC):
 
     @abstractmethod
     def linearize(self, z: Tensor, slack: float = 0.0) -> Linearized:
-        """``f(z)``, and what :meth:`transposed` and :meth:`pull` need of this evaluation.
+        """``f(z)``, and what :meth:`transposed` and :meth:`pull` need from this evaluation.
 
         Args:
             z: ``(B, …)``.
-            slack: how far the image may be off, relative to the norm of ``z``; more than 0 only after a solve, near
-                its solution, where the map may know a cheap way.
+            slack: allowed error of the image relative to the norm of ``z``; default 0, exact. Above 0 only after a
+                solve, near the solution, where the map may have a cheaper way.
         """
 
     @abstractmethod
     def select_saved(self, saved: Saved, rows: Tensor) -> Saved:
-        """What ``select(rows)`` needs in place of ``saved``."""
+        """The tensors ``saved`` for the samples of ``select(rows)``."""
 
     @abstractmethod
     def transposed(self, saved: Saved, u: Tensor, *, rough: bool = False) -> Tensor:

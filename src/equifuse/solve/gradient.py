@@ -32,50 +32,67 @@ from equifuse.solve.loop import (
 from equifuse.solve.recycling import copy, spare
 from equifuse.solve.spectrum import transposed_jacobian
 
-# What the evaluation that a gradient is taken of may be off by, as a share of the forward tolerance.
+# Allowed error of the evaluation that a gradient is computed from, as a share of the forward tolerance.
 _SLACK = 0.25
 
 
 class Gradient(ABC):
-    """How a gradient is taken through a fixed point; independent of the solver that found it."""
+    """Base of the rules by which a gradient passes through a fixed point; independent of the solver that found it.
+
+    Use one of :class:`Implicit` (the default), :class:`Phantom` or :class:`Unrolled`.
+
+    >>> w = torch.tensor(0.5, requires_grad=True)
+    >>> z, _ = ef.fixed_point(lambda z: w * z + 1, torch.zeros(1, 1), gradient=ef.Unrolled())
+    >>> z.sum().backward()
+    >>> round(w.grad.item(), 2)  # z = 1 / (1 − w), so dz/dw = 1 / (1 − w)²
+    4.0
+    """
 
     name: ClassVar[str]
 
     @abstractmethod
     def attach(self, f: FixedPointMap, z: Tensor, image: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
-        """``z`` with a gradient with respect to everything ``f`` closes over; called with gradients enabled.
+        """Give ``z`` a gradient with respect to everything that ``f`` closes over; called with gradients enabled.
 
         Args:
             f: the map.
             z: its fixed point, as the solver found it.
-            image: ``f(z)``, or a point ahead of it, as the solver has it.
-            stats: the solve's statistics; may be corrected.
-            solver: what solved it.
+            image: ``f(z)``, or a point ahead of it, as the solver left it.
+            stats: the statistics of the solve; may be corrected.
+            solver: the solver that was used.
         """
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
-        """Name and options as plain values; :func:`equifuse.solve.make_gradient` reads them back."""
+        """Name and options as plain values, from which :func:`equifuse.solve.make_gradient` builds the rule again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Implicit(Gradient):
-    """The exact gradient by the implicit function theorem (Bai et al. 2019, eq. 3).
+    """The exact gradient by the implicit function theorem. The default.
 
-    With ``J = ∂f/∂z`` at ``z*`` and the incoming gradient ``g``, solves ``u = Jᵀu + g`` to the adjoint solver's own
-    tolerance and back-propagates ``u`` through one evaluation of ``f``. Memory does not depend on the number of
-    steps. The start ``z0`` gets no gradient: the fixed point does not depend on it. Differentiating twice is
-    refused with an error (use :class:`Unrolled`).
+    Memory does not depend on the number of solver steps, and the backward pass has a tolerance of its own. Use it for
+    training; to differentiate twice, use :class:`Unrolled`.
+
+    >>> w = torch.tensor(0.5, requires_grad=True)
+    >>> z, _ = ef.fixed_point(lambda z: w * z + 1, torch.zeros(1, 1), gradient=ef.Implicit())
+    >>> z.sum().backward()
+    >>> round(w.grad.item(), 2)  # z = 1 / (1 − w), so dz/dw = 1 / (1 − w)²
+    4.0
 
     Args:
-        solver: :class:`GMRES` (default; the equation is linear) or any fixed-point solver.
+        solver: solves the linear equation of the backward pass: :class:`GMRES` (default) or any fixed-point solver.
+
+    Formula: with ``J = ∂f/∂z`` at the solution ``z*`` and the incoming gradient ``g``, solve ``u = Jᵀu + g``, then
+    back-propagate ``u`` through one evaluation of ``f`` (Bai et al. 2019, eq. 3). The start ``z0`` gets no gradient,
+    because the fixed point does not depend on it.
     """
 
     solver: Solver | GMRES = field(default_factory=GMRES)
     name: ClassVar[str] = "implicit"
 
     def attach(self, f: FixedPointMap, z: Tensor, image: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
-        """One evaluation of ``f``, whose products with ``Jᵀ`` the backward pass solves the adjoint equation with."""
+        """Evaluate ``f`` once more; the backward pass solves the adjoint equation with products of this evaluation."""
         default_tol = min(1e-5, solver.tol)
         if isinstance(f, ExplicitMap):
             if not any(tensor.requires_grad for tensor in f.closure):
@@ -92,22 +109,31 @@ class Implicit(Gradient):
         return apply(fz, z.detach(), z_in, self.solver, default_tol, stats, row_selector(f))
 
     def config(self) -> dict[str, Any]:
-        """Name and the adjoint solver's options."""
+        """Name, and the options of the adjoint solver."""
         return {"name": self.name, "solver": self.solver.config()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phantom(Gradient):
-    """An approximate gradient through a few damped steps at the solution (Geng et al. 2021, unrolled form).
+    """An approximate gradient: back-propagation through a few damped steps at the solution.
 
-    Cheap and biased: the bias shrinks like ``ρ(J)^steps``. The value returned is the fixed point itself.
+    Cheaper than :class:`Implicit`, and needs no linear solve. The gradient is biased: the error shrinks like
+    ``ρ(J)^steps``. The value returned is the fixed point itself.
+
+    >>> w = torch.tensor(0.5, requires_grad=True)
+    >>> z, _ = ef.fixed_point(lambda z: w * z + 1, torch.zeros(1, 1), gradient=ef.Phantom(steps=3))
+    >>> z.sum().backward()
+    >>> round(w.grad.item(), 2)  # exact: 4
+    3.5
 
     Args:
-        steps: evaluations of ``f`` recorded, ≥ 1.
-        damping: share of the residual each step moves by, in (0, 1].
+        steps: evaluations of ``f`` recorded, ≥ 1; default 5.
+        damping: share of the residual that each step moves by, in (0, 1]; default 1.
 
     Raises:
         InputError: an argument is out of range.
+
+    Source: Geng et al. 2021, in the unrolled form.
     """
 
     steps: int = 5
@@ -121,7 +147,7 @@ class Phantom(Gradient):
             raise InputError(f"damping must be in (0, 1], got {self.damping}")
 
     def attach(self, f: FixedPointMap, z: Tensor, image: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
-        """``steps`` damped evaluations on the tape, shifted to keep the value ``z``."""
+        """Record ``steps`` damped evaluations, shifted so that the value stays ``z``."""
         walked = z.detach()
         for _ in range(self.steps):
             walked = walked + self.damping * (f(walked).to(walked.dtype) - walked)
@@ -134,15 +160,23 @@ class Phantom(Gradient):
 
 @dataclass(frozen=True, kw_only=True)
 class Unrolled(Gradient):
-    """Back-propagation through every step of the solver: exact for the iterate returned, memory grows with steps.
+    """Back-propagation through every step of the solver: the reference for the other two rules.
 
-    Supports double backward. Note that it is the slowest and largest choice; it is here as a reference.
+    Exact for the iterate returned, and can be differentiated twice. It is the slowest rule, and its memory grows with
+    the number of steps.
+
+    >>> w = torch.tensor(0.5, requires_grad=True)
+    >>> z, _ = ef.fixed_point(lambda z: w * z + 1, torch.zeros(1, 1), gradient=ef.Unrolled())
+    >>> (first,) = torch.autograd.grad(z.sum(), w, create_graph=True)
+    >>> (second,) = torch.autograd.grad(first, w)
+    >>> round(first.item(), 2), round(second.item(), 2)
+    (4.0, 16.0)
     """
 
     name: ClassVar[str] = "unrolled"
 
     def attach(self, f: FixedPointMap, z: Tensor, image: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
-        """The solver itself ran on the tape; nothing is left to attach."""
+        """Returns ``z``: the solver's own steps were recorded, so there is nothing to add."""
         return z
 
     def config(self) -> dict[str, Any]:
@@ -151,9 +185,10 @@ class Unrolled(Gradient):
 
 
 class _ImplicitFunction(torch.autograd.Function):
-    """Identity on ``z*`` forward; backward replaces the gradient ``g`` at ``f(z*)`` by ``u = Jᵀu + g``.
+    """Returns ``z*`` unchanged; its backward replaces the gradient ``g`` by the solution of ``u = Jᵀu + g``.
 
-    A custom function rather than a hook: hooks keep the graph alive, and fail under ``torch.compile`` and DDP.
+    It is an autograd function and not a hook, because hooks keep the graph alive, and fail under ``torch.compile`` and
+    distributed training.
     """
 
     @staticmethod
@@ -201,7 +236,7 @@ class _ImplicitFunction(torch.autograd.Function):
 
 
 class _ExplicitFunction(torch.autograd.Function):
-    """Identity on ``z*`` forward; backward solves ``u = Jᵀu + g`` and pulls ``u`` back to the map's closure."""
+    """Returns ``z*`` unchanged; its backward solves ``u = Jᵀu + g`` and passes ``u`` on to the tensors the map uses."""
 
     @staticmethod
     def forward(
@@ -214,7 +249,7 @@ class _ExplicitFunction(torch.autograd.Function):
         stats: SolverStats,
         *closure: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(*saved, *closure)  # the closure too, so that autograd refuses weights changed since
+        ctx.save_for_backward(*saved, *closure)  # with the closure, so that autograd notices weights changed in place
         ctx.f, ctx.method, ctx.default_tol, ctx.stats, ctx.count = f, method, default_tol, stats, len(saved)
         ctx.set_materialize_grads(False)
         return copy(z)
@@ -244,10 +279,10 @@ class _ExplicitFunction(torch.autograd.Function):
 
 
 def _one_step_on(f: ExplicitMap, z: Tensor, image: Tensor, stats: SolverStats, tol: float) -> tuple[Tensor, Saved]:
-    """The solution's image, where that is nearer to the fixed point, else the solution; and the map linearised there.
+    """The solution, or its image where that is nearer to the fixed point, and the map linearised there.
 
-    The gradient needs one more evaluation in any case. Made at ``f(z)`` in place of ``z`` it costs nothing more, but a
-    step has been taken, and its residual is known.
+    The gradient needs one more evaluation in any case. Made at ``f(z)`` in place of ``z`` it costs the same, but the
+    result has moved on by one step, and its residual is known.
     """
     point = image.to(z.dtype)
     fz, saved, error = f.linearize(point, slack=_SLACK * tol)
@@ -279,7 +314,7 @@ def _solve_adjoint(
     select_rows: Callable[[Tensor], Product] | None,
     stats: SolverStats,
 ) -> Tensor:
-    """``u`` ``(B, N)`` with ``u = Jᵀu + g``, its statistics noted in ``stats``."""
+    """The solution ``u`` ``(B, N)`` of ``u = Jᵀu + g``; its statistics are added to ``stats``."""
     rhs = flatten_batch(g).to(work_dtype(g.dtype))
 
     def map_of(index: Tensor) -> FixedPointMap:
@@ -299,7 +334,7 @@ def _solve_adjoint(
 
 
 def _needs_more_than(fz: Tensor, z_in: Tensor) -> bool:
-    """Whether ``fz`` has a gradient with respect to anything beside ``z_in``; stops at the first leaf that says so."""
+    """Whether ``fz`` needs a gradient with respect to anything besides ``z_in``; stops at the first such tensor."""
     stack, seen = [fz.grad_fn], set()
     while stack:
         node = stack.pop()
@@ -323,28 +358,34 @@ def fixed_point(
 ) -> tuple[Tensor, SolverStats]:
     """Solve ``z = f(z)`` for every sample of a batch, differentiably.
 
-    ``f`` may close over tensors and modules that need gradients, and must treat samples independently (no batch
-    statistics, no randomness from one call to the next). It is always evaluated outside ``torch.autocast``, in
-    the dtype of ``z0``; the solver's own state is float32 (float64 for a float64 ``z0``), because a tolerance of
-    1e-4 is out of reach of a half-precision iterate. Dropout inside ``f`` must use a mask fixed outside of it.
+    >>> z, stats = ef.fixed_point(torch.cos, torch.zeros(2, 3))
+    >>> z[0]
+    tensor([0.7391, 0.7391, 0.7391])
+    >>> stats.converged
+    tensor([True, True])
 
     Args:
-        f: map ``(B, …) -> (B, …)``. If it has a method ``select(rows)`` that returns the map of some samples alone
-            (``rows``: sorted int64 indices into the batch), converged samples leave the batch, and a few slow ones
-            cost next to nothing.
+        f: map ``(B, …) -> (B, …)``. It may close over tensors and modules that need gradients, and must treat samples
+            independently: no batch statistics, no randomness that changes between calls (for dropout inside ``f`` draw
+            one mask outside). If it has a method ``select(rows)`` that returns the map of some samples alone (``rows``:
+            sorted int64 indices into the batch), samples that have converged leave the batch, so that a few slow ones
+            cost little.
         z0: ``(B, …)`` floating-point start; gets no gradient.
         solver: default ``Anderson()``: relative tolerance 1e-4 per sample, at most 50 evaluations.
-        gradient: default ``Implicit()``. Under ``torch.no_grad`` none is taken.
-        strict: raise instead of warning when a sample does not converge.
-        warn: False leaves the warning to the caller, who has the statistics.
+        gradient: default ``Implicit()``. None is computed under ``torch.no_grad``.
+        strict: raise an error instead of a warning when a sample does not converge.
+        warn: whether to warn when a sample does not converge; the statistics have it in any case.
 
     Returns:
-        ``z`` ``(B, …)`` in the dtype of ``z0`` and the :class:`SolverStats`. A sample that did not converge holds its
-        best iterate, with ``stats.converged`` False; there is one :class:`ConvergenceWarning` per call.
+        ``z`` ``(B, …)`` in the dtype of ``z0``, and the :class:`SolverStats`. A sample that did not converge holds its
+        best iterate, with ``stats.converged`` False; there is at most one :class:`ConvergenceWarning` per call.
 
     Raises:
         InputError: ``z0`` is not a floating-point tensor with a batch axis, or ``f`` changes its shape.
-        NotConvergedError: ``strict`` and a sample did not converge.
+        NotConvergedError: ``strict`` is set and a sample did not converge.
+
+    Precision: ``f`` is always evaluated outside ``torch.autocast``, in the dtype of ``z0``. The solver's own state is
+    float32 (float64 for a float64 ``z0``), because a half-precision iterate cannot reach a tolerance of 1e-4.
     """
     solver = Anderson() if solver is None else solver
     gradient = Implicit() if gradient is None else gradient
@@ -367,9 +408,9 @@ def fixed_point(
 
 
 def report(stats: SolverStats, which: str, *, strict: bool = False) -> None:
-    """Warn once (or raise :class:`NotConvergedError`) if some sample of a solve did not converge.
+    """Warn once, or raise :class:`NotConvergedError`, if a sample of a solve did not converge.
 
-    A compiled graph cannot: who runs it has the statistics.
+    Does nothing in a compiled graph, whose statistics are available to the caller.
     """
     if torch.compiler.is_compiling() or bool(stats.converged.all()):
         return
@@ -385,7 +426,7 @@ def report(stats: SolverStats, which: str, *, strict: bool = False) -> None:
 
 
 def make_gradient(spec: Gradient | str | dict[str, Any], solvers: Callable[[Any], Solver | GMRES]) -> Gradient:
-    """A gradient rule from a name or ``{"name": …, options}``; ``solvers`` reads a nested solver specification."""
+    """Build a gradient rule from a name or ``{"name": …, options}``; ``solvers`` builds the solver named inside it."""
     if isinstance(spec, Gradient):
         return spec
     options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)

@@ -1,4 +1,4 @@
-"""What an iteration remembers of each sample: vectors in slots, and products with all of them."""
+"""Storage for the history of an iteration: vectors of each sample in slots, and products with all of them."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from torch import Tensor
 
 from equifuse.solve.recycling import copy, empty
 
-# Slots there is room for at first, where all slots are one block of memory.
+# Slots allocated at first, where all slots are one block of memory.
 _ROOM = 8
-# Below so many numbers per slot a CPU, too, is faster with one operation on all of them.
+# With fewer numbers per slot than this, one operation on all slots is faster on a CPU, too.
 _ONE_BLOCK_BELOW = 2**15
 
 
 class Slots:
     """Up to ``size`` vectors per sample, slot by slot ``(B, N)``.
 
-    One slot after the other is contiguous in memory and products run slot by slot: on a CPU a batched matrix product of
-    so small matrices is several times slower than the elementwise passes that it consists of. On other devices, and
-    where a call costs more than its arithmetic, the slots are one block, and handled by one kernel. While a graph is
-    recorded nothing is written in place.
+    On a CPU each slot has memory of its own, and products are computed slot by slot: a batched product of such small
+    matrices is several times slower there. On other devices, and for small slots, where a call costs more than its
+    arithmetic, all slots are one block of memory, and one operation handles them. While a graph is recorded nothing is
+    written in place.
 
-    Room is made as it is needed, so a large ``size`` costs nothing until it is used.
+    Memory is allocated only when it is needed, so a large ``size`` costs nothing until it is used.
 
     Args:
-        like: ``(B, N)`` tensor whose shape, dtype and device a slot has.
-        size: most slots, ≥ 1.
+        like: ``(B, N)`` tensor with the shape, dtype and device of a slot.
+        size: largest number of slots, ≥ 1.
     """
 
     def __init__(self, like: Tensor, size: int) -> None:
@@ -44,7 +44,7 @@ class Slots:
         return self._slots[slot]
 
     def store(self, slot: int, value: Tensor) -> None:
-        """Let ``slot`` (at most the first unused one) hold ``value`` ``(B, N)``."""
+        """Store ``value`` ``(B, N)`` in ``slot``, which is a used one or the first unused one."""
         if self._recording:
             self._slots[slot : slot + 1] = [value]
             self.used = max(self.used, slot + 1)
@@ -52,21 +52,21 @@ class Slots:
             self._place(slot).copy_(value)
 
     def store_difference(self, slot: int, a: Tensor, b: Tensor) -> None:
-        """``store(slot, a - b)`` without a temporary."""
+        """``store(slot, a - b)`` without a temporary tensor."""
         if self._recording:
             self.store(slot, a - b)
         else:
             torch.sub(a, b, out=self._place(slot))
 
     def store_scaled(self, slot: int, value: Tensor, factor: Tensor) -> None:
-        """``store(slot, value · factor)`` with ``factor`` ``(B, 1)``, without a temporary."""
+        """``store(slot, value · factor)`` with ``factor`` ``(B, 1)``, without a temporary tensor."""
         if self._recording:
             self.store(slot, value * factor)
         else:
             torch.mul(value, factor, out=self._place(slot))
 
     def _place(self, slot: int) -> Tensor:
-        """The memory of a slot that is about to be written."""
+        """The memory of a slot that will be written next."""
         self.used = max(self.used, slot + 1)
         if slot < len(self._slots):
             return self._slots[slot]
@@ -79,7 +79,7 @@ class Slots:
         return self._slots[slot]
 
     def clear(self, samples: Tensor) -> None:
-        """Zero the vectors of ``samples``, bool ``(B,)``."""
+        """Set the vectors of ``samples``, bool ``(B,)``, to zero."""
         if self._block is not None:
             self._block[: self.used].masked_fill_(samples[:, None], 0.0)
             return
@@ -90,7 +90,7 @@ class Slots:
                 self._slots[slot].masked_fill_(samples[:, None], 0.0)
 
     def dots(self, *vectors: Tensor) -> list[Tensor]:
-        """``(B, used)`` inner products with each of the ``vectors`` ``(B, N)``, in one pass over the slots."""
+        """Inner products ``(B, used)`` of all slots with each of the ``vectors`` ``(B, N)``, in one pass."""
         if self._block is not None:
             return [(self._block[: self.used] * x).sum(-1).t() for x in vectors]
         if self.used == 0:
@@ -127,7 +127,7 @@ class Slots:
         return total
 
     def select(self, rows: Tensor) -> None:
-        """Forget all samples but ``rows`` (indices)."""
+        """Drop all samples except ``rows`` (indices)."""
         if self._recording:
             self._slots = [slot[rows] for slot in self._slots]
         elif self._block is not None:

@@ -1,4 +1,4 @@
-"""Evaluations in a narrower dtype, as long as a solve does not feel the difference."""
+"""Evaluations in low precision, used as long as their errors are small against the residual of a solve."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# What a product's factors are rounded to, and by how much that moves the product relative to its size, at most.
+# The dtype of a low-precision product's factors, and the largest relative error that this gives.
 ROUGH = torch.bfloat16
 ROUNDOFF = torch.finfo(ROUGH).eps / 2
 # A rough evaluation's error stays below this share of the residual that is expected of it ...
 _SHARE = 0.25
-# ... which is this much of the last one, before there are two to tell.
+# ... which is this share of the last one, before two residuals are known.
 _FIRST_RATE = 0.25
 
 
 class Evaluated(NamedTuple):
-    """An evaluation of a map.
+    """The result of one evaluation of a map.
+
+    >>> ef.solve.Evaluated(torch.ones(1, 2)).error is None  # an exact evaluation
+    True
 
     Attributes:
         image: ``f(z)`` ``(B, …)``.
-        ahead: ``(B, …)`` a point that is fixed where ``z`` is, and nearer to the fixed point than the image, from
-            repeating a part of ``f`` that costs little. None for the image.
-        error: ``(B,)`` estimate of how far the image is off, on the large side; None if it is exact.
+        ahead: ``(B, …)`` a point with the same fixed points that is nearer to them than the image, obtained by
+            repeating a cheap part of ``f``. None: use the image.
+        error: ``(B,)`` estimate of the image's error, rather too large than too small; None if it is exact.
     """
 
     image: Tensor
@@ -34,29 +37,30 @@ class Evaluated(NamedTuple):
 
 
 class ReferencePoint(ABC):
-    """A map with a cheap evaluation near an anchor, the point where it was last evaluated exactly.
+    """A map with a cheap evaluation near its reference point, the point where it was last evaluated exactly.
 
-    The cheap one adds to the anchor's image what rounded products say about the way from the anchor, so its error
-    falls with the way: a solve can reach the tolerance of the exact map by moving the anchor now and then.
+    The cheap evaluation adds to the exact image a low-precision product with the distance from the reference point. Its
+    error shrinks with this distance, so a solve that moves the reference point now and then reaches the tolerance of
+    the exact map.
     """
 
     @property
     @abstractmethod
     def known(self) -> bool:
-        """Whether there is an anchor."""
+        """Whether there is a reference point yet."""
 
     @abstractmethod
     def adopt(self, other: ReferencePoint, select_rows: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]) -> None:
-        """Start from the anchor of ``other``, the same map of more samples.
+        """Start from the reference point of ``other``, the same map with more samples.
 
         Args:
-            other: that one.
-            select_rows: what its tensors are, of these samples alone.
+            other: the map to copy from.
+            select_rows: function that reduces its tensors to these samples.
         """
 
     @abstractmethod
     def exact(self, z: Tensor) -> Evaluated:
-        """``f(z)``; ``z`` becomes the anchor."""
+        """``f(z)`` exactly; ``z`` becomes the reference point."""
 
     @abstractmethod
     def rough(self, z: Tensor) -> Evaluated:
@@ -64,10 +68,10 @@ class ReferencePoint(ABC):
 
 
 class Schedule:
-    """When a solve moves the anchor: if a rough evaluation would not see the residual that is expected of it.
+    """Decides when a solve moves the reference point: when a low-precision error would hide the next residual.
 
-    The decision is one for the whole batch, by the majority of the samples that still run: the error of a sample that
-    would rather have decided otherwise counts as residual, so nothing is called converged too early.
+    There is one decision for the whole batch, by the majority of the samples that are still running. For the others the
+    estimated error counts as residual, so that no sample is called converged too early.
     """
 
     def __init__(self) -> None:
@@ -75,21 +79,21 @@ class Schedule:
         self.exact_next = False
 
     def note(self, residual: Tensor, error: Tensor, running: Tensor) -> None:
-        """Take in an evaluation and decide about the next one.
+        """Record an evaluation and decide whether the next one is exact.
 
         Args:
             residual: ``(B,)`` relative residuals.
-            error: ``(B,)`` how far they may be off.
-            running: bool ``(B,)``, which samples go on.
+            error: ``(B,)`` estimates of their errors.
+            running: bool ``(B,)``, samples that have not stopped.
         """
         rate = _FIRST_RATE if self._last is None else (residual / self._last).clamp(max=1.0)
-        # The next point is about one residual further from the anchor.
+        # The next point is about one residual further from the reference point.
         coming = error + ROUNDOFF * residual
         wanting = running & (coming > _SHARE * rate * residual)
         self.exact_next = 2 * int(wanting.count_nonzero()) > int(running.count_nonzero())
         self._last = residual
 
     def select(self, rows: Tensor) -> None:
-        """Forget all samples but ``rows`` (indices)."""
+        """Drop all samples except ``rows`` (indices)."""
         if self._last is not None:
             self._last = self._last[rows]

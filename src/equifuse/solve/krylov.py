@@ -18,9 +18,9 @@ from equifuse.solve.recycling import empty, select, spare
 from equifuse.solve.sync import is_sync_step, known_empty, known_full
 
 LinearMap = Callable[[Tensor], Tensor]
-# Solved rows leave the batch once no more than this share is left: copying the rest is not free.
+# Solved rows leave the batch only when at most this share is left, because copying the rest costs time.
 _WORTH_DROPPING = 0.7
-# Gram-Schmidt is repeated where less than this share of a direction is left: a digit of orthogonality is lost then.
+# Gram-Schmidt is repeated where less than this share of a direction is left: one digit of orthogonality is lost.
 _CANCELLED = 0.1
 # What a rough product after exact ones may add to the residual, as a share of the tolerance.
 _ROUGH_SHARE = 0.4
@@ -41,11 +41,11 @@ class Product(NamedTuple):
 
 
 class ArnoldiBasis:
-    """Orthonormal Krylov bases of ``A``, one per sample, with ``A V_k = V_{k+1} H_k``.
+    """Orthonormal Krylov bases of a linear map ``A``, one per sample, with ``A V_k = V_{k+1} H_k``.
 
     Args:
-        start: ``(B, N)`` first directions; a zero row gives an empty basis for that sample.
-        size: most basis vectors.
+        start: ``(B, N)`` first directions; a row of zeros gives an empty basis for that sample.
+        size: largest number of basis vectors.
     """
 
     def __init__(self, start: Tensor, size: int) -> None:
@@ -63,9 +63,9 @@ class ArnoldiBasis:
     def extend(self, image: Tensor) -> Tensor:
         """Add the direction ``image = A · newest()``, which is overwritten; returns the new column of ``H``.
 
-        Gram-Schmidt is done a second time where little is left of a direction, because what is left is then not
-        orthogonal enough (Daniel et al. 1976). A direction that lies in the span up to rounding (a happy breakdown) is
-        dropped for that sample: its row continues with zeros, as does one whose image is not finite.
+        Gram-Schmidt is repeated where little is left of a direction, because the rest is then not orthogonal enough
+        (Daniel et al. 1976). A direction that lies in the span up to rounding (a happy breakdown) is dropped for that
+        sample, which continues with zeros; so does a sample whose image is not finite.
         """
         k = self.size
         before = torch.linalg.vector_norm(image, dim=1)
@@ -79,7 +79,7 @@ class ArnoldiBasis:
             height = torch.linalg.vector_norm(image, dim=1)
         finite = height < torch.inf
         if not known_full(finite):
-            image = torch.where(finite[:, None], image, 0.0)  # the column tells
+            image = torch.where(finite[:, None], image, 0.0)  # H is not finite either
         height = torch.where(finite & (height > 10 * torch.finfo(image.dtype).eps * before), height, 0.0)
         self.alive = height > 0
         self.vectors.store_scaled(k + 1, image, _reciprocal(height))
@@ -97,7 +97,7 @@ class ArnoldiBasis:
         return self.vectors.add_to(x, weights)
 
     def select(self, rows: Tensor) -> None:
-        """Forget all samples but ``rows`` (indices)."""
+        """Drop all samples except ``rows`` (indices)."""
         self.vectors.select(rows)
         self.columns, self.norm = [column[rows] for column in self.columns], self.norm[rows]
         self.alive = self.alive[rows]
@@ -110,16 +110,29 @@ def _reciprocal(norm: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class GMRES:
-    """GMRES for the adjoint equation ``u = Jᵀu + g``: the residual-minimal method for a linear system.
+    """The linear solver of the backward pass: GMRES for the adjoint equation ``u = Jᵀu + g``.
+
+    Used by ``Implicit()`` unless you choose another solver. It minimises the residual over the Krylov space, so it
+    needs no more products with ``Jᵀ`` than any fixed-point iteration.
+
+    >>> gradient = ef.Implicit(solver=ef.GMRES(tol=1e-6, max_steps=100))
+    >>> w = torch.tensor(0.5, requires_grad=True)
+    >>> z, stats = ef.fixed_point(lambda z: w * z + 1, torch.zeros(1, 1), gradient=gradient)
+    >>> z.sum().backward()
+    >>> stats.adjoint.converged
+    tensor([True])
 
     Args:
-        tol: relative tolerance per sample on ``‖g − (I − Jᵀ)u‖ / ‖g‖``, > 0; ``None`` takes the smaller of 1e-5
-            and the forward solver's tolerance. Never asks for less than the dtype can give.
-        max_steps: most products with ``Jᵀ``, ≥ 1.
-        restart: Krylov vectors kept before starting over from the current solution; bounds the memory.
+        tol: relative tolerance per sample on ``‖g − (I − Jᵀ)u‖ / ‖g‖``, > 0. ``None`` (default) takes the smaller one
+            of 1e-5 and the forward solver's tolerance. Never less than the dtype can reach.
+        max_steps: largest number of products with ``Jᵀ``, ≥ 1; default 60.
+        restart: Krylov vectors stored before the method starts again from the current solution, ≥ 1; default 30.
+            Bounds the memory.
 
     Raises:
         InputError: an argument is out of range.
+
+    Source: Saad & Schultz 1986.
     """
 
     tol: float | None = None
@@ -139,11 +152,11 @@ class GMRES:
 
 
 class _LeastSquares:
-    """``min_y ‖β e₁ − H y‖`` per sample, one column of ``H`` at a time, by Givens rotations.
+    """Solves ``min_y ‖β e₁ − H y‖`` per sample, one column of ``H`` at a time, by Givens rotations.
 
     Args:
         norm: ``(B,)`` the ``β``.
-        size: most columns.
+        size: largest number of columns.
     """
 
     def __init__(self, norm: Tensor, size: int) -> None:
@@ -154,10 +167,10 @@ class _LeastSquares:
         self.rhs[:, 0] = norm
 
     def append(self, k: int, column: Tensor, active: Tensor) -> Tensor:
-        """Take column ``k`` ``(B, k + 2)``; returns the residual norms ``(B,)``, infinite where it is not finite.
+        """Add column ``k`` ``(B, k + 2)``; returns the residual norms ``(B,)``, infinite where it is not finite.
 
-        The later coefficients of a sample that is not ``active``, and of one whose column is not finite, become zero,
-        so its solution stays what it was.
+        For a sample that is not ``active`` or whose column is not finite the later coefficients become 0, so that its
+        solution does not change any more.
         """
         column = column.clone()
         for i in range(k):  # the rotations of the earlier columns, then one of its own
@@ -179,7 +192,7 @@ class _LeastSquares:
         return torch.where(broken, torch.inf, self.rhs[:, k + 1].abs())
 
     def select(self, rows: Tensor) -> None:
-        """Forget all samples but ``rows`` (indices)."""
+        """Drop all samples except ``rows`` (indices)."""
         self.triangle = [column[rows] for column in self.triangle]
         self.cosines, self.sines, self.rhs = (tensor[rows] for tensor in (self.cosines, self.sines, self.rhs))
 
@@ -225,7 +238,7 @@ def solve_adjoint(
     refining = product.rough is not None
     while done < method.max_steps and bool(work.active.any()):
         size = min(method.restart, method.max_steps - done)
-        # Rows that are done start from nothing, and so stay what they are.
+        # Solved rows start from zero, so their solution does not change.
         if not bool(work.active.all()):
             right = torch.where(work.active[:, None], right, right.new_zeros(()), out=spare(right))
         basis = ArnoldiBasis(right, size)
@@ -238,7 +251,7 @@ def solve_adjoint(
                 if left == 0:
                     break
                 if select_rows is not None and left <= _WORTH_DROPPING * work.active.numel():
-                    # Where the cycle goes on, its combination is only made at its end.
+                    # Rows that stay are combined at the end of the cycle.
                     u = _add(u, g, work.index, basis, squares.solution().masked_fill(work.active[:, None], 0.0))
                     here = work.active.nonzero().squeeze(1)
                     work.select(here)
@@ -253,7 +266,7 @@ def solve_adjoint(
                 if refining or not bool((work.active & (more > _ROUGH_SHARE * work.floor)).any()):
                     multiply = product.rough
                     error = error + more
-            # Of Jᵀ, not of 1 − Jᵀ: the Krylov space is the same, and nothing cancels where Jᵀ is small.
+            # Products with Jᵀ, not 1 − Jᵀ: the Krylov space is the same, and nothing cancels where Jᵀ is small.
             itself = basis.alive.to(v.dtype)
             column = -basis.extend(multiply(v))
             column[:, basis.size - 1] += itself
@@ -278,17 +291,17 @@ def solve_adjoint(
 
 
 class _Progress:
-    """How far each row is, the rows that are worked on, and the statistics of all.
+    """How far each row is: which rows are still being solved, and the statistics of all rows.
 
     Args:
-        scale: ``(B,)`` norms of the right-hand sides, the residuals of zero.
+        scale: ``(B,)`` norms of the right-hand sides, which are the residuals of the start 0.
         tol: relative tolerance.
 
     Attributes:
-        index: the rows that are worked on.
+        index: the rows that are still in the batch.
         residual: their residual norms.
-        floor: below which they are done.
-        active: bool, which of them are not.
+        floor: the residual norms at which they are solved.
+        active: bool, which of them are not solved yet.
     """
 
     def __init__(self, scale: Tensor, tol: float) -> None:
@@ -301,9 +314,9 @@ class _Progress:
         self.active = self.residual > self.floor
 
     def note(self, residual: Tensor) -> None:
-        """The residual norms of the rows that are worked on, after one more product; of others they are ignored.
+        """Record the residual norms of the rows in the batch after one more product; those of solved rows are ignored.
 
-        Rows where it is infinite have broken down, and are given up.
+        A row whose norm is infinite has broken down and is given up.
         """
         everyone = len(self.index) == len(self._whole)
         self._steps = (
@@ -315,13 +328,13 @@ class _Progress:
         self.active = self.active & (self.residual > self.floor) & (self.residual < torch.inf)
 
     def select(self, rows: Tensor) -> None:
-        """Go on with ``rows`` (indices) of those that are worked on."""
+        """Continue with only ``rows`` (indices) of the rows in the batch."""
         self.index, self.residual, self.floor = self.index[rows], self.residual[rows], self.floor[rows]
         self.active = self.active[rows]
 
     def stats(self) -> SolverStats:
-        """Of all rows."""
-        # A row without a right-hand side is solved by zero.
+        """The statistics of all rows."""
+        # A row whose right-hand side is 0 is solved by 0.
         relative = torch.where(self._scale > 0, torch.stack(self._trace) / self._scale, 0.0)
         return SolverStats(
             converged=self._whole <= self._tol * self._scale,
@@ -332,7 +345,7 @@ class _Progress:
 
 
 def _exact_residual(product: Product, g: Tensor, u: Tensor, index: Tensor) -> Tensor:
-    """``g − u + product(u)`` at the rows ``index``, which ``product`` is of."""
+    """``g − u + product(u)`` at the rows ``index``, to which ``product`` belongs."""
     if len(index) < len(g):
         g, u = select(g, index), select(u, index)
     image = product.exact(u)

@@ -1,4 +1,4 @@
-"""The one fixed-point loop: per-sample status, best iterate, safeguards, trace. Step rules live in their own files."""
+"""The loop that every solver shares: evaluate the map, propose the next iterate, stop each sample on its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RowSelector = Callable[[Tensor], FixedPointMap]
 
 
 def row_selector(f: FixedPointMap) -> RowSelector | None:
-    """The map's method that gives the map of some samples alone, or None if it has none.
+    """The map's method that returns the map of some samples alone, or None if it has none.
 
     Warns:
         DeprecationWarning: the method is named ``take``, as in version 0.1.
@@ -38,30 +38,37 @@ def row_selector(f: FixedPointMap) -> RowSelector | None:
     return None
 
 
-# A sample whose residual exceeds its best by this factor has left the basin: go back to the best iterate.
+# A sample whose residual exceeds its smallest one by this factor goes back to its best iterate.
 _BLOW_UP = 1e3
-# However often a sample stalls, its plain steps never shrink below this share of f(z) - z ...
+# However often a sample stalls, its plain steps never become smaller than this share of f(z) - z ...
 _LEAST_DAMPING = 1.0 / 16
 # ... and a recovery never lasts longer than this many times the solver's patience.
 _LONGEST_RECOVERY = 16
-# Where what is remembered of a sample misleads, this share of the patience is enough.
+# A sample whose history no longer describes the map gets this share of the patience.
 _SHORT_PATIENCE = 1.0 / 3
-# Converged samples leave the batch once no more than this share is left: copying the rest is not free.
+# Converged samples leave the batch only when at most this share is left, because copying the rest costs time.
 _WORTH_DROPPING = 0.7
 
 
 @dataclass
 class SolverStats:
-    """What a fixed-point solve achieved, per sample.
+    """What a fixed-point solve achieved, sample by sample.
+
+    >>> z, stats = ef.fixed_point(lambda z: 0.5 * z + 1, torch.zeros(3, 2))
+    >>> stats.converged
+    tensor([True, True, True])
+    >>> sorted(stats.summary())
+    ['converged', 'max_residual', 'max_steps', 'mean_steps']
 
     Attributes:
         converged: bool ``(B,)``, whether the relative residual reached the tolerance.
-        residual: ``(B,)``, ``‖f(z) − z‖ / ‖f(z)‖`` of the returned iterate.
+        residual: ``(B,)``, the relative residual ``‖f(z) − z‖ / ‖f(z)‖`` of the returned iterate.
         steps: int64 ``(B,)``, evaluations of ``f`` made for the sample until it stopped.
-        trace: ``(K, B)``, the relative residual at each evaluation; a stopped sample repeats its last value.
-        parts: statistics of the parts of a composite solve (a modality, the fusion state), else empty.
-        backward: filled in by the backward pass with the statistics of its solve; see ``adjoint``.
-        own: which rows of that solve are these samples'; None for all.
+        trace: ``(K, B)``, the relative residual at each of ``K`` evaluations; a sample that has stopped repeats its
+            last value.
+        parts: statistics of each part of a composite solve (one modality, the fusion state) by name; {} otherwise.
+        backward: list that the backward pass fills with the statistics of its own solve; read it as ``adjoint``.
+        own: which rows of the backward solve belong to these samples; None for all.
     """
 
     converged: Tensor
@@ -74,18 +81,18 @@ class SolverStats:
 
     @property
     def adjoint(self) -> SolverStats | None:
-        """Statistics of the latest backward solve, None before there was one."""
+        """Statistics of the latest backward solve; None before the first one."""
         if not self.backward:
             return None
         latest = self.backward[-1]
         return latest if self.own is None else latest.select(self.own)
 
     def select(self, rows: slice) -> SolverStats:
-        """The statistics of some samples."""
+        """The statistics of the samples ``rows`` alone."""
         return SolverStats(self.converged[rows], self.residual[rows], self.steps[rows], self.trace[:, rows])
 
     def summary(self) -> dict[str, float]:
-        """Scalars for a log line: share converged, mean and largest steps, largest residual."""
+        """Numbers for a log line: share converged, mean and largest number of steps, largest residual."""
         if self.converged.numel() == 0:
             return {"converged": 1.0, "mean_steps": 0.0, "max_steps": 0.0, "max_residual": 0.0}
         return {
@@ -96,7 +103,7 @@ class SolverStats:
         }
 
     def reshape(self, *leading: int) -> SolverStats:
-        """The same statistics with the sample axis viewed as ``leading``, parts included."""
+        """The same statistics with the sample axis viewed as ``leading``, including those of the parts."""
         return SolverStats(
             self.converged.reshape(leading),
             self.residual.reshape(leading),
@@ -109,19 +116,19 @@ class SolverStats:
 
 
 class StepRule(ABC):
-    """The state of one solve: proposes the next iterate from the latest evaluation, sample by sample."""
+    """The state of one running solve: proposes the next iterate of each sample from the latest evaluation."""
 
     @abstractmethod
     def step(self, z: Tensor, fz: Tensor, r: Tensor, damping: Tensor | None, restart: Tensor) -> Tensor:
-        """The next iterate.
+        """Propose the next iterate.
 
         Args:
             z: ``(B, N)`` current iterate.
-            fz: ``(B, N)`` its image.
+            fz: ``(B, N)`` its image ``f(z)``.
             r: ``(B, N)`` its residual ``fz - z``.
             damping: ``(B, 1)`` share of the residual to move by, in (0, 1]; None for 1.
-            restart: bool ``(B,)``; for these samples ``z`` is unrelated to the previous call, so what was
-                remembered about them must be forgotten.
+            restart: bool ``(B,)``; for these samples ``z`` is unrelated to the previous call, so everything stored
+                about them must be dropped.
 
         Returns:
             ``(B, N)``.
@@ -129,34 +136,44 @@ class StepRule(ABC):
 
     @abstractmethod
     def select(self, rows: Tensor) -> None:
-        """Forget all samples but ``rows`` (sorted indices); the next call is for these alone."""
+        """Drop all samples except ``rows`` (sorted indices); the next call to :meth:`step` has only these."""
 
     @property
     def stalled_history(self) -> Tensor | None:
-        """Bool ``(B,)``: samples of which what is remembered says less and less about the map; None if not known."""
+        """Bool ``(B,)``: samples whose stored history describes the map worse and worse; None if not measured."""
         return None
 
     @property
     def latest(self) -> tuple[Tensor, Tensor] | None:
-        """``z`` and ``r``, each ``(B, N)``, of the latest call; None if that is not remembered."""
+        """``z`` and ``r``, each ``(B, N)``, of the latest call to :meth:`step`; None if they are not stored."""
         return None
 
     def secant_pairs(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """What is remembered of the map, oldest first: ``Δz``, ``Δr`` ``(B, N)``, and bool ``(B,)``, of whom it is."""
+        """Stored differences ``Δz`` and ``Δr`` ``(B, N)``, oldest first, each with bool ``(B,)``, where it is valid."""
         yield from ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Solver(ABC):
-    """A fixed-point solver: tolerance, budget and step rule.
+    """Base of all fixed-point solvers: tolerance, budget, and the rule for the next iterate.
+
+    Use one of :class:`Anderson` (the default), :class:`Broyden`, :class:`Picard` or :class:`StaticAnderson`. To write
+    your own, subclass this class and return a :class:`~equifuse.solve.loop.StepRule` from :meth:`start`.
+
+    >>> solver = ef.Anderson(tol=1e-6, max_steps=100)
+    >>> solver.config()["tol"]
+    1e-06
+    >>> isinstance(solver, ef.solve.Solver)
+    True
 
     Args:
-        tol: relative tolerance per sample on ``‖f(z) − z‖ / ‖f(z)‖``, > 0.
-        max_steps: most evaluations of ``f``, ≥ 1.
-        damping: share of the residual a plain step moves by, in (0, 1].
-        patience: evaluations without a new best residual after which a sample is sent back to its best iterate, and
-            goes on by the solver's fallback method, or else forgets its history and takes plain steps for a while,
-            damped from the third time on; other samples are not touched. 0 switches this off.
+        tol: relative tolerance per sample on ``‖f(z) − z‖ / ‖f(z)‖``, > 0; default 1e-4.
+        max_steps: largest number of evaluations of ``f``, ≥ 1; default 50.
+        damping: share of the residual that a plain step moves by, in (0, 1]; default 1.
+        patience: after so many evaluations without a new smallest residual a sample returns to its best iterate and
+            continues with the solver's fallback method. A solver without a fallback drops the sample's history and
+            takes plain steps for a while, damped from the third time on. Other samples are not affected. Default 15;
+            0 switches this off.
 
     Raises:
         InputError: an argument is out of range.
@@ -167,7 +184,7 @@ class Solver(ABC):
     damping: float = 1.0
     patience: int = 15
     name: ClassVar[str]
-    # Whether it goes by the point ahead of an image, where a map knows one, and not by the image.
+    # Whether it uses the point ahead of an image, where the map has one, instead of the image.
     looks_ahead: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -182,48 +199,48 @@ class Solver(ABC):
 
     @abstractmethod
     def start(self, z: Tensor, after: StepRule | None = None) -> StepRule:
-        """A step rule for states shaped like ``z`` ``(B, N)``.
+        """Begin a solve: the step rule for states shaped like ``z`` ``(B, N)``.
 
         Args:
-            z: the first state it is called with.
-            after: the rule that it takes over from, on the same map; what that one remembers may be made use of, and
-                one of the same kind may go on itself.
+            z: the first state that the rule is called with.
+            after: the rule that this one replaces in the middle of a solve of the same map. Its history may be reused,
+                and a rule of the same kind may be returned unchanged.
         """
 
     def fallback(self) -> Solver | None:
-        """The method by which stalled samples go on, None for damped steps of this one."""
+        """The solver that stalled samples continue with; None for damped steps of this one."""
         return None
 
     def solve(
         self, f: FixedPointMap, z0: Tensor, select_rows: RowSelector | None = None
     ) -> tuple[Tensor, Tensor, SolverStats]:
-        """Run it on ``z = f(z)`` from ``z0``; see :func:`iterate_with_image`."""
+        """Solve ``z = f(z)`` from ``z0``; see :func:`iterate_with_image`."""
         return iterate_with_image(f, z0, self, select_rows)
 
     def config(self) -> dict[str, Any]:
-        """Name and options as plain values; :func:`equifuse.solve.make_solver` reads them back."""
+        """Name and options as plain values, from which :func:`equifuse.solve.make_solver` builds the solver again."""
         return {"name": self.name, **asdict(self)}
 
 
 def work_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype a solve is carried out in: float64 stays, anything narrower than float32 is widened to it."""
+    """The dtype of a solve's own state: float64 stays, everything narrower than float32 is widened to it."""
     return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast off; where it is off already, nothing, which leaves a recorded graph in one piece."""
+    """A context without autocast. Does nothing where autocast is off already, so that a traced graph is not broken."""
     return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
 
 
 def flatten_batch(x: Tensor) -> Tensor:
-    """``(B, …)`` viewed as ``(B, N)``, also where ``B`` is 0."""
+    """``(B, …)`` viewed as ``(B, N)``; also works for ``B = 0``."""
     return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 def relative_residual(r: Tensor, fz: Tensor) -> Tensor:
-    """``‖r‖ / ‖f(z)‖`` per row of ``(B, N)``; 0 where both vanish, +inf where anything is not finite.
+    """``‖r‖ / ‖f(z)‖`` per row of ``(B, N)``; 0 where both norms are 0, +inf where anything is not finite.
 
-    Where ``f(z)`` alone vanishes it is the largest number there is, not infinity: nothing is wrong with such a state.
+    Where only ``f(z)`` is 0 the result is the largest finite number, because such a state is valid.
     """
     residual = torch.linalg.vector_norm(r, dim=1)
     scale = torch.linalg.vector_norm(fz, dim=1)
@@ -237,14 +254,14 @@ def relative_error(error: Tensor, fz: Tensor) -> Tensor:
 
 
 def scaled(damping: Tensor | None, r: Tensor) -> Tensor:
-    """``damping · r`` ``(B, N)``; None is 1."""
+    """``damping · r`` ``(B, N)``; None stands for 1."""
     return r if damping is None else damping * r
 
 
 def choose(mask: Tensor, *pairs: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    """Of each pair of ``(B, N)``, the first for the samples of ``mask`` ``(B,)``, else the second.
+    """For each pair of tensors ``(B, N)``: the first one in the samples of ``mask`` ``(B,)``, the second one elsewhere.
 
-    Nothing is copied if all samples agree, where it costs nothing to ask.
+    On a CPU nothing is copied if the mask is the same for all samples.
     """
     if can_sync(mask):
         count = int(mask.count_nonzero())
@@ -255,12 +272,13 @@ def choose(mask: Tensor, *pairs: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
 
 
 class _Safeguard:
-    """Sends stalled samples back to their best iterate, each on its own.
+    """Detects samples that no longer make progress and sends each back to its best iterate.
 
-    An accelerated iteration can be trapped where the map has a kink, and a plain one can run in a cycle. So a stalled
-    sample goes on from its best iterate by the solver's fallback method, to the end: that one's residual may rise for
-    long before it falls, so it gets no patience of its own. A solver without one forgets the sample's history and takes
-    plain steps for a while instead; each further stall doubles their number, and every second one halves their damping.
+    An accelerated iteration can be trapped where the map has a kink, and a plain one can run in a cycle. A stalled
+    sample therefore continues from its best iterate with the solver's fallback method until it stops. The residual of
+    the fallback method may rise for long before it falls, so it is not watched again. If the solver has no fallback,
+    the sample's history is dropped and it takes plain steps for a while; each further stall doubles their number, and
+    every second one halves their damping.
     """
 
     def __init__(self, solver: Solver, batch: int, like: Tensor) -> None:
@@ -271,29 +289,29 @@ class _Safeguard:
         self.first_damping = solver.damping
         self.since_best = torch.zeros(batch, dtype=torch.int64, device=like.device)
         self.damping = None if solver.damping == 1 else like.new_full((batch, 1), solver.damping)
-        # Before there is one on its own: (B,) plain steps that a sample has to take, and how often it has stalled.
+        # (B,) plain steps that a sample still has to take, and how often it has stalled; None before the first stall.
         self.recovery: Tensor | None = None
         self.stalls: Tensor | None = None
 
     @property
     def on_their_own(self) -> Tensor:
-        """Bool ``(B,)``: samples that have left the solver's first method, for now or to the end."""
+        """Bool ``(B,)``: samples that do not use the solver's first method now."""
         return self.rescued if self.recovery is None else self.rescued | (self.recovery > 0)
 
     def watch(
         self, relative: Tensor, best: Tensor, better: Tensor, stalled_history: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Note the latest evaluation.
+        """Take note of the latest evaluation and find the stalled samples.
 
         Args:
             relative: ``(B,)`` residuals.
-            best: ``(B,)`` the smallest ones so far.
-            better: bool ``(B,)``, whether these are the latest.
-            stalled_history: bool ``(B,)``, samples whose patience is shorter; None for none.
+            best: ``(B,)`` the smallest residuals so far.
+            better: bool ``(B,)``, whether the latest residual is the smallest.
+            stalled_history: bool ``(B,)``, samples that get less patience; None for none.
 
         Returns:
-            Bool ``(B,)``, the samples to send back to their best iterate, and ``(B,)``, those of them whose history is
-            of no more use.
+            Bool ``(B,)``, the samples to send back to their best iterate, and bool ``(B,)``, those of them whose
+            history must be dropped.
         """
         self.since_best = (self.since_best + 1).masked_fill_(better, 0)
         broken = relative == torch.inf
@@ -316,7 +334,7 @@ class _Safeguard:
         return back, forget
 
     def _damp(self, back: Tensor) -> None:
-        """A plain phase for these samples."""
+        """Start a phase of plain steps for the samples ``back``."""
         stalls = torch.zeros_like(self.since_best) if self.stalls is None else self.stalls
         length = (self.patience * 2**stalls).clamp(max=_LONGEST_RECOVERY * self.patience)
         self.recovery = torch.where(back, length, 0 if self.recovery is None else self.recovery)
@@ -329,7 +347,7 @@ class _Safeguard:
         self.stalls = stalls + back
 
     def select(self, rows: Tensor) -> None:
-        """Forget all samples but ``rows`` (indices)."""
+        """Drop all samples except ``rows`` (indices)."""
         self.since_best, self.rescued = self.since_best[rows], self.rescued[rows]
         self.recovery, self.stalls, self.damping = (
             None if tensor is None else tensor[rows] for tensor in (self.recovery, self.stalls, self.damping)
@@ -337,33 +355,33 @@ class _Safeguard:
 
 
 class _Methods:
-    """The step rule of a solver, and that of its fallback method for the samples that are rescued."""
+    """The step rule of a solver, and the step rule of its fallback for the samples that have stalled."""
 
     def __init__(self, solver: Solver, z: Tensor) -> None:
         self._fallback_solver = solver.fallback()
-        self._first: StepRule | None = solver.start(z)  # None once there is nobody left for it
-        self._fallback: StepRule | None = None  # None until there is somebody for it; may be the first itself
+        self._first: StepRule | None = solver.start(z)  # None when no sample uses it any more
+        self._fallback: StepRule | None = None  # None until a sample needs it; may be the first itself
 
     @property
     def stalled_history(self) -> Tensor | None:
-        """See :attr:`StepRule.stalled_history`, of the first."""
+        """:attr:`StepRule.stalled_history` of the first method."""
         return None if self._first is None else self._first.stalled_history
 
     def select(self, rows: Tensor) -> None:
-        """Forget all samples but ``rows`` (indices)."""
+        """Drop all samples except ``rows`` (indices)."""
         if self._first is not None:
             self._first.select(rows)
         if self._fallback is not None and self._fallback is not self._first:
             self._fallback.select(rows)
 
     def prepare(self, z: Tensor, rescued: Tensor, running: Tensor, *, comparable: bool) -> None:
-        """Start the fallback method when it is needed, end the first when it no longer is.
+        """Start the fallback method when the first sample needs it; end the first method when no sample uses it.
 
         Args:
-            z: ``(B, N)`` the states that the next step is from.
-            rescued: bool ``(B,)``, samples of the fallback method.
-            running: bool ``(B,)``, samples that go on.
-            comparable: whether the fallback method is given residuals of the same map as the first.
+            z: ``(B, N)`` the states that the next step starts from.
+            rescued: bool ``(B,)``, samples that use the fallback method.
+            running: bool ``(B,)``, samples that have not stopped.
+            comparable: whether the fallback method sees residuals of the same map as the first method did.
         """
         if self._fallback_solver is None or known_empty(rescued):
             return
@@ -382,7 +400,7 @@ class _Methods:
 
 @dataclass
 class _Best:
-    """The best iterate of each sample so far, its image or the point ahead, its residual, and the evaluations made."""
+    """The best iterate of each sample so far, its image (or the point ahead), its residual, and the evaluations."""
 
     z: Tensor
     image: Tensor
@@ -390,11 +408,11 @@ class _Best:
     steps: Tensor
 
     def select(self, rows: Tensor) -> _Best:
-        """The given samples."""
+        """Only the given samples."""
         return _Best(select(self.z, rows), select(self.image, rows), self.residual[rows], self.steps[rows])
 
     def scatter(self, rows: Tensor, other: _Best) -> _Best:
-        """These samples with ``rows`` replaced."""
+        """These samples with ``rows`` replaced by ``other``."""
         return _Best(
             scatter(self.z, rows, other.z),
             scatter(self.image, rows, other.image),
@@ -404,12 +422,12 @@ class _Best:
 
 
 class _Evaluations:
-    """``f`` on rows ``(n, N)``, given to it in the shape and dtype of ``like``.
+    """Evaluates ``f`` on states ``(n, N)``, converted to the shape and dtype that ``f`` takes.
 
     Args:
-        f: the map; rough where it offers that.
+        f: the map; evaluated in low precision where it offers that.
         like: a state as ``f`` takes it.
-        ahead: whether the point ahead is wanted.
+        ahead: whether points ahead of the image are wanted.
     """
 
     def __init__(self, f: FixedPointMap, like: Tensor, *, ahead: bool) -> None:
@@ -423,7 +441,7 @@ class _Evaluations:
         return None
 
     def __call__(self, z: Tensor) -> Evaluated:
-        """The evaluation at ``z`` ``(n, N)``, in rows too."""
+        """The evaluation at ``z`` ``(n, N)``, flattened in the same way."""
         state = z.view(z.shape[0], *self.like.shape[1:]).to(self.like.dtype)
         if self._anchored is not None:
             exact = self._schedule.exact_next or not self._anchored.known
@@ -441,12 +459,18 @@ class _Evaluations:
         )
 
     def plan(self, relative: Tensor, error: Tensor | None, running: Tensor) -> None:
-        """Decide how the next one is made: relative residuals ``(B,)``, their errors, and which samples go on."""
+        """Decide how the next evaluation is made.
+
+        Args:
+            relative: ``(B,)`` relative residuals.
+            error: ``(B,)`` estimates of their errors; None for exact ones.
+            running: bool ``(B,)``, samples that have not stopped.
+        """
         if self._anchored is not None:
             self._schedule.note(relative, relative.new_zeros(()) if error is None else error, running)
 
     def select(self, f: FixedPointMap, rows: Tensor) -> None:
-        """Go on with the map ``f`` of the samples ``rows`` (indices) alone."""
+        """Continue with ``f``, the map of the samples ``rows`` (indices) alone."""
         before, self._anchored = self._anchored, self._anchor(f)
         if before is not None and self._anchored is not None and isinstance(self.f, ExplicitMap):
             self._anchored.adopt(before, partial(self.f.select_saved, rows=rows))
@@ -467,20 +491,20 @@ def iterate_with_image(
 ) -> tuple[Tensor, Tensor, SolverStats]:
     """Run ``solver`` on ``z = f(z)`` from ``z0``; each sample stops on its own.
 
-    A sample's iterates depend on that sample alone (as long as ``f`` treats samples independently): once it has
-    converged its state is frozen, and safeguards act on it without touching the others. Differentiable with
-    respect to everything ``f`` closes over when run with gradients enabled.
+    A sample's iterates depend on that sample alone, as long as ``f`` treats samples independently. A sample that has
+    converged keeps its state, and the safeguards act on one sample without changing the others. With gradients enabled
+    the result is differentiable with respect to everything that ``f`` closes over.
 
     Args:
         f: map ``(B, …) -> (B, …)``.
         z0: ``(B, …)`` start.
         solver: the solver.
-        select_rows: row indices (sorted, int64) -> the map of these samples alone. With it, converged samples leave the
-            batch, and stragglers cost next to nothing.
+        select_rows: function from row indices (sorted, int64) to the map of these samples alone. If it is given,
+            samples that have converged leave the batch, so a few slow ones cost little.
 
     Returns:
-        The best iterate of each sample, shaped like ``z0`` and in the working dtype (at least float32), its image or
-        the point ahead of that, and the statistics. An iterate is never non-finite if ``z0`` is finite.
+        The best iterate of each sample, shaped like ``z0`` and in the working dtype (at least float32); its image, or
+        the point ahead of it; and the statistics. An iterate is never non-finite if ``z0`` is finite.
 
     Raises:
         InputError: ``f`` returned another shape than it was given.
@@ -505,7 +529,7 @@ def iterate_with_image(
             relative = relative_residual(r, image)
             if error is not None:
                 error = relative_error(error, image)
-                relative = relative + error  # what cannot be told from a residual counts as one
+                relative = relative + error  # an error may hide a residual of its size, so it counts as one
             shown = torch.where(running, relative, shown)
             trace.append(shown if index is None else trace[-1].index_copy(0, index, shown))
             better = running & (relative < best.residual)
@@ -516,8 +540,8 @@ def iterate_with_image(
             evaluate.plan(relative, error, running)
         fz = image
         if ahead is not None:
-            # Who has stalled goes on by the map itself: the point ahead may be fixed where the image is not. What is
-            # remembered is of points ahead.
+            # Stalled samples continue with the image, because a point ahead can be fixed where the image is not. Their
+            # history, which is of points ahead, is dropped.
             forget = back
             (fz,) = choose(guard.on_their_own, (image, ahead))
             r = torch.sub(fz, z, out=spare(fz))

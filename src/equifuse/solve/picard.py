@@ -15,12 +15,19 @@ class _PicardRule(StepRule):
         return z + scaled(damping, r)
 
     def select(self, rows: Tensor) -> None:
-        """Nothing is remembered."""
+        """Does nothing: nothing is stored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picard(Solver):
-    """Plain iteration, no memory. Converges linearly, only where ``f`` contracts, and is the yardstick for the rest.
+    """Plain iteration, ``z ← f(z)``: the simplest solver, and the baseline for the others.
+
+    It stores no history, converges linearly, and only where ``f`` is a contraction near the fixed point. Use it as a
+    yardstick or for maps that contract strongly; otherwise :class:`Anderson` needs fewer evaluations.
+
+    >>> z, stats = ef.fixed_point(lambda z: 0.5 * z + 1, torch.zeros(1, 1), solver=ef.Picard(tol=1e-5))
+    >>> round(z.item(), 3), stats.steps.tolist()
+    (2.0, [17])
 
     See :class:`equifuse.solve.Solver` for ``tol``, ``max_steps``, ``damping`` and ``patience``.
     """
@@ -29,5 +36,5 @@ class Picard(Solver):
     looks_ahead: ClassVar[bool] = False
 
     def start(self, z: Tensor, after: StepRule | None = None) -> StepRule:
-        """A stateless rule."""
+        """A step rule without memory."""
         return _PicardRule()

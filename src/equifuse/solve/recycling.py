@@ -1,8 +1,8 @@
-"""Large CPU tensors in memory that is used again, not allocated anew.
+"""Reuse of the memory of large CPU tensors.
 
-Freshly allocated memory is mapped page by page when it is first written, which at the size of a batch of states takes
-many times as long as the arithmetic. GPUs have a caching allocator for that; on a CPU this is ours. A block returns to
-the pool when the last tensor that shares its storage is gone, so its tensors can be used like any other.
+The operating system maps newly allocated memory page by page when it is first written, which for a batch of states
+takes many times as long as the arithmetic. PyTorch has a caching allocator for GPUs, but not for CPUs; this module
+is one. A block returns to the pool when the last tensor in it is deleted, so its tensors can be used like any other.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Below this many bytes the system's allocator is as fast.
+# Below this many bytes the system's allocator is equally fast.
 _WORTH_KEEPING = 2**18
-# Most bytes that lie idle.
+# Largest number of unused bytes in the pool.
 _MOST_IDLE = 2**29
 
 
@@ -28,21 +28,21 @@ class _Pool:
     def __init__(self) -> None:
         self._idle: defaultdict[int, list[np.ndarray]] = defaultdict(list)
         self._bytes = 0
-        # Reentrant: a garbage collection within may give a block back.
+        # Reentrant, because a garbage collection while it is held may return a block.
         self._lock = threading.RLock()
 
     @property
     def idle_bytes(self) -> int:
-        """What lies idle."""
+        """Bytes that are not in use now."""
         return self._bytes
 
     def borrow(self, size: int) -> np.ndarray:
-        """``size`` bytes at least, until the array is gone."""
+        """An array of at least ``size`` bytes; its memory returns to the pool when it is deleted."""
         step = 2 ** max(size.bit_length() - 4, 0)
         rounded = -(-size // step) * step
         block = None
         with self._lock:
-            # A batch that shrinks goes on in the blocks it had.
+            # A batch that becomes smaller reuses its larger blocks.
             fitting = [held for held, blocks in self._idle.items() if rounded <= held <= 2 * rounded and blocks]
             if fitting:
                 block = self._idle[min(fitting)].pop()
@@ -62,7 +62,7 @@ class _Pool:
                 self._bytes += block.nbytes
 
     def clear(self) -> None:
-        """Free what lies idle."""
+        """Free the memory that is not in use."""
         with self._lock:
             self._idle.clear()
             self._bytes = 0
@@ -73,7 +73,7 @@ _POOL = _Pool()
 
 def _kept(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
     """A tensor in memory of the pool; None where that is not worth it."""
-    # While compiling, sizes are symbols, and nothing may be asked about them.
+    # While compiling, sizes are symbols that must not be compared.
     if not like.is_cpu or torch.compiler.is_compiling():
         return None
     count = math.prod(shape)
@@ -90,17 +90,17 @@ def empty(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor
 
 
 def recording() -> bool:
-    """Whether nothing may be written in place: for autograd, or because a compiler decides on memory."""
+    """Whether nothing may be written in place: autograd records a graph, or a compiler plans the memory."""
     return torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
 def spare(like: Tensor, *shape: int) -> Tensor | None:
-    """Memory for ``torch.…(out=…)``; None, which means a result of its own, where that is as good or a must."""
+    """Memory to pass as ``out=``; None, for a newly allocated result, where reuse is not allowed or not faster."""
     return None if recording() else _kept(like, shape or like.shape, like.dtype)
 
 
 def copy(x: Tensor) -> Tensor:
-    """``x.clone()``, contiguous, not on a tape."""
+    """A contiguous copy of ``x`` that autograd does not record."""
     return empty(x).copy_(x)
 
 
@@ -124,10 +124,10 @@ def spread(values: Tensor, places: Tensor, count: int) -> Tensor:
 
 
 def idle_bytes() -> int:
-    """Bytes kept for later."""
+    """Bytes in the pool that are not in use now."""
     return _POOL.idle_bytes
 
 
 def release_idle_memory() -> None:
-    """Free them."""
+    """Free the memory of the pool that is not in use."""
     _POOL.clear()

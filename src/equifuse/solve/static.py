@@ -1,4 +1,4 @@
-"""Anderson acceleration of fixed shape: no question about a value decides what is computed, so it is a graph."""
+"""Anderson acceleration whose operations do not depend on values, so that it can be compiled and exported."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from equifuse.solve.loop import (
     work_dtype,
 )
 
-# A difference of which less than this share is new, in units of machine epsilon, says nothing but rounding.
+# A difference of which less than this share is new, in units of machine epsilon, is only rounding.
 _LEAST_NEWS = 32
 # A sample whose residual exceeds its best by this factor starts again from its best iterate.
 _BLOW_UP = 1e3
 
 
 class _History(NamedTuple):
-    """What is remembered of each sample.
+    """The stored history of each sample.
 
     Attributes:
-        q: ``(B, k, N)`` directions, the newest first: residual differences, orthonormal.
+        q: ``(B, k, N)`` orthonormal residual differences, the newest first.
         g: ``(B, k, N)`` the same combinations of the images' differences.
         valid: ``(B, k)`` 1 for a direction that counts, else 0.
         last_f: ``(B, N)`` the last image.
         last_r: ``(B, N)`` the last residual.
-        fresh: bool ``(B, 1)``, whether there is no last one.
+        fresh: bool ``(B, 1)``, whether there is no last image and residual yet.
     """
 
     q: Tensor
@@ -55,10 +55,11 @@ def _empty(z: Tensor, slots: int) -> _History:
 
 
 def _advance(h: _History, fz: Tensor, r: Tensor, damping: Tensor | float, memory: int) -> tuple[Tensor, _History]:
-    """The next iterate ``(B, N)``, and what is remembered then.
+    """The next iterate ``(B, N)`` and the history after it.
 
-    The newest difference is made orthogonal to the older ones, and the images' differences are combined the same way;
-    what they say about ``r`` is then a sum of projections. Two passes are made over ``q`` and one over ``g``.
+    The newest difference is made orthogonal to the older ones, and the images' differences are combined in the same
+    way; the share of ``r`` that they explain is then a sum of projections. It takes two passes over ``q`` and one over
+    ``g``.
     """
     if memory == 0:
         return fz - (1 - damping) * r if isinstance(damping, Tensor) or damping != 1 else fz, h
@@ -72,7 +73,7 @@ def _advance(h: _History, fz: Tensor, r: Tensor, damping: Tensor | float, memory
         of_difference, of_residual = (along @ h.q).unbind(1)
         dr, rest = dr - of_difference, r - of_residual
         left = torch.linalg.vector_norm(dr, dim=1, keepdim=True)
-    # A difference of nothing, or between points that were no neighbours, has no say.
+    # Differences that are only rounding, or between unrelated points, are not used.
     useful = (left > _LEAST_NEWS * torch.finfo(r.dtype).eps * length) & (left < torch.inf) & ~h.fresh
     q, g = torch.where(useful, dr / left, 0.0), torch.where(useful, df / left, 0.0)
     newest = (q * rest).sum(1, keepdim=True)
@@ -88,12 +89,12 @@ def _advance(h: _History, fz: Tensor, r: Tensor, damping: Tensor | float, memory
 
 
 def _forget(h: _History, samples: Tensor) -> _History:
-    """Without what is remembered of ``samples``, bool ``(B, 1)``."""
+    """The history without that of ``samples``, bool ``(B, 1)``."""
     return h._replace(valid=h.valid.masked_fill(samples, 0.0), fresh=h.fresh | samples)
 
 
 class _Rule(StepRule):
-    """The same step in the loop that all other solvers share."""
+    """The same step for the loop that the other solvers use."""
 
     def __init__(self, z: Tensor, memory: int) -> None:
         self.memory = memory
@@ -110,7 +111,7 @@ class _Rule(StepRule):
 
 
 class _State(NamedTuple):
-    """Everything a solve carries from one evaluation to the next: tensors alone, their shapes fixed."""
+    """Everything that a solve passes from one evaluation to the next: only tensors, of fixed shapes."""
 
     z: Tensor
     best: Tensor
@@ -128,21 +129,30 @@ class _State(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class StaticAnderson(Solver):
-    """Anderson acceleration by Gram-Schmidt (Tang et al. 2024, arXiv 2403.14961), as a graph of fixed shape.
+    """Anderson acceleration for compiled and exported models: the sequence of operations never depends on values.
 
-    For exported and compiled models: every sample is evaluated equally often and nothing depends on a value, so that
-    ``torch.compile(fullgraph=True)`` and ``torch.export`` take it, and no linear system is solved, for which ONNX has
-    no operator. As long as nothing is dropped from the memory the iterates are Anderson's. A sample keeps its best
-    iterate; where its residual is not finite, or a thousand times its best, it starts again from there.
+    ``torch.compile(fullgraph=True)``, ``torch.export`` and ONNX accept it, because every sample is evaluated equally
+    often and no linear system is solved. :func:`equifuse.export.export_model` selects it for you. As long as nothing is
+    dropped from the memory the iterates are those of :class:`Anderson`.
+
+    >>> z, stats = ef.fixed_point(torch.cos, torch.zeros(1, 2), solver=ef.StaticAnderson(max_steps=8))
+    >>> z
+    tensor([[0.7391, 0.7391]])
+    >>> stats.trace.shape  # always eight evaluations
+    torch.Size([8, 1])
 
     Args:
-        memory: directions remembered, ≥ 0; each costs two state-sized tensors, and three passes over one per
-            evaluation. 0 is plain iteration: the smallest graph, where the map contracts well.
-        loop: False (default) writes ``max_steps`` evaluations one after the other, all of which are made. True is a
-            loop (``torch.while_loop``, a prototype of PyTorch), which ends once every sample has converged; a sample
-            that has converged is frozen, so that its result does not depend on its batch-mates.
+        memory: directions stored, ≥ 0; default 10. Each costs two tensors of the state's size and three passes over
+            one of them per evaluation. 0 is plain iteration: the smallest graph, for maps that contract well.
+        loop: False (default) writes ``max_steps`` evaluations one after the other and makes all of them. True makes a
+            loop (``torch.while_loop``, a prototype in PyTorch) that ends when every sample has converged; a converged
+            sample is frozen, so its result does not depend on the other samples of its batch.
 
-    ``patience`` is of no use here. See :class:`equifuse.solve.Solver` for ``tol``, ``max_steps`` and ``damping``.
+    ``max_steps`` is 20 here, and ``patience`` has no effect. See :class:`equifuse.solve.Solver` for ``tol``,
+    ``max_steps`` and ``damping``. A sample whose residual is not finite or a thousand times its smallest one starts
+    again from its best iterate.
+
+    Source: Gram-Schmidt form of Anderson acceleration (Tang et al. 2024, arXiv 2403.14961).
     """
 
     max_steps: int = 20
@@ -156,7 +166,7 @@ class StaticAnderson(Solver):
             raise InputError(f"memory must not be negative, got {self.memory}")
 
     def start(self, z: Tensor, after: StepRule | None = None) -> StepRule:
-        """Empty history for states ``(B, N)``."""
+        """A rule with an empty history for states ``(B, N)``."""
         return _Rule(z, self.memory)
 
     def solve(
@@ -209,7 +219,7 @@ class StaticAnderson(Solver):
         better = better.unsqueeze(1)
         best, image = torch.where(better, s.z, s.best), torch.where(better, fz, s.image)
         proposal, history = _advance(_History(*s[6:]), fz, r, self.damping, slots)
-        # Where a step went wrong, the way starts anew; a proposal that is not finite is found so when it is evaluated.
+        # After a bad step start again from the best iterate. A proposal that is not finite shows when it is evaluated.
         z, history = torch.where(lost, best, proposal), _forget(history, lost)
         return _State(z, best, image, residual, s.steps + running, s.evaluations + 1, *history)
 

@@ -1,0 +1,185 @@
+"""Every public name has an example in its docstring, and the example prints what the docstring shows.
+
+Names ``ef``, ``np`` and ``torch`` are imported already; everything else an example imports itself.
+"""
+
+import doctest
+import importlib
+import inspect
+import random
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import equifuse as ef
+
+PACKAGES = [
+    "equifuse",
+    "equifuse.solve",
+    "equifuse.fusion",
+    "equifuse.encoders",
+    "equifuse.model",
+    "equifuse.datasets",
+    "equifuse.tasks",
+    "equifuse.explain",
+    "equifuse.export",
+    "equifuse.estimators",
+]
+# Names that still need an example; this set only ever shrinks.
+WITHOUT: set[str] = {
+    "equifuse.Concat",
+    "equifuse.ConvergenceWarning",
+    "equifuse.DEQFusion",
+    "equifuse.DataError",
+    "equifuse.EquifuseError",
+    "equifuse.EquilibriumMonitor",
+    "equifuse.EquilibriumReport",
+    "equifuse.FoldedGMF",
+    "equifuse.Fusion",
+    "equifuse.FusionClassifier",
+    "equifuse.FusionModel",
+    "equifuse.FusionOutput",
+    "equifuse.FusionRegressor",
+    "equifuse.GMF",
+    "equifuse.InputError",
+    "equifuse.ModelOutput",
+    "equifuse.NotConvergedError",
+    "equifuse.OutputError",
+    "equifuse.OutputExistsError",
+    "equifuse.UnknownNameError",
+    "equifuse.available_fusions",
+    "equifuse.build_model",
+    "equifuse.datasets.MultimodalDataset",
+    "equifuse.datasets.SourceOptions",
+    "equifuse.datasets.Split",
+    "equifuse.datasets.available",
+    "equifuse.datasets.load",
+    "equifuse.datasets.load_digits_views",
+    "equifuse.datasets.read_input_pieces",
+    "equifuse.datasets.read_inputs",
+    "equifuse.datasets.read_npz",
+    "equifuse.datasets.write_npz",
+    "equifuse.encoders.MLPEncoder",
+    "equifuse.encoders.Preprocessed",
+    "equifuse.encoders.SequenceEncoder",
+    "equifuse.encoders.Standardize",
+    "equifuse.explain.Attributions",
+    "equifuse.explain.Calibration",
+    "equifuse.explain.CoalitionOutputs",
+    "equifuse.explain.Coalitions",
+    "equifuse.explain.Contributions",
+    "equifuse.explain.Explanation",
+    "equifuse.explain.GateActivity",
+    "equifuse.explain.Internals",
+    "equifuse.explain.Intervals",
+    "equifuse.explain.PartEnergies",
+    "equifuse.explain.PredictionSets",
+    "equifuse.explain.ProbabilityScores",
+    "equifuse.explain.Reliability",
+    "equifuse.explain.all_coalitions",
+    "equifuse.explain.attribute",
+    "equifuse.explain.base_output",
+    "equifuse.explain.brier_score",
+    "equifuse.explain.calibrate",
+    "equifuse.explain.evaluate_coalitions",
+    "equifuse.explain.explain",
+    "equifuse.explain.fit_temperature",
+    "equifuse.explain.intervals",
+    "equifuse.explain.look_inside",
+    "equifuse.explain.prediction_sets",
+    "equifuse.explain.quantile",
+    "equifuse.explain.reliability",
+    "equifuse.explain.sampled_coalitions",
+    "equifuse.explain.shapley_values",
+    "equifuse.export.describe",
+    "equifuse.export.export_model",
+    "equifuse.export.model_card",
+    "equifuse.fusion.BilinearFusion",
+    "equifuse.fusion.BottleneckTransformer",
+    "equifuse.fusion.ChannelExchange",
+    "equifuse.fusion.CrossAttention",
+    "equifuse.fusion.DrFuse",
+    "equifuse.fusion.FiLM",
+    "equifuse.fusion.GMU",
+    "equifuse.fusion.LateFusion",
+    "equifuse.fusion.LowRankFusion",
+    "equifuse.fusion.MISA",
+    "equifuse.fusion.MMDynamics",
+    "equifuse.fusion.MMTM",
+    "equifuse.fusion.Mean",
+    "equifuse.fusion.MixtureOfExperts",
+    "equifuse.fusion.MutualEquilibrium",
+    "equifuse.fusion.PartReport",
+    "equifuse.fusion.Perceiver",
+    "equifuse.fusion.ProductOfExperts",
+    "equifuse.fusion.QMF",
+    "equifuse.fusion.SCFAE",
+    "equifuse.fusion.SelfAttention",
+    "equifuse.fusion.Sum",
+    "equifuse.fusion.TMC",
+    "equifuse.fusion.TensorFusion",
+    "equifuse.fusion.WeightTied",
+    "equifuse.fusion.WeightedSum",
+    "equifuse.fusion.find_equilibrium",
+    "equifuse.fusion.fusion_options",
+    "equifuse.fusion.recombined_dims",
+    "equifuse.fusion.register",
+    "equifuse.load",
+    "equifuse.model.LinearHead",
+    "equifuse.model.Piece",
+    "equifuse.tasks.Batch",
+    "equifuse.tasks.Classification",
+    "equifuse.tasks.Evaluation",
+    "equifuse.tasks.Multilabel",
+    "equifuse.tasks.Regression",
+    "equifuse.tasks.Retrieval",
+    "equifuse.tasks.Survival",
+    "equifuse.tasks.Task",
+    "equifuse.tasks.make_task",
+}
+LENIENT = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def public():
+    """Each public class and function once, under the shortest path it is imported from."""
+    found, seen = {}, set()
+    for package in PACKAGES:
+        module = importlib.import_module(package)
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if (inspect.isclass(thing) or inspect.isroutine(thing)) and id(thing) not in seen:
+                seen.add(id(thing))
+                found[f"{package}.{name}"] = thing
+    return found
+
+
+PUBLIC = public()
+
+
+def examples(name, thing):
+    """The examples of a docstring, and of the methods' docstrings."""
+    finder = doctest.DocTestFinder(exclude_empty=True, recurse=inspect.isclass(thing))
+    names = {"ef": ef, "np": np, "torch": torch}
+    return [test for test in finder.find(inspect.unwrap(thing), name, module=False, globs=names) if test.examples]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_docstring_has_an_example(name):
+    has_example = ">>>" in (PUBLIC[name].__doc__ or "")
+    assert has_example or name in WITHOUT, f"{name} needs a short example in its docstring"
+    assert not (has_example and name in WITHOUT), f"{name} has an example now: take it out of WITHOUT"
+
+
+@pytest.mark.parametrize("name", [name for name, thing in PUBLIC.items() if ">>>" in (thing.__doc__ or "")])
+def test_example_prints_what_it_shows(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    for test in examples(name, PUBLIC[name]):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        said = []
+        doctest.DocTestRunner(optionflags=LENIENT, verbose=False).run(test, out=said.append)
+        assert not said, "".join(said)
