@@ -178,7 +178,6 @@ def test_example_prints_what_it_shows(name, tmp_path, monkeypatch):
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     for test in examples(name, PUBLIC[name]):
         torch.manual_seed(0)
-        np.random.seed(0)
         random.seed(0)
         said = []
         doctest.DocTestRunner(optionflags=LENIENT, verbose=False).run(test, out=said.append)

@@ -18,7 +18,7 @@ TOL = 1e-4
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
     """As on a CPU with bfloat16 instructions, whatever the size of the batch."""
-    monkeypatch.setattr(products, "_cpu_multiplies_rough", lambda: True)
+    monkeypatch.setattr(products, "_cpu_has_fast_bfloat16", lambda: True)
     monkeypatch.setattr(products, "_WORTH_ROUNDING", 0)
 
 
@@ -58,8 +58,8 @@ class Counter:
     """Counts how a solve's products are made."""
 
     def __init__(self, monkeypatch):
-        self.exact = self.rough = 0
-        for name in ("exact", "rough"):
+        self.exact = self.low_precision = 0
+        for name in ("exact", "low_precision"):
             original = getattr(products.ReferenceMap, name)
 
             def counted(anchored, z, original=original, name=name):
@@ -80,7 +80,7 @@ def test_the_equilibrium_and_its_gradient_meet_the_tolerance(kind, dim, count, a
         present = {m: torch.rand(50) > 0.3 for m in inputs}
     counter = Counter(monkeypatch)
     out = fusion(inputs, present)
-    assert counter.rough > counter.exact > 0
+    assert counter.low_precision > counter.exact > 0
     cotangent = torch.randn_like(out.fused)
     wanted = [*fusion.parameters(), *inputs.values()]
     gradients = torch.cat([g.flatten() for g in torch.autograd.grad((out.fused * cotangent).sum(), wanted)])
@@ -133,10 +133,10 @@ def test_a_tolerance_out_of_bfloat16s_reach_is_met():
 def test_steps_are_about_those_of_the_exact_solve():
     for kind in ("easy", "hard", "published"):
         fusion, inputs = fusion_of(kind, 128)
-        rough = fusion(inputs).stats.steps.double().mean()
+        low_precision = fusion(inputs).stats.steps.double().mean()
         fusion.mixed_precision = False
         exactly = fusion(inputs).stats.steps.double().mean()
-        assert float(rough) <= float(exactly) + 2
+        assert float(low_precision) <= float(exactly) + 2
 
 
 def test_switched_off_it_is_off_and_in_float64_too(monkeypatch):
@@ -148,17 +148,17 @@ def test_switched_off_it_is_off_and_in_float64_too(monkeypatch):
     fusion.float()
     fusion.gradient = ef.Unrolled()
     fusion(inputs)
-    assert (counter.exact, counter.rough) == (0, 0)
+    assert (counter.exact, counter.low_precision) == (0, 0)
 
 
 def test_small_batches_and_plain_cpus_do_without(monkeypatch):
     monkeypatch.undo()
-    assert not products.rough_pays(torch.zeros(4, 4))
-    monkeypatch.setattr(products, "_cpu_multiplies_rough", lambda: False)
-    assert not products.rough_pays(torch.zeros(1000, 1000))
-    monkeypatch.setattr(products, "_cpu_multiplies_rough", lambda: True)
-    assert products.rough_pays(torch.zeros(1000, 1000))
-    assert not products.rough_pays(torch.zeros(1000, 1000, dtype=torch.float64))
+    assert not products.low_precision_pays(torch.zeros(4, 4))
+    monkeypatch.setattr(products, "_cpu_has_fast_bfloat16", lambda: False)
+    assert not products.low_precision_pays(torch.zeros(1000, 1000))
+    monkeypatch.setattr(products, "_cpu_has_fast_bfloat16", lambda: True)
+    assert products.low_precision_pays(torch.zeros(1000, 1000))
+    assert not products.low_precision_pays(torch.zeros(1000, 1000, dtype=torch.float64))
 
 
 def test_samples_that_leave_the_batch_take_their_anchor_along(monkeypatch):
@@ -173,7 +173,7 @@ def test_samples_that_leave_the_batch_take_their_anchor_along(monkeypatch):
     counter = Counter(monkeypatch)
     out = fusion(inputs, index=index)
     assert bool(out.stats.converged.all())
-    assert counter.rough > counter.exact
+    assert counter.low_precision > counter.exact
 
 
 def adjoint_by_both(a, method):
@@ -188,7 +188,7 @@ def adjoint_by_both(a, method):
 
         return multiply
 
-    u, stats = solve_adjoint(Product(product(a, "exact"), product(low, "rough")), g, method, 1e-4)
+    u, stats = solve_adjoint(Product(product(a, "exact"), product(low, "low_precision")), g, method, 1e-4)
     true = (g - u + torch.einsum("bij,bj->bi", a, u)).norm(dim=1) / g.norm(dim=1)
     assert bool(stats.converged.all())
     assert bool((true <= 1e-4).all())
@@ -200,21 +200,21 @@ def test_gmres_refines_by_rough_products_what_exact_ones_find_wrong():
     torch.manual_seed(0)
     calls = adjoint_by_both(torch.randn(20, 40, 40) / 15, GMRES())
     first = calls.index("exact")
-    assert calls[:first] == ["rough"] * first
+    assert calls[:first] == ["low_precision"] * first
     assert 0 < calls.count("exact") <= 2  # between cycles alone
-    assert calls[-1] == "rough"
+    assert calls[-1] == "low_precision"
 
 
 def test_gmres_takes_exact_products_first_where_rough_cycles_lead_nowhere():
-    """A cycle too short for the map: the other rule, by which rough products come once they no longer show."""
+    """A cycle too short for the map: the other rule, by which low-precision products come once they no longer show."""
     torch.manual_seed(0)
     rotation = torch.linalg.qr(torch.randn(20, 40, 40)).Q
     calls = adjoint_by_both(0.8 * rotation, GMRES(restart=5, max_steps=400))
-    assert calls[:5] == ["rough"] * 5
+    assert calls[:5] == ["low_precision"] * 5
     then = calls[5:]
-    switch = then.index("rough")
+    switch = then.index("low_precision")
     assert switch > 5
-    assert then[switch:].count("exact") <= then[switch:].count("rough") // 5  # between cycles alone
+    assert then[switch:].count("exact") <= then[switch:].count("low_precision") // 5  # between cycles alone
 
 
 def test_the_evaluation_after_a_solve_is_rough_once_and_only_near_it():

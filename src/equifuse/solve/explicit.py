@@ -71,8 +71,8 @@ class ExplicitMap(ABC):
         """The map of some samples alone (sorted int64 indices)."""
 
     @property
-    def has_rough(self) -> bool:
-        """Whether :meth:`anchored` and ``transposed(rough=True)`` are there and cheaper."""
+    def has_low_precision(self) -> bool:
+        """Whether :meth:`anchored` and ``transposed(low_precision=True)`` are there and cheaper."""
         return False
 
     def anchored(self, *, ahead: bool = True) -> ReferencePoint:
@@ -84,7 +84,7 @@ class ExplicitMap(ABC):
         Raises:
             NotImplementedError: the map has none.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no rough evaluation")
+        raise NotImplementedError(f"{type(self).__name__} has no low-precision evaluation")
 
     @abstractmethod
     def linearize(self, z: Tensor, slack: float = 0.0) -> Linearized:
@@ -101,8 +101,8 @@ class ExplicitMap(ABC):
         """The tensors ``saved`` for the samples of ``select(rows)``."""
 
     @abstractmethod
-    def transposed(self, saved: Saved, u: Tensor, *, rough: bool = False) -> Tensor:
-        """``Jᵀu`` with ``J = ∂f/∂z``, shaped like ``u`` ``(B, …)``; with rounded products if ``rough``."""
+    def transposed(self, saved: Saved, u: Tensor, *, low_precision: bool = False) -> Tensor:
+        """``Jᵀu`` with ``J = ∂f/∂z``, shaped like ``u`` ``(B, …)``; with rounded products if ``low_precision``."""
 
     @abstractmethod
     def pull(self, saved: Saved, u: Tensor) -> tuple[Tensor, ...]:

@@ -265,10 +265,10 @@ class _ExplicitFunction(torch.autograd.Function):
         f, shape = cast(ExplicitMap, c.f), g.shape
 
         def product_of(f: ExplicitMap, saved: Saved) -> Product:
-            def product(u: Tensor, *, rough: bool = False) -> Tensor:
-                return flatten_batch(f.transposed(saved, u.view(len(u), *shape[1:]), rough=rough))
+            def product(u: Tensor, *, low_precision: bool = False) -> Tensor:
+                return flatten_batch(f.transposed(saved, u.view(len(u), *shape[1:]), low_precision=low_precision))
 
-            return Product(product, partial(product, rough=True) if f.has_rough else None)
+            return Product(product, partial(product, low_precision=True) if f.has_low_precision else None)
 
         def select_rows(index: Tensor) -> Product:
             return product_of(f.select(index), f.select_saved(saved, index))

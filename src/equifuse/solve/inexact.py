@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 # The dtype of a low-precision product's factors, and the largest relative error that this gives.
-ROUGH = torch.bfloat16
-ROUNDOFF = torch.finfo(ROUGH).eps / 2
-# A rough evaluation's error stays below this share of the residual that is expected of it ...
+LOW_PRECISION = torch.bfloat16
+ROUNDOFF = torch.finfo(LOW_PRECISION).eps / 2
+# A low-precision evaluation's error stays below this share of the residual that is expected of it ...
 _SHARE = 0.25
 # ... which is this share of the last one, before two residuals are known.
 _FIRST_RATE = 0.25
@@ -63,7 +63,7 @@ class ReferencePoint(ABC):
         """``f(z)`` exactly; ``z`` becomes the reference point."""
 
     @abstractmethod
-    def rough(self, z: Tensor) -> Evaluated:
+    def low_precision(self, z: Tensor) -> Evaluated:
         """``f(z)`` nearly."""
 
 

@@ -22,22 +22,22 @@ LinearMap = Callable[[Tensor], Tensor]
 _WORTH_DROPPING = 0.7
 # Gram-Schmidt is repeated where less than this share of a direction is left: one digit of orthogonality is lost.
 _CANCELLED = 0.1
-# What a rough product after exact ones may add to the residual, as a share of the tolerance.
-_ROUGH_SHARE = 0.4
-# A cycle of rough products that leaves more than this share of a residual is not repeated.
+# Error that one low-precision product after exact ones may add to the residual, as a share of the tolerance.
+_LOW_PRECISION_SHARE = 0.4
+# A cycle of low-precision products that leaves more than this share of a residual is not repeated.
 _WORTH_REFINING = 0.1
 
 
 class Product(NamedTuple):
-    """``u -> Jᵀu``, ``(B, N) -> (B, N)``, independent per row.
+    """The linear map ``u -> Jᵀu``, ``(B, N) -> (B, N)``, independent per row.
 
     Attributes:
-        exact: to the accuracy of the dtype.
-        rough: to a relative accuracy of :data:`~equifuse.solve.inexact.ROUNDOFF`, cheaper; None if there is none.
+        exact: accurate to the dtype.
+        low_precision: accurate to :data:`~equifuse.solve.inexact.ROUNDOFF` and cheaper; None if there is none.
     """
 
     exact: LinearMap
-    rough: LinearMap | None = None
+    low_precision: LinearMap | None = None
 
 
 class ArnoldiBasis:
@@ -211,31 +211,32 @@ def solve_adjoint(
 ) -> tuple[Tensor, SolverStats]:
     """Solve ``u − product(u) = g`` per row by restarted GMRES.
 
-    Where there are rough products, a cycle is made of them, and ends when they can do no more; the next one starts from
-    the residual of an exact product (iterative refinement by GMRES, Carson & Higham 2017). The error of a product with
-    a basis vector enters the solution times that vector's coefficient, which is about the residual at that time, so
-    what a cycle is off by is known, and the last one needs no exact product after it.
+    If there are low-precision products, a cycle uses them and ends when they cannot reduce the residual further; the
+    next cycle starts from the residual of an exact product (iterative refinement by GMRES, Carson & Higham 2017). The
+    error of a product with a basis vector enters the solution times that vector's coefficient, which is about the
+    residual at that time. So the error of a cycle is known, and the last cycle needs no exact product after it.
 
-    A map on which such a cycle leads nowhere gets exact products until the residual is so small that rough ones do not
-    show in the result (inexact Krylov methods, Simoncini & Szyld 2003).
+    Where such a cycle hardly reduces the residual, exact products are used until the residual is so small that errors
+    of low-precision ones no longer matter (inexact Krylov methods, Simoncini & Szyld 2003).
 
     Args:
-        product: of the whole batch.
+        product: the map for the whole batch.
         g: ``(B, N)`` right-hand side.
         method: budget.
         tol: relative tolerance to stop at.
-        select_rows: row indices (sorted, int64) -> the product of these rows alone; solved rows then leave the batch.
+        select_rows: function from row indices (sorted, int64) to the product of these rows alone. If it is given,
+            solved rows leave the batch.
 
     Returns:
-        ``u`` ``(B, N)`` and the statistics; ``residual`` is the true relative residual at restarts and Arnoldi's
-        own (equal in exact arithmetic) inside a cycle.
+        ``u`` ``(B, N)`` and the statistics. ``residual`` is the true relative residual at restarts, and Arnoldi's own
+        (equal in exact arithmetic) inside a cycle.
     """
     tol = max(tol, 20 * torch.finfo(g.dtype).eps)
     u: Tensor | None = None  # the solution so far; None for zero
     work = _Progress(torch.linalg.vector_norm(g, dim=1), tol)
     right = g
     done = 0
-    refining = product.rough is not None
+    refining = product.low_precision is not None
     while done < method.max_steps and bool(work.active.any()):
         size = min(method.restart, method.max_steps - done)
         # Solved rows start from zero, so their solution does not change.
@@ -243,7 +244,7 @@ def solve_adjoint(
             right = torch.where(work.active[:, None], right, right.new_zeros(()), out=spare(right))
         basis = ArnoldiBasis(right, size)
         squares = _LeastSquares(basis.norm, size)
-        error = torch.zeros_like(work.residual)  # what rough products add to the residual
+        error = torch.zeros_like(work.residual)  # what low-precision products add to the residual
         begun = work.residual
         while basis.size < size:
             if is_sync_step(g, basis.size):
@@ -261,10 +262,10 @@ def solve_adjoint(
                     product = select_rows(work.index)
             v = basis.newest()
             multiply = product.exact
-            if product.rough is not None:
+            if product.low_precision is not None:
                 more = ROUNDOFF * work.residual
-                if refining or not bool((work.active & (more > _ROUGH_SHARE * work.floor)).any()):
-                    multiply = product.rough
+                if refining or not bool((work.active & (more > _LOW_PRECISION_SHARE * work.floor)).any()):
+                    multiply = product.low_precision
                     error = error + more
             # Products with Jᵀ, not 1 − Jᵀ: the Krylov space is the same, and nothing cancels where Jᵀ is small.
             itself = basis.alive.to(v.dtype)
@@ -273,7 +274,7 @@ def solve_adjoint(
             within = squares.append(basis.size - 1, column, work.active)
             work.note(within + error)
             if refining:
-                # Rough products can do no more than this; what is left is for another cycle.
+                # Low-precision products cannot reduce the residual further; start another cycle.
                 stuck = work.active & (within <= error)
                 if 2 * int(stuck.count_nonzero()) > int(work.active.count_nonzero()):
                     break

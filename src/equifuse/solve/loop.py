@@ -436,7 +436,7 @@ class _Evaluations:
         self._anchored = self._anchor(f)
 
     def _anchor(self, f: FixedPointMap) -> ReferencePoint | None:
-        if isinstance(f, ExplicitMap) and f.has_rough and not torch.is_grad_enabled():
+        if isinstance(f, ExplicitMap) and f.has_low_precision and not torch.is_grad_enabled():
             return f.anchored(ahead=self._ahead)
         return None
 
@@ -445,7 +445,7 @@ class _Evaluations:
         state = z.view(z.shape[0], *self.like.shape[1:]).to(self.like.dtype)
         if self._anchored is not None:
             exact = self._schedule.exact_next or not self._anchored.known
-            found = self._anchored.exact(state) if exact else self._anchored.rough(state)
+            found = self._anchored.exact(state) if exact else self._anchored.low_precision(state)
         elif self._ahead and isinstance(self.f, ExplicitMap):
             found = self.f.look_ahead(state)
         else:

@@ -112,9 +112,9 @@ class FusionMap(TwoProductMap):
         return image, _FusionSaved(z, alpha, purified, outer, normal, scale, inside, slope)
 
     @property
-    def has_rough(self) -> bool:
-        """Whether rough evaluations are allowed and cheaper; an ablation does without."""
-        return self.weights.gate is not None and super().has_rough
+    def has_low_precision(self) -> bool:
+        """Whether low-precision evaluations are allowed and cheaper; an ablation does without."""
+        return self.weights.gate is not None and super().has_low_precision
 
     def _matrix(self, i: int) -> Tensor:
         weight = self.weights.gate if i == 0 else self.weights.mix
@@ -139,13 +139,13 @@ class FusionMap(TwoProductMap):
             return self(torch.zeros_like(self.x_fuse))
         return self._norm(relu(torch.add(self.x_fuse, w.mix_bias, out=spare(self.x_fuse))), w.gain, w.shift)
 
-    def _pull(self, saved: Saved, u: Tensor, *, rough: bool = False) -> tuple[Tensor, Tensor]:
+    def _pull(self, saved: Saved, u: Tensor, *, low_precision: bool = False) -> tuple[Tensor, Tensor]:
         """Gradients before the norm's ReLU, and at the gated sum."""
         w, s = self.weights, _FusionSaved(*saved)
         scaled = torch.mul(u, w.gain, out=empty(u))
         mixed = relu_pull(normalise_pull(s.normal, s.scale, scaled, empty(u)), s.outer)
         purified = empty(u)
-        if rough:
+        if low_precision:
             rounded_product(mixed, self._rounded_matrices()[1].t(), out=purified)
         else:
             torch.mm(mixed, w.mix, out=purified)
@@ -156,14 +156,14 @@ class FusionMap(TwoProductMap):
         at_alpha = torch.mul(purified, s.z, out=empty(purified))
         return at_alpha if self.bound is None else at_alpha.mul_(s.slope)
 
-    def transposed(self, saved: Saved, u: Tensor, *, rough: bool = False) -> Tensor:
+    def transposed(self, saved: Saved, u: Tensor, *, low_precision: bool = False) -> Tensor:
         """``Jᵀu`` ``(n, d)``."""
         s, gate = _FusionSaved(*saved), self.weights.gate
-        _, purified = self._pull(saved, u, rough=rough)
+        _, purified = self._pull(saved, u, low_precision=low_precision)
         if gate is None:
             return purified.mul_(self.count)
         at_gate = self._at_gate(s, purified).mul_(self.count)
-        if rough:
+        if low_precision:
             through_gate = rounded_product(at_gate, self._rounded_matrices()[0].t(), out=at_gate)
             image = purified.mul_(s.alpha).add_(through_gate)
         else:

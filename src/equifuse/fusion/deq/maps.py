@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from equifuse.fusion.deq.group_norm import affine, normalise
-from equifuse.fusion.deq.products import ReferenceMap, ReferenceProducts, product, rough_pays
+from equifuse.fusion.deq.products import ReferenceMap, ReferenceProducts, low_precision_pays, product
 from equifuse.solve.explicit import ExplicitMap, Linearized, Saved
-from equifuse.solve.inexact import ROUGH, Evaluated
+from equifuse.solve.inexact import LOW_PRECISION, Evaluated
 from equifuse.solve.recycling import empty, recording, spare
 
 
 def _rounded(matrix: Tensor) -> Tensor:
     """In bfloat16, and as it lies in memory: of a transposed view, the view of a copy."""
     if matrix.is_contiguous():
-        return empty(matrix, dtype=ROUGH).copy_(matrix)
-    return empty(matrix.mT, dtype=ROUGH).copy_(matrix.mT).mT
+        return empty(matrix, dtype=LOW_PRECISION).copy_(matrix)
+    return empty(matrix.mT, dtype=LOW_PRECISION).copy_(matrix.mT).mT
 
 
 class TwoProductMap(ExplicitMap):
@@ -49,9 +49,9 @@ class TwoProductMap(ExplicitMap):
         self._at_zero: list[tuple[Tensor, Tensor]] | None = None  # what is known there, until the solve is done
 
     @property
-    def has_rough(self) -> bool:
-        """Whether rough evaluations are allowed and cheaper."""
-        return self.rounding and rough_pays(self._terms[0])
+    def has_low_precision(self) -> bool:
+        """Whether low-precision evaluations are allowed and cheaper."""
+        return self.rounding and low_precision_pays(self._terms[0])
 
     def _norm(self, v: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
         """The whole norm; ``v`` is written over unless recording."""
@@ -116,7 +116,7 @@ class TwoProductMap(ExplicitMap):
         return Evaluated(self._flat(image), None if ahead is None else self._flat(ahead))
 
     def anchored(self, *, ahead: bool = True) -> ReferenceMap:
-        """Rough evaluations; at zero the products are known."""
+        """Low-precision evaluations; at zero the products are known."""
         start = self._known_at_zero() if self.from_zero else []
         constants = self._first_constant, self._injected()
         self._solved = ReferenceProducts(constants, self._matrices, self._rounded_matrices(), start)

@@ -169,13 +169,13 @@ class ModalityMap(TwoProductMap):
             return self._flat(self._present(self._norm(relu(inner), w.gain3, w.shift3)))
         return self._flat(self._repeated(inner, self._combined(inner, inner.new_zeros(()))))
 
-    def _pull(self, saved: Saved, u: Tensor, *, rough: bool = False) -> tuple[Tensor, ...]:
+    def _pull(self, saved: Saved, u: Tensor, *, low_precision: bool = False) -> tuple[Tensor, ...]:
         """Gradients at the state, before the second product, after the first norm's affine, and before the first."""
         w, s = self.weights, _BlockSaved(*saved)
         outer, second, hidden, first, scratch = (empty(u) for _ in range(5))
         relu_pull(normalise_pull(s.normal3, s.scale3, torch.mul(u, w.gain3, out=outer), scratch), s.outer)
         normalise_pull(s.normal2, s.scale2, torch.mul(outer, w.gain2, out=second), scratch)
-        if rough:
+        if low_precision:
             rounded_product(second, self._rounded_matrices()[1].mT, out=hidden)
         else:
             product(second, w.weight2.mT, hidden)
@@ -187,10 +187,10 @@ class ModalityMap(TwoProductMap):
         stacked = self._stack(u)
         return stacked if self.mask is None else torch.where(self.mask, stacked, 0.0)
 
-    def transposed(self, saved: Saved, u: Tensor, *, rough: bool = False) -> Tensor:
+    def transposed(self, saved: Saved, u: Tensor, *, low_precision: bool = False) -> Tensor:
         """``Jᵀu`` ``(n, d)``."""
-        outer, _, _, first = self._pull(saved, self._masked(u), rough=rough)
-        if rough:
+        outer, _, _, first = self._pull(saved, self._masked(u), low_precision=low_precision)
+        if low_precision:
             return self._flat(outer.add_(rounded_product(first, self._rounded_matrices()[0].mT, out=first)))
         return self._flat(product(first, self.weights.weight1.mT, outer, outer))
 

@@ -11,21 +11,21 @@ from torch import Tensor
 from equifuse.solve.inexact import ROUNDOFF, Evaluated, ReferencePoint
 from equifuse.solve.recycling import copy, empty
 
-# Below this many numbers in a batch of states, the conversions cost what the products save.
+# With fewer numbers in a batch of states than this, the conversions cost as much as the products save.
 _WORTH_ROUNDING = 2**17
-# From this many multiplications per matrix on, a CPU multiplies matrices one by one, each on all threads: a batched
-# product gives whole matrices to threads, and some threads have nothing to do where their number does not divide it.
+# From this many multiplications per matrix on, matrices are multiplied one by one, each on all threads of a CPU: a
+# batched product gives whole matrices to threads, and leaves threads idle where the numbers do not divide.
 _WORTH_ALL_THREADS = 2**23
 
 
 def product(a: Tensor, b: Tensor, out: Tensor | None, plus: Tensor | None = None) -> Tensor:
-    """``a @ b``, plus something.
+    """``a @ b``, optionally plus a tensor.
 
     Args:
         a: ``(n, k)`` or ``(M, n, k)``.
         b: ``(k, p)`` or ``(M, k, p)``.
-        out: the result's memory; None while recording.
-        plus: broadcast to the result, or ``out`` itself.
+        out: memory for the result; None while a graph is recorded.
+        plus: tensor that broadcasts to the result, or ``out`` itself.
     """
     if a.dim() == 2:
         return torch.mm(a, b, out=out) if plus is None else torch.addmm(plus, a, b, out=out)
@@ -38,20 +38,20 @@ def product(a: Tensor, b: Tensor, out: Tensor | None, plus: Tensor | None = None
 
 
 @cache
-def _cpu_multiplies_rough() -> bool:
+def _cpu_has_fast_bfloat16() -> bool:
     """Whether this CPU has instructions for products of bfloat16; without them they are slower than float32."""
     ask = getattr(torch.cpu, "get_capabilities", None)  # not in every version
     capabilities = ask() if ask is not None else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def rough_pays(state: Tensor) -> bool:
-    """Whether rounding the products of a batch of states ``(..., d)`` saves time: large, float32, on such a CPU.
+def low_precision_pays(state: Tensor) -> bool:
+    """Whether rounding the products of a batch of states ``(..., d)`` saves time: large, float32, on a suitable CPU.
 
-    On a GPU, ``torch.set_float32_matmul_precision`` is the switch for narrower products, and it is the caller's.
+    On a GPU the caller decides, by ``torch.set_float32_matmul_precision``.
     """
     fits = state.dtype == torch.float32 and state.device.type == "cpu" and state.numel() >= _WORTH_ROUNDING
-    return fits and not torch.compiler.is_compiling() and _cpu_multiplies_rough()
+    return fits and not torch.compiler.is_compiling() and _cpu_has_fast_bfloat16()
 
 
 def rounded_product(x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
@@ -63,18 +63,21 @@ def rounded_product(x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
         out: float32, shaped like ``x``.
     """
     low = empty(weight, *x.shape).copy_(x)
-    # A sum of two dtypes would make a copy in memory that is freshly mapped, so the product is widened here.
+    # Widened here, because a sum of two dtypes would make a copy in newly allocated memory.
     return out.copy_(torch.matmul(low, weight, out=empty(low)))
 
 
 class ReferenceProducts:
-    """The affine products ``c_i + x W_i`` of a map, exact, or rough about the inputs of the last exact ones.
+    """The affine products ``c_i + x W_i`` of a map: exact, or in low precision relative to the last exact ones.
+
+    A low-precision product rounds only the distance between its input and the input of the last exact product (the
+    reference point), so its error is small near the reference point.
 
     Args:
         constants: the ``c_i``.
         weights: the ``W_i``, square, float32.
-        rounded: the same in bfloat16.
-        start: inputs and products that are known beforehand; empty for none.
+        rounded: the ``W_i`` in bfloat16.
+        start: inputs and products of a reference point that is known without computing it; empty for none.
     """
 
     def __init__(
@@ -86,33 +89,33 @@ class ReferenceProducts:
     ) -> None:
         self.constants, self.weights, self.rounded = constants, weights, rounded
         self.anchor = list(start)
-        self.way: Tensor | None = None  # norms (...) of the way of the first input from the anchor
-        self.moved = False  # whether the anchor is no longer what was known beforehand
+        self.way: Tensor | None = None  # norms (...) of the distance of the first input from the reference point
+        self.moved = False  # whether the reference point is no longer the one it was started with
         self._moving = False
 
     def begin(self, *, exact: bool) -> None:
-        """An evaluation begins; if ``exact``, its inputs become the anchor."""
+        """Begin an evaluation; if ``exact``, its inputs become the reference point."""
         self._moving = exact
         if exact:
             self.anchor, self.moved = [], True
 
     @property
     def error(self) -> Tensor:
-        """Estimate ``(...)`` of the latest rough evaluation's error: what is rounded is the way from the anchor."""
+        """Estimate ``(...)`` of the error of the latest low-precision evaluation, which is relative to the rounded distance."""
         assert self.way is not None
         return ROUNDOFF * self.way
 
     def __call__(self, i: int, x: Tensor) -> Tensor:
-        """``c_i + x W_i``, which may be overwritten."""
-        return self._exactly(i, x) if self._moving else self._roughly(i, x)
+        """``c_i + x W_i``; the caller may overwrite it."""
+        return self._exactly(i, x) if self._moving else self._in_low_precision(i, x)
 
     def _exactly(self, i: int, x: Tensor) -> Tensor:
-        """And remember it."""
+        """The exact product, stored as part of the reference point."""
         known = product(x, self.weights[i], empty(x), self.constants[i])
         self.anchor.append((copy(x), known))
         return copy(known)
 
-    def _roughly(self, i: int, x: Tensor) -> Tensor:
+    def _in_low_precision(self, i: int, x: Tensor) -> Tensor:
         at, known = self.anchor[i]
         way = torch.sub(x, at, out=empty(x))
         if i == 0:
@@ -121,12 +124,12 @@ class ReferenceProducts:
 
 
 class ReferenceMap(ReferencePoint):
-    """A map of :class:`ReferenceProducts` and elementwise operations, whose first product is with its state.
+    """A map made of :class:`ReferenceProducts` and elementwise operations, whose first product is with its state.
 
     Args:
         products: its products ``(..., d) -> (..., d)``.
-        evaluate: state ``(n, d)`` and products -> the evaluation, without an error.
-        flatten: norms of the first product's inputs -> norms of the state ``(n,)``.
+        evaluate: function of a state ``(n, d)`` and the products that returns the evaluation, without an error.
+        flatten: function from norms of the first product's inputs to norms of the state ``(n,)``.
     """
 
     def __init__(
@@ -139,11 +142,14 @@ class ReferenceMap(ReferencePoint):
 
     @property
     def known(self) -> bool:
-        """Whether there is an anchor."""
+        """Whether there is a reference point."""
         return bool(self._products.anchor)
 
     def adopt(self, other: ReferencePoint, select_rows: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]) -> None:
-        """Start from the anchor of ``other``, the same map of more samples; not from what was known beforehand."""
+        """Start from the reference point of ``other``, the same map with more samples.
+
+        A reference point that ``other`` was started with is not copied, because it is not computed from its samples.
+        """
         assert isinstance(other, ReferenceMap)
         self._products.anchor = []
         if other._products.moved:
@@ -152,11 +158,11 @@ class ReferenceMap(ReferencePoint):
             self._products.moved = True
 
     def exact(self, z: Tensor) -> Evaluated:
-        """``f(z)``; ``z`` becomes the anchor."""
+        """``f(z)`` exactly; ``z`` becomes the reference point."""
         self._products.begin(exact=True)
         return self._evaluate(z, self._products)
 
-    def rough(self, z: Tensor) -> Evaluated:
-        """``f(z)`` nearly."""
+    def low_precision(self, z: Tensor) -> Evaluated:
+        """``f(z)`` approximately, with an estimate of its error."""
         self._products.begin(exact=False)
         return self._evaluate(z, self._products)._replace(error=self._flatten(self._products.error))
