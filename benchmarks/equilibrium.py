@@ -186,21 +186,21 @@ def equifuse_warm(s: Setting) -> Solve:
         for parameter in fusion.parameters():
             noise = torch.randn(parameter.shape, generator=generator).to(parameter)
             parameter.mul_(1 + 1e-3 * noise)
-        fusion.cache = cache
+        fusion.warm_start = cache
         fusion(s.inputs, index=index)
         for parameter, value in zip(fusion.parameters(), exact, strict=True):
             parameter.copy_(value)
-    fusion.cache = None
+    fusion.warm_start = None
     known = {name: table.clone() for name, table in cache._states.items()}
 
     def run() -> Any:
         for name, table in known.items():  # every repetition starts from the same
             cache._states[name].copy_(table)
-        fusion.cache = cache
+        fusion.warm_start = cache
         try:
             out = fusion(s.inputs, index=index)
         finally:
-            fusion.cache = None
+            fusion.warm_start = None
         return out.fused, lambda: {
             "forward": float(out.stats.steps.double().mean()),
             "residual": float(out.stats.residual.max()),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import equifuse as ef
-from equifuse.fusion import products
+from equifuse.fusion.deq import products
 from equifuse.fusion.deq.module import DEQFusion
 from equifuse.solve.krylov import GMRES, Product, solve_adjoint
 
@@ -165,10 +165,10 @@ def test_samples_that_leave_the_batch_take_their_anchor_along(monkeypatch):
     """Half of the samples start at their equilibrium: the others go on without an exact evaluation in between."""
     fusion, inputs = fusion_of("hard")
     index = torch.arange(50)
-    fusion.cache = ef.EquilibriumCache()
+    fusion.warm_start = ef.EquilibriumCache()
     fusion.train()
     fusion(inputs, index=index)
-    for table in fusion.cache._states.values():
+    for table in fusion.warm_start._states.values():
         table[::2] = 0
     counter = Counter(monkeypatch)
     out = fusion(inputs, index=index)

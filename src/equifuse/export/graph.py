@@ -87,7 +87,7 @@ class InferenceGraph(nn.Module):
         self.equilibrium: DEQFusion | None = find_equilibrium(self.model)
         if self.equilibrium is not None:
             self.equilibrium.strict = False
-            self.equilibrium.cache = None
+            self.equilibrium.warm_start = None
         self.output = _OUTPUTS.get(model.task or "", "prediction")
 
     def forward(

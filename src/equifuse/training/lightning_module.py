@@ -408,12 +408,12 @@ def _warm_starts(model: nn.Module, wanted: bool) -> Iterator[None]:
     """Caches for the model's equilibria during training."""
     fusions = [m for m in model.modules() if isinstance(m, DEQFusion)] if wanted else []
     for fusion in fusions:
-        fusion.cache = EquilibriumCache()
+        fusion.warm_start = EquilibriumCache()
     try:
         yield
     finally:
         for fusion in fusions:
-            fusion.cache = None
+            fusion.warm_start = None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, Self
@@ -114,8 +115,8 @@ class DEQFusion(Fusion):
         weighted_sum_only: ablation: True returns ``x_fuse`` itself.
 
     Attributes:
-        cache: an :class:`~equifuse.EquilibriumCache`, or None (default). In training mode, calls with ``index=`` then
-            start from the equilibria that the same samples had the last time.
+        warm_start: an :class:`~equifuse.EquilibriumCache`, or None (default). In training mode, calls with ``index=``
+            then start from the equilibria that the same samples had the last time.
 
     Raises:
         InputError: an option out of range, or widths that differ from ``dim`` without projection.
@@ -172,7 +173,7 @@ class DEQFusion(Fusion):
         self.contraction, self.spectral_band = contraction, (float(spectral_band[0]), float(spectral_band[1]))
         self.loss_weights = {label: weight for label, weight in weights.items() if weight}
 
-        self.cache: EquilibriumCache | None = None
+        self.warm_start: EquilibriumCache | None = None
         self._observers: list[list[Solved]] = []
 
         count = len(self.dims)
@@ -184,6 +185,17 @@ class DEQFusion(Fusion):
         self.mix = nn.Linear(dim, dim) if not weighted_sum_only else None
         self.norm = NormParameters(dim, gain=OUTER_GAIN) if not weighted_sum_only else None
         self.reset_parameters()
+
+    @property
+    def cache(self) -> EquilibriumCache | None:
+        """Deprecated name of ``warm_start``."""
+        warnings.warn("use warm_start in place of cache", DeprecationWarning, stacklevel=2)
+        return self.warm_start
+
+    @cache.setter
+    def cache(self, value: EquilibriumCache | None) -> None:
+        warnings.warn("use warm_start in place of cache", DeprecationWarning, stacklevel=2)
+        self.warm_start = value
 
     def reset_parameters(self) -> None:
         """Draw the initial weights anew; see the class docstring for the choice."""
@@ -356,8 +368,8 @@ class DEQFusion(Fusion):
         with torch.no_grad():
             # A gradient through the steps needs steps: a start too near to the fixed point leaves it unfinished.
             start = f.at_zero(ahead=not isinstance(self.gradient, Unrolled))
-            f.from_zero = self.cache is None or index is None
-            cache = self.cache if index is not None else None
+            f.from_zero = self.warm_start is None or index is None
+            cache = self.warm_start if index is not None else None
             if cache is not None and index is not None:
                 pieces = zip(names, start.chunk(len(names)), strict=True)
                 start = torch.cat([cache.start(name, index, piece) for name, piece in pieces])

@@ -101,7 +101,7 @@ class ReferenceProducts:
 
     @property
     def error(self) -> Tensor:
-        """Estimate ``(...)`` of the error of the latest low-precision evaluation, which is relative to the rounded distance."""
+        """Estimate ``(...)`` of the latest low-precision evaluation's error, from the distance that was rounded."""
         assert self.way is not None
         return ROUNDOFF * self.way
 
