@@ -6,6 +6,8 @@ import equifuse as ef
 from equifuse.training.comparison import HEADER, four_methods, rows
 from equifuse.training.demo import run_demo
 
+pytestmark = pytest.mark.slow
+
 METHODS = four_methods()
 
 

@@ -16,6 +16,8 @@ from equifuse.benchmark.tuning import Tuning
 from equifuse.cli import main
 from tests.benchmark.conftest import SETTINGS
 
+pytestmark = pytest.mark.slow
+
 METHODS = ["deq", "gmf", "concat", "linear"]
 
 

@@ -32,6 +32,7 @@ def run(capsys, monkeypatch, tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_train_evaluate_predict(run, tmp_path):
     code, out, _ = run("train", "--data", "digits", *QUICK)
     folder = tmp_path / "runs/digits-concat-seed0"
@@ -157,6 +158,7 @@ def test_help_version_and_list(run):
     assert "digits" in out
 
 
+@pytest.mark.slow
 def test_importing_is_light():
     code = "import sys, equifuse; print([m for m in sys.modules if m.split('.')[0] in {'lightning', 'pandas', 'rich', "
     code += "'onnx', 'huggingface_hub', 'typer', 'matplotlib', 'pyarrow', 'sklearn', 'torchmetrics', 'scipy'}])"
@@ -165,6 +167,7 @@ def test_importing_is_light():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.slow
 def test_interrupted_then_resumed(tmp_path):
     # A job in a shell's background ignores the signal, and so would its children.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"

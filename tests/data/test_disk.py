@@ -13,6 +13,8 @@ from equifuse.data.lazy import base as on_disk
 from equifuse.data.loaders import DiskBatches, MemoryBatches, batches_of
 from equifuse.runs import TrainConfig, evaluate_run, train
 
+pytestmark = pytest.mark.slow
+
 ROWS = 300
 
 

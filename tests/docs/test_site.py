@@ -11,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("sphinx", reason="needs equifuse[docs]")
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 # Elements that make a browser fetch what they name.

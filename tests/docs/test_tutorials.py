@@ -13,6 +13,8 @@ import pytest
 from equifuse.cli import main
 from equifuse.registry import FUSIONS
 
+pytestmark = pytest.mark.slow
+
 PAGES = Path(__file__).resolve().parents[2] / "docs"
 # Also within comments, and indented in lists.
 BLOCK = re.compile(r"^( *)```(python|sh|text)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)

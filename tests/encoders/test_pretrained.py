@@ -29,6 +29,7 @@ def bert(tmp_path_factory):
 TEXTS = ["a good film", "no plot", "a bad film with no plot and some music", None]
 
 
+@pytest.mark.slow
 def test_text_features_do_not_depend_on_the_batch_and_are_cached(bert, tmp_path, monkeypatch):
     together = pretrained.extract(TEXTS, bert, cache=tmp_path / "cache")
     assert together.shape == (4, 16)

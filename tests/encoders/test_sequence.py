@@ -96,6 +96,7 @@ def test_standardising_in_pieces_is_standardising_at_once():
     assert float(at_once.scale[3]) == 1
 
 
+@pytest.mark.slow
 def test_every_fusion_works_on_sequences_of_different_length(tmp_path):
     shapes = {"text": (5, 3), "audio": (37, 4), "tabular": (6,)}
     inputs = {"text": torch.randn(4, 5, 3), "audio": torch.randn(4, 37, 4), "tabular": torch.randn(4, 6)}

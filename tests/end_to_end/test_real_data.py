@@ -9,6 +9,8 @@ import torch
 import equifuse as ef
 from equifuse.runs import TrainConfig, evaluate_run, load_run, predict_run, train
 
+pytestmark = pytest.mark.slow
+
 METHODS = {
     "deq": {"fusion": "deq", "dim": 32},
     "gmf": {"fusion": "gmf"},

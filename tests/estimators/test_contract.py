@@ -3,9 +3,12 @@
 import subprocess
 import sys
 
+import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import equifuse as ef
+
+pytestmark = pytest.mark.slow
 
 # Deterministic in the samples alone, so that weights, orders and subsets can be compared to rounding: one batch, no
 # dropout, no held-out samples, float64.

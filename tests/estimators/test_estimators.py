@@ -31,6 +31,7 @@ def _rows(X, rows):
     return {m: x[rows] for m, x in X.items()}
 
 
+@pytest.mark.slow
 def test_digits_by_cross_validation():
     train = load_digits_views().splits["train"]
     X, modalities = stack({m: train.inputs[m] for m in ("pixels", "zernike")})

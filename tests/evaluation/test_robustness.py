@@ -72,6 +72,7 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_experiment(runs, tmp_path):
     out = tmp_path / "out"
     record = robustness([runs / "gmf", runs / "concat"], out, rates=(0.0, 0.5, 0.9), noise=(3.0,), repeats=3)
@@ -92,6 +93,7 @@ def test_the_experiment(runs, tmp_path):
         robustness(runs / "gmf", out)
 
 
+@pytest.mark.slow
 def test_the_command_and_its_mistakes(runs, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["robustness", str(runs / "gmf"), "--out", str(tmp_path / "r"), "--rate", "0.5", "--repeats", "1"])

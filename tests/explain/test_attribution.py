@@ -62,6 +62,7 @@ def test_they_are_the_published_integral(fusion, task):
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("value", ["probability", "log_probability", "logit"])
+@pytest.mark.slow
 def test_they_are_complete(fusion, value, task):
     model, batch = build(fusion, encoder="identity", clip=None), samples(4)
     pieces = [batch.select(torch.arange(3)), batch.select(torch.tensor([3]))]

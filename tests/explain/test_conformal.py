@@ -41,6 +41,7 @@ def classes_drawn(generator, rows, classes=6):
 
 @pytest.mark.parametrize(("method", "seeded"), [("lac", False), ("aps", True), ("aps", False)])
 @pytest.mark.parametrize(("count", "alpha"), [(19, 0.1), (50, 0.23)])
+@pytest.mark.slow
 def test_sets_hold_the_truth_as_often_as_they_say(method, seeded, count, alpha):
     """Over calibration parts and samples the chance is ``⌈(n + 1)(1 − α)⌉ / (n + 1)`` for scores without ties."""
     generator, hits = np.random.default_rng(0), 0

@@ -124,6 +124,7 @@ def test_mistakes_are_told_before_the_work(task):
         explain(model, make_task("retrieval"), [test])
 
 
+@pytest.mark.slow
 def test_importing_it_stays_light():
     heavy = ("captum", "sklearn", "scipy", "pandas", "matplotlib", "lightning")
     code = f"import sys, equifuse.explain; print([m for m in {heavy!r} if m in sys.modules])"

@@ -13,6 +13,8 @@ from equifuse.export import describe, export_model
 
 from .conftest import SHAPES, build, feed, masks, samples, session
 
+pytestmark = pytest.mark.slow
+
 # A contraction is solved in few steps, which keeps the graph small.
 DEQ = {"dim": 16, "contraction": 0.3, "solver": {"name": "anderson", "tol": 0.1}}
 TIGHT = {"dim": 16, "solver": {"name": "anderson", "tol": 1e-6}}

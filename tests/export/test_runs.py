@@ -13,6 +13,8 @@ from equifuse.runs import TrainConfig, load_run, train
 
 from .conftest import feed, session
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):

@@ -7,9 +7,12 @@ import torch
 
 import equifuse as ef
 
-pytestmark = pytest.mark.skipif(
-    not any(shutil.which(name) for name in ("g++", "c++", "clang++")), reason="torch.compile needs a C++ compiler"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not any(shutil.which(name) for name in ("g++", "c++", "clang++")), reason="torch.compile needs a C++ compiler"
+    ),
+]
 DIMS = {"a": 12, "b": 7}
 
 

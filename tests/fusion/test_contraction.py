@@ -89,6 +89,7 @@ def test_the_fusion_jacobian_is_bounded_and_the_bound_is_not_idle():
     assert 0.05 < found <= 0.9
 
 
+@pytest.mark.slow
 def test_it_holds_after_training_and_plain_iteration_keeps_its_promise():
     torch.manual_seed(0)
     dims = {"a": 6, "b": 9, "c": 4}

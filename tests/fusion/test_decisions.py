@@ -373,6 +373,7 @@ def test_what_each_modality_says_keeps_the_leading_shape(kind):
 
 
 @kinds
+@pytest.mark.slow
 def test_gradient_descent_on_all_losses_fits_a_few_samples(kind):
     fusion = made(kind).float().train()
     head = torch.nn.Identity() if fusion.decides else torch.nn.Linear(fusion.out_dim, CLASSES)

@@ -121,6 +121,7 @@ def test_group_norm_is_torchs():
 @pytest.mark.parametrize("combine", ["sum", "mean"])
 @pytest.mark.parametrize("dim", [16, 64, 256, 1024])
 @pytest.mark.parametrize("count", [2, 4, 8])
+@pytest.mark.slow
 def test_default_initialisation_is_convergent(dim, count, combine):
     torch.manual_seed(dim + count)
     fusion = ef.DEQFusion({str(m): 20 for m in range(count)}, dim, combine=combine).eval()

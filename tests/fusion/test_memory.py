@@ -3,10 +3,13 @@
 import gc
 import weakref
 
+import pytest
 import torch
 
 import equifuse as ef
 from tests.growth import assert_no_growth
+
+pytestmark = pytest.mark.slow
 
 DIMS = {"a": 3, "b": 2}
 

@@ -73,6 +73,7 @@ class Counter:
     ("kind", "dim", "count", "absent"),
     [*itertools.product(("easy", "hard", "published"), (32, 128), (2, 4), (False,)), ("hard", 64, 3, True)],
 )
+@pytest.mark.slow
 def test_the_equilibrium_and_its_gradient_meet_the_tolerance(kind, dim, count, absent, monkeypatch):
     fusion, inputs = fusion_of(kind, dim, count)
     present = None

@@ -192,6 +192,7 @@ def test_parameter_gradients_ignore_nan_in_absent_rows(kind):
 
 @kinds
 @pytest.mark.parametrize("leading", [(3, 4), (2, 2, 3)])
+@pytest.mark.slow
 def test_positions_are_fused_one_by_one(kind, leading):
     fusion = make(kind)
     x = {m: torch.randn(*leading, l, dtype=torch.float64) for m, l in DIMS.items()}
@@ -277,6 +278,7 @@ def test_configuration_rebuilds_the_module(kind):
 
 @kinds
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.slow
 def test_dtypes_in_are_dtypes_out(kind, dtype):
     fusion = loosened(make(kind).to(dtype))
     x = {m: v.to(dtype) for m, v in batch().items()}

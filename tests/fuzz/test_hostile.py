@@ -277,6 +277,7 @@ def test_a_model_whose_header_lies(valid, tmp_path):
         ef.load(folder)
 
 
+@pytest.mark.slow
 def test_bombs_of_text(tmp_path, valid):
     laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
     laughs += "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12))

@@ -10,6 +10,8 @@ from tests.fuzz.guard import guarded
 from tests.fuzz.mutations import damaged
 from tests.fuzz.targets import COMMANDS, TARGETS, attempt, make_examples
 
+pytestmark = pytest.mark.slow
+
 # In the suite; the campaign goes on for as long as one likes.
 EXECUTIONS, SLOW_EXECUTIONS = 150, 20
 

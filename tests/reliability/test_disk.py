@@ -15,6 +15,8 @@ from equifuse.datasets import load, write_npz
 from equifuse.files import atomic, atomic_folder
 from equifuse.runs import TrainConfig, train
 
+pytestmark = pytest.mark.slow
+
 WORK = {
     "train": ["train", "--data", "digits", "--fusion", "gmf", "--hidden", "16", "--epochs", "1", "--quiet", "--out"],
     "predict": ["predict", "run", "--input", "digits.npz", "--out"],

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
     import os, random, signal, sys, time, warnings
     from pathlib import Path

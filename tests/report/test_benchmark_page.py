@@ -10,6 +10,8 @@ from equifuse.report.page import Section, TextTable, render_markdown, render_pag
 from equifuse.report.tables import Strong
 from tests.benchmark.conftest import SETTINGS
 
+pytestmark = pytest.mark.slow
+
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )

@@ -25,6 +25,7 @@ def history(epochs=4):
         ),
     ],
 )
+@pytest.mark.slow
 def test_each_plot_is_a_png_and_nothing_else_is_left(draw, tmp_path):
     path = tmp_path / "plots" / "figure.png"
     draw(path)

@@ -10,6 +10,8 @@ from equifuse.datasets import MultimodalDataset, Split, write_npz
 from equifuse.report.run import report_run
 from equifuse.runs import TrainConfig, train
 
+pytestmark = pytest.mark.slow
+
 
 def run(quick, tmp_path, **options):
     train(TrainConfig.from_dict({**quick, **options}), tmp_path / "run", progress=False)

@@ -51,6 +51,7 @@ def test_run_folder(quick, tmp_path, small_set):
     assert "torch" in stored["run"]["versions"]
 
 
+@pytest.mark.slow
 def test_the_stored_model_is_the_best_epoch_and_gives_the_stored_metrics(quick, tmp_path):
     result = train(config(quick, epochs=8, lr=0.01), tmp_path / "run", progress=False)
     losses = [row["val_loss"] for row in result.history]
@@ -72,6 +73,7 @@ def without_times(metrics):
 
 
 @pytest.mark.parametrize("fusion", [{"fusion": "deq"}, {"fusion": "gmf", "dim": None}])
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(quick, tmp_path, fusion):
     options = {**quick, **fusion, "modality_dropout": 0.3}
     torch.manual_seed(1)
@@ -91,6 +93,7 @@ class Interrupted(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_equals_uninterrupted(quick, tmp_path):
     chosen = config(quick, epochs=6, patience=2, modality_dropout=0.2)
     whole = train(chosen, tmp_path / "whole", progress=False)
@@ -117,6 +120,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(quick, tmp_path):
     assert (tmp_path / "cut/metrics.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_early_stopping_watches_validation(quick, tmp_path, monkeypatch):
     losses = chain([3.0, 1.0, 2.0, 2.0, 2.0], repeat(9.0))
     original = Classification.gather
@@ -282,6 +286,7 @@ def test_other_data_must_fit_the_model(quick, tmp_path):
 
 
 @pytest.mark.parametrize("task", ["multilabel", "regression", "retrieval"])
+@pytest.mark.slow
 def test_the_other_tasks_train(task, tmp_path):
     from equifuse.datasets import MultimodalDataset, Split, write_npz
 
@@ -305,6 +310,7 @@ def test_the_other_tasks_train(task, tmp_path):
     assert len(columns["row"]) == 40
 
 
+@pytest.mark.slow
 def test_the_loose_protocol_trains_on_more_and_selects_on_test(quick, tmp_path, capsys):
     loose = config(quick, epochs=6, patience=1, protocol="loose")
     dataset = training.folder.load_data(loose)

@@ -12,6 +12,8 @@ from equifuse.cli import main
 from equifuse.datasets import table as tables
 from equifuse.runs import TrainConfig, predict_run, predict_shards, train
 
+pytestmark = pytest.mark.slow
+
 SIZES = (7, 1, 300, 50)
 
 

@@ -17,7 +17,7 @@ from equifuse.serve import create_app
 pytest.importorskip("fastapi", reason="needs equifuse[serve]")
 httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="signals")]
 # A number that would be found in the logs, if bodies were.
 MARK = 0.424242424242
 

@@ -82,6 +82,7 @@ def flat(n=3, **columns):
         ({"inputs": {"a b": [ROW]}, "lengths": {"_audio": [1]}}, "lengths of '_audio' are given, and no inputs"),
     ],
 )
+@pytest.mark.slow
 def test_a_mistake_is_one_line(client, request_, text):
     body = json.dumps(request_)
     refused(client.post("/predict", content=body, headers=JSON), 422, text)
@@ -214,6 +215,7 @@ def test_other_paths_and_methods(client):
         (flat(3, **{"a b_1.x": ["y"] * 3}), {}, 422, "cannot be told from the parts of 'a b_1'"),
     ],
 )
+@pytest.mark.slow
 def test_parquet_that_does_not_fit(client, columns, options, status, text):
     refused(client.post("/predict", content=as_parquet(columns, **options), headers=PARQUET), status, text)
 
@@ -270,6 +272,7 @@ anything = st.recursive(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.fixed_dictionaries({}, optional={"inputs": anything, "lengths": anything, "more": anything}))
+@pytest.mark.slow
 def test_any_json_is_refused_or_predicted(client, request_):
     answer = client.post("/predict", content=json.dumps(request_), headers=JSON)
     if answer.status_code != 200:

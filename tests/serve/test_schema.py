@@ -22,6 +22,7 @@ def schema(sequences):
     return schemathesis.openapi.from_asgi("/openapi.json", create_app(sequences, max_rows=3, max_explained=2))
 
 
+@pytest.mark.slow
 def test_every_path_is_tried(schema):
     found = {(result.ok().method.upper(), result.ok().path) for result in schema.get_all_operations()}
     assert found == set(OPERATIONS)

@@ -187,6 +187,7 @@ def test_graph_is_freed_without_the_garbage_collector():
         gc.enable()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_over_a_thousand_training_steps():
     layer = Layer(width=4, dtype=torch.float32)
     optimiser = torch.optim.SGD(layer.parameters(), lr=1e-3)

@@ -88,6 +88,7 @@ def test_old_differences_mislead_where_the_map_bends():
     assert bool(rule.stalled_history.any())
 
 
+@pytest.mark.slow
 def test_who_is_misled_is_sent_on_sooner(monkeypatch):
     """A third of the patience: the same solve takes fewer evaluations than with patience alone."""
     p = linear(3.0, batch=64, width=40)

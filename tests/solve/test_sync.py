@@ -52,6 +52,7 @@ def waits_of_a_solve(solver, steps):
 
 @pytest.mark.filterwarnings("ignore::equifuse.errors.ConvergenceWarning")
 @pytest.mark.parametrize("solver", [ef.Picard(), ef.Anderson(), ef.Broyden()], ids=lambda s: s.name)
+@pytest.mark.slow
 def test_a_step_does_not_wait(solver, costly):
     """A few questions every fourth step, and none in between; where they are free there are more."""
     few, many = (waits_of_a_solve(solver, steps) for steps in (8, 40))

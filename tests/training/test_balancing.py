@@ -375,6 +375,7 @@ def three_modalities(folder, task="classification"):
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("fusion", [{"fusion": "deq", "dim": 32}, {"fusion": "gmf"}, {"fusion": "concat"}])
+@pytest.mark.slow
 def test_every_balancer_trains_every_kind_of_fusion(name, fusion, tmp_path):
     options = {**three_modalities(tmp_path), **fusion, "modality_dropout": 0.2, "balance": name}
     result = train(config(options, balance_options=METHODS[name]), tmp_path / "run", progress=False)
@@ -400,12 +401,14 @@ def test_every_balancer_trains_every_kind_of_fusion(name, fusion, tmp_path):
         ("gradient_blending", "survival"),
     ],
 )
+@pytest.mark.slow
 def test_other_tasks_that_a_method_is_for(name, task, tmp_path):
     options = {**three_modalities(tmp_path, task), "fusion": "concat", "balance": name}
     result = train(config(options, balance_options=METHODS[name]), tmp_path / "run", progress=False)
     assert all(math.isfinite(row[f"train_balance/{m}"]) for row in result.history for m in "abc")
 
 
+@pytest.mark.slow
 def test_looking_disturbs_nothing(quick, tmp_path):
     """Methods whose effect is switched off give the run without them, bit for bit, warm starts and dropout included."""
     options = {**quick, "epochs": 2, "warm_start": True, "modality_dropout": 0.3}
@@ -424,6 +427,7 @@ class Interrupted(Exception):
 
 
 @pytest.mark.parametrize(("name", "fusion"), [("ogm_ge", "gmf"), ("pmr", "concat"), ("gradient_blending", "concat")])
+@pytest.mark.slow
 def test_interrupted_and_resumed_equals_uninterrupted(name, fusion, quick, tmp_path):
     options = {**quick, "fusion": fusion, "dim": None, "modality_dropout": 0.2}
     method = {"every": 2} if name == "gradient_blending" else {}

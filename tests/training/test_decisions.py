@@ -14,6 +14,7 @@ def config(quick, **options):
 
 
 @pytest.mark.parametrize("fusion", [{"fusion": "tmc"}, {"fusion": "gmf", "backend": "tmc"}])
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_the_annealing(quick, tmp_path, fusion):
     chosen = config(quick, **fusion, fusion_options={} if "backend" in fusion else {"annealing": 10})
     whole = train(chosen, tmp_path / "whole", progress=False)

@@ -22,6 +22,8 @@ from equifuse.files import read_json
 from equifuse.runs import TrainConfig, train
 from equifuse.training.distributed import ShardedBatches, process_group_info
 
+pytestmark = pytest.mark.slow
+
 DIMS = {"a": 6, "b": 4}
 
 

@@ -15,6 +15,7 @@ def config(quick, **options):
     return TrainConfig.from_dict({**quick, **options})
 
 
+@pytest.mark.slow
 def test_history_has_radius_steps_and_shares_of_every_part_forward_and_backward(quick, tmp_path):
     result = train(config(quick, fusion="gmf", backend="deq"), tmp_path / "run", progress=False)
     assert result.metrics["alerts"] == []
@@ -63,6 +64,7 @@ def test_a_batch_on_another_device_is_moved_and_the_model_is_left_in_training_mo
     assert module._row["equilibrium_radius/fusion"] > 0
 
 
+@pytest.mark.slow
 def test_warm_starts_save_steps_and_end_where_cold_ones_end(quick, tmp_path):
     options = {"lr": 1e-4, "dropout": 0.0, "fusion_options": {"solver": {"name": "anderson", "tol": 1e-6}}}
     cold = train(config(quick, **options), tmp_path / "cold", progress=False)
