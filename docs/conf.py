@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE / "extensions")]
+sys.path[:0] = [str(HERE), str(HERE / "extensions"), str(HERE.parent / "tools")]
 
 import equifuse  # noqa: E402
 
@@ -51,11 +52,22 @@ html_show_sphinx = False
 html_theme_options = {"top_of_page_buttons": []}
 
 
+def _drawn(app: Any) -> Path:
+    """Where the figures are drawn: the build writes to its own folders alone."""
+    return Path(app.doctreedir) / "figures"
+
+
 def _draw(app: Any) -> None:
-    """The figures, into the build folder: pages refer to them there."""
+    """The figures, new with every build."""
     import figures  # noqa: PLC0415
 
-    figures.draw(HERE / "_build" / "figures")
+    figures.draw(_drawn(app))
+
+
+def _refer(app: Any, name: str, source: list[str]) -> None:
+    """A page's ``drawn/solvers.svg`` leads to where that was drawn."""
+    folder = os.path.relpath(_drawn(app), (Path(app.srcdir) / name).parent)
+    source[0] = source[0].replace("} drawn/", f"}} {Path(folder).as_posix()}/")
 
 
 def _hide(app: Any, name: str, source: list[str]) -> None:
@@ -67,3 +79,4 @@ def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.connect("builder-inited", _draw)
     app.connect("source-read", _hide)
+    app.connect("source-read", _refer)

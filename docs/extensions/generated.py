@@ -1,10 +1,12 @@
-"""What pages say of the code is taken from it when they are built: commands, fusions, and public names."""
+"""What pages say of the code is taken from it when they are built: commands, fusions, public names, rooms, results."""
 
 from __future__ import annotations
 
 import inspect
 import re
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from typer.main import get_command
@@ -12,6 +14,11 @@ from typer.main import get_command
 import equifuse
 from equifuse.cli import app as command_line
 from equifuse.registry import FUSIONS
+from rooms import FLOOR, files, purpose
+from rooms import rooms as all_rooms
+
+# Beside the documentation, wherever that is built.
+RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 
 def commands() -> str:
@@ -69,13 +76,63 @@ def _first_sentence(thing: Any) -> str:
     return sentence.replace("``", "`").replace("|", r"\|").replace("<", "&lt;")
 
 
-_MARKS = {"{{commands}}": commands, "{{fusions}}": fusions, "{{names}}": names}
+def measured() -> dict[str, dict[str, Any]]:
+    """What was measured, by name: the entries of ``results/index.toml``."""
+    entries = tomllib.loads((RESULTS / "index.toml").read_text(encoding="utf-8"))["result"]
+    return {entry["name"]: entry for entry in entries}
+
+
+def results() -> str:
+    """A table of all that was measured, each with its command and its page."""
+    lines = ["| question | page | command | date |", "| --- | --- | --- | --- |"]
+    for name, entry in measured().items():
+        page = f"[{entry['title']}]({name}.md)"
+        lines.append(f"| {entry['question']} | {page} | `{entry['command']}` | {entry['date']} |")
+    return "\n".join(lines)
+
+
+def result(name: str) -> str:
+    """A page about one measurement: question, command, machine, date, and its files, one below the other."""
+    entry = measured()[name]
+    first, *others = [(RESULTS / file).read_text(encoding="utf-8") for file in entry["files"]]
+    facts = f"{entry['question']}\n\n```console\n$ {entry['command']}\n```\n\n{entry['date']}; {entry['machine']}.\n"
+    return "\n".join([f"# {entry['title']}\n", facts, first, *map(_demoted, others)])
+
+
+def _demoted(text: str) -> str:
+    """Markdown with every heading one level lower; what looks like one within code is left alone."""
+    pieces = re.split(r"(^```.*?^```$)", text, flags=re.DOTALL | re.MULTILINE)
+    return "".join(piece if piece.startswith("```") else re.sub(r"^#", "##", piece, flags=re.M) for piece in pieces)
+
+
+def rooms() -> str:
+    """A table of the package's rooms, from the ground up."""
+    lines = ["| room | what it is | files | lines |", "| --- | --- | ---: | ---: |"]
+    for room in sorted(all_rooms(), key=lambda room: (FLOOR[room], room)):
+        size = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files(room))
+        what = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", purpose(room)).replace("``", "`").replace("|", r"\|")
+        lines.append(f"| `{room}` | {what} | {len(files(room))} | {size:,} |")
+    return "\n".join(lines)
+
+
+_MARKS = {
+    "commands": commands,
+    "fusions": fusions,
+    "names": names,
+    "results": results,
+    "result": result,
+    "rooms": rooms,
+}
+
+
+def fill(text: str) -> str:
+    """Replace every line ``{{mark}}`` or ``{{mark argument}}`` of a page by what it stands for."""
+    marks = re.compile(rf"^\{{\{{({'|'.join(_MARKS)})(?: (\w+))?\}}\}}$", re.MULTILINE)
+    return marks.sub(lambda found: _MARKS[found[1]](*filter(None, [found[2]])), text)
 
 
 def _fill(app: Any, name: str, source: list[str]) -> None:
-    for mark, make in _MARKS.items():
-        if f"\n{mark}\n" in source[0]:
-            source[0] = source[0].replace(mark, make())
+    source[0] = fill(source[0])
 
 
 def setup(app: Any) -> dict[str, bool]:
