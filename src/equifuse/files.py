@@ -7,7 +7,9 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -21,6 +23,8 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ANY = None
 # Of a YAML file, references counted each time: far beyond any configuration.
 _MOST_ENTRIES = 100_000
+# Seconds.
+_ABANDONED_AFTER = 86_400
 
 
 @contextmanager
@@ -167,7 +171,7 @@ def _remove_abandoned(path: Path) -> None:
     pattern = re.compile(rf"\.{re.escape(path.stem)}-(\d+)-[^.]*{re.escape(path.suffix)}")
     for entry in path.parent.iterdir():
         found = pattern.fullmatch(entry.name)
-        if not found or _alive(int(found.group(1))):
+        if not found or _in_use(entry, int(found.group(1))):
             continue
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
@@ -175,7 +179,11 @@ def _remove_abandoned(path: Path) -> None:
             entry.unlink(missing_ok=True)
 
 
-def _alive(pid: int) -> bool:
+def _in_use(entry: Path, pid: int) -> bool:
+    """Whether the process that made a temporary file may still be writing it."""
+    if sys.platform == "win32":
+        # There, os.kill ends the process whatever the signal; so only what nobody has written to for a day goes.
+        return time.time() - entry.stat().st_mtime < _ABANDONED_AFTER
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

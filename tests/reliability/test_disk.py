@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from equifuse.files import atomic, atomic_folder
 from equifuse.runs import TrainConfig, train
 
 pytestmark = pytest.mark.slow
+resource = pytest.importorskip("resource", reason="limits of files and folders as POSIX has them")
 
 WORK = {
     "train": ["train", "--data", "digits", "--fusion", "gmf", "--hidden", "16", "--epochs", "1", "--quiet", "--out"],
