@@ -69,6 +69,10 @@ class Registry(Generic[T]):
         self._parts[name] = part  # type: ignore[assignment]
         return part
 
+    def unregister(self, name: str) -> None:
+        """Take a registered part away again, as tests and notebooks need it; nothing where there is none."""
+        self._parts.pop(name, None)
+
     def names(self) -> list[str]:
         """All names, sorted, those of installed packages among them."""
         self._import_home()
@@ -176,7 +180,8 @@ class Registry(Generic[T]):
 
 def _origin(part: Any) -> tuple[str | None, str]:
     """Where a part was defined: of a class that is defined again, the same."""
-    named = part if inspect.isclass(part) or inspect.isfunction(part) else type(part)
+    named = inspect.unwrap(part)  # a metric is where its function is
+    named = named if inspect.isclass(named) or inspect.isfunction(named) else type(named)
     return named.__module__, f"{named.__qualname__}/{part.name}"
 
 

@@ -30,10 +30,12 @@ def test_classification_metrics_by_hand():
     np.testing.assert_allclose(columns["prob_yes"] + columns["prob_no"], 1, rtol=1e-12)
 
 
-def test_auc_is_left_out_where_a_class_is_missing():
+def test_auc_is_undefined_where_a_class_is_missing():
     task = make_task("classification")
-    assert "auc" not in task.metrics(torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 0]))
-    assert "auc" in task.metrics(torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 0]))
+    found = task.measure(torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 0]))
+    assert found.values["auc"] is None
+    assert found.undefined == {"auc": "class '2' does not occur"}
+    assert 0 <= task.metrics(torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 0]))["auc"] <= 1
 
 
 def test_label_smoothing_is_in_the_loss():
@@ -67,8 +69,9 @@ def test_regression_in_the_targets_units():
     assert found["pearson"] == pytest.approx(1)
     assert found["r2"] == pytest.approx(((1 - 3 / 2) + (1 - 3 / 200)) / 2)
     assert list(task.predict(target)) == ["prediction_height", "prediction_age"]
-    constant = task.metrics(torch.zeros(3, 2), target)
-    assert "pearson" not in constant
+    constant = task.measure(torch.zeros(3, 2), target)
+    assert constant.values["pearson"] is None
+    assert constant.undefined == {"pearson": "the prediction is constant"}
 
 
 class Embedder(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,19 +14,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equifuse.data.batch import Batch
-from equifuse.errors import InputError
+from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion import FusionOutput
 from equifuse.model import FusionModel, ModelOutput
+from equifuse.registry import METRICS
 from equifuse.solve import SolverStats
+from equifuse.tasks.metrics import LOSS, Measurement, Metric
+from equifuse.tasks.targets import Targets
 
 Columns = dict[str, NDArray[Any]]
-# The metrics of which less is better.
-_ERRORS = frozenset({"loss", "log_loss", "mae", "rmse"})
+_PREFIX = "val_"
 
 
 def direction(metric: str) -> Literal["min", "max"]:
-    """Which way a metric of any task is better."""
-    return "min" if metric in _ERRORS else "max"
+    """Which way a metric of this library's tasks is better; ask the task's :meth:`Task.metric` instead."""
+    return "min" if metric in ("loss", "log_loss", "mae", "rmse") else "max"
 
 
 @dataclass
@@ -34,18 +36,20 @@ class Evaluation:
     """A model's result on a whole split, on the CPU.
 
     Attributes:
-        metrics: metric name -> value, ``"loss"`` (the task's) among them.
+        metrics: metric name -> value, ``"loss"`` (the task's) among them; None where it is undefined on the split.
         prediction: raw outputs, first axis ``n``.
         converged: bool ``(n,)``, or None for a closed-form fusion.
         residual: ``(n,)`` relative residuals, or None.
         steps: int64 ``(n,)`` solver steps, or None.
+        undefined: metric name -> why it has no value, for each that has none.
     """
 
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
     prediction: Tensor
     converged: Tensor | None = None
     residual: Tensor | None = None
     steps: Tensor | None = None
+    undefined: dict[str, str] = field(default_factory=dict)
 
     def convergence(self) -> dict[str, float] | None:
         """Share of samples converged, mean and largest steps, largest residual; None for a closed-form fusion."""
@@ -60,24 +64,103 @@ class Evaluation:
 
 
 class Task(ABC):
-    """Loss, metrics and reading of raw outputs ``(n, K)``.
+    """Loss, targets, metrics and reading of raw outputs ``(n, K)``.
+
+    A task of one's own is a subclass with a ``name``, registered by ``@equifuse.registry.TASKS.register`` or by an
+    entry point of the group ``equifuse.tasks``. It needs :meth:`loss` and :meth:`predict`, ``targets``, ``headline`` and
+    ``measures``; all else has a default, which says that the task has nothing of the kind.
+
+    Example:
+        >>> import torch
+        >>> from equifuse.tasks import Metric, Quantities, Task
+        >>> class Counts(Task):
+        ...     "Poisson regression: raw outputs are logarithms of rates."
+        ...     name, targets, headline = "counts", Quantities(), "error"
+        ...     measures = (Metric("error", lambda p, y: abs(p - y).mean(), higher_is_better=False),)
+        ...     def loss(self, prediction, target, weight=None):
+        ...         return torch.nn.functional.poisson_nll_loss(prediction, target)
+        ...     def readable(self, prediction, target):
+        ...         return prediction.exp().double().numpy(), target.double().numpy()
+        ...     def predict(self, prediction):
+        ...         return {"prediction": prediction.exp()[:, 0].numpy()}
+        >>> Counts().metrics(torch.zeros(2, 1), torch.ones(2, 1))
+        {'error': 0.0}
 
     Args:
         classes: names of the outputs, or None.
 
     Attributes:
-        monitor: the validation metric that early stopping watches.
-        mode: ``"min"`` or ``"max"``, which way the monitor is better.
+        name: by which it is asked for.
+        targets: what its targets are: how they are read, checked and counted.
+        measures: the metrics that every evaluation has, in their order; beside them those of :meth:`choose_metrics`.
         headline: the metric shown where there is room for one.
+        monitor: the validation metric that early stopping watches; ``"loss"`` is the task's own.
+        least_modalities: how many modalities a sample needs for the task to mean anything.
+        hidden_at_rates: whether hiding modalities of single samples makes it harder, as a test condition should.
+        embeds: whether outputs are an embedding, of a width that is chosen, and not one for each class or target.
+        output_name: what the raw outputs of an exported model are called.
     """
 
     name: ClassVar[str]
-    monitor: ClassVar[str] = "loss"
-    mode: ClassVar[str] = "min"
-    headline: ClassVar[str]
+    targets: ClassVar[Targets]
+    measures: tuple[Metric, ...] = ()
+    headline: str
+    monitor: str = "loss"
+    least_modalities: ClassVar[int] = 1
+    hidden_at_rates: ClassVar[bool] = True
+    embeds: ClassVar[bool] = False
+    output_name: ClassVar[str] = "prediction"
+    _asked: tuple[str, ...] = ()
 
     def __init__(self, classes: tuple[str, ...] | None = None) -> None:
         self.classes = classes
+
+    @property
+    def mode(self) -> Literal["min", "max"]:
+        """Which way the monitor is better."""
+        return self.metric(self.monitor).mode
+
+    def choose_metrics(self, metrics: Iterable[str] | str = (), monitor: str | None = None) -> Task:
+        """Measure further metrics, show the first of them as the headline, and watch another one.
+
+        Args:
+            metrics: names; of the task's own metrics, or of :data:`equifuse.registry.METRICS`. The first one becomes
+                the headline.
+            monitor: name of the metric that early stopping watches, with or without ``val_`` before it; None for the
+                task's usual one.
+
+        Returns:
+            The task itself.
+
+        Raises:
+            UnknownNameError: no such metric of this task.
+        """
+        names = [_bare(name) for name in ((metrics,) if isinstance(metrics, str) else metrics)]
+        for name in (*names, *([] if monitor is None else [_bare(monitor)])):
+            chosen = self.metric(name)
+            self._asked = (*self._asked, chosen.name)
+            if chosen is not LOSS and all(own.name != chosen.name for own in self.measures):
+                self.measures = (*self.measures, chosen)
+        if names:
+            self.headline = names[0]
+        if monitor is not None:
+            self.monitor = _bare(monitor)
+        return self
+
+    def metric(self, name: str) -> Metric:
+        """A metric by name, with or without ``val_`` before it; that of a part, ``"recall@10 a->b"``, is the whole's.
+
+        Raises:
+            UnknownNameError: the task has none of that name; the message has the nearest.
+        """
+        bare = _bare(name).partition(" ")[0]
+        own = {metric.name: metric for metric in (LOSS, *self.measures)}
+        if bare in own:
+            return own[bare]
+        others = {other for other in METRICS if METRICS.get(other).fits(self.name)}
+        if bare not in others:
+            raise UnknownNameError(f"metric of {self.name}:", bare, [*own, *sorted(others - set(own))])
+        return METRICS.get(bare)
 
     @abstractmethod
     def loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Tensor:
@@ -89,9 +172,53 @@ class Task(ABC):
             weight: ``(B,)``, ≥ 0, for a weighted mean: whole numbers are as good as repeated samples.
         """
 
-    @abstractmethod
-    def metrics(self, prediction: Tensor, target: Tensor | None) -> dict[str, float]:
-        """Metrics of a whole split; one that is undefined there is left out."""
+    def undefined_loss(self, prediction: Tensor, target: Tensor | None) -> str | None:
+        """Why the loss of a whole split says nothing, or None where it does."""
+        return None
+
+    def readable(self, prediction: Tensor, target: Tensor | None) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """What metrics get of raw outputs and targets, as arrays; by default both as they are, in float64."""
+        y = None if target is None else target.numpy()
+        return prediction.double().numpy(), y
+
+    def metrics(self, prediction: Tensor, target: Tensor | None) -> dict[str, float | None]:
+        """Metrics of a whole split; None where one is undefined there. :meth:`measure` has the reasons."""
+        return self.measure(prediction, target).values
+
+    def measure(self, prediction: Tensor, target: Tensor | None, only: Iterable[str] | None = None) -> Measurement:
+        """Metrics of a whole split, and why some have no value.
+
+        Args:
+            prediction: raw outputs ``(n, K)`` on the CPU.
+            target: as the task has it.
+            only: names of the metrics to measure; None for all of the task.
+
+        Raises:
+            UnknownNameError: no such metric.
+            InputError: a metric failed.
+        """
+        chosen = self.measures if only is None else tuple(dict.fromkeys(self.metric(name) for name in only))
+        p, y = self.readable(prediction, target)
+        found, parts = Measurement(), Measurement()
+        for metric in chosen:
+            asked = only is not None or metric.name in self._asked
+            measured = metric.measure(p, y, self, asked=asked)
+            for name, value in measured.values.items():
+                (found if name == metric.name else parts).put(name, value, measured.undefined.get(name, ""))
+        return Measurement({**found.values, **parts.values}, {**found.undefined, **parts.undefined})
+
+    def assess(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Measurement:
+        """The loss of a whole split under the name ``"loss"``, and its metrics; only the loss is weighted."""
+        found = Measurement()
+        reason = self.undefined_loss(prediction, target)
+        loss = math.nan if reason else self.loss(prediction, target, weight).item()
+        if reason or math.isfinite(loss):
+            metrics = self.measure(prediction, target)
+        else:  # what has diverged has no metrics
+            reason = f"the loss is {loss}: the model has diverged"
+            metrics = Measurement({m.name: None for m in self.measures}, {m.name: reason for m in self.measures})
+        found.put("loss", None if reason else loss, reason or "")
+        return Measurement({**found.values, **metrics.values}, {**found.undefined, **metrics.undefined})
 
     @abstractmethod
     def predict(self, prediction: Tensor) -> Columns:
@@ -133,11 +260,14 @@ class Task(ABC):
             raise InputError("there is nothing to evaluate")
         evaluation = join([output for output, _, _ in parts])
         target, weight = _joined([target for _, target, _ in parts]), _joined([weight for _, _, weight in parts])
-        loss = self.loss(evaluation.prediction, target, weight).item()
-        # What has diverged has a loss that says so, and no metrics.
-        metrics = self.metrics(evaluation.prediction, target) if math.isfinite(loss) else {}
-        evaluation.metrics = {"loss": loss, **metrics}
+        found = self.assess(evaluation.prediction, target, weight)
+        evaluation.metrics, evaluation.undefined = found.values, found.undefined
         return evaluation
+
+
+def _bare(metric: str) -> str:
+    """The name of a metric without the part that it is measured on."""
+    return str(metric).removeprefix(_PREFIX)
 
 
 def result_of(output: ModelOutput) -> ModelOutput:

@@ -3,23 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from equifuse.errors import InputError
 from equifuse.tasks.base import Columns, Task, average, needed, output_names, probabilities, tiny
+from equifuse.tasks.metrics import Metric
+from equifuse.tasks.targets import Classes, Targets
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+
+def accuracy(p: Floats, y: Labels) -> float:
+    """Share of samples whose most probable class is the true one."""
+    return float((p.argmax(axis=1) == y).mean())
+
+
+def f1_macro(p: Floats, y: Labels) -> float:
+    """Mean of the F1 of all classes that occur or are predicted."""
+    return float(_sklearn().f1_score(y, p.argmax(axis=1), average="macro", zero_division=0))
+
+
+def f1_weighted(p: Floats, y: Labels) -> float:
+    """Mean of the classes' F1, weighted by how often they occur."""
+    return float(_sklearn().f1_score(y, p.argmax(axis=1), average="weighted", zero_division=0))
+
+
+def f1_of_one(p: Floats, y: Labels) -> float:
+    """F1 of class 1 of two."""
+    return float(_sklearn().f1_score(y, p.argmax(axis=1), zero_division=0))
+
+
+def log_loss(p: Floats, y: Labels) -> float:
+    """Mean negative logarithm of the true class's probability."""
+    # scikit-learn's has no value for a single class, of which all is certain.
+    return float(_sklearn().log_loss(y, p, labels=np.arange(p.shape[1]))) if p.shape[1] > 1 else 0.0
+
+
+def auc(p: Floats, y: Labels) -> float:
+    """Area under the ROC curve; for more than two classes each against the rest, their mean."""
+    scores = p[:, 1] if p.shape[1] == 2 else p
+    return float(_sklearn().roc_auc_score(y, scores, multi_class="ovr", average="macro"))
+
+
+def _missing_class(p: Floats, y: Labels, task: Task) -> str | None:
+    absent = np.setdiff1d(np.arange(p.shape[1]), y)
+    if not len(absent):
+        return None
+    return f"class {output_names(task.classes, p.shape[1])[absent[0]]!r} does not occur"
+
+
+def _no_one(p: Floats, y: Labels) -> str | None:
+    return None if (y == 1).any() or (p.argmax(axis=1) == 1).any() else "class 1 neither occurs nor is predicted"
+
+
+def _not_two(p: Floats, y: Labels) -> str | None:
+    return None if p.shape[1] == 2 else f"it is for two classes, there are {p.shape[1]}"
+
+
+def _only_one(p: Floats, y: Labels) -> str | None:
+    return None if p.shape[1] > 1 else "there is only one class"
+
+
+def _sklearn() -> Any:
+    from sklearn import metrics  # noqa: PLC0415 - it takes half a second
+
+    return metrics
 
 
 class Classification(Task):
     """Cross-entropy on logits ``(B, K)`` against int64 labels ``(B,)``.
 
-    Metrics: ``accuracy``, ``f1_macro``, ``f1_weighted``, ``log_loss``; for two classes ``f1`` (of class 1); and ``auc``
-    (ROC; one class against the rest, macro mean, for more than two classes), left out where a class does not occur in
-    the split.
+    Metrics: ``accuracy``, ``f1_macro``, ``f1_weighted``, ``log_loss``; for two classes ``f1`` (of class 1), undefined
+    where that neither occurs nor is predicted; and ``auc`` (ROC; one class against the rest, macro mean, for more than
+    two classes), undefined where a class does not occur in the split.
 
     Args:
         classes: class names, or None.
@@ -32,7 +95,23 @@ class Classification(Task):
     """
 
     name: ClassVar[str] = "classification"
-    headline: ClassVar[str] = "accuracy"
+    targets: ClassVar[Targets] = Classes()
+    measures = (
+        Metric("accuracy", accuracy, format="percent", description="Share of samples predicted correctly."),
+        Metric("f1_macro", f1_macro, description="Mean of the classes' F1, of those that occur or are predicted."),
+        Metric("f1_weighted", f1_weighted, description="Mean of the classes' F1, weighted by their frequency."),
+        Metric("log_loss", log_loss, higher_is_better=False, description="Mean −log probability of the true class."),
+        Metric("f1", f1_of_one, undefined_when=_no_one, inapplicable_when=_not_two, description="F1 of class 1."),
+        Metric(
+            "auc",
+            auc,
+            undefined_when=_missing_class,
+            inapplicable_when=_only_one,
+            description="Area under the ROC curve; for more than two classes one against the rest, mean.",
+        ),
+    )
+    headline = "accuracy"
+    output_name: ClassVar[str] = "logits"
 
     def __init__(
         self,
@@ -69,25 +148,9 @@ class Classification(Task):
         mean = average(each, weight)
         return mean if factors is None else mean / average(factors[y], weight).clamp(min=tiny(mean))
 
-    def metrics(self, prediction: Tensor, target: Tensor | None) -> dict[str, float]:
-        """See the class docstring."""
-        from sklearn import metrics  # noqa: PLC0415
-
-        y, p = needed(target).numpy(), probabilities(prediction)
-        labels, best = np.arange(p.shape[1]), p.argmax(axis=1)
-        found = {
-            "accuracy": metrics.accuracy_score(y, best),
-            "f1_macro": metrics.f1_score(y, best, average="macro", zero_division=0),
-            "f1_weighted": metrics.f1_score(y, best, average="weighted", zero_division=0),
-            # scikit-learn's has no value for a single class.
-            "log_loss": metrics.log_loss(y, p, labels=labels) if len(labels) > 1 else 0.0,
-        }
-        if len(labels) == 2:
-            found["f1"] = metrics.f1_score(y, best, zero_division=0)
-        if len(labels) > 1 and len(np.unique(y)) == len(labels):
-            binary = len(labels) == 2
-            found["auc"] = metrics.roc_auc_score(y, p[:, 1] if binary else p, multi_class="ovr", average="macro")
-        return {name: float(value) for name, value in found.items()}
+    def readable(self, prediction: Tensor, target: Tensor | None) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Probabilities float64 ``(n, K)``, and int64 ``(n,)``."""
+        return probabilities(prediction), needed(target).numpy()
 
     def predict(self, prediction: Tensor) -> Columns:
         """``prediction`` (class name, or number where classes have no names) and ``prob_<class>``."""

@@ -2,46 +2,91 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import warnings
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from equifuse.tasks.base import Columns, Task, average, needed, output_names
+from equifuse.tasks.metrics import Metric
+from equifuse.tasks.targets import Labels, Targets
+
+Floats = NDArray[np.float64]
+Decisions = NDArray[np.int64]
+
+
+def f1(average: str, p: Floats, y: Decisions) -> float:
+    """F1 at probability 0.5; what has neither a label nor a prediction is left out of a mean."""
+    from sklearn import metrics  # noqa: PLC0415
+    from sklearn.exceptions import UndefinedMetricWarning  # noqa: PLC0415
+
+    chosen = (p > 0.5).astype(np.int64)
+    # scikit-learn takes a single column for a binary problem without averages; a copy changes none of them.
+    pair = (y, chosen) if y.shape[1] > 1 else (np.hstack([y, y]), np.hstack([chosen, chosen]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndefinedMetricWarning)
+        return float(metrics.f1_score(*pair, average=average, zero_division=np.nan))
+
+
+def mean_average_precision(p: Floats, y: Decisions) -> float:
+    """Mean average precision over the labels that occur."""
+    from sklearn import metrics  # noqa: PLC0415
+
+    occurs = y.any(axis=0)
+    return float(metrics.average_precision_score(y[:, occurs], p[:, occurs], average="macro"))
+
+
+def _none_occurs(p: Floats, y: Decisions) -> str | None:
+    return None if y.any() else "no label occurs"
+
+
+def _nothing(p: Floats, y: Decisions) -> str | None:
+    return None if y.any() or (p > 0.5).any() else "no label occurs, and none is predicted"
 
 
 class Multilabel(Task):
     """Binary cross-entropy on logits ``(B, K)`` against 0/1 targets ``(B, K)``.
 
     Metrics: ``f1_micro``, ``f1_macro``, ``f1_weighted``, ``f1_samples`` at probability 0.5, and ``map`` (mean average
-    precision over the labels that occur in the split; left out where none does).
+    precision over the labels that occur in the split). A label, or a sample, with nothing to find and nothing found has
+    no F1 and does not count in the means. All are undefined where no label occurs and none is predicted, ``map`` and
+    ``f1_weighted`` where none occurs.
     """
 
     name: ClassVar[str] = "multilabel"
-    headline: ClassVar[str] = "f1_weighted"
+    targets: ClassVar[Targets] = Labels()
+    measures = (
+        Metric("f1_micro", partial(f1, "micro"), undefined_when=_nothing, description="F1 of all decisions together."),
+        Metric("f1_macro", partial(f1, "macro"), undefined_when=_nothing, description="Mean of the labels' F1."),
+        Metric(
+            "f1_weighted",
+            partial(f1, "weighted"),
+            undefined_when=_none_occurs,
+            description="Mean of the labels' F1, weighted by their frequency.",
+        ),
+        Metric("f1_samples", partial(f1, "samples"), undefined_when=_nothing, description="Mean of the samples' F1."),
+        Metric(
+            "map",
+            mean_average_precision,
+            undefined_when=_none_occurs,
+            description="Mean average precision over the labels that occur.",
+        ),
+    )
+    headline = "f1_weighted"
+    output_name: ClassVar[str] = "logits"
 
     def loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Tensor:
         """Mean binary cross-entropy over samples and labels."""
         return average(F.binary_cross_entropy_with_logits(prediction, needed(target), reduction="none"), weight)
 
-    def metrics(self, prediction: Tensor, target: Tensor | None) -> dict[str, float]:
-        """See the class docstring."""
-        from sklearn import metrics  # noqa: PLC0415
-
-        y, p = needed(target).numpy().astype(np.int64), torch.sigmoid(prediction.double()).numpy()
-        chosen = (p > 0.5).astype(np.int64)
-        # scikit-learn takes a single column for a binary problem without averages; a copy changes none of them.
-        pair = (y, chosen) if y.shape[1] > 1 else (np.hstack([y, y]), np.hstack([chosen, chosen]))
-        found = {
-            f"f1_{average}": float(metrics.f1_score(*pair, average=average, zero_division=0))
-            for average in ("micro", "macro", "weighted", "samples")
-        }
-        occurs = y.any(axis=0)
-        if occurs.any():
-            found["map"] = float(metrics.average_precision_score(y[:, occurs], p[:, occurs], average="macro"))
-        return found
+    def readable(self, prediction: Tensor, target: Tensor | None) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Probabilities float64 ``(n, K)``, and int64 ``(n, K)``, 0 or 1."""
+        return torch.sigmoid(prediction.double()).numpy(), needed(target).numpy().astype(np.int64)
 
     def predict(self, prediction: Tensor) -> Columns:
         """``prediction`` (names of the labels above 0.5, joined by ``;``) and ``prob_<label>``."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,38 +13,115 @@ from torch.nn import functional as F
 
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.tasks.base import Columns, Task, average, needed, output_names
+from equifuse.tasks.metrics import Metric
+from equifuse.tasks.targets import Quantities, Targets
 
+Floats = NDArray[np.float64]
 _LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
 
 
-def sentiment_metrics(y: NDArray[np.float64], p: NDArray[np.float64]) -> dict[str, float]:
-    """The metrics of CMU-MOSI for scores ``(n, 1)``; see :class:`Regression`.
+def mae(p: Floats, y: Floats) -> float:
+    """Mean absolute error."""
+    return float(np.abs(y - p).mean())
 
-    Raises:
-        InputError: more than one target.
-    """
+
+def rmse(p: Floats, y: Floats) -> float:
+    """Root of the mean squared error, the mean over the targets."""
+    return float(np.sqrt(np.square(y - p).mean(axis=0)).mean())
+
+
+def r2(p: Floats, y: Floats) -> float:
+    """Share of the variance explained, the mean over the targets that vary."""
     from sklearn import metrics  # noqa: PLC0415
 
+    varied = np.ptp(y, axis=0) > 0
+    return float(metrics.r2_score(y[:, varied], p[:, varied]))
+
+
+def pearson(p: Floats, y: Floats) -> float:
+    """Correlation, the mean over the targets that vary and whose prediction does."""
+    from scipy.stats import pearsonr  # noqa: PLC0415
+
+    both = (np.ptp(y, axis=0) > 0) & _varies(p)
+    return float(np.mean([pearsonr(y[:, k], p[:, k]).statistic for k in np.flatnonzero(both)]))
+
+
+def _varies(p: Floats) -> NDArray[np.bool_]:
+    """Which columns differ by more than the rounding of float32, in which they were predicted."""
+    return np.asarray(np.ptp(p, axis=0) > 4 * np.finfo(np.float32).eps * np.abs(p).max(axis=0))
+
+
+def _constant_target(p: Floats, y: Floats) -> str | None:
+    return None if (np.ptp(y, axis=0) > 0).any() else "the target is constant"
+
+
+def _constant(p: Floats, y: Floats) -> str | None:
+    moving = (np.ptp(y, axis=0) > 0) & _varies(p)
+    return _constant_target(p, y) or (None if moving.any() else "the prediction is constant")
+
+
+def _agreement(most: int, p: Floats, y: Floats) -> float:
+    """Share of scores that are the same, clipped to ±``most`` and rounded."""
+    p, y = _scores(p, y)
+    return float((np.round(np.clip(y, -most, most)) == np.round(np.clip(p, -most, most))).mean())
+
+
+def _accuracy_of_sign(told: bool, p: Floats, y: Floats) -> float:
+    """Share of scores whose sign is right: negative against not, or against positive where it is told."""
+    a, b = _signs(told, p, y)
+    return float((a == b).mean())
+
+
+def _f1_of_sign(told: bool, p: Floats, y: Floats) -> float:
+    """Weighted F1 of the signs."""
+    from sklearn import metrics  # noqa: PLC0415
+
+    return float(metrics.f1_score(*_signs(told, p, y), average="weighted", zero_division=0))
+
+
+def _signs(told: bool, p: Floats, y: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """True and predicted: at least 0; or, of scores other than 0, more than 0."""
+    p, y = _scores(p, y)
+    return (y[y != 0] > 0, p[y != 0] > 0) if told else (y >= 0, p >= 0)
+
+
+def _scores(p: Floats, y: Floats) -> tuple[Floats, Floats]:
     if y.shape[1] != 1:
         raise InputError(f"the sentiment metrics are of one target, got {y.shape[1]}")
-    y, p = y[:, 0], p[:, 0]
-    found = {}
-    for name, most in (("acc7", 3), ("acc5", 2)):
-        found[name] = float((np.round(np.clip(y, -most, most)) == np.round(np.clip(p, -most, most))).mean())
-    found["acc2"] = float(((y >= 0) == (p >= 0)).mean())
-    found["f1"] = float(metrics.f1_score(y >= 0, p >= 0, average="weighted", zero_division=0))
-    told = y != 0
-    if told.any():
-        found["acc2_nonzero"] = float(((y[told] > 0) == (p[told] > 0)).mean())
-        found["f1_nonzero"] = float(metrics.f1_score(y[told] > 0, p[told] > 0, average="weighted", zero_division=0))
-    return found
+    return p[:, 0], y[:, 0]
+
+
+def _all_zero(p: Floats, y: Floats) -> str | None:
+    return None if y.any() else "all scores are 0"
+
+
+SENTIMENT = (
+    Metric("acc7", partial(_agreement, 3), format="percent", description="Share of the same of seven classes."),
+    Metric("acc5", partial(_agreement, 2), format="percent", description="Share of the same of five classes."),
+    Metric("acc2", partial(_accuracy_of_sign, False), format="percent", description="Negative against not negative."),
+    Metric("f1", partial(_f1_of_sign, False), description="Weighted F1 of negative against not negative."),
+    Metric(
+        "acc2_nonzero",
+        partial(_accuracy_of_sign, True),
+        undefined_when=_all_zero,
+        format="percent",
+        description="Negative against positive.",
+    ),
+    Metric(
+        "f1_nonzero",
+        partial(_f1_of_sign, True),
+        undefined_when=_all_zero,
+        description="Weighted F1 of negative against positive.",
+    ),
+)
 
 
 class Regression(Task):
     """Mean squared error on values ``(B, K)`` in the targets' own units.
 
     Metrics: ``mae``, ``rmse``, ``r2`` and ``pearson``, each the mean over the targets; a target that is constant in the
-    split has no ``r2`` and no ``pearson``.
+    split has no ``r2`` and no ``pearson``, and one whose prediction is constant no ``pearson``. They are undefined
+    where no target has them.
 
     With ``sentiment`` the metrics of CMU-MOSI and CMU-MOSEI are added, for one target from -3 to 3: ``acc7`` and
     ``acc5`` (values clipped to [-3, 3] and [-2, 2] and rounded), ``acc2`` and ``f1`` (weighted) of negative against
@@ -61,37 +139,30 @@ class Regression(Task):
     """
 
     name: ClassVar[str] = "regression"
-    headline: ClassVar[str] = "mae"
+    targets: ClassVar[Targets] = Quantities()
+    measures: tuple[Metric, ...] = (
+        Metric("mae", mae, higher_is_better=False, description="Mean absolute error."),
+        Metric("rmse", rmse, higher_is_better=False, description="Root of the mean squared error."),
+        Metric("r2", r2, undefined_when=_constant_target, description="Share of the variance explained."),
+        Metric("pearson", pearson, undefined_when=_constant, description="Correlation."),
+    )
+    headline = "mae"
 
     def __init__(self, classes: tuple[str, ...] | None = None, loss: str = "mse", sentiment: bool = False) -> None:
         super().__init__(classes)
         if loss not in _LOSSES:
             raise UnknownNameError("loss", loss, _LOSSES)
         self.kind, self.sentiment = loss, sentiment
+        if sentiment:
+            self.measures = (*self.measures, *SENTIMENT)
 
     def loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Tensor:
         """Mean over samples and targets."""
         return average(_LOSSES[self.kind](prediction, needed(target), reduction="none"), weight)
 
-    def metrics(self, prediction: Tensor, target: Tensor | None) -> dict[str, float]:
-        """See the class docstring."""
-        from scipy.stats import pearsonr  # noqa: PLC0415
-        from sklearn import metrics  # noqa: PLC0415
-
-        y, p = needed(target).double().numpy(), prediction.double().numpy()
-        found = {
-            "mae": float(metrics.mean_absolute_error(y, p)),
-            "rmse": float(metrics.root_mean_squared_error(y, p)),
-        }
-        varied = [k for k in range(y.shape[1]) if np.ptp(y[:, k]) > 0]
-        if varied:
-            found["r2"] = float(metrics.r2_score(y[:, varied], p[:, varied]))
-        moving = [k for k in varied if np.ptp(p[:, k]) > 0]
-        if moving:
-            found["pearson"] = float(np.mean([pearsonr(y[:, k], p[:, k]).statistic for k in moving]))
-        if self.sentiment:
-            found |= sentiment_metrics(y, p)
-        return found
+    def readable(self, prediction: Tensor, target: Tensor | None) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Both float64 ``(n, K)``, in the targets' units."""
+        return prediction.double().numpy(), needed(target).double().numpy()
 
     def predict(self, prediction: Tensor) -> Columns:
         """``prediction`` for one target, ``prediction_<target>`` for several."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import combinations, permutations
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,10 +19,52 @@ from equifuse.fusion import FusionOutput
 from equifuse.model import FusionModel, ModelOutput
 from equifuse.solve import SolverStats
 from equifuse.tasks.base import Columns, Task
+from equifuse.tasks.metrics import Detailed, Metric
+from equifuse.tasks.targets import OptionalClasses, Targets
 
+Embeddings = NDArray[np.float32]
+Labels = NDArray[np.int64]
 _TEMPERATURE = 0.07
 _LOSSES = ("contrastive", "triplet")
 _DEPTHS = (1, 5, 10)
+
+
+def recall(depth: int, p: Embeddings, y: Labels | None, task: Task) -> Detailed:
+    """Share of samples whose own partner is among the ``depth`` nearest, by direction and their mean."""
+    found = {}
+    for direction, similarity, _ in _directions(p, y, task):
+        # Ties count against the partner: embeddings that collapsed to one point must not look perfect.
+        rank = (similarity >= similarity.diagonal()[:, None]).sum(axis=1)
+        found[direction] = float((rank <= depth).mean())
+    return _mean_of(found)
+
+
+def mean_average_precision(depth: int | None, p: Embeddings, y: Labels | None, task: Task) -> Detailed:
+    """Mean average precision by label, over the whole list or its first ``depth``, by direction and their mean."""
+    from sklearn import metrics  # noqa: PLC0415
+
+    found = {}
+    for direction, similarity, same in _directions(p, y, task):
+        assert same is not None
+        if depth is None:
+            # The mean over queries of the average precision of their ranking is what scikit-learn calls LRAP.
+            found[direction] = float(metrics.label_ranking_average_precision_score(same, similarity))
+        else:
+            found[direction] = _precision_at(depth, same, similarity)
+    return _mean_of(found)
+
+
+def _mean_of(parts: dict[str, float]) -> Detailed:
+    return Detailed(float(np.mean(list(parts.values()))), parts)
+
+
+def _no_pair(p: Embeddings, y: Labels | None) -> str | None:
+    has = ~np.isnan(p).any(axis=-1)
+    return None if (has.sum(axis=1) > 1).any() else "no sample has two of the modalities"
+
+
+def _no_labels(p: Embeddings, y: Labels | None) -> str | None:
+    return "there are no labels" if y is None else None
 
 
 class Retrieval(Task):
@@ -53,7 +96,38 @@ class Retrieval(Task):
     """
 
     name: ClassVar[str] = "retrieval"
-    headline: ClassVar[str] = "recall@10"
+    targets: ClassVar[Targets] = OptionalClasses()
+    measures = (
+        *(
+            Metric(
+                f"recall@{k}",
+                partial(recall, k),
+                undefined_when=_no_pair,
+                format="percent",
+                description=f"Share of samples whose own partner is among the nearest {k}.",
+            )
+            for k in _DEPTHS
+        ),
+        Metric(
+            "map",
+            partial(mean_average_precision, None),
+            undefined_when=_no_pair,
+            inapplicable_when=_no_labels,
+            description="Mean average precision by label over the whole list.",
+        ),
+        Metric(
+            "map@10",
+            partial(mean_average_precision, 10),
+            undefined_when=_no_pair,
+            inapplicable_when=_no_labels,
+            description="Mean average precision by label over the first ten.",
+        ),
+    )
+    headline = "recall@10"
+    least_modalities: ClassVar[int] = 2
+    hidden_at_rates: ClassVar[bool] = False
+    embeds: ClassVar[bool] = True
+    output_name: ClassVar[str] = "embedding"
 
     def __init__(
         self,
@@ -114,37 +188,18 @@ class Retrieval(Task):
         nearest = cosines.masked_fill(positives, -torch.inf).amax(1)
         return F.relu(self.margin - farthest + nearest).mean()
 
-    def metrics(self, prediction: Tensor, target: Tensor | None) -> dict[str, float]:
-        """See the class docstring."""
-        from sklearn import metrics  # noqa: PLC0415
+    def undefined_loss(self, prediction: Tensor, target: Tensor | None) -> str | None:
+        """Without a sample that has two modalities there is nothing to match."""
+        return _no_pair(prediction.numpy(), None)
 
-        found: dict[str, float] = {}
-        for (i, j), a, b, labels in _pairs(prediction, target, ordered=True):
-            direction = f"{self._modality(i)}->{self._modality(j)}"
-            similarity = (a @ b.T).double().numpy()
-            # Ties count against the partner: embeddings that collapsed to one point must not look perfect.
-            rank = (similarity >= similarity.diagonal()[:, None]).sum(axis=1)
-            for k in _DEPTHS:
-                found[f"recall@{k} {direction}"] = float((rank <= k).mean())
-            if labels is not None:
-                same = (labels[:, None] == labels[None, :]).numpy()
-                # The mean over queries of the average precision of their ranking is what scikit-learn calls LRAP.
-                found[f"map {direction}"] = float(metrics.label_ranking_average_precision_score(same, similarity))
-                found[f"map@10 {direction}"] = _precision_at(10, same, similarity)
-        means = {}
-        for kind in (*(f"recall@{k}" for k in _DEPTHS), "map", "map@10"):
-            values = [value for name, value in found.items() if name.startswith(f"{kind} ")]
-            if values:
-                means[kind] = float(np.mean(values))
-        return {**means, **found}
+    def readable(self, prediction: Tensor, target: Tensor | None) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Unit embeddings float32 ``(n, M, K)``, NaN where a sample lacks the modality, and labels or None."""
+        return F.normalize(prediction, dim=-1).numpy(), None if target is None else target.numpy()
 
     def predict(self, prediction: Tensor) -> Columns:
         """``embedding_<k>``, L2-normalised, of fused embeddings ``(n, K)``."""
         unit = F.normalize(prediction, dim=-1).numpy()
         return {f"embedding_{k}": unit[:, k] for k in range(unit.shape[1])}
-
-    def _modality(self, index: int) -> str:
-        return str(index) if self.modalities is None else self.modalities[index]
 
 
 def _precision_at(depth: int, same: NDArray[np.bool_], similarity: NDArray[np.float64]) -> float:
@@ -154,6 +209,18 @@ def _precision_at(depth: int, same: NDArray[np.bool_], similarity: NDArray[np.fl
     precision = hits.cumsum(axis=1) / np.arange(1, hits.shape[1] + 1)
     best = np.minimum(same.sum(axis=1), hits.shape[1])
     return float(((precision * hits).sum(axis=1) / best).mean())
+
+
+def _directions(
+    p: Embeddings, y: Labels | None, task: Task
+) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.bool_] | None]]:
+    """For each ordered pair of modalities: its name, cosines, and which samples share a label, if there are any."""
+    modalities = getattr(task, "modalities", None)
+    names = [str(i) for i in range(p.shape[1])] if modalities is None else list(modalities)
+    labels = None if y is None else torch.from_numpy(y)
+    for (i, j), a, b, known in _pairs(torch.from_numpy(p), labels, ordered=True):
+        same = None if known is None else (known[:, None] == known[None, :]).numpy()
+        yield f"{names[i]}->{names[j]}", (a @ b.T).double().numpy(), same
 
 
 def _pairs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,6 +11,18 @@ from torch import Tensor
 
 from equifuse.errors import InputError
 from equifuse.tasks.base import Columns, Task, needed, tiny
+from equifuse.tasks.metrics import Metric
+from equifuse.tasks.targets import EventTimes, Targets
+
+_NO_EVENT = "nobody has the event"
+
+
+def _no_event(risk: NDArray[np.float64], y: NDArray[np.float64]) -> str | None:
+    if not y[:, 1].any():
+        return _NO_EVENT
+    last = y[y[:, 1] > 0, 0].min()
+    later = (y[:, 0] > last) | ((y[:, 0] == last) & (y[:, 1] == 0))
+    return None if later.any() else "no two samples can be compared: the first event is the last time known"
 
 
 class Survival(Task):
@@ -20,12 +32,21 @@ class Survival(Task):
     where none is. A batch stands for the whole, so it should not be small.
 
     Metric: ``c_index``, Harrell's concordance: among pairs of which it is known who had the event first, the share in
-    which the higher risk had, equal risks counting half. Left out where there is no such pair.
+    which the higher risk had, equal risks counting half. Undefined where there is no such pair. The loss of a whole
+    split is undefined where no event is seen: there is no likelihood of anything.
     """
 
     name: ClassVar[str] = "survival"
-    headline: ClassVar[str] = "c_index"
-    monitor: ClassVar[str] = "loss"
+    targets: ClassVar[Targets] = EventTimes()
+    measures = (
+        Metric(
+            "c_index",
+            lambda risk, y: concordance(risk, y[:, 0], y[:, 1]),
+            undefined_when=_no_event,
+            description="Share of comparable pairs in which the higher risk had the event first.",
+        ),
+    )
+    headline = "c_index"
 
     def loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Tensor:
         """Negative partial log-likelihood per event; weights count in the events and among those at risk.
@@ -45,11 +66,13 @@ class Survival(Task):
         total = torch.logsumexp(among[None, :].masked_fill(~at_risk, -torch.inf), dim=1)
         return ((total - risk) * event).sum() / event.sum().clamp(min=tiny(risk))
 
-    def metrics(self, prediction: Tensor, target: Tensor | None) -> dict[str, float]:
-        """See the class docstring."""
-        y = needed(target).double().numpy()
-        found = concordance(prediction[:, 0].double().numpy(), y[:, 0], y[:, 1])
-        return {} if found is None else {"c_index": found}
+    def undefined_loss(self, prediction: Tensor, target: Tensor | None) -> str | None:
+        """Without an event there is no likelihood."""
+        return None if bool((needed(target)[:, 1] > 0).any()) else _NO_EVENT
+
+    def readable(self, prediction: Tensor, target: Tensor | None) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Log-risks float64 ``(n,)``, and float64 ``(n, 2)``: time, and 1 for an event."""
+        return prediction[:, 0].double().numpy(), needed(target).double().numpy()
 
     def predict(self, prediction: Tensor) -> Columns:
         """``risk``: the log of the hazard relative to the baseline's; higher is sooner."""

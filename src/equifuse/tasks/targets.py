@@ -1,0 +1,284 @@
+"""What the targets of a task are: how they are read, checked and counted. NumPy only; the data rooms ask it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equifuse.errors import DataError
+
+Array = NDArray[np.generic]
+Floats = NDArray[np.floating[Any]]
+# A number with more distinct values than this is a quantity, not a class.
+MOST_CLASSES = 20
+# A feature with at most this many different values is judged by them, not by its order.
+_FEW = 50
+# A correlation with the target beyond this is the target.
+_SAME = 0.9999
+
+
+class Targets(ABC):
+    """A kind of targets. A task has one as its class attribute ``targets``, one of those below or one of its own.
+
+    Attributes:
+        optional: whether a data set may have none at all.
+    """
+
+    optional: bool = False
+
+    @abstractmethod
+    def encode(self, values: Array, names: Sequence[str], task: str) -> tuple[Array, tuple[str, ...] | None]:
+        """Targets from the columns of a table.
+
+        Args:
+            values: ``(n, K)`` numbers, or ``(n, 1)`` text; nothing is empty.
+            names: of the columns.
+            task: name of the task, for messages.
+
+        Returns:
+            The targets, and the names of classes or targets, or None where outputs have no names.
+
+        Raises:
+            DataError: values that do not fit.
+        """
+
+    @abstractmethod
+    def typed(self, target: Array) -> Array:
+        """Targets that are numbers already, in the dtype and shape that the task needs.
+
+        Raises:
+            DataError: text, or values that do not fit.
+        """
+
+    @abstractmethod
+    def check(self, parts: Mapping[str, Array], classes: tuple[str, ...] | None, task: str) -> None:
+        """Refuse targets that the task cannot be trained or measured with.
+
+        Args:
+            parts: ``"train"``, ``"val"`` and ``"test"`` -> targets.
+            classes: names of classes or targets, or None.
+            task: name of the task, for messages.
+
+        Raises:
+            DataError: naming the part.
+        """
+
+    @abstractmethod
+    def n_outputs(self, target: Array) -> int:
+        """How many outputs a model of these targets has."""
+
+    def strata(self, target: Array) -> Array | None:
+        """Labels ``(n,)`` by which a part that is split off is stratified, or None."""
+        return None
+
+    def shares(self, target: Array) -> NDArray[np.float64] | None:
+        """Share of each class or label ``(K,)`` among the samples, or None where there are none."""
+        return None
+
+    def told_by(self, feature: Floats, target: Array) -> bool:
+        """Whether a single feature ``(n,)`` says what the target is, which is suspicious."""
+        return False
+
+
+class Classes(Targets):
+    """One class of each sample: int64 ``(n,)`` from 0 without gaps. Text and whole numbers are encoded.
+
+    Example:
+        >>> import numpy as np
+        >>> codes, names = Classes().encode(np.array([["yes"], ["no"], ["yes"]]), ["answer"], "classification")
+        >>> codes.tolist(), names
+        ([1, 0, 1], ('no', 'yes'))
+    """
+
+    def encode(self, values: Array, names: Sequence[str], task: str) -> tuple[Array, tuple[str, ...] | None]:
+        """See :meth:`Targets.encode`; classes are sorted."""
+        if values.shape[1] > 1:
+            raise DataError(f"task {task!r} needs one target column, got {', '.join(names)}")
+        column, text = values[:, 0], is_text(values)
+        if not text and np.array_equal(column, np.floor(column.astype(float))):
+            column = column.astype(np.int64)
+        elif not text:
+            raise DataError(f"target {names[0]} holds numbers such as {column[0]}, which are no classes")
+        classes, codes = np.unique(column, return_inverse=True)
+        return codes.astype(np.int64), tuple(str(c) for c in classes)
+
+    def typed(self, target: Array) -> Array:
+        """int64 ``(n,)``."""
+        _need_numbers(target)
+        if target.dtype.kind == "f" and not np.array_equal(target, np.floor(target.astype(np.float64))):
+            raise DataError(f"class labels must be whole numbers, got values such as {target[0]}")
+        return target.astype(np.int64)
+
+    def check(self, parts: Mapping[str, Array], classes: tuple[str, ...] | None, task: str) -> None:
+        """Every class occurs in the training part, and they are numbered from 0."""
+        for part, target in parts.items():
+            if target.ndim != 1 or target.dtype.kind not in "iu":
+                raise DataError(
+                    f"labels of split {part!r} must be integers (n,), got {target.dtype} of shape {target.shape}"
+                )
+        seen = np.unique(parts["train"])
+        if seen[0] < 0:
+            raise DataError(f"labels must start at 0, got {seen[0]}")
+        for part, target in parts.items():
+            unseen = np.setdiff1d(target, seen)
+            if len(unseen):
+                known = classes is not None and 0 <= unseen[0] < len(classes)
+                name = repr(classes[int(unseen[0])]) if known and classes is not None else str(unseen[0])
+                raise DataError(f"class {name} of split {part!r} does not occur in 'train'")
+        expected = len(classes) if classes else int(seen[-1]) + 1
+        if len(seen) != expected or seen[-1] != expected - 1:
+            gaps = np.flatnonzero(seen != np.arange(len(seen)))
+            absent = int(gaps[0]) if len(gaps) else len(seen)
+            raise DataError(
+                f"labels must run from 0 to {expected - 1} without gaps in 'train'; "
+                + (f"{absent} is missing" if absent < expected else f"{seen[-1]} is too large")
+            )
+
+    def n_outputs(self, target: Array) -> int:
+        """The number of classes."""
+        return int(target.astype(np.int64).max()) + 1
+
+    def strata(self, target: Array) -> Array | None:
+        """The classes."""
+        return target
+
+    def shares(self, target: Array) -> NDArray[np.float64] | None:
+        """Of each class."""
+        return np.asarray(np.bincount(target.astype(np.int64)) / len(target), dtype=np.float64)
+
+    def told_by(self, feature: Floats, target: Array) -> bool:
+        """Whether the classes do not overlap in the feature."""
+        different = np.unique(feature)
+        if len(different) <= _FEW:
+            if len(different) == len(feature):
+                return False  # every sample has its own value: nothing can be told from so few
+            return all(len(np.unique(target[feature == v])) == 1 for v in different)
+        spans = sorted(
+            (float(feature[target == c].min()), float(feature[target == c].max())) for c in np.unique(target)
+        )
+        return all(a[1] < b[0] for a, b in pairwise(spans))
+
+
+class OptionalClasses(Classes):
+    """Labels ``(n,)`` as :class:`Classes`, which a data set may lack, and which nothing is predicted of."""
+
+    optional = True
+
+    def strata(self, target: Array) -> Array | None:
+        """None: what is split off is not stratified."""
+        return None
+
+    def told_by(self, feature: Floats, target: Array) -> bool:
+        """Never: nothing is predicted of them."""
+        return False
+
+
+class Quantities(Targets):
+    """One or several numbers of each sample: float32 ``(n, K)``.
+
+    Example:
+        >>> import numpy as np
+        >>> values, names = Quantities().encode(np.array([[1.5, 3.0], [2.0, 4.0]]), ["height", "age"], "regression")
+        >>> values.shape, names
+        ((2, 2), ('height', 'age'))
+    """
+
+    def encode(self, values: Array, names: Sequence[str], task: str) -> tuple[Array, tuple[str, ...] | None]:
+        """See :meth:`Targets.encode`; a column is a target."""
+        if is_text(values):
+            raise DataError(f"target {names[0]} holds text such as {values[0, 0]!r}; task {task!r} needs numbers")
+        return values.astype(np.float32), tuple(names)
+
+    def typed(self, target: Array) -> Array:
+        """float32 ``(n, K)``."""
+        _need_numbers(target)
+        return target.astype(np.float32).reshape(len(target), -1)
+
+    def check(self, parts: Mapping[str, Array], classes: tuple[str, ...] | None, task: str) -> None:
+        """Finite numbers in two axes."""
+        for part, target in parts.items():
+            values = target.astype(np.float64)
+            if target.ndim != 2 or not np.isfinite(values).all():
+                raise DataError(f"targets of split {part!r} must be finite numbers (n, K), got shape {target.shape}")
+            self.check_values(values, part, task)
+
+    def check_values(self, values: NDArray[np.float64], part: str, task: str) -> None:
+        """Refuse finite numbers ``(n, K)`` that are no such targets; by default nothing is.
+
+        Raises:
+            DataError: naming the part.
+        """
+
+    def n_outputs(self, target: Array) -> int:
+        """The number of targets."""
+        return int(target.shape[1])
+
+    def told_by(self, feature: Floats, target: Array) -> bool:
+        """Whether the feature is an affine function of a target."""
+        x = feature - feature.mean(dtype=np.float64)
+        size = np.linalg.norm(x)
+        return any(
+            size * np.linalg.norm(y - y.mean()) > 0
+            and abs(x @ (y - y.mean())) / (size * np.linalg.norm(y - y.mean())) > _SAME
+            for y in target.astype(np.float64).T
+        )
+
+
+class Labels(Quantities):
+    """Any number of labels of each sample: float32 ``(n, K)``, 0 or 1."""
+
+    def check_values(self, values: NDArray[np.float64], part: str, task: str) -> None:
+        """Zeros and ones."""
+        if not np.isin(values, (0, 1)).all():
+            raise DataError(f"{task} targets of split {part!r} must be 0 or 1")
+
+    def shares(self, target: Array) -> NDArray[np.float64] | None:
+        """Of each label; they do not add up to 1."""
+        return np.asarray(target.astype(np.float64).mean(axis=0), dtype=np.float64)
+
+    def told_by(self, feature: Floats, target: Array) -> bool:
+        """Not looked at."""
+        return False
+
+
+class EventTimes(Quantities):
+    """The time of each sample, and whether its event was seen then: float32 ``(n, 2)``, the second 0 or 1."""
+
+    def encode(self, values: Array, names: Sequence[str], task: str) -> tuple[Array, tuple[str, ...] | None]:
+        """See :meth:`Targets.encode`; the output has no name."""
+        return super().encode(values, names, task)[0], None
+
+    def check_values(self, values: NDArray[np.float64], part: str, task: str) -> None:
+        """Times of at least 0, events 0 or 1."""
+        fits = values.shape[1] == 2 and bool((values[:, 0] >= 0).all()) and bool(np.isin(values[:, 1], (0, 1)).all())
+        if not fits:
+            raise DataError(f"{task} targets of split {part!r} must be (n, 2): time of at least 0, and event 0 or 1")
+
+    def n_outputs(self, target: Array) -> int:
+        """One, the risk."""
+        return 1
+
+    def told_by(self, feature: Floats, target: Array) -> bool:
+        """Not looked at."""
+        return False
+
+
+def is_text(values: Array) -> bool:
+    """Whether an array holds text."""
+    return values.dtype.kind in "OUS"
+
+
+def is_whole(values: Array) -> bool:
+    """Whether all of an array's numbers are whole."""
+    numbers = values.astype(float)
+    return bool(np.array_equal(numbers, np.floor(numbers)))
+
+
+def _need_numbers(target: Array) -> None:
+    if target.dtype.kind not in "fiub":
+        raise DataError(f"labels must be numbers, got {target.dtype}; encode classes as 0, 1, ...")
