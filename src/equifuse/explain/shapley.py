@@ -211,8 +211,10 @@ class CoalitionOutputs:
 
         def measured(outputs: Tensor) -> float:
             if metric == "loss":
-                return task.loss(outputs, target).item()
-            return task.metrics(outputs, target).get(metric, math.nan)
+                undefined = task.undefined_loss(outputs, target) is not None
+                return math.nan if undefined else task.loss(outputs, target).item()
+            value = task.measure(outputs, target, only=(metric,)).values.get(metric)
+            return math.nan if value is None else value
 
         values = np.array([measured(outputs) for outputs in self.outputs.float().unbind(1)])
         return None if np.isnan(values).any() else self._contributions(values, np.asarray(self.present.any(axis=0)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Tell = Callable[[dict[str, float], float], None]
+Tell = Callable[[dict[str, float | None], float], None]
 
 
 @contextmanager
@@ -40,9 +40,10 @@ def epoch_bar(epochs: int, runs: int = 1) -> Iterator[Callable[[str], Tell]]:
             begun += 1
             progress.update(bar, description=label, completed=start)
 
-            def tell(row: dict[str, float], best: float) -> None:
-                losses = f" val loss {row['val_loss']:.4f}  best {best:.4f} "
-                progress.update(bar, completed=start + row["epoch"] + 1, losses=losses)
+            def tell(row: dict[str, float | None], best: float) -> None:
+                loss = row["val_loss"]
+                losses = f" val loss {'-' if loss is None else f'{loss:.4f}'}  best {best:.4f} "
+                progress.update(bar, completed=start + (row["epoch"] or 0.0) + 1, losses=losses)
 
             return tell
 

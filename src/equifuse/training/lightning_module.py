@@ -32,13 +32,13 @@ from equifuse.model import FusionModel, ModelOutput
 from equifuse.runs.config import TrainConfig
 from equifuse.solve import EquilibriumCache, SolverStats
 from equifuse.tasks import Task
-from equifuse.tasks.base import direction, result_of
+from equifuse.tasks.base import result_of
 from equifuse.training.balancing import Balancer
 from equifuse.training.distributed import ProcessGroupInfo, ShardedBatches, process_group_info
 from equifuse.training.protocol import LOOSE
 from equifuse.training.randomness import own_random_numbers
 
-Row = dict[str, float]
+Row = dict[str, float | None]
 _STATE = "equifuse"
 _LOG = logging.getLogger("equifuse.training")
 # Samples whose equilibria are watched.
@@ -68,7 +68,7 @@ class LitFusion(pl.LightningModule):
         self.balancer = balancer or Balancer()
         loose = config.protocol == LOOSE
         self.monitor: str = task.headline if loose else task.monitor
-        self.mode: str = direction(task.headline) if loose else task.mode
+        self.mode: str = task.metric(self.monitor).mode
         self.history: list[Row] = []
         self.best: dict[str, Any] | None = None
         self.stopped = False
@@ -76,6 +76,7 @@ class LitFusion(pl.LightningModule):
         self._count = 0
         self._validation: list[tuple[ModelOutput, Tensor | None, Tensor | None]] = []
         self._row: Row = {}
+        self._why_undefined = ""
         self._began = 0.0
         self._stats: SolverStats | None = None
         self._latest = 0
@@ -171,7 +172,10 @@ class LitFusion(pl.LightningModule):
         """Measure the validation part, and keep the weights if they are the best so far."""
         evaluation = self.task.gather(self._validation)
         self._validation = []
-        value = evaluation.metrics.get(self.monitor, math.nan)
+        found = evaluation.metrics.get(self.monitor)
+        value = math.nan if found is None else found
+        if self.best is None and found is None:
+            self._why_undefined = evaluation.undefined.get(self.monitor, "there is no such value")
         self._row = {f"val_{name}": number for name, number in evaluation.metrics.items()}
         self.log("monitor", value, prog_bar=False, logger=False)
         sign = 1 if self.mode == "min" else -1
@@ -369,7 +373,10 @@ def fit(
     if val is None:
         return
     if module.best is None:
-        raise InputError(f"the validation {module.monitor} was never finite; lower the learning rate")
+        raise InputError(
+            f"the validation {module.monitor} was undefined in every epoch: {module._why_undefined}; watch another "
+            "metric, give a validation part that has it, or lower the learning rate if training diverged"
+        )
     module.model.load_state_dict(module.best["weights"])
 
 
