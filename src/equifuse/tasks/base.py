@@ -67,8 +67,8 @@ class Task(ABC):
     """Loss, targets, metrics and reading of raw outputs ``(n, K)``.
 
     A task of one's own is a subclass with a ``name``, registered by ``@equifuse.registry.TASKS.register`` or by an
-    entry point of the group ``equifuse.tasks``. It needs :meth:`loss` and :meth:`predict`, ``targets``, ``headline`` and
-    ``measures``; all else has a default, which says that the task has nothing of the kind.
+    entry point of the group ``equifuse.tasks``. It needs :meth:`loss` and :meth:`predict`, ``targets``, ``headline``
+    and ``measures``; all else has a default, which says that the task has nothing of the kind.
 
     Example:
         >>> import torch
