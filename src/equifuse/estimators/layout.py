@@ -168,20 +168,23 @@ def layout_of(X: Any, modalities: Mapping[str, Columns] | None) -> Layout:
 
 
 def stack(X: Mapping[str, ArrayLike]) -> tuple[Table, dict[str, slice]]:
-    """One array of several modalities, for what cuts samples by row: ``GridSearchCV``, ``cross_val_score``, ….
+    """Join several modalities into one array, for tools that select samples by row, such as ``cross_val_score``.
 
-    >>> table, modalities = stack({"text": t, "image": v})
-    >>> cross_val_score(FusionClassifier(modalities=modalities), table, y)
+    >>> modalities = {"text": np.zeros((20, 5)), "image": np.zeros((20, 3))}
+    >>> table, columns = ef.estimators.stack(modalities)
+    >>> table.shape, columns
+    ((20, 8), {'text': slice(0, 5, None), 'image': slice(5, 8, None)})
+    >>> model = ef.FusionClassifier(modalities=columns)  # for GridSearchCV(model, ...).fit(table, y)
 
     Args:
-        X: modality name -> array ``(n, l_m)`` (or ``(n,)``), in order.
+        X: modality name -> array ``(n, l_m)`` or ``(n,)``, in order.
 
     Returns:
-        The table ``(n, Σ l_m)``, and the columns of each modality in it.
+        The array ``(n, Σ l_m)``, and the columns of each modality in it.
 
     Raises:
-        InputError: no modality, or one of more than two axes, whose shape a table does not keep.
-        DataError: modalities of different length.
+        InputError: there is no modality, or one has more than two axes and does not fit into a table.
+        DataError: the modalities have different lengths.
     """
     if not _is_mapping(X):
         raise InputError(f"stack takes a mapping of modalities, got {type(X).__name__}")

@@ -1,4 +1,4 @@
-"""Attention over tokens of the modalities: self-attention, bottlenecks, latents, from each to each."""
+"""Attention over tokens of the modalities: self-attention, bottlenecks, latents, and cross-attention."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def _layer(dim: int, heads: int, dropout: float) -> nn.TransformerEncoderLayer:
 
 
 class _TokenFusion(ProjectedFusion):
-    """One token per modality, told apart by a learned embedding.
+    """Base: one token per modality, with a learned embedding that identifies the modality.
 
     Args:
         dims: modality name -> width ``l_m``.
         dim: common width, a multiple of ``heads``.
-        layers: of attention, ≥ 1.
-        heads: per layer, ≥ 1.
-        dropout: in the layers, in [0, 1).
+        layers: attention layers, ≥ 1.
+        heads: heads per layer, ≥ 1.
+        dropout: rate in the layers, in [0, 1).
 
     Raises:
-        InputError: a value out of range.
+        InputError: a value is out of range.
     """
 
     def __init__(self, dims: Mapping[str, int], dim: int, layers: int, heads: int, dropout: float) -> None:
@@ -53,7 +53,7 @@ class _TokenFusion(ProjectedFusion):
 
 
 def _with(token: Tensor, tokens: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-    """Common tokens ``(k, d)`` or ``(R, k, d)`` before those of the modalities, and what attention must not look at."""
+    """Common tokens ``(k, d)`` or ``(R, k, d)`` before those of the modalities, and the mask of tokens to ignore."""
     common = token if token.dim() == 3 else token.expand(tokens.shape[0], -1, -1)
     always = there.new_ones(there.shape[0], common.shape[1])
     return torch.cat([common, tokens], dim=1), ~torch.cat([always, there], dim=1)
@@ -61,20 +61,25 @@ def _with(token: Tensor, tokens: Tensor, there: Tensor) -> tuple[Tensor, Tensor]
 
 @register
 class SelfAttention(_TokenFusion):
-    """A transformer over the modalities' tokens and a class token (Vaswani et al. 2017; Dosovitskiy et al. 2021).
+    """A transformer over one token per modality and a class token; absent modalities are not attended to.
 
-    ``fused`` is the class token after the last layer, ``modalities`` are the others. Absent modalities are not attended
-    to.
+    >>> fusion = ef.fusion.SelfAttention({"text": 300, "image": 512}, dim=64)
+    >>> fusion({"text": torch.randn(8, 300), "image": torch.randn(8, 512)}).fused.shape
+    torch.Size([8, 64])
 
     Args:
         dims: modality name -> width ``l_m``.
         dim: common width, a multiple of ``heads``; default 128.
-        layers: of attention; default 2.
-        heads: per layer; default 4.
-        dropout: in the layers; default 0.1.
+        layers: attention layers; default 2.
+        heads: heads per layer; default 4.
+        dropout: rate in the layers; default 0.1.
+
+    ``fused`` is the class token after the last layer, ``modalities`` are the other tokens.
 
     Raises:
-        InputError: a value out of range.
+        InputError: a value is out of range.
+
+    Source: Vaswani et al. 2017; class token as in Dosovitskiy et al. 2021.
     """
 
     name: ClassVar[str] = "self_attention"
@@ -99,23 +104,28 @@ class SelfAttention(_TokenFusion):
 
 @register
 class BottleneckTransformer(_TokenFusion):
-    """Multimodal bottleneck transformer (Nagrani et al. 2021, arXiv 2107.00135).
+    """Bottleneck transformer: the modalities exchange information only through a few shared tokens.
 
-    In each layer every modality attends to itself and to ``B`` bottleneck tokens,
-    ``[z_m, b_m] = T_m([z_m, b])``, and the bottleneck is the mean of what the modalities made of it, ``b = mean_m b_m``
-    over those present: all that passes between modalities. ``fused`` is the mean of the bottleneck's tokens and of the
-    modalities', ``modalities`` are the latter.
+    >>> fusion = ef.fusion.BottleneckTransformer({"audio": 128, "video": 512}, dim=64)
+    >>> fusion({"audio": torch.randn(8, 128), "video": torch.randn(8, 512)}).fused.shape
+    torch.Size([8, 64])
 
     Args:
         dims: modality name -> width ``l_m``.
         dim: common width, a multiple of ``heads``; default 128.
-        layers: of attention; default 2.
-        heads: per layer; default 4.
-        bottlenecks: ``B``; default 4, as in the paper.
-        dropout: in the layers; default 0.1.
+        layers: attention layers; default 2.
+        heads: heads per layer; default 4.
+        bottlenecks: number of shared tokens ``B``; default 4, as in the paper.
+        dropout: rate in the layers; default 0.1.
+
+    ``fused`` is the mean of the shared tokens and of the modalities' tokens, ``modalities`` are the latter.
 
     Raises:
-        InputError: a value out of range.
+        InputError: a value is out of range.
+
+    Formula (Nagrani et al. 2021, arXiv 2107.00135): in each layer every modality attends to itself and to the shared
+    tokens ``b``, ``[z_m, b_m] = T_m([z_m, b])``, and the new shared tokens are ``b = mean_m b_m`` over the modalities
+    present.
     """
 
     name: ClassVar[str] = "bottleneck"
@@ -167,21 +177,30 @@ class BottleneckTransformer(_TokenFusion):
 
 @register
 class Perceiver(_TokenFusion):
-    """Latents that attend to the modalities (Jaegle et al. 2021, arXiv 2103.03206).
+    """Perceiver: a fixed number of learned vectors read from the modalities by cross-attention.
 
-    ``L`` learned latents cross-attend to the modalities' tokens and then to each other, in every layer; ``fused`` is
-    their mean after the last. ``modalities`` are the tokens. Where no modality is present the latents see nothing new.
+    The cost grows only linearly with the number of modalities.
+
+    >>> fusion = ef.fusion.Perceiver({"text": 300, "image": 512}, dim=64, latents=8)
+    >>> fusion({"text": torch.randn(8, 300), "image": torch.randn(8, 512)}).fused.shape
+    torch.Size([8, 64])
 
     Args:
         dims: modality name -> width ``l_m``.
         dim: common width, a multiple of ``heads``; default 128.
-        layers: of cross- and self-attention; default 2.
-        heads: per layer; default 4.
-        latents: ``L``; default 8.
-        dropout: in the layers; default 0.1.
+        layers: layers of cross- and self-attention; default 2.
+        heads: heads per layer; default 4.
+        latents: number of learned vectors ``L``; default 8.
+        dropout: rate in the layers; default 0.1.
+
+    ``fused`` is the mean of the latents after the last layer, ``modalities`` are the tokens. If no modality is present
+    the cross-attention adds nothing.
 
     Raises:
-        InputError: a value out of range.
+        InputError: a value is out of range.
+
+    Formula (Jaegle et al. 2021, arXiv 2103.03206): in every layer ``L`` latents cross-attend to the modalities' tokens
+    and then to each other.
     """
 
     name: ClassVar[str] = "perceiver"
@@ -208,7 +227,7 @@ class Perceiver(_TokenFusion):
     def fuse(self, rows: FlatInputs) -> FusionOutput:
         """``(R, dim)`` from rows ``(R, l_m)``."""
         tokens, there = self.embedded(rows)
-        # A row that has nothing attends to a zero, and what it would get of it is left out.
+        # A row without modalities attends to zeros, and the result is not used.
         hidden = ~there & there.any(1, keepdim=True)
         state = self.latents.expand(rows.count, -1, -1)
         for cross, of_query, of_token, layer in zip(
@@ -226,12 +245,12 @@ class Perceiver(_TokenFusion):
 
 
 class _CrossLayer(nn.Module):
-    """A layer of a crossmodal transformer: the target's tokens look at the source's, then a network on each of them.
+    """A layer of a crossmodal transformer: the target's tokens attend to the source's; then an MLP on each of them.
 
     Args:
-        width: of a token.
-        heads: of attention.
-        dropout: in [0, 1).
+        width: width of a token.
+        heads: attention heads.
+        dropout: rate in [0, 1).
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -244,12 +263,12 @@ class _CrossLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, state: Tensor, source: Tensor, there: Tensor) -> Tensor:
-        """The next state ``(R, T, w)`` of the target, from the source's tokens ``(R, T, w)`` where they are there.
+        """The next state ``(R, T, w)`` of the target; it attends to the source only where the source is present.
 
         Args:
             state: ``(R, T, w)``.
             source: ``(R, T, w)``.
-            there: bool ``(R, 1, 1)``.
+            there: bool ``(R, 1, 1)``, True where the source is present.
         """
         source = self.source_norm(source)
         seen, _ = self.attention(self.target_norm(state), source, source, need_weights=False)
@@ -260,33 +279,37 @@ class _CrossLayer(nn.Module):
 
 @register
 class CrossAttention(_TokenFusion):
-    """Directional crossmodal attention as in the multimodal transformer, MulT (Tsai et al. 2019, arXiv 1906.00295).
+    """Cross-attention between each pair of modalities in both directions, as in the multimodal transformer (MulT).
 
-    For each target ``t`` and source ``s ≠ t`` a crossmodal transformer of its own: its state ``z`` starts from the
-    target's tokens, and each layer is ``z += Attention(LN z, LN Z_s, LN Z_s)``, ``z += MLP(LN z)``, with ``Z_s`` the
-    source's tokens as they were. The states of all sources, token by token in one vector, go through a transformer of
-    the target's own. ``modalities`` are the results ``Z_t``, their tokens concatenated; ``fused`` is all of them.
-
-    Tokens. MulT is made for sequences; a modality here is one vector, and over one token attention is no choice: its
-    softmax is 1 whatever the query. So each projected vector is cut into ``tokens`` tokens of width
-    ``w = dim / tokens``, told apart by the learned biases of the projection, in the place of a sequence's positions.
-    Which features of the source a group of the target's features sees then depends on both. With ``tokens=1`` a
-    direction is what is left of it, ``z + A Z_s`` and the MLP, ``A`` affine after LN. The paper takes the last
-    position for its output; tokens of a vector have no last one, so all are kept.
-
-    Missing modalities. An absent source adds nothing to a direction, which then carries the target's own tokens
-    through its MLP, so a target alone is still told; an absent target is 0.
+    >>> fusion = ef.fusion.CrossAttention({"text": 300, "audio": 74}, dim=32)
+    >>> fusion({"text": torch.randn(8, 300), "audio": torch.randn(8, 74)}).fused.shape
+    torch.Size([8, 64])
 
     Args:
         dims: modality name -> width ``l_m``; at least two.
-        dim: common width, a multiple of ``tokens · heads``; default 128. ``out_dim = M (M − 1) dim``.
-        layers: of each crossmodal transformer and of each target's own; default 2.
-        heads: per layer; default 4.
-        tokens: that each vector is cut into; default 4.
-        dropout: in the layers; default 0.1.
+        dim: common width, a multiple of ``tokens · heads``; default 128. ``out_dim`` is ``M (M − 1) dim``.
+        layers: layers of each crossmodal transformer and of each target's own; default 2.
+        heads: heads per layer; default 4.
+        tokens: number of tokens that each vector is cut into; default 4.
+        dropout: rate in the layers; default 0.1.
+
+    ``modalities`` are the results ``Z_t``, with their tokens concatenated; ``fused`` is all of them. An absent source
+    adds nothing to a direction, which then passes the target's own tokens through its MLP, so that a target without any
+    source still reaches the output; an absent target is 0.
 
     Raises:
-        InputError: fewer than two modalities, or a value out of range.
+        InputError: there are fewer than two modalities, or a value is out of range.
+
+    Formula (Tsai et al. 2019, arXiv 1906.00295): each target ``t`` has a crossmodal transformer for each source
+    ``s ≠ t``. Its state ``z`` starts from the target's tokens, and each layer is
+    ``z += Attention(LN z, LN Z_s, LN Z_s)``, ``z += MLP(LN z)``, with the source's original tokens ``Z_s``. The states
+    for all sources, concatenated token by token, go through a transformer of the target.
+
+    Tokens: MulT is made for sequences, but a modality here is one vector, and attention to a single token has no
+    choice: its softmax is always 1. So each projected vector is cut into ``tokens`` tokens of width ``dim / tokens``,
+    identified by the learned biases of the projection where a sequence has positions. With ``tokens=1`` a direction
+    reduces to ``z + A Z_s`` and the MLP, with ``A`` affine after LN. The paper uses the last position as output; the
+    tokens of a vector have no last one, so all of them are used.
     """
 
     name: ClassVar[str] = "cross_attention"

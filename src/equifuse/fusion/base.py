@@ -1,4 +1,4 @@
-"""What every fusion module is: the call, presence masks, and the checks that come before any mathematics."""
+"""The protocol of every fusion module: the call, presence masks, and the checks of its arguments."""
 
 from __future__ import annotations
 
@@ -17,17 +17,24 @@ from equifuse.solve.warm_start import check_index
 
 @dataclass
 class FusionOutput:
-    """What a fusion returns.
+    """What a fusion returns: the fused representation, the state of each modality, losses and convergence statistics.
+
+    >>> out = ef.Concat({"text": 3, "image": 2})({"text": torch.ones(4, 3), "image": torch.zeros(4, 2)})
+    >>> out.fused.shape, sorted(out.modalities)
+    (torch.Size([4, 5]), ['image', 'text'])
+    >>> out.stats is None  # concatenation solves nothing
+    True
 
     Attributes:
         fused: ``(B, ..., out_dim)``.
-        modalities: per modality, its state after fusion ``(B, ..., k)``; what an absent one holds is stated by the
-            fusion.
-        losses: unweighted scalar regularisers by name, {} if none; weigh them by ``fusion.loss_weights``.
-        stats: per-sample convergence ``(B, ...)``, or None for a closed-form fusion.
-        decisions: per modality given, the raw prediction from it alone ``(B, ..., K)``, 0 where it is absent; {} for a
-            fusion that makes none.
-        confidence: per modality given, how far the fusion trusts it ``(B, ..., 1)``, 0 where it is absent; likewise.
+        modalities: for each modality its state after fusion, ``(B, ..., k)``. Each fusion documents what the state of
+            an absent modality is.
+        losses: unweighted scalar regularisers by name, {} if there are none; ``fusion.loss_weights`` has the weights.
+        stats: convergence of each sample ``(B, ...)``; None for a fusion that solves nothing.
+        decisions: for each given modality the raw prediction from it alone, ``(B, ..., K)``, 0 where it is absent; {}
+            if the fusion makes no such predictions.
+        confidence: for each given modality how much the fusion relies on it, ``(B, ..., 1)``, 0 where it is absent; {}
+            if the fusion has no such measure.
     """
 
     fused: Tensor
@@ -40,13 +47,13 @@ class FusionOutput:
 
 @dataclass
 class FlatInputs:
-    """The inputs of one call with every leading shape flattened: what a fusion's mathematics works on.
+    """The inputs of one call with all leading axes flattened to ``R`` rows; a fusion's mathematics works on these.
 
     Attributes:
-        values: per modality given, ``(R, l_m)``; the rows where it is absent hold zeros and pass no gradient.
-        masks: per modality given, bool ``(R, 1)``, or None where every row has it.
-        count: ``R``.
-        index: int64 ``(R,)``, the samples' numbers in their data set, or None where nobody gave any.
+        values: for each given modality ``(R, l_m)``; rows in which it is absent hold zeros and pass no gradient.
+        masks: for each given modality bool ``(R, 1)``, True where it is present, or None if it is present in every row.
+        count: the number of rows ``R``.
+        index: int64 ``(R,)``, the samples' numbers in their data set; None if the caller gave none.
     """
 
     values: dict[str, Tensor]
@@ -56,7 +63,7 @@ class FlatInputs:
 
     @property
     def like(self) -> Tensor:
-        """Any of the values, for device and dtype."""
+        """One of the values, to read device and dtype from."""
         return next(iter(self.values.values()))
 
     def mask(self, name: str) -> Tensor:
@@ -70,20 +77,44 @@ class FlatInputs:
 
 
 class Fusion(nn.Module, ABC):
-    """Base of every fusion module: modalities in, one representation out.
+    """Base class of every fusion module: several modalities in, one representation out.
+
+    Build one by its class or by :func:`make_fusion`; to write your own, derive from this class, set ``name`` and
+    ``out_dim``, and implement :meth:`fuse` on flattened rows.
+
+    >>> class Largest(ef.Fusion):
+    ...     name = "largest"
+    ...     def __init__(self, dims):
+    ...         super().__init__(dims)
+    ...         self.out_dim = max(dims.values())
+    ...     def fuse(self, rows):
+    ...         fused = torch.stack(list(rows.values.values())).amax(0)
+    ...         return ef.FusionOutput(fused, dict(rows.values))
+    ...     def config(self):
+    ...         return {"name": self.name, "dims": self.dims}
+    >>> fusion = Largest({"a": 2, "b": 2})
+    >>> fusion({"a": torch.zeros(1, 2), "b": torch.tensor([[-1.0, 1.0]])}).fused
+    tensor([[0., 1.]])
 
     Args:
-        dims: modality name -> width ``l_m``; the order is the modality order.
+        dims: modality name -> width ``l_m`` of its feature vectors; the order is the modality order.
+
+    Attributes:
+        out_dim: width of ``fused``.
+        loss_weights: default weight of each loss in ``FusionOutput.losses``.
+        target_loss_weights: default weight of each loss that :meth:`target_losses` returns.
+        decides: True if ``fused`` is already a prediction, so that no head follows it.
+        tasks: names of the tasks that the fusion is made for; None for all.
 
     Raises:
-        InputError: no modality, or a width below 1.
+        InputError: there is no modality, or a width is below 1.
     """
 
     name: ClassVar[str]
     out_dim: int
-    # Whether ``fused`` is a prediction already, so that no head belongs behind it: the fusion of decisions.
+    # True if ``fused`` is already a prediction, so that no head follows: a fusion of decisions.
     decides: bool = False
-    # Tasks that the fusion is defined for; None for all.
+    # Tasks that the fusion is made for; None for all.
     tasks: tuple[str, ...] | None = None
 
     def __init__(self, dims: Mapping[str, int]) -> None:
@@ -101,7 +132,7 @@ class Fusion(nn.Module, ABC):
 
     @abstractmethod
     def fuse(self, rows: FlatInputs) -> FusionOutput:
-        """The fusion itself, on flattened rows ``(R, l_m)``; outputs are ``(R, ...)``."""
+        """Fuse flattened rows ``(R, l_m)``; all outputs are ``(R, ...)``. Implemented by each fusion."""
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
@@ -112,18 +143,14 @@ class Fusion(nn.Module, ABC):
     ) -> dict[str, Tensor]:
         """Losses of the method that compare with the target; :class:`FusionOutput` has those that do not.
 
-        Args:
-            output: what the call returned, of leading shape ``(B,)``.
-            target: int64 ``(B,)`` classes, or what the task has.
-            present: as in the call: bool ``(B,)``; a modality without a key is present in every sample.
-
-        Returns:
-            Unweighted scalars by name, {} for most methods; weigh them by ``fusion.target_loss_weights``.
+        Takes the result ``output`` of a call with leading shape ``(B,)``, the target (for classification int64
+        ``(B,)``), and ``present`` as in the call. Returns unweighted scalars by name, {} for most methods;
+        ``fusion.target_loss_weights`` has the weights.
         """
         return {}
 
     def output_maps(self) -> list[nn.Linear]:
-        """The affine maps whose biases, where all are the same, are the offset of a prediction that is decided here."""
+        """The affine maps that produce the prediction, if the fusion decides itself; their biases set its offset."""
         return []
 
     def forward(
@@ -136,20 +163,19 @@ class Fusion(nn.Module, ABC):
         """Fuse a batch.
 
         Args:
-            inputs: modality name -> ``(B, ..., l_m)``, the same leading shape for all. A modality of ``dims`` that is
-                not in it is absent from the whole batch. Every leading position is fused alone.
-            present: modality name -> bool ``(B,)`` or the full leading shape; a modality without a key is present
-                in every sample. What an absent modality's rows hold does not matter (NaN included), and no gradient
-                flows into them. A sample's result equals that of a batch in which the modality was never given.
-            index: int64, the full leading shape: the positions' numbers in the data set, ≥ 0, for a fusion with a
-                :class:`~equifuse.EquilibriumCache`; the others do not look at it.
+            inputs: modality name -> ``(B, ..., l_m)``, with the same leading shape for all. A modality of ``dims``
+                without a key is absent from the whole batch. Every leading position is fused on its own.
+            present: modality name -> bool, ``(B,)`` or the full leading shape, True where the modality is present; a
+                modality without a key is present in every sample. Rows of an absent modality may hold anything, NaN
+                included, and get no gradient. A sample's result is the same as if the modality had never been given.
+            index: int64, the positions' numbers in the data set, ≥ 0; for a fusion with an ``EquilibriumCache``.
 
         Returns:
             :class:`FusionOutput` with leading shape ``(B, ...)``.
 
         Raises:
-            UnknownNameError: a modality this fusion was not built for.
-            InputError: no modality given, a wrong width, differing leading shapes, or an unusable mask or index.
+            UnknownNameError: a modality that the fusion was not built for.
+            InputError: no modality, a wrong width, different leading shapes, or an unusable mask or index.
         """
         leading, rows = flatten(inputs, present, self.dims)
         if index is not None:
@@ -166,15 +192,20 @@ class Fusion(nn.Module, ABC):
         return output
 
     def extra_repr(self) -> str:
-        """Widths in and out."""
+        """Widths of the inputs and of the output."""
         return f"{self.dims} -> {self.out_dim}"
 
 
 def require_two(dims: Mapping[str, int], name: str, deed: str) -> None:
-    """Refuse a single modality for a fusion of ``name`` that does ``deed`` between modalities.
+    """Raise :class:`InputError` unless there are at least two modalities.
+
+    Args:
+        dims: modality name -> width.
+        name: the fusion, for the message.
+        deed: what it does between modalities, for the message.
 
     Raises:
-        InputError: fewer than two modalities.
+        InputError: there are fewer than two modalities.
     """
     if len(dims) < 2:
         raise InputError(f"{name} {deed} between modalities and needs at least two, got {list(dims)}")
@@ -183,7 +214,7 @@ def require_two(dims: Mapping[str, int], name: str, deed: str) -> None:
 def flatten(
     inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None, dims: Mapping[str, int]
 ) -> tuple[tuple[int, ...], FlatInputs]:
-    """Check a call's arguments and flatten them to rows; see :meth:`Fusion.forward`."""
+    """Check the arguments of a call and flatten them to rows; see :meth:`Fusion.forward`."""
     present = present or {}
     for name in (*inputs, *present):
         if name not in dims:

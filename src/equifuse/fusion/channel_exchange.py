@@ -1,4 +1,4 @@
-"""Channel exchange."""
+"""Channel exchange between modalities."""
 
 from __future__ import annotations
 
@@ -18,33 +18,40 @@ from equifuse.fusion.reductions import softmax_sum
 
 @register
 class ChannelExchange(ProjectedFusion):
-    """Channel exchanging network (Wang et al. 2020, arXiv 2011.05005) on vectors: a feature is a channel.
+    """Channel exchange: features that a modality does not use are replaced by those of the other modalities.
 
-    In each layer ``y_m = γ_m ⊙ N(W h_m) + β_m``, the weights ``W`` the same for all modalities (in the first layer the
-    projections, as widths differ), ``γ_m`` and ``β_m`` each modality's own. The ``dim`` channels are parted into ``M``
-    runs, one for each modality; where ``|γ_mc| < threshold`` in its own run, channel ``c`` of ``m`` is replaced by the
-    mean of ``y_kc`` over the others present; without any it stays. Then ``h_m = ReLU(y_m)``. ``fused`` is
-    ``Σ_m softmax(a)_m h_m`` over the modalities present, ``a`` learned, equal at first. An absent modality gives
-    nothing and gets nothing: its state is 0.
-
-    The ``sparsity`` loss is ``Σ |γ_mc|`` over layers and each modality's own run: it drives scales to 0, so that
-    channels of little use to their modality are exchanged. ``γ`` starts at 1, so nothing is exchanged at first; a
-    replaced channel's ``γ`` has no gradient but that of this loss, so an exchange is for good where it has a weight.
-
-    ``N`` standardises over a sample's channels (LayerNorm), not over the batch (BatchNorm) as in the paper: a sample's
-    result must not depend on its batch mates, nor on which of them lack the modality, and few samples make no reliable
-    statistics. The channels are then not of unit variance each, so ``|γ|`` tells a channel's use less strictly. The
-    paper weighs the modalities' predictions by ``softmax(a)``, here their features are weighed.
+    >>> fusion = ef.fusion.ChannelExchange({"text": 300, "image": 512}, dim=64)
+    >>> out = fusion({"text": torch.randn(8, 300), "image": torch.randn(8, 512)})
+    >>> out.fused.shape, list(out.losses)
+    (torch.Size([8, 64]), ['sparsity'])
 
     Args:
         dims: modality name -> width ``l_m``; at least two.
         dim: common width, ≥ M; default 128.
-        layers: of exchange; default 2.
-        threshold: below which a scale counts as 0, ≥ 0; default 0.02, as in the authors' code.
-        sparsity_weight: default weight of that loss, ≥ 0; default 2e-4, likewise.
+        layers: layers of exchange, ≥ 1; default 2.
+        threshold: a scale below this counts as unused, ≥ 0; default 0.02, as in the authors' code.
+        sparsity_weight: default weight of the ``sparsity`` loss, ≥ 0; default 2e-4, as in the authors' code.
+
+    The state of an absent modality is 0, and it takes no part in the exchange.
 
     Raises:
-        InputError: fewer than two modalities, or a value out of range.
+        InputError: there are fewer than two modalities, or a value is out of range.
+
+    Formula (Wang et al. 2020, arXiv 2011.05005), on vectors, where a feature is a channel: in each layer
+    ``y_m = γ_m ⊙ N(W h_m) + β_m``. The weights ``W`` are the same for all modalities (in the first layer they are the
+    projections, because widths differ), ``γ_m`` and ``β_m`` belong to each modality. The ``dim`` channels are split
+    into ``M`` runs, one per modality. Where ``|γ_mc| < threshold`` in its own run, channel ``c`` of ``m`` is replaced
+    by the mean of ``y_kc`` over the other modalities present, if there are any. Then ``h_m = ReLU(y_m)``. ``fused`` is
+    ``Σ_m softmax(a)_m h_m`` over the modalities present, with learned ``a``, equal before training.
+
+    The ``sparsity`` loss is ``Σ |γ_mc|`` over the layers and each modality's own run; it drives the scales of
+    little-used channels to 0. ``γ`` starts at 1, so nothing is exchanged at first. Only this loss gives a gradient to
+    the ``γ`` of a replaced channel, so if the loss has a weight an exchange is permanent.
+
+    Deviations: ``N`` standardises over a sample's channels (LayerNorm) and not over the batch (BatchNorm) as in the
+    paper, because a sample's result must not depend on the other samples of its batch, nor on which modalities they
+    lack. The channels then do not all have unit variance, so ``|γ|`` measures a channel's use less strictly. The paper
+    weighs the modalities' predictions by ``softmax(a)``; here it weighs their features.
     """
 
     name: ClassVar[str] = "channel_exchange"
@@ -74,7 +81,7 @@ class ChannelExchange(ProjectedFusion):
         self.weights = nn.Parameter(torch.zeros(count))
 
     def own(self) -> Tensor:
-        """Bool ``(M, dim)``: which channels each modality may have replaced."""
+        """Bool ``(M, dim)``: the channels of each modality that may be replaced."""
         count = len(self.dims)
         modality = torch.arange(count, device=self.scale.device)[:, None]
         return torch.arange(self.dim, device=self.scale.device) * count // self.dim == modality
@@ -99,15 +106,15 @@ class ChannelExchange(ProjectedFusion):
 
 
 def exchange(states: Tensor, replaced: Tensor, there: Tensor) -> Tensor:
-    """Channels of the modalities, some replaced by the mean of the same channel of the others that are there.
+    """The channels of the modalities, some replaced by the mean of the same channel of the other modalities present.
 
     Args:
         states: ``(R, M, d)``.
         replaced: bool ``(M, d)``.
-        there: bool ``(R, M)``.
+        there: bool ``(R, M)``, True where present.
 
     Returns:
-        ``(R, M, d)``; where there is no other, a channel stays.
+        ``(R, M, d)``; without another modality present a channel is not replaced.
     """
     given = torch.where(there[:, :, None], states, 0.0)
     others = there.sum(1, keepdim=True) - there.long()

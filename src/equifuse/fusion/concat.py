@@ -1,4 +1,4 @@
-"""Plain concatenation: the baseline every fusion has to beat."""
+"""Concatenation, the baseline of every comparison."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from equifuse.fusion.make import register
 
 @register
 class Concat(Fusion):
-    """Concatenate the modalities; an absent one contributes zeros.
+    """Concatenate the modalities: the baseline that every other fusion should be compared with.
+
+    >>> fusion = ef.Concat({"text": 3, "image": 2})
+    >>> fusion({"text": torch.ones(1, 3)}).fused  # the image is missing: zeros
+    tensor([[1., 1., 1., 0., 0.]])
 
     Args:
         dims: modality name -> width ``l_m``.
-        dim: project each modality to this width first by an affine map; None (default) leaves them as they are.
+        dim: project each modality to this width by an affine map first; None (default) leaves them as they are.
 
-    ``out_dim`` is ``Σ l_m``, or ``M · dim`` with projections. ``modalities`` holds the parts.
+    ``out_dim`` is ``Σ l_m``, or ``M · dim`` with projections. ``modalities`` holds the parts, zeros where absent.
 
     Raises:
-        InputError: a width below 1.
+        InputError: ``dim`` is below 1.
     """
 
     name: ClassVar[str] = "concat"

@@ -1,4 +1,4 @@
-"""What fusions of decisions share: one affine classifier per modality, and losses of each of them alone."""
+"""What the fusions of decisions share: one affine classifier per modality, and a loss for each of them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from equifuse.fusion.projected import ProjectedFusion
 
 
 class DecisionFusion(ProjectedFusion):
-    """Base of fusions that classify each modality on its own and combine what comes out.
+    """Base of fusions that classify each modality on its own and combine the predictions.
 
     Args:
         dims: modality name -> width ``l_m``.
-        outputs: number of classes or other outputs ``K``, ≥ 1; :func:`equifuse.build_model` fills it in.
+        outputs: number of classes or other outputs ``K``, ≥ 1; set by :func:`equifuse.build_model`.
 
     Raises:
-        InputError: a value out of range.
+        InputError: a value is out of range.
     """
 
     decides = True
@@ -50,10 +50,10 @@ def check_outputs(outputs: int) -> None:
 
 
 def check_weights(**weights: float) -> dict[str, float]:
-    """The weights by name of their loss, none of them negative.
+    """The loss weights by name, none of them negative.
 
     Raises:
-        InputError: one is.
+        InputError: a weight is negative.
     """
     for label, weight in weights.items():
         if weight < 0:
@@ -62,16 +62,16 @@ def check_weights(**weights: float) -> dict[str, float]:
 
 
 def over_modalities(each: Mapping[str, Tensor], present: Mapping[str, Tensor] | None) -> Tensor:
-    """Sum over the modalities of the mean over the samples that have it of losses ``(B,)``, finite everywhere.
+    """For each modality the mean of its losses ``(B,)`` over the samples that have it, summed over modalities; finite.
 
     Args:
-        each: modality name -> ``(B,)``, of one modality at least.
+        each: modality name -> ``(B,)``, at least one modality.
         present: modality name -> bool ``(B,)``; a modality without a key is present in every sample.
     """
     return torch.stack([masked_mean(loss, (present or {}).get(m)) for m, loss in each.items()]).sum()
 
 
 def unimodal(output: FusionOutput, target: Tensor, present: Mapping[str, Tensor] | None) -> Tensor:
-    """Cross-entropy of each modality's decision, mean over the samples that have it, sum over the modalities."""
+    """Cross-entropy of each modality's decision: mean over the samples that have it, summed over modalities."""
     losses = {m: F.cross_entropy(x, target, reduction="none") for m, x in output.decisions.items()}
     return over_modalities(losses, present)

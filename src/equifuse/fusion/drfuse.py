@@ -1,4 +1,4 @@
-"""DrFuse: what modalities share, and what each has alone."""
+"""DrFuse: what the modalities share, and what each has alone."""
 
 from __future__ import annotations
 
@@ -19,32 +19,41 @@ from equifuse.fusion.reductions import cosine, softmax_sum
 
 @register
 class DrFuse(ProjectedFusion):
-    """DrFuse (Yao et al. 2024, arXiv 2403.06197) for any number of modalities: shared and distinct representations.
+    """DrFuse: separates what the modalities share from what each has alone, then attends over these parts.
 
-    Shared ``h_m = S(P_m x_m)``, ``S`` one network for all (two hidden ReLU layers), distinct ``d_m = D_m x_m``. The
-    ``h_m`` are read as logits of Bernoulli variables, one per feature, and pooled over the modalities present to the
-    logit of the mean probability, ``h = logit(mean_m σ(h_m))``; a sample with one modality has its ``h_m``. Attention
-    over the parts ``p ∈ {d_1, …, d_M, h}`` present, the query their mean: ``fused = Σ_p softmax_p(q̄·k_p / √d) v_p``.
-    ``modalities`` holds ``[h_m ; d_m]``. Losses, unweighted:
+    Made for clinical data in which a modality is often missing.
 
-    - ``alignment``: Jensen-Shannon divergence of the modalities' Bernoulli distributions, entropy of the mean less mean
-      of the entropies, mean over features and over samples that have two modalities or more;
-    - ``disentanglement``: ``Σ_m |cos(h_m, d_m)|``, each the mean over the samples that have the modality.
-
-    Deviations. The paper's encoders (a transformer, two ResNets) are affine maps here: encoders come before a fusion.
-    The paper has two modalities, of which one is always there. It has one key per disease, and losses that need the
-    labels: predictions from each part, and a ranking of the attention by how good these are; without labels there is
-    one key, and neither. The authors' code sums ``p log (p / mean)`` alone over the features; here ``1 − p`` counts
-    too, without which it is no divergence, and the mean is taken, so that the weight does not depend on ``dim``.
+    >>> fusion = ef.fusion.DrFuse({"ehr": 76, "xray": 512}, dim=32)
+    >>> out = fusion({"ehr": torch.randn(8, 76), "xray": torch.randn(8, 512)})
+    >>> out.fused.shape, sorted(out.losses)
+    (torch.Size([8, 32]), ['alignment', 'disentanglement'])
 
     Args:
         dims: modality name -> width ``l_m``; at least two.
         dim: width ``d`` of each part; default 128.
-        alignment_weight: default weight of that loss, ≥ 0; default 1.
-        disentanglement_weight: likewise; default 1.
+        alignment_weight: default weight of the ``alignment`` loss, ≥ 0; default 1.
+        disentanglement_weight: default weight of the ``disentanglement`` loss, ≥ 0; default 1.
+
+    ``modalities`` holds ``[h_m ; d_m]``.
 
     Raises:
-        InputError: fewer than two modalities, or a value out of range.
+        InputError: there are fewer than two modalities, or a value is out of range.
+
+    Formula (Yao et al. 2024, arXiv 2403.06197), for any number of modalities: shared ``h_m = S(P_m x_m)`` with one
+    network ``S`` for all (two hidden ReLU layers), distinct ``d_m = D_m x_m``. The ``h_m`` are logits of Bernoulli
+    variables, one per feature, and are pooled over the modalities present to the logit of the mean probability,
+    ``h = logit(mean_m σ(h_m))``. Attention over the parts ``p ∈ {d_1, …, d_M, h}`` present, with their mean as query:
+    ``fused = Σ_p softmax_p(q̄·k_p / √d) v_p``. The losses:
+
+    - ``alignment``: Jensen-Shannon divergence of the modalities' Bernoulli distributions (entropy of the mean less mean
+      of the entropies), mean over features and over samples that have at least two modalities;
+    - ``disentanglement``: ``Σ_m |cos(h_m, d_m)|``, each the mean over the samples that have the modality.
+
+    Deviations: the paper's encoders (a transformer and two ResNets) are affine maps here, because encoders come before
+    a fusion. The paper has two modalities, one of which is always present. It has one key per disease, and losses that
+    need the labels (predictions from each part, and a ranking of the attention by their quality); here there is one key
+    and no such loss. The authors' code sums ``p log (p / mean)`` over the features; here ``1 − p`` counts too, without
+    which it is not a divergence, and the mean is taken, so that the weight does not depend on ``dim``.
     """
 
     name: ClassVar[str] = "drfuse"
@@ -86,7 +95,7 @@ class DrFuse(ProjectedFusion):
         return self.output(fused, torch.cat([shared, distinct], dim=2), losses)
 
     def _attend(self, parts: Tensor, there: Tensor) -> Tensor:
-        """``(R, dim)`` of the parts ``(R, M + 1, dim)`` that are there, bool ``(R, M + 1)``."""
+        """``(R, dim)`` from the parts ``(R, M + 1, dim)`` that are present, bool ``(R, M + 1)``."""
         query, key, value = self.attention(parts).chunk(3, dim=2)
         weight = there.to(query.dtype)[:, :, None]
         query = (query * weight).sum(1) / weight.sum(1).clamp(min=1)
@@ -99,11 +108,11 @@ class DrFuse(ProjectedFusion):
 
 
 def pool_logits(logits: Tensor, there: Tensor) -> Tensor:
-    """``logit(mean_m σ(h_m))`` over the modalities that are there, without leaving the logits; 0 where none is.
+    """``logit(mean_m σ(h_m))`` over the modalities present, computed from the logits; 0 where none is present.
 
     Args:
         logits: ``(R, M, d)``.
-        there: bool ``(R, M)``.
+        there: bool ``(R, M)``, True where present.
 
     Returns:
         ``(R, d)``.
@@ -115,7 +124,7 @@ def pool_logits(logits: Tensor, there: Tensor) -> Tensor:
 
 
 def _divergence(logits: Tensor, pooled: Tensor, there: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of the Bernoulli variables ``(R, M, d)`` that are there, where two or more are."""
+    """Jensen-Shannon divergence of the Bernoulli variables ``(R, M, d)``, over rows with at least two modalities."""
     several = there.sum(1) > 1
     own = (_entropy(logits) * there[:, :, None]).sum(1) / there.sum(1, keepdim=True).clamp(min=1)
     found = torch.where(several, (_entropy(pooled) - own).mean(1), 0.0)
@@ -123,5 +132,5 @@ def _divergence(logits: Tensor, pooled: Tensor, there: Tensor) -> Tensor:
 
 
 def _entropy(logits: Tensor) -> Tensor:
-    """Of Bernoulli variables, in nats."""
+    """Entropy of Bernoulli variables, in nats."""
     return F.softplus(logits) - logits * torch.sigmoid(logits)

@@ -1,4 +1,4 @@
-"""Multimodal dynamics: which features, and which modalities, say something about this sample."""
+"""Multimodal dynamics: which features and which modalities are informative for a sample."""
 
 from __future__ import annotations
 
@@ -18,51 +18,59 @@ from equifuse.fusion.make import backend_config, make_backend, register
 
 @dataclass
 class _DynamicsOutput(FusionOutput):
-    """With what the backend returned, for losses of its own."""
+    """A fusion output together with that of the backend, which the backend's losses need."""
 
     joint: FusionOutput | None = None
 
 
 @register
 class MMDynamics(Fusion):
-    """Multimodal dynamics (Han et al. 2022, CVPR, "Dynamical Fusion for Trustworthy Multimodal Classification").
+    """Multimodal dynamics: a gate for each feature and a learned confidence for each modality, sample by sample.
 
-    Per modality: a gate per feature ``w_m = σ(W_m x_m + b_m)``, features
-    ``h_m = dropout(ReLU(E_m (w_m ⊙ x_m) + e_m))``, a decision ``f_m = C_m h_m + c_m``, and the confidence in it
-    ``p_m = P_m h_m + q_m``, a number that is trained to be the probability of the true class. As in the paper, a joint
-    affine classifier decides on ``[p_1 h_1, …, p_M h_M]``, and ``fused`` are its logits.
+    For classification, if you want to know which modality a prediction relies on: ``out.confidence`` estimates the
+    probability that a modality alone would be right.
 
-    With a backend, ``fused`` is the backend's fused state of the ``p_m h_m``, and a head belongs behind it unless the
-    backend decides: so does deep-equilibrium fusion take the place of concatenation in its paper (Ni et al. 2023, arXiv
-    2306.16645). To compare it with concatenation under the same head, compare ``backend="deq"`` and ``"concat"``.
-
-    An absent modality adds nothing to the concatenation, and the backend is told that it is absent. Where nothing is
-    present the logits are 0. ``modalities`` are the backend's, the ``p_m h_m`` without one; ``decisions`` are the
-    ``f_m``, ``confidence`` the ``p_m``. Losses, summed over the modalities, each over the samples that have it:
-
-    - ``sparsity``: mean of the gates ``w_m`` over the features;
-    - ``unimodal``, against the target: cross-entropy of ``f_m``;
-    - ``confidence``, likewise: ``(p_m − softmax(f_m)_y)²``, the probability being a target that passes no gradient.
-
-    Deviations: in the published code that probability passes gradient; and in that of deep-equilibrium fusion the
-    confidences scale what starts the fusion state only, here all that the backend sees.
+    >>> fusion = ef.fusion.MMDynamics({"mrna": 100, "meth": 80}, outputs=3, dim=32)
+    >>> out = fusion({"mrna": torch.randn(8, 100), "meth": torch.randn(8, 80)})
+    >>> out.fused.shape, sorted(out.confidence)
+    (torch.Size([8, 3]), ['meth', 'mrna'])
 
     Args:
         dims: modality name -> width ``l_m``.
-        outputs: number of classes ``K``; default 2, filled in by :func:`equifuse.build_model`.
+        outputs: number of classes ``K``; default 2, set by :func:`equifuse.build_model`.
         dim: width of the ``h_m``; default 128.
-        dropout: of the ``h_m``, in [0, 1); default 0.5, as in the published code.
-        backend: any fusion fed with the ``p_m h_m`` (a Fusion built for the width ``dim`` of each, or the name of
-            one), or None (default) for the paper's classifier.
+        dropout: rate of the ``h_m``, in [0, 1); default 0.5, as in the published code.
+        backend: any fusion of the ``p_m h_m`` (a Fusion built for the width ``dim`` of each, or the name of one), or
+            None (default) for the paper's classifier.
         backend_options: options for a backend given by name.
-        sparsity_weight: default weight of that loss, ≥ 0; default 1.
-        unimodal_weight: likewise.
-        confidence_weight: likewise.
+        sparsity_weight: default weight of the ``sparsity`` loss, ≥ 0; default 1.
+        unimodal_weight: default weight of the ``unimodal`` loss, ≥ 0; default 1.
+        confidence_weight: default weight of the ``confidence`` loss, ≥ 0; default 1.
+
+    An absent modality adds nothing to the concatenation, and the backend gets a mask for it. If nothing is present the
+    logits are 0. ``modalities`` are those of the backend, or the ``p_m h_m`` without one; ``decisions`` are the
+    ``f_m``, ``confidence`` the ``p_m``.
 
     Raises:
-        UnknownNameError: no such backend.
-        InputError: a value out of range, or a backend of other widths, for other tasks, or with losses of the same
-            names.
+        UnknownNameError: no fusion has the name ``backend``.
+        InputError: a value is out of range, or the backend has other widths, is for other tasks, or has losses of the
+            same names.
+
+    Formula (Han et al. 2022, CVPR, "Dynamical Fusion for Trustworthy Multimodal Classification"): for each modality
+    gates ``w_m = σ(W_m x_m + b_m)``, features ``h_m = dropout(ReLU(E_m (w_m ⊙ x_m) + e_m))``, a decision
+    ``f_m = C_m h_m + c_m``, and its confidence ``p_m = P_m h_m + q_m``, a number that is trained to be the probability
+    of the true class. A joint affine classifier of ``[p_1 h_1, …, p_M h_M]`` gives the logits ``fused``. With a
+    backend, ``fused`` is the backend's result instead, and a head follows it unless the backend decides itself; this is
+    how deep-equilibrium fusion replaces concatenation in its paper (Ni et al. 2023, arXiv 2306.16645). For a comparison
+    under the same head use ``backend="deq"`` and ``backend="concat"``. The losses, summed over modalities, each over
+    the samples that have the modality:
+
+    - ``sparsity``: mean of the gates ``w_m`` over the features;
+    - ``unimodal``: cross-entropy of ``f_m`` against the target;
+    - ``confidence``: ``(p_m − softmax(f_m)_y)²``, where the probability passes no gradient.
+
+    Deviations: in the published code this probability passes a gradient. In the published code of deep-equilibrium
+    fusion the confidences scale only the start of the fusion state; here they scale all inputs of the backend.
     """
 
     name: ClassVar[str] = "mm_dynamics"

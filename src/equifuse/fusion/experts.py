@@ -1,4 +1,4 @@
-"""Gaussian experts: each modality believes something about the fused state, and how surely."""
+"""Gaussian experts: each modality predicts a distribution of the fused state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from equifuse.errors import InputError
 from equifuse.fusion.base import FlatInputs, Fusion, FusionOutput
 from equifuse.fusion.make import register
 
-# Log-variances are kept within this, so that no expert is infinitely sure or unsure.
+# Largest absolute log-variance, so that no expert has infinite or zero precision.
 _WIDEST = 8.0
 
 
@@ -49,7 +49,7 @@ class _Experts(Fusion):
         return mean, spread.clamp(-_WIDEST, _WIDEST), torch.stack(there, dim=1).to(mean.dtype)
 
     def losses(self, divergence: Tensor) -> dict[str, Tensor]:
-        """The ``kl`` loss, where it has a weight."""
+        """The ``kl`` loss, if it has a weight."""
         return {"kl": divergence.mean()} if self.kl_weight else {}
 
     def config(self) -> dict[str, Any]:
@@ -64,19 +64,27 @@ def _divergence(mean: Tensor, spread: Tensor) -> Tensor:
 
 @register
 class ProductOfExperts(_Experts):
-    """Product of Gaussian experts and a standard normal prior (Wu & Goodman 2018, arXiv 1802.05335).
+    """Product of experts: each modality predicts a mean and a variance, and certain modalities count more.
 
-    With precisions ``T_m = 1 / σ_m²`` the product has precision ``T = 1 + Σ_m T_m`` and mean ``Σ_m T_m μ_m / T``,
-    over the modalities present; ``fused`` is the mean. The ``kl`` loss is the product's divergence from the prior,
-    per sample.
+    The usual choice for multimodal variational autoencoders; a missing modality is simply left out of the product.
+
+    >>> fusion = ef.fusion.ProductOfExperts({"text": 300, "image": 512}, dim=64)
+    >>> out = fusion({"text": torch.randn(8, 300), "image": torch.randn(8, 512)})
+    >>> out.fused.shape, list(out.losses)
+    (torch.Size([8, 64]), ['kl'])
 
     Args:
         dims: modality name -> width ``l_m``; they may differ.
         dim: width of the state; default 128.
-        kl_weight: default weight of the ``kl`` loss; default 1e-3.
+        kl_weight: default weight of the ``kl`` loss, ≥ 0; default 1e-3.
 
     Raises:
-        InputError: a value out of range.
+        InputError: a value is out of range.
+
+    Formula (Wu & Goodman 2018, arXiv 1802.05335): the product of the Gaussians ``N(μ_m, σ_m²)`` of the modalities
+    present and a standard normal prior. With ``T_m = 1 / σ_m²`` it has precision ``T = 1 + Σ_m T_m`` and mean
+    ``Σ_m T_m μ_m / T``; ``fused`` is the mean. The ``kl`` loss is the divergence of the product from the prior, per
+    sample.
     """
 
     name: ClassVar[str] = "poe"
@@ -93,18 +101,22 @@ class ProductOfExperts(_Experts):
 
 @register
 class MixtureOfExperts(_Experts):
-    """Mixture of Gaussian experts in equal shares (Shi et al. 2019, arXiv 1911.03393).
+    """Mixture of experts: each modality predicts a mean and a variance, and every modality counts the same.
 
-    ``fused`` is the mixture's mean, the average of the ``μ_m`` present. The ``kl`` loss is the average divergence of
-    the experts from a standard normal prior, per sample.
+    >>> fusion = ef.fusion.MixtureOfExperts({"text": 300, "image": 512}, dim=64)
+    >>> fusion({"text": torch.randn(8, 300), "image": torch.randn(8, 512)}).fused.shape
+    torch.Size([8, 64])
 
     Args:
         dims: modality name -> width ``l_m``; they may differ.
         dim: width of the state; default 128.
-        kl_weight: default weight of the ``kl`` loss; default 1e-3.
+        kl_weight: default weight of the ``kl`` loss, ≥ 0; default 1e-3.
 
     Raises:
-        InputError: a value out of range.
+        InputError: a value is out of range.
+
+    Formula (Shi et al. 2019, arXiv 1911.03393): ``fused`` is the mean of the mixture, the average of the ``μ_m``
+    present. The ``kl`` loss is the average divergence of the experts from a standard normal prior, per sample.
     """
 
     name: ClassVar[str] = "moe"

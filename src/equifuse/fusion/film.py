@@ -15,21 +15,28 @@ from equifuse.fusion.make import register
 
 @register
 class FiLM(Fusion):
-    """Feature-wise linear modulation (Perez et al. 2018, arXiv 1709.07871, eq. 1–2): one modality seen through the
-    others.
+    """Feature-wise linear modulation: the other modalities scale and shift the features of one target modality.
 
-    ``h = γ ⊙ P x_t + β`` with ``(γ − 1, β) = Σ_{m≠t} C_m x_m``: each of the others scales and shifts the features of
-    the target ``t``. An absent one does neither; without the target, ``h = β``. ``modalities`` holds ``P x_t``, and of
-    the others ``C_m x_m``, twice as wide.
+    Use it where one modality is the main one and the others give context.
+
+    >>> fusion = ef.fusion.FiLM({"image": 512, "age": 1}, dim=64, target="image")
+    >>> fusion({"image": torch.randn(8, 512), "age": torch.randn(8, 1)}).fused.shape
+    torch.Size([8, 64])
 
     Args:
         dims: modality name -> width ``l_m``; they may differ.
-        dim: width of ``h``; default 128.
+        dim: width of the result; default 128.
         target: the modality that is modulated; default the first.
 
+    An absent modality does not modulate; without the target the result is the shift alone. ``modalities`` holds
+    ``P x_t`` of the target, and ``C_m x_m`` of the others, which is twice as wide.
+
     Raises:
-        InputError: ``dim`` below 1.
+        InputError: ``dim`` is below 1.
         UnknownNameError: ``target`` is no modality.
+
+    Formula (Perez et al. 2018, arXiv 1709.07871, eq. 1 and 2): ``h = γ ⊙ P x_t + β`` with
+    ``(γ − 1, β) = Σ_{m≠t} C_m x_m``.
     """
 
     name: ClassVar[str] = "film"

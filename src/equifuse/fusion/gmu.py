@@ -15,16 +15,21 @@ from equifuse.fusion.projected import ProjectedFusion
 
 @register
 class GMU(ProjectedFusion):
-    """Gated multimodal unit (Arevalo et al. 2017, arXiv 1702.01992).
+    """Gated multimodal unit: learned gates decide, for each feature, how much of each modality to use.
 
-    ``h_m = tanh(W_m x_m)``; with two modalities one gate decides between them (its bimodal form),
-    ``z = σ(W_z [x_1, x_2])``, ``h = z ⊙ h_1 + (1 − z) ⊙ h_2``; with another number each has its own,
-    ``z_m = σ(W_zm [x_1, …, x_M])``, ``h = Σ_m z_m ⊙ h_m``. An absent modality is 0 in the gates and adds nothing; where
-    it is one of two, the other passes whole.
+    >>> fusion = ef.fusion.GMU({"text": 300, "image": 512}, dim=64)
+    >>> fusion({"text": torch.randn(8, 300), "image": torch.randn(8, 512)}).fused.shape
+    torch.Size([8, 64])
 
     Args:
         dims: modality name -> width ``l_m``.
         dim: common width; default 128.
+
+    An absent modality is 0 in the gates and adds nothing; if one of two is absent, the other passes without a gate.
+
+    Formula (Arevalo et al. 2017, arXiv 1702.01992): ``h_m = tanh(W_m x_m)``. With two modalities one gate weighs them,
+    ``z = σ(W_z [x_1, x_2])``, ``h = z ⊙ h_1 + (1 − z) ⊙ h_2`` (the paper's bimodal form); otherwise each has a gate,
+    ``z_m = σ(W_zm [x_1, …, x_M])``, ``h = Σ_m z_m ⊙ h_m``.
     """
 
     name: ClassVar[str] = "gmu"

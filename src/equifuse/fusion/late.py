@@ -1,4 +1,4 @@
-"""Late fusion: each modality predicts, the predictions are averaged."""
+"""Late fusion: each modality predicts on its own, and the predictions are averaged."""
 
 from __future__ import annotations
 
@@ -19,23 +19,31 @@ _WAYS = ("logits", "probabilities", "weighted")
 
 @register
 class LateFusion(DecisionFusion):
-    """One affine map per modality to the outputs, ``f_m = W_m x_m + b_m``, and their average over those present.
+    """Late fusion: each modality makes its own prediction, and the predictions are averaged.
 
-    ``combine`` says of what: ``"logits"``, ``mean_m f_m``; ``"weighted"``, ``Σ_m softmax(w)_m f_m``, the softmax over
-    the modalities present, the weights ``w`` learned and equal at first; ``"probabilities"``,
-    ``log mean_m softmax(f_m)``, so that the softmax of ``fused`` is the average of the modalities' probabilities.
-    ``modalities`` holds the ``f_m``, 0 where absent. Where nothing is present ``fused`` is 0, or uniform.
+    Robust to missing modalities, and easy to read: ``out.decisions`` has the prediction of each modality. It cannot
+    learn interactions between modalities.
 
-    The first two are for any task, the last for classification.
+    >>> fusion = ef.fusion.LateFusion({"text": 300, "image": 512}, outputs=3)
+    >>> out = fusion({"text": torch.randn(8, 300), "image": torch.randn(8, 512)})
+    >>> out.fused.shape, out.decisions["text"].shape
+    (torch.Size([8, 3]), torch.Size([8, 3]))
 
     Args:
         dims: modality name -> width ``l_m``.
-        outputs: number of classes or other outputs ``K``; default 2, filled in by :func:`equifuse.build_model`.
-        combine: ``"logits"`` (default), ``"probabilities"`` or ``"weighted"``.
+        outputs: number of classes or other outputs ``K``; default 2, set by :func:`equifuse.build_model`.
+        combine: ``"logits"`` (default) averages the raw outputs, ``"weighted"`` averages them with learned weights,
+            ``"probabilities"`` averages the class probabilities (classification only).
+
+    ``modalities`` holds the ``f_m``, 0 where absent. If nothing is present ``fused`` is 0 (or uniform).
 
     Raises:
         UnknownNameError: another ``combine``.
-        InputError: ``outputs`` below 1.
+        InputError: ``outputs`` is below 1.
+
+    Formula: ``f_m = W_m x_m + b_m``; ``"logits"`` is ``mean_m f_m``, ``"weighted"`` is ``Σ_m softmax(w)_m f_m`` with
+    weights equal before training, ``"probabilities"`` is ``log mean_m softmax(f_m)``, so that the softmax of ``fused``
+    is the average of the probabilities. All over the modalities present.
     """
 
     name: ClassVar[str] = "late"
@@ -56,7 +64,7 @@ class LateFusion(DecisionFusion):
         scores = self.weights if self.combine == "weighted" else logits.new_zeros(len(self.dims))
         weights = shares(scores.expand(rows.count, -1), there)[:, :, None]
         if self.combine == "probabilities":
-            # Zeros stand for the absent: without any modality these are uniform probabilities.
+            # Absent modalities have zeros, so without any modality the probabilities are uniform.
             fused = torch.logsumexp(torch.log_softmax(logits, dim=2) + weights.log(), dim=1)
         else:
             fused = (weights * logits).sum(1)

@@ -1,4 +1,4 @@
-"""Modality-invariant and modality-specific representations."""
+"""Modality-invariant and modality-specific representations (MISA)."""
 
 from __future__ import annotations
 
@@ -21,30 +21,36 @@ _MOMENTS = 5
 
 @register
 class MISA(ProjectedFusion):
-    """MISA (Hazarika et al. 2020, arXiv 2005.03545): a shared and a private part of each modality, and attention.
+    """MISA: splits each modality into a part shared with the others and a private part, then attends over all parts.
 
-    Of the projected ``z_m``: ``h_m^c = E_c(z_m)`` by one encoder for all, ``h_m^p = E_m(z_m)`` by one of its own
-    (affine, sigmoid); a transformer layer over these ``2M`` tokens, then their concatenation. Losses, unweighted:
-
-    - ``similarity``: central moment discrepancy between the shared parts of each pair of modalities, five moments over
-      the batch;
-    - ``difference``: squared Frobenius norms of the correlations between shared and private parts of a modality, and
-      between private parts of each pair, centred over the batch and of unit length per sample;
-    - ``reconstruction``: mean squared error of ``D(h_m^c + h_m^p)`` against ``z_m``.
-
-    Each is over the samples that have the modalities in question. Absent modalities are not attended to, and 0 in the
-    output.
+    >>> fusion = ef.fusion.MISA({"text": 300, "audio": 74}, dim=32)
+    >>> out = fusion({"text": torch.randn(8, 300), "audio": torch.randn(8, 74)})
+    >>> out.fused.shape, sorted(out.losses)
+    (torch.Size([8, 128]), ['difference', 'reconstruction', 'similarity'])
 
     Args:
         dims: modality name -> width ``l_m``.
-        dim: common width ``d``, a multiple of ``heads``; default 128. ``out_dim = 2 M d``.
-        heads: of attention; default 2.
-        similarity_weight: default weight of that loss; default 1.
-        difference_weight: likewise; default 0.3.
-        reconstruction_weight: likewise; default 1.
+        dim: common width ``d``, a multiple of ``heads``; default 128. ``out_dim`` is ``2 M d``.
+        heads: attention heads; default 2.
+        similarity_weight: default weight of the ``similarity`` loss, ≥ 0; default 1.
+        difference_weight: default weight of the ``difference`` loss, ≥ 0; default 0.3.
+        reconstruction_weight: default weight of the ``reconstruction`` loss, ≥ 0; default 1.
+
+    Absent modalities are not attended to, and are 0 in the output.
 
     Raises:
-        InputError: a value out of range.
+        InputError: a value is out of range.
+
+    Formula (Hazarika et al. 2020, arXiv 2005.03545): with ``z_m`` the projected modality, ``h_m^c = E_c(z_m)`` by one
+    encoder for all modalities and ``h_m^p = E_m(z_m)`` by one of its own (both affine, then sigmoid); a transformer
+    layer over these ``2M`` tokens, then their concatenation. The losses, each over the samples that have the
+    modalities:
+
+    - ``similarity``: central moment discrepancy between the shared parts of each pair of modalities, five moments over
+      the batch;
+    - ``difference``: squared Frobenius norms of the correlations between the shared and the private part of a modality,
+      and between the private parts of each pair, centred over the batch and of unit length per sample;
+    - ``reconstruction``: mean squared error of ``D(h_m^c + h_m^p)`` against ``z_m``.
     """
 
     name: ClassVar[str] = "misa"
@@ -84,7 +90,7 @@ class MISA(ProjectedFusion):
         private = torch.stack([torch.sigmoid(self.private[m](z[:, i])) for i, m in enumerate(self.dims)], dim=1)
         parts = torch.cat([private, shared], dim=1)
         both = torch.cat([there, there], dim=1)
-        # A row without anything attends to everything, and is blanked afterwards.
+        # A row without modalities attends to everything, and is set to 0 afterwards.
         state = self.attention(parts, src_key_padding_mask=~both & both.any(1, keepdim=True))
         state = torch.where(both[:, :, None], state, 0.0)
         count = len(self.dims)
@@ -112,7 +118,7 @@ class MISA(ProjectedFusion):
         return torch.stack(found).sum()
 
     def _having(self, there: Tensor) -> list[tuple[int, int, Tensor]]:
-        """Each pair of modalities, and bool ``(R,)``, which rows have both; pairs that none has are left out."""
+        """Each pair of modalities and bool ``(R,)``, the rows that have both; pairs without such rows are left out."""
         pairs = [(i, j, there[:, i] & there[:, j]) for i, j in self._pairs()]
         return [(i, j, both) for i, j, both in pairs if bool(both.any())]
 

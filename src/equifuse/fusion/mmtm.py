@@ -16,18 +16,24 @@ from equifuse.fusion.make import register
 
 @register
 class MMTM(Fusion):
-    """Multimodal transfer module (Vaezi Joze et al. 2020, arXiv 1911.08670), then concatenation.
+    """Multimodal transfer module: all modalities together raise or lower each feature; then they are concatenated.
 
-    ``z = ReLU(W [x_1, …, x_M] + b)``, ``x'_m = 2 σ(W_m z + b_m) ⊙ x_m``: what all modalities say together raises or
-    lowers each feature. Vectors have no positions to squeeze; on maps, fuse their spatial means and excite with the
-    result. An absent modality is 0 in the joint vector and in the output.
+    >>> fusion = ef.fusion.MMTM({"text": 300, "image": 512})
+    >>> fusion({"text": torch.randn(8, 300), "image": torch.randn(8, 512)}).fused.shape
+    torch.Size([8, 812])
 
     Args:
-        dims: modality name -> width ``l_m``; they may differ. ``out_dim = Σ l_m``.
-        ratio: how many times narrower than all features together ``z`` is; default 4, as in the paper.
+        dims: modality name -> width ``l_m``; they may differ. ``out_dim`` is ``Σ l_m``.
+        ratio: how many times narrower the joint vector ``z`` is than all features together; default 4, as in the paper.
+
+    An absent modality is 0 in the joint vector and in the output. Vectors have no positions to squeeze; for feature
+    maps fuse their spatial means and multiply the maps by the result.
 
     Raises:
-        InputError: ``ratio`` below 1.
+        InputError: ``ratio`` is below 1.
+
+    Formula (Vaezi Joze et al. 2020, arXiv 1911.08670): ``z = ReLU(W [x_1, …, x_M] + b)``,
+    ``x'_m = 2 σ(W_m z + b_m) ⊙ x_m``.
     """
 
     name: ClassVar[str] = "mmtm"

@@ -1,4 +1,4 @@
-"""What fusions of equal widths share: each modality projected to a common width, absent ones zero."""
+"""What fusions of equal widths share: each modality projected to a common width, zeros where absent."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class ProjectedFusion(Fusion):
         self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in self.dims.items()})
 
     def tokens(self, rows: FlatInputs, maps: nn.ModuleDict | None = None) -> tuple[Tensor, Tensor]:
-        """``(R, M, dim)`` in the order of ``dims``, zeros where absent, and bool ``(R, M)``, which are there.
+        """``(R, M, dim)`` in the order of ``dims``, zeros where absent, and bool ``(R, M)``, True where present.
 
-        By ``maps`` ``l_m -> dim`` of the modalities, or else by the projections.
+        ``maps`` (``l_m -> dim`` for each modality) replaces the projections.
         """
         maps = self.project if maps is None else maps
         parts, masks = [], []
@@ -49,7 +49,7 @@ class ProjectedFusion(Fusion):
         return torch.stack(parts, dim=1), torch.cat(masks, dim=1)
 
     def output(self, fused: Tensor, states: Tensor, losses: dict[str, Tensor] | None = None) -> FusionOutput:
-        """The protocol's output of ``fused`` ``(R, out_dim)`` and states ``(R, M, k)``."""
+        """A :class:`FusionOutput` of ``fused`` ``(R, out_dim)`` and states ``(R, M, k)``."""
         return FusionOutput(fused, dict(zip(self.dims, states.unbind(1), strict=True)), losses or {})
 
     def config(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Quality-aware multimodal fusion: decisions weighted by how sure each is."""
+"""Quality-aware multimodal fusion: the decisions of the modalities, weighted by their confidence."""
 
 from __future__ import annotations
 
@@ -17,32 +17,40 @@ from equifuse.fusion.make import register
 
 @register
 class QMF(DecisionFusion):
-    """Quality-aware multimodal fusion (Zhang et al. 2023, arXiv 2306.02050).
+    """Quality-aware fusion: each modality classifies, and confident decisions count more, sample by sample.
 
-    ``fused = Σ_m c_m f_m`` over the modalities present, ``f_m = W_m x_m + b_m``. The weight ``c_m`` falls with the
-    energy score of the decision, ``c_m = −scale · E_m``, ``E_m = −log Σ_k exp f_mk``, per sample; ``fused`` passes no
-    gradient into it. Weights are not normalised, and may be negative, as in the paper. ``modalities`` and ``decisions``
-    hold the ``f_m``, ``confidence`` the ``c_m``; where nothing is present ``fused`` is 0. Losses against the target,
-    per modality (over the samples that have it), summed:
+    For classification where the quality of the modalities varies from sample to sample.
 
-    - ``unimodal``: cross-entropy of ``f_m``;
-    - ``ranking``: what is predicted worse must be trusted less,
-      ``mean max(0, g (c_i − c_j) + |κ_i − κ_j|)``, ``g = sign(κ_i − κ_j)``, over pairs of a sample ``i`` and the next
-      one of the batch; ``κ`` is the cross-entropy, without gradient, brought to [0, 1] by the least and the largest.
-
-    Deviations: in the paper ``κ`` is the mean loss of a sample over the training so far; here it is that of the current
-    step, among the samples of the batch, so that nothing has to be remembered and an interrupted run goes on as if it
-    had not been. The published code subtracts the margin ``|κ_i − κ_j|`` where the formula adds it; here it is added.
+    >>> fusion = ef.fusion.QMF({"text": 300, "image": 512}, outputs=3)
+    >>> out = fusion({"text": torch.randn(8, 300), "image": torch.randn(8, 512)})
+    >>> out.fused.shape, out.confidence["text"].shape
+    (torch.Size([8, 3]), torch.Size([8, 1]))
 
     Args:
         dims: modality name -> width ``l_m``.
-        outputs: number of classes ``K``; default 2, filled in by :func:`equifuse.build_model`.
+        outputs: number of classes ``K``; default 2, set by :func:`equifuse.build_model`.
         scale: how fast the weights fall with the energy, > 0; default 0.1, as in the published code.
-        unimodal_weight: default weight of that loss, ≥ 0; default 1.
-        ranking_weight: likewise.
+        unimodal_weight: default weight of the ``unimodal`` loss, ≥ 0; default 1.
+        ranking_weight: default weight of the ``ranking`` loss, ≥ 0; default 1.
+
+    ``modalities`` and ``decisions`` hold the ``f_m``, ``confidence`` the ``c_m``; if nothing is present ``fused`` is 0.
 
     Raises:
-        InputError: a value out of range.
+        InputError: a value is out of range.
+
+    Formula (Zhang et al. 2023, arXiv 2306.02050): ``fused = Σ_m c_m f_m`` over the modalities present, with
+    ``f_m = W_m x_m + b_m``. The weight is ``c_m = −scale · E_m`` with the energy ``E_m = −log Σ_k exp f_mk`` of the
+    sample; ``fused`` passes no gradient into it. As in the paper the weights are not normalised, and may be negative.
+    The losses against the target, summed over modalities, each over the samples that have the modality:
+
+    - ``unimodal``: cross-entropy of ``f_m``;
+    - ``ranking``: a sample with a larger loss must have the smaller weight,
+      ``mean max(0, g (c_i − c_j) + |κ_i − κ_j|)`` with ``g = sign(κ_i − κ_j)``, over pairs of a sample ``i`` and the
+      next one in the batch; ``κ`` is the cross-entropy, without gradient, scaled to [0, 1] over the batch.
+
+    Deviations: in the paper ``κ`` is a sample's mean loss over the training so far; here it is that of the current
+    step, so that nothing has to be stored, and an interrupted run continues as if it had not been interrupted. The
+    published code subtracts the margin ``|κ_i − κ_j|`` where the formula adds it; here it is added.
     """
 
     name: ClassVar[str] = "qmf"

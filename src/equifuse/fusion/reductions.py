@@ -1,4 +1,4 @@
-"""Sums and comparisons of vectors that several fusions make, row by row, and finite whatever is absent."""
+"""Weighted sums and comparisons of vectors that several fusions use; finite whatever is absent."""
 
 from __future__ import annotations
 
@@ -6,31 +6,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# A vector shorter than this is taken to be this long where directions are compared: at 0 there is none, and next to it
-# the slope would have no bound.
+# Shorter vectors count as this long when directions are compared, because the gradient is unbounded near 0.
 _SHORTEST = 1e-3
 
 
 def shares(scores: Tensor, there: Tensor) -> Tensor:
-    """Softmax of ``(R, K)`` over those that are there, per row; over all where none is."""
+    """Softmax of ``(R, K)`` over the present entries of each row; over all entries where none is present."""
     return torch.softmax(scores.masked_fill(~there & there.any(1, keepdim=True), -torch.inf), dim=1)
 
 
 def softmax_sum(scores: Tensor, values: Tensor, there: Tensor) -> Tensor:
-    """``Σ_k softmax(scores)_k values_k`` over those that are there, per row; 0 where none is.
+    """``Σ_k softmax(scores)_k values_k`` over the present entries of each row; 0 where none is present.
 
     Args:
         scores: ``(R, K)``.
         values: ``(R, K, d)``, finite.
-        there: bool ``(R, K)``.
+        there: bool ``(R, K)``, True where present.
 
     Returns:
         ``(R, d)``.
     """
-    # A row without any is a sum over nothing, whatever its scores.
+    # A row without a present entry is an empty sum, whatever its scores.
     return torch.where(there.any(1, keepdim=True), (shares(scores, there)[:, None] @ values).squeeze(1), 0.0)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine of the angle between vectors ``(..., d)``, ``(...)``; that with a vector of zeros is 0."""
+    """Cosine of the angle between vectors ``(..., d)``, ``(...)``; 0 if one of them is zero."""
     return F.cosine_similarity(a, b, dim=-1, eps=_SHORTEST)

@@ -1,4 +1,4 @@
-"""Sum, mean and weighted sum: the least that a fusion can do."""
+"""Sum, mean and weighted sum of projected modalities."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ from equifuse.fusion.reductions import softmax_sum
 
 @register
 class Sum(ProjectedFusion):
-    """``Σ_m P_m x_m`` over the modalities present.
+    """Project each modality to one width and add: the simplest fusion with a result of fixed width.
+
+    >>> fusion = ef.fusion.Sum({"text": 300, "image": 512}, dim=64)
+    >>> fusion({"text": torch.randn(8, 300), "image": torch.randn(8, 512)}).fused.shape
+    torch.Size([8, 64])
 
     Args:
         dims: modality name -> width ``l_m``.
         dim: common width; default 128.
+
+    Formula: ``Σ_m P_m x_m`` over the modalities present.
     """
 
     name: ClassVar[str] = "sum"
@@ -33,11 +39,17 @@ class Sum(ProjectedFusion):
 
 @register
 class Mean(ProjectedFusion):
-    """``Σ_m P_m x_m`` divided by the number of modalities present; 0 without any.
+    """Project each modality to one width and average: like :class:`Sum`, but of the same size however many are missing.
+
+    >>> fusion = ef.fusion.Mean({"text": 300, "image": 512}, dim=64)
+    >>> fusion({"text": torch.randn(8, 300)}).fused.shape  # the image is missing
+    torch.Size([8, 64])
 
     Args:
         dims: modality name -> width ``l_m``.
         dim: common width; default 128.
+
+    Formula: ``Σ_m P_m x_m`` divided by the number of modalities present; 0 if there is none.
     """
 
     name: ClassVar[str] = "mean"
@@ -50,11 +62,17 @@ class Mean(ProjectedFusion):
 
 @register
 class WeightedSum(ProjectedFusion):
-    """``Σ_m softmax(w)_m P_m x_m``, the softmax over the modalities present; learned weights, equal at first.
+    """Average the projected modalities with learned weights, which show how much each modality counts.
+
+    >>> fusion = ef.fusion.WeightedSum({"text": 300, "image": 512}, dim=64)
+    >>> torch.softmax(fusion.weights, 0).tolist()  # equal before training
+    [0.5, 0.5]
 
     Args:
         dims: modality name -> width ``l_m``.
         dim: common width; default 128.
+
+    Formula: ``Σ_m softmax(w)_m P_m x_m``, with the softmax over the modalities present.
     """
 
     name: ClassVar[str] = "weighted_sum"

@@ -1,4 +1,4 @@
-"""Products of modalities: the whole outer product, low-rank factors of it, and factorised bilinear pooling."""
+"""Products of modalities: the full outer product, its low-rank form, and factorised bilinear pooling."""
 
 from __future__ import annotations
 
@@ -15,23 +15,30 @@ from equifuse.fusion.base import FlatInputs, Fusion, FusionOutput
 from equifuse.fusion.make import register
 from equifuse.fusion.projected import ProjectedFusion
 
-# Numbers in the outer product that is still formed.
+# Largest outer product, in numbers.
 _LARGEST = 2**20
 
 
 @register
 class TensorFusion(ProjectedFusion):
-    """Tensor fusion network (Zadeh et al. 2017, arXiv 1707.07250): ``⊗_m [z_m; 1]``, flattened.
+    """Tensor fusion: the outer product of all modalities, so that every product of features is available to the head.
 
-    Every product of features of any of the modalities occurs once. An absent modality is ``[0; 1]``: what is left is
-    the tensor of the others.
+    The width grows fast with the number of modalities; use :class:`LowRankFusion` for more than two or three.
+
+    >>> fusion = ef.fusion.TensorFusion({"text": 300, "image": 512}, dim=8)
+    >>> fusion.out_dim  # (8 + 1)²
+    81
 
     Args:
         dims: modality name -> width ``l_m``.
-        dim: width that each is projected to first; default 8. ``out_dim = (dim + 1)^M``.
+        dim: width to which each modality is projected first; default 8. ``out_dim`` is ``(dim + 1)^M``.
+
+    An absent modality is ``[0; 1]``, which leaves the tensor of the others.
 
     Raises:
         InputError: the product would have over a million numbers.
+
+    Formula (Zadeh et al. 2017, arXiv 1707.07250): ``⊗_m [z_m; 1]``, flattened.
     """
 
     name: ClassVar[str] = "tensor"
@@ -56,18 +63,25 @@ class TensorFusion(ProjectedFusion):
 
 @register
 class LowRankFusion(Fusion):
-    """Low-rank multimodal fusion (Liu et al. 2018, arXiv 1806.00064, eq. 6): tensor fusion and a linear map, never
-    formed.
+    """Low-rank tensor fusion: tensor fusion followed by a linear map, without ever forming the tensor.
 
-    ``h = Σ_r w_r Π_m (W_m^(r) [x_m; 1]) + b``. An absent modality is ``[0; 1]``.
+    Products of all modalities at a cost that grows only linearly with their number.
+
+    >>> fusion = ef.fusion.LowRankFusion({"text": 300, "audio": 74, "video": 35}, dim=64, rank=4)
+    >>> fusion({"text": torch.randn(8, 300)}).fused.shape
+    torch.Size([8, 64])
 
     Args:
         dims: modality name -> width ``l_m``; they may differ.
-        dim: width of ``h``; default 128.
+        dim: width of the result; default 128.
         rank: number of factors; default 4.
 
+    An absent modality is ``[0; 1]``.
+
     Raises:
-        InputError: a value below 1.
+        InputError: a value is below 1.
+
+    Formula (Liu et al. 2018, arXiv 1806.00064, eq. 6): ``h = Σ_r w_r Π_m (W_m^(r) [x_m; 1]) + b``.
     """
 
     name: ClassVar[str] = "lowrank"
@@ -101,19 +115,27 @@ class LowRankFusion(Fusion):
 
 @register
 class BilinearFusion(Fusion):
-    """Multimodal factorised bilinear pooling (Yu et al. 2017, arXiv 1708.01471).
+    """Factorised bilinear pooling: products of the modalities' features, pooled and normalised to unit length.
 
-    ``z = SumPool(Π_m U_m x_m, k)``, dropout before pooling, then ``sign(z) √|z|`` and L2 normalisation; for more than
-    two modalities the product of all. An absent modality is left out of the product.
+    A common choice for questions about images.
+
+    >>> fusion = ef.fusion.BilinearFusion({"question": 300, "image": 512}, dim=64)
+    >>> fusion({"question": torch.randn(8, 300), "image": torch.randn(8, 512)}).fused.shape
+    torch.Size([8, 64])
 
     Args:
         dims: modality name -> width ``l_m``; they may differ.
-        dim: width of ``z``; default 128.
-        factors: ``k``, factors per output; default 5, as in the paper.
-        dropout: in [0, 1); default 0.1, as in the paper.
+        dim: width of the result; default 128.
+        factors: factors per output ``k``; default 5, as in the paper.
+        dropout: rate in [0, 1); default 0.1, as in the paper.
+
+    An absent modality is left out of the product.
 
     Raises:
-        InputError: a value out of range.
+        InputError: a value is out of range.
+
+    Formula (Yu et al. 2017, arXiv 1708.01471): ``z = SumPool(Π_m U_m x_m, k)`` with dropout before pooling, then
+    ``sign(z) √|z|`` and L2 normalisation; for more than two modalities the product of all.
     """
 
     name: ClassVar[str] = "bilinear"
@@ -144,7 +166,7 @@ class BilinearFusion(Fusion):
         nothing = ~torch.cat([rows.mask(m) for m in self.dims], dim=1).any(1, keepdim=True)
         z = self.dropout(product).view(rows.count, self.dim, self.factors).sum(2)
         z = torch.where(nothing, 0.0, z)
-        # The root's slope is infinite at 0; that far below the rounding of the product it makes no difference.
+        # The slope of the root is infinite at 0; a shift this far below the product's rounding does not matter.
         rooted = z.sign() * (z.abs() + torch.finfo(z.dtype).eps).sqrt()
         return FusionOutput(F.normalize(torch.where(z == 0, 0.0, rooted), dim=1), states)
 

@@ -1,4 +1,4 @@
-"""Trusted multi-view classification: evidence per modality, combined by Dempster's rule."""
+"""Trusted multi-view classification: evidence from each modality, combined by Dempster's rule."""
 
 from __future__ import annotations
 
@@ -15,45 +15,54 @@ from equifuse.fusion.base import FlatInputs, FusionOutput
 from equifuse.fusion.decision import DecisionFusion, check_weights, over_modalities
 from equifuse.fusion.make import register
 
-# Bound on log α where its exponential is taken: many sure modalities would exceed the range of float32.
+# Bound on log α before its exponential: many certain modalities would exceed the range of float32.
 _LARGEST = 60.0
 
 
 @register
 class TMC(DecisionFusion):
-    """Trusted multi-view classification (Han et al. 2021, arXiv 2102.02051).
+    """Trusted multi-view classification: each modality gives evidence for classes, and the result has an uncertainty.
 
-    Each modality gives evidence ``e_m = softplus(W_m x_m + b_m)`` for the ``K`` classes: a Dirichlet distribution with
-    ``α_m = e_m + 1``, ``S_m = Σ_k α_mk``, or an opinion with beliefs ``b_m = e_m / S_m`` and uncertainty
-    ``u_m = K / S_m`` (eq. 2). Opinions are combined by the reduced Dempster rule (Definition 4),
+    For classification where "I do not know" is a useful answer: :meth:`uncertainty` is near 1 where there is no
+    evidence.
 
-        ``b_k = (b_1k b_2k + b_1k u_2 + b_2k u_1) / (1 − C)``, ``u = u_1 u_2 / (1 − C)``, ``C = Σ_{i≠j} b_1i b_2j``,
-
-    which in terms of evidence is ``1 + e_k / K = (1 + e_1k / K)(1 + e_2k / K)``: a product, over any number of
-    modalities in any order. An absent modality has no evidence, the neutral element; where nothing is present the
-    opinion is vacuous. ``fused`` is the logarithm of the expected probabilities ``α / S`` of the combined opinion, so
-    its softmax is the Dirichlet mean.
-
-    ``modalities`` holds the ``e_m``, ``decisions`` the logarithms of ``α_m / S_m``, ``confidence`` is ``1 − u_m``;
-    :meth:`uncertainty` gives ``u`` of the combined opinion. Losses against the target, for each modality (mean over
-    the samples that have it) and for the combined opinion, summed (eq. 7 to 9):
-
-    - ``evidence``: the expected cross-entropy ``Σ_k y_k (ψ(S) − ψ(α_k))``;
-    - ``kl``: ``KL(Dir(α̃) ‖ Dir(1))`` with ``α̃ = y + (1 − y) ⊙ α``, times ``λ_t = min(1, t / annealing)``, ``t`` the
-      number of times that these losses were asked for in training mode before.
-
-    Deviations from the paper: ``t`` counts training steps, not epochs, and the task's own loss, the cross-entropy of
-    the Dirichlet mean, is added in training as for any fusion.
+    >>> fusion = ef.fusion.TMC({"text": 300, "image": 512}, outputs=3)
+    >>> out = fusion({"text": torch.randn(8, 300), "image": torch.randn(8, 512)})
+    >>> fusion.uncertainty(out).shape
+    torch.Size([8, 1])
 
     Args:
         dims: modality name -> width ``l_m``.
-        outputs: number of classes ``K``; default 2, filled in by :func:`equifuse.build_model`.
+        outputs: number of classes ``K``; default 2, set by :func:`equifuse.build_model`.
         annealing: training steps until the ``kl`` loss has its full weight, ≥ 0; default 1000.
-        evidence_weight: default weight of that loss, ≥ 0; default 1.
-        kl_weight: likewise.
+        evidence_weight: default weight of the ``evidence`` loss, ≥ 0; default 1.
+        kl_weight: default weight of the ``kl`` loss, ≥ 0; default 1.
+
+    ``modalities`` holds the evidence ``e_m``, ``decisions`` the logarithms of ``α_m / S_m``, ``confidence`` is
+    ``1 − u_m``. ``fused`` is the logarithm of the expected probabilities ``α / S`` of the combined opinion, so its
+    softmax is the mean of the Dirichlet distribution. An absent modality has no evidence, which does not change the
+    combined opinion; if nothing is present all classes are equally probable and the uncertainty is 1.
 
     Raises:
-        InputError: a value out of range.
+        InputError: a value is out of range.
+
+    Formula (Han et al. 2021, arXiv 2102.02051): each modality gives evidence ``e_m = softplus(W_m x_m + b_m)``, which
+    means a Dirichlet distribution with ``α_m = e_m + 1``, ``S_m = Σ_k α_mk``, or an opinion with beliefs
+    ``b_m = e_m / S_m`` and uncertainty ``u_m = K / S_m`` (eq. 2). Opinions are combined by the reduced Dempster rule
+    (Definition 4),
+
+        ``b_k = (b_1k b_2k + b_1k u_2 + b_2k u_1) / (1 − C)``, ``u = u_1 u_2 / (1 − C)``, ``C = Σ_{i≠j} b_1i b_2j``,
+
+    which for evidence is ``1 + e_k / K = (1 + e_1k / K)(1 + e_2k / K)``: a product over any number of modalities in any
+    order. The losses against the target, for each modality (mean over the samples that have it) and for the combined
+    opinion, summed (eq. 7 to 9):
+
+    - ``evidence``: the expected cross-entropy ``Σ_k y_k (ψ(S) − ψ(α_k))``;
+    - ``kl``: ``KL(Dir(α̃) ‖ Dir(1))`` with ``α̃ = y + (1 − y) ⊙ α``, times ``λ_t = min(1, t / annealing)``, ``t`` the
+      number of earlier calls of :meth:`target_losses` in training mode.
+
+    Deviations from the paper: ``t`` counts training steps, not epochs, and the task's own loss, the cross-entropy of
+    the mean of the Dirichlet distribution, is added in training as for any fusion.
     """
 
     name: ClassVar[str] = "tmc"
@@ -91,10 +100,10 @@ class TMC(DecisionFusion):
         return output
 
     def uncertainty(self, output: FusionOutput) -> Tensor:
-        """``u = K / S`` of the combined opinion ``(B, ..., 1)``, in (0, 1]; 1 where nothing is present.
+        """The uncertainty ``u = K / S`` of the combined opinion ``(B, ..., 1)``, in (0, 1]; 1 where nothing is present.
 
         Args:
-            output: what the call returned, or what the call of a GMF in front of this fusion did.
+            output: what the call returned, also that of a GMF with this fusion as backend.
         """
         evidence = _wide(torch.stack(list(output.modalities.values()), dim=-2))
         total = torch.logsumexp(log_concentration(evidence), dim=-1, keepdim=True)
@@ -106,7 +115,7 @@ class TMC(DecisionFusion):
         """``evidence`` and ``kl``; see the class docstring."""
         evidence = _wide(torch.stack(list(output.modalities.values()), dim=1))
         combined = log_concentration(evidence).clamp(max=_LARGEST).exp()
-        # No modality is called "": the combined opinion counts as one more that every sample has.
+        # The combined opinion is added as a modality "" that every sample has; no real one can have this name.
         opinions = {**{m: 1 + _wide(output.modalities[m]) for m in output.decisions}, "": combined}
         share = (self.steps / self.annealing).clamp(max=1) if self.annealing else 1
         if self.training:
@@ -148,5 +157,5 @@ def misleading_divergence(alpha: Tensor, target: Tensor) -> Tensor:
 
 
 def _wide(x: Tensor) -> Tensor:
-    """At least float32, in which evidence is counted."""
+    """``x`` in at least float32, the precision in which evidence is added."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

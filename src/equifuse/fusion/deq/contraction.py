@@ -10,17 +10,17 @@ from equifuse.fusion.deq.modality_map import BlockWeights
 
 # The ε of every norm of a contractive fusion: a normalisation is then 1/√ε = 1-Lipschitz, see `scaled_blocks`.
 NORM_EPS = 1.0
-# What the gate may multiply a state by, per modality.
+# Largest factor of the gate, per modality.
 GATE_BOUND = 2.0
-# The bounds are computed in floating point; what rounding can take away is given up beforehand.
+# Margin for the rounding of the bounds.
 _MARGIN = 1 - 1e-3
 
 
 def spectral_norm_bound(weight: Tensor) -> Tensor:
-    """An upper bound of the spectral norm, tight to a fifth at width 500, differentiable, by three products.
+    """An upper bound of the spectral norm: differentiable, three products, at most a fifth too large at width 500.
 
-    The Schatten norm of order 16, ``(Σ σ_i¹⁶)^(1/16) ≥ σ_max``, from ``tr (WᵀW)⁸ = ‖((WᵀW)²)²‖_F²``; a power iteration
-    would only approach ``σ_max`` from below, and guarantee nothing.
+    It is the Schatten norm of order 16, ``(Σ σ_i¹⁶)^(1/16) ≥ σ_max``, from ``tr (WᵀW)⁸ = ‖((WᵀW)²)²‖_F²``. A power
+    iteration approaches ``σ_max`` from below, so it would not guarantee anything.
 
     Args:
         weight: ``(..., n, k)``.
@@ -29,7 +29,7 @@ def spectral_norm_bound(weight: Tensor) -> Tensor:
         ``(...)``.
     """
     size = torch.linalg.matrix_norm(weight.detach()).clamp(min=torch.finfo(weight.dtype).tiny)[..., None, None]
-    unit = weight / size  # the eighth power of the entries must not vanish
+    unit = weight / size  # so that the eighth power of the entries does not underflow
     gram = unit.mT @ unit
     for _ in range(2):
         gram = gram @ gram

@@ -37,21 +37,21 @@ class _FusionSaved(NamedTuple):
 
 
 class FusionMap(TwoProductMap):
-    """``f_fuse(z_fuse)`` on states ``(n, d)``, given the modality states.
+    """``f_fuse(z_fuse)`` on states ``(n, d)``, for given modality states.
 
     ``Σ_m z'_m = z ⊙ α`` with ``α = constant + (count · z) Wα`` (without a gate ``constant + count · z``);
     ``f = GN(ReLU(share · (Σ_m z'_m) Wf + bf + x_fuse))``.
 
     Args:
         x_fuse: ``(n, d)``.
-        constant: ``(n, d)`` ``(Σ_m z_m) Wα + M bα``, what the gate gets from the modality states.
+        constant: ``(n, d)`` ``(Σ_m z_m) Wα + M bα``, the modality states' part of the gate.
         count: ``(n, 1)`` number of modalities present.
         share: ``(n, 1)`` factor of the gated sum, None for 1.
         weights: the parameters.
-        eps: of the norm.
+        eps: ε of the norm.
         bound: with a gate: ``z`` is clamped to [-1, 1] and ``α`` bounded smoothly by ``count · bound``; None for the
             plain product.
-        rounding: whether products may be rounded where a solve does not feel it and it saves time.
+        rounding: whether products may be rounded where tolerances still hold and it saves time.
     """
 
     def __init__(
@@ -84,9 +84,9 @@ class FusionMap(TwoProductMap):
     def _evaluate(
         self, z: Tensor, affinely: Callable[[int, Tensor], Tensor], *, keep: bool
     ) -> tuple[Tensor, _FusionSaved]:
-        """With the affine products as given: the gate's, where there is one, and the combining one."""
+        """One evaluation with the given function for the affine products: the gate's, if any, and the second one."""
         w = self.weights
-        lean = not recording()  # what is not kept is written over
+        lean = not recording()  # overwrite what is not kept
         over = lean and not keep
         inside = slope = z
         if self.bound is not None:
@@ -113,12 +113,12 @@ class FusionMap(TwoProductMap):
 
     @property
     def has_low_precision(self) -> bool:
-        """Whether low-precision evaluations are allowed and cheaper; an ablation does without."""
+        """Whether low-precision evaluations are allowed and cheaper; not without a gate."""
         return self.weights.gate is not None and super().has_low_precision
 
     def _matrix(self, i: int) -> Tensor:
         weight = self.weights.gate if i == 0 else self.weights.mix
-        assert weight is not None  # without a gate the first product is not asked for
+        assert weight is not None  # without a gate there is no first product
         return weight.t()
 
     @property
@@ -133,7 +133,7 @@ class FusionMap(TwoProductMap):
         return norms / self.count.squeeze(1).clamp(min=1)
 
     def at_zero(self, *, ahead: bool = True) -> Tensor:
-        """``f(0)`` ``(n, d)``, ahead of which nothing is known: with a gate, nothing is left of the product."""
+        """``f(0)`` ``(n, d)``; there is no point ahead of it. With a gate the gated sum is 0 and needs no product."""
         w = self.weights
         if w.gate is None:
             return self(torch.zeros_like(self.x_fuse))
@@ -152,7 +152,7 @@ class FusionMap(TwoProductMap):
         return mixed, purified if self.share is None else purified.mul_(self.share)
 
     def _at_gate(self, s: _FusionSaved, purified: Tensor) -> Tensor:
-        """Gradient before the gate's bound, where the gate is the modality states' constant plus a product."""
+        """Gradient before the gate's bound."""
         at_alpha = torch.mul(purified, s.z, out=empty(purified))
         return at_alpha if self.bound is None else at_alpha.mul_(s.slope)
 
@@ -187,5 +187,5 @@ class FusionMap(TwoProductMap):
         return FusionMap(*constants, self.weights, self.eps, self.bound, rounding=self.rounding)
 
     def select_saved(self, saved: Saved, rows: Tensor) -> Saved:
-        """What ``select(rows)`` needs in place of ``saved``."""
+        """The tensors ``saved`` for the rows of ``select(rows)``."""
         return tuple(select(tensor, rows) for tensor in saved)

@@ -1,4 +1,4 @@
-"""GroupNorm with four groups, the ReLU, and their derivatives, sparing memory where nothing is recorded."""
+"""GroupNorm with four groups, the ReLU, and their derivatives, with little memory where no graph is recorded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from equifuse.solve.recycling import empty, recording, spare
 
 GROUPS = 4
 NORM_EPS = 1e-5
-# Below this many numbers a call costs more than its arithmetic, so one fused operation beats several lean ones.
+# With fewer numbers a call costs more than its arithmetic, so one fused operation is faster than several.
 _FUSED_BELOW = 2**17
 
 
@@ -30,7 +30,7 @@ def normalise(v: Tensor, eps: float = NORM_EPS, *, reuse: bool = False) -> tuple
         The normalised ``(..., d)`` and the reciprocal deviations ``(..., 4, 1)``.
     """
     grouped = _grouped(v)
-    # A compiled graph is for any number of rows, and fuses by itself.
+    # A compiled graph is for any number of rows, and the compiler fuses operations itself.
     if torch.compiler.is_compiling() or v.numel() < _FUSED_BELOW:
         normal, _, scale = torch.native_layer_norm(grouped, grouped.shape[-1:], None, None, eps)
         return normal.flatten(-2), scale

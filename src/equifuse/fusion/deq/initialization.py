@@ -1,4 +1,18 @@
-"""Where the parameters of deep-equilibrium fusion start; what each number is for is said at :class:`DEQFusion`."""
+"""The initial weights of deep-equilibrium fusion.
+
+With PyTorch's default the spectral radius of ``∂f/∂z`` is 1.2 to 1.5: no attracting fixed point. With these weights,
+on standardised inputs, it has a median of 0.3 to 0.45 for ``d`` from 16 to 1024 and ``M`` from 2 to 8, and Anderson
+needs about 10 evaluations to 1e-4. (At ``d = 16``, where a norm group has four units, about one sample in a thousand
+exceeds 1.) The choices:
+
+- weights ``N(0, (0.25/√d)²)``: a spectral norm of about 0.5 for any ``d``; the combining weight is divided by ``M`` for
+  ``combine="sum"``, because the gated sum grows with ``M``;
+- outermost gains 0.25: at gain 1 the last ReLU and norm alone have a radius of about 0.75;
+- ``b1`` is spread over [-0.5, 0.5] within each norm group, and ``bf`` over [-0.5, 1.5]·√M: a norm divides by its
+  group's deviation, and would amplify without limit where a group happens to be nearly constant; the injection's norm
+  has bias 0.5, so that the ReLU switches off few groups;
+- the gate's bias is 1: the gate is open, so modalities and fusion state matter from the first step.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +27,6 @@ from equifuse.fusion.deq.group_norm import GROUPS
 if TYPE_CHECKING:
     from equifuse.fusion.deq.module import DEQFusion
 
-# The initialisation, see DEQFusion's docstring for what each number is for.
 OUTER_GAIN = 0.25
 SPREAD = 0.25
 INNER_BIAS = 0.5
@@ -27,10 +40,10 @@ def fan(low: float, high: float, dim: int) -> Tensor:
 
 @torch.no_grad()
 def initialize(fusion: DEQFusion) -> None:
-    """Draw the weights of a fusion anew."""
+    """Draw new weights for a fusion."""
     for linear in fusion.project.values():
         assert isinstance(linear, nn.Linear)
-        # Unit variance in, unit variance out: the injected x_m must not be small against the state.
+        # Keeps unit variance, so that the injected x_m is not small against the state.
         nn.init.normal_(linear.weight, std=1 / math.sqrt(linear.in_features))
         nn.init.zeros_(linear.bias)
     std = SPREAD / math.sqrt(fusion.dim)

@@ -1,4 +1,4 @@
-"""What is injected into deep-equilibrium fusion: the stacked inputs, and their weighted sum."""
+"""The inputs of deep-equilibrium fusion: the stacked modalities, and their weighted sum."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _stack_and_sum(xs: Sequence[Tensor], mask: Tensor | None, weights: Tensor, b
 
 
 class _Inject(torch.autograd.Function):
-    """Stack, mask, and sum, in one node: with one for each, most of the time goes into gradients of gradients' size."""
+    """Stack, mask and sum as one node of the graph; separate nodes would spend most time on large gradients."""
 
     @staticmethod
     def forward(ctx: Any, mask: Tensor | None, weights: Tensor, bias: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,6 +61,6 @@ def inject(xs: list[Tensor], mask: Tensor | None, weights: Tensor, bias: Tensor)
     Returns:
         ``(M, R, d)`` and ``(R, d)``.
     """
-    if not torch.is_grad_enabled():  # a compiler would trip over a node that has nothing to do
+    if not torch.is_grad_enabled():  # compilers fail on a node without gradients
         return _stack_and_sum(xs, mask, weights, bias)
     return cast(Callable[..., tuple[Tensor, Tensor]], _Inject.apply)(mask, weights, bias, *xs)

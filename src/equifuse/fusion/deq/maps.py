@@ -1,4 +1,4 @@
-"""What the two maps of deep-equilibrium fusion share: two affine products with elementwise operations about them.
+"""What the two maps of deep-equilibrium fusion share: two affine products with elementwise operations around them.
 
 Both are written as ``evaluate`` (plain differentiable operations), ``pull_back`` (the derivative, by hand) and a thin
 :class:`~equifuse.solve.ExplicitMap` around them that a solver can call. ``R`` rows, ``M`` modalities, width ``d``.
@@ -20,23 +20,23 @@ from equifuse.solve.recycling import empty, recording, spare
 
 
 def _rounded(matrix: Tensor) -> Tensor:
-    """In bfloat16, and as it lies in memory: of a transposed view, the view of a copy."""
+    """The matrix in bfloat16, in the same memory order; of a transposed view, the view of a copy."""
     if matrix.is_contiguous():
         return empty(matrix, dtype=LOW_PRECISION).copy_(matrix)
     return empty(matrix.mT, dtype=LOW_PRECISION).copy_(matrix.mT).mT
 
 
 class TwoProductMap(ExplicitMap):
-    """What both maps are: two affine products with elementwise operations about them, one sum in which stays constant.
+    """Base of both maps: two affine products with elementwise operations around them, one of them with a constant term.
 
     Args:
-        x: what is injected, ``(..., d)``.
-        bias: what is always added to it, broadcast.
-        eps: of the norms.
-        rounding: whether products may be rounded where a solve does not feel it and it saves time.
+        x: the input that is added, ``(..., d)``.
+        bias: is always added to it, broadcast.
+        eps: ε of the norms.
+        rounding: whether products may be rounded where tolerances still hold and it saves time.
 
     Attributes:
-        from_zero: whether a solve starts at ``f(0)``, so that what is known at 0 is of use.
+        from_zero: whether a solve starts at ``f(0)``, where the products are known without computing them.
     """
 
     def __init__(self, x: Tensor, bias: Tensor, eps: float, *, rounding: bool) -> None:
@@ -45,8 +45,8 @@ class TwoProductMap(ExplicitMap):
         self._terms = x, bias
         self._sum: Tensor | None = None
         self._rounded: tuple[Tensor, ...] | None = None
-        self._solved: ReferenceProducts | None = None  # those of the latest solve
-        self._at_zero: list[tuple[Tensor, Tensor]] | None = None  # what is known there, until the solve is done
+        self._solved: ReferenceProducts | None = None  # the products of the latest solve
+        self._at_zero: list[tuple[Tensor, Tensor]] | None = None  # products at zero, until the solve is done
 
     @property
     def has_low_precision(self) -> bool:
@@ -54,16 +54,16 @@ class TwoProductMap(ExplicitMap):
         return self.rounding and low_precision_pays(self._terms[0])
 
     def _norm(self, v: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-        """The whole norm; ``v`` is written over unless recording."""
+        """The norm with its affine part; ``v`` is overwritten unless a graph is recorded."""
         lean = not recording()
         return affine(shift, normalise(v, self.eps, reuse=lean)[0], gain, reuse=lean)
 
     @abstractmethod
     def _evaluate(self, z: Tensor, affinely: Callable[[int, Tensor], Tensor], *, keep: bool) -> tuple[Tensor, Saved]:
-        """With the two affine products as given."""
+        """One evaluation with the given function for the two affine products."""
 
     def _look_ahead(self, z: Tensor, affinely: Callable[[int, Tensor], Tensor]) -> Evaluated:
-        """``f`` on a stacked state, and the point ahead where one is known, with the two affine products as given."""
+        """``f`` of a stacked state, and the point ahead if there is one, with the given function for the products."""
         return Evaluated(self._evaluate(z, affinely, keep=False)[0])
 
     @abstractmethod
@@ -77,22 +77,22 @@ class TwoProductMap(ExplicitMap):
     @property
     @abstractmethod
     def _first_constant(self) -> Tensor:
-        """What the first product is added to; the second is to what is injected."""
+        """What the first product is added to; the second one is added to the injected input."""
 
     @abstractmethod
     def _known_at_zero(self) -> list[tuple[Tensor, Tensor]]:
-        """The products' inputs, and they themselves, where the state is 0."""
+        """The inputs of the products, and the products, where the state is 0."""
 
     def _stack(self, rows: Tensor) -> Tensor:
-        """FlatInputs ``(n, k)`` as :meth:`evaluate` takes them."""
+        """Flat states ``(n, k)`` in the shape that :meth:`evaluate` takes."""
         return rows
 
     def _flat(self, stacked: Tensor) -> Tensor:
-        """And back."""
+        """The inverse of :meth:`_stack`."""
         return stacked
 
     def _of_state(self, norms: Tensor) -> Tensor:
-        """Norms ``(n,)`` of the state, from those of what the first product is with."""
+        """Norms ``(n,)`` of the state, from the norms of the first product's input."""
         return self._flat(norms)
 
     def _exactly(self, i: int, v: Tensor) -> Tensor:
@@ -116,15 +116,15 @@ class TwoProductMap(ExplicitMap):
         return Evaluated(self._flat(image), None if ahead is None else self._flat(ahead))
 
     def anchored(self, *, ahead: bool = True) -> ReferenceMap:
-        """Low-precision evaluations; at zero the products are known."""
+        """Low-precision evaluations; the products at zero are the first reference point."""
         start = self._known_at_zero() if self.from_zero else []
         constants = self._first_constant, self._injected()
         self._solved = ReferenceProducts(constants, self._matrices, self._rounded_matrices(), start)
         return ReferenceMap(self._solved, self._flat_ahead if ahead else self._flat_image, self._of_state)
 
     def linearize(self, z: Tensor, slack: float = 0.0) -> Linearized:
-        """``f(z)`` ``(n, d)``, and what the derivative there needs; the products are rounded about the last anchor."""
-        products, self._solved, self._at_zero = self._solved, None, None  # they keep the anchor's memory
+        """``f(z)`` ``(n, d)``, and what the derivative there needs; in low precision if ``slack`` allows its error."""
+        products, self._solved, self._at_zero = self._solved, None, None  # frees the memory of the reference point
         if products is not None and products.moved and slack > 0:
             products.begin(exact=False)
             image, saved = self._evaluate(self._stack(z), products, keep=True)
@@ -140,7 +140,7 @@ class TwoProductMap(ExplicitMap):
         return self._rounded
 
     def _injected(self) -> Tensor:
-        """``x + bias``."""
+        """``x + bias``, computed once."""
         if recording():
             return self._terms[0] + self._terms[1]
         if self._sum is None:

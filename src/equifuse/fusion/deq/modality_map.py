@@ -16,7 +16,7 @@ from equifuse.solve.explicit import Saved
 from equifuse.solve.inexact import Evaluated
 from equifuse.solve.recycling import copy, empty, recording, select, spare, spread
 
-# From this mean gain of the last norm on, repeating what comes after the products pays, so many times.
+# From this mean gain of the last norm on, the part without products is repeated, this many times.
 _STEEP = 0.5
 _REPEATS = 2
 
@@ -49,7 +49,7 @@ class _BlockSaved(NamedTuple):
 
 
 class ModalityMap(TwoProductMap):
-    """``f_m(z_m; x_m)`` for all modalities, on states stacked as rows ``(n, d)``, modality after modality.
+    """``f_m(z_m; x_m)`` of all modalities, on states stacked as rows ``(n, d)``, modality after modality.
 
     ``h = ReLU(GN(z W1 + b1))``, ``u = GN(h W2 + b2 + x)``, ``f = GN(ReLU(u + z))``; 0 where a modality is absent.
 
@@ -57,8 +57,8 @@ class ModalityMap(TwoProductMap):
         x: ``(M, R, d)`` injected inputs.
         mask: bool ``(M, R, 1)``, which rows have the modality; None for all.
         weights: the blocks' parameters.
-        eps: of the norms.
-        rounding: whether products may be rounded where a solve does not feel it and it saves time.
+        eps: ε of the norms.
+        rounding: whether products may be rounded where tolerances still hold and it saves time.
         places: which of the ``M · R`` places the rows are, in order; None for all of them.
     """
 
@@ -82,7 +82,7 @@ class ModalityMap(TwoProductMap):
         return (self.x, *self.weights)
 
     def _stack(self, rows: Tensor) -> Tensor:
-        """FlatInputs ``(n, k)`` in their places ``(M, R, k)``."""
+        """Flat states ``(n, k)`` in their places ``(M, R, k)``."""
         if self.places is not None:
             rows = spread(rows, self.places, self.x.shape[0] * self.x.shape[1])
         return rows.view(*self.x.shape[:2], rows.shape[1])
@@ -98,9 +98,9 @@ class ModalityMap(TwoProductMap):
     def _evaluate(
         self, z: Tensor, affinely: Callable[[int, Tensor], Tensor], *, keep: bool
     ) -> tuple[Tensor, _BlockSaved]:
-        """With the two affine products as given."""
+        """One evaluation with the given function for the two affine products."""
         w = self.weights
-        lean = not recording()  # what is not kept is written over
+        lean = not recording()  # overwrite what is not kept
         over = lean and not keep
         normal1, scale1 = normalise(affinely(0, z), self.eps, reuse=lean)
         hidden = relu(affine(w.shift1, normal1, w.gain1, reuse=over))
@@ -121,21 +121,21 @@ class ModalityMap(TwoProductMap):
         return Evaluated(image, self._repeated(inner, image))
 
     def _combined(self, inner: Tensor, z: Tensor) -> Tensor:
-        """``f`` from ``u`` and the state: the part that costs no product."""
+        """``f`` from ``u`` and the state: the part of the map without products."""
         outer = relu(torch.add(inner, z, out=spare(inner)))
         return self._present(self._norm(outer, self.weights.gain3, self.weights.shift3))
 
     def _repeated(self, inner: Tensor, z: Tensor) -> Tensor:
-        """That part again, and again, with ``u`` as it is."""
+        """The part without products applied several times, with ``u`` fixed."""
         for _ in range(_REPEATS):
             z = self._combined(inner, z)
         return z
 
     @property
     def steep(self) -> bool:
-        """Whether gains are so large that repeating what comes after the products pays.
+        """Whether the gains are so large that repeating the part without products pays.
 
-        Much of the Jacobian is then of what passes beside them, ``z ↦ GN(ReLU(u + z))``.
+        Much of the Jacobian is then that of this part, ``z ↦ GN(ReLU(u + z))``.
         """
         if self._steep is None:
             self._steep = bool(self.weights.gain3.detach().abs().mean() > _STEEP)
@@ -152,7 +152,7 @@ class ModalityMap(TwoProductMap):
         return self.weights.bias1
 
     def _known_at_zero(self) -> list[tuple[Tensor, Tensor]]:
-        """The first product vanishes; the second is, but for what is injected, the same for every row."""
+        """The first product is 0; the second one is the same in every row, apart from the injected input."""
         if self._at_zero is None:
             w = self.weights
             hidden = F.relu(group_norm(w.bias1, w.gain1, w.shift1, self.eps))
@@ -161,7 +161,7 @@ class ModalityMap(TwoProductMap):
         return self._at_zero
 
     def at_zero(self, *, ahead: bool = True) -> Tensor:
-        """``f(0)`` ``(n, d)``, or the point ahead of it if wanted, without a product of the size of the batch."""
+        """``f(0)`` ``(n, d)``, or the point ahead of it, without a product of the size of the batch."""
         w = self.weights
         second = self._known_at_zero()[1][1]
         inner = self._norm(second if recording() else copy(second), w.gain2, w.shift2)
@@ -170,7 +170,7 @@ class ModalityMap(TwoProductMap):
         return self._flat(self._repeated(inner, self._combined(inner, inner.new_zeros(()))))
 
     def _pull(self, saved: Saved, u: Tensor, *, low_precision: bool = False) -> tuple[Tensor, ...]:
-        """Gradients at the state, before the second product, after the first norm's affine, and before the first."""
+        """Gradients at the state, before the second product, after the first norm, and before the first product."""
         w, s = self.weights, _BlockSaved(*saved)
         outer, second, hidden, first, scratch = (empty(u) for _ in range(5))
         relu_pull(normalise_pull(s.normal3, s.scale3, torch.mul(u, w.gain3, out=outer), scratch), s.outer)
@@ -218,18 +218,18 @@ class ModalityMap(TwoProductMap):
         return (second, *weights)
 
     def select(self, rows: Tensor) -> ModalityMap:
-        """The map of some rows: each modality's places are padded to those of the modality with the most rows."""
+        """The map of some rows; each modality's places are padded to those of the modality with the most rows."""
         gather, places = self._gather(rows)
         mask = None if self.mask is None else gather(self.mask)
         return ModalityMap(gather(self.x), mask, self.weights, self.eps, rounding=self.rounding, places=places)
 
     def select_saved(self, saved: Saved, rows: Tensor) -> Saved:
-        """What ``select(rows)`` needs in place of ``saved``."""
+        """The tensors ``saved`` for the rows of ``select(rows)``."""
         gather, _ = self._gather(rows)
         return tuple(gather(tensor) for tensor in saved)
 
     def _gather(self, rows: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        """What moves a tensor ``(M, R, …)`` to the places of some rows, zeros where padded; and these places."""
+        """A function that moves a tensor ``(M, R, …)`` to the places of some rows, zeros where padded; the places."""
         count, height = self.x.shape[:2]
         flat = rows if self.places is None else self.places[rows]
         modality = flat // height

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -38,92 +38,61 @@ from equifuse.solve.gradient import report
 from equifuse.solve.loop import relative_residual, without_autocast, work_dtype
 from equifuse.solve.warm_start import EquilibriumCache
 
-# Converged samples leave the batch, so a generous limit costs only what the stragglers need.
+# Converged samples leave the batch, so only slow samples pay for a high limit.
 _SOLVER = Anderson(tol=1e-4, max_steps=100)
-# What the fusion state is called among the parts.
+# The name of the fusion state among the parts.
 _FUSION = "fusion"
 
 
 @register
 class DEQFusion(Fusion):
-    """Deep-equilibrium fusion (Ni et al. 2023, arXiv 2306.16645).
+    """Deep-equilibrium fusion: the modalities and the fused state refine each other until nothing changes any more.
 
-    The state ``z = (z_1 … z_M, z_fuse)``, all of width ``d = dim``, solves ``z = f(z)`` with
+    Use it where interactions between modalities matter more than speed: it has the depth of many fusion layers with the
+    weights of one. Each sample gets as many steps as it needs, and ``out.stats`` says whether it converged.
 
-    - modality blocks ``f_m(z_m; x_m) = GN(ReLU(u + z_m))``, ``u = GN(h W2 + b2 + x_m)``, ``h = ReLU(GN(z_m W1 + b1))``;
-    - purify ``α_m = (z_fuse + f_m) Wα + bα`` (one gate for all, linear), ``z'_m = α_m ⊙ z_fuse``;
-    - combine ``f_fuse = GN(ReLU((Σ_m z'_m) Wf + bf + x_fuse))``, ``x_fuse = Σ_m w_m x_m + β``.
-
-    GN has 4 groups. ``fused`` is ``z_fuse*``, ``modalities`` holds the ``z_m*`` (zeros where absent). All sums run
-    over the modalities present in each sample; a sample with none is fused from ``β`` and the biases alone.
-
-    The system is block triangular, so it is solved as such, each part from its own ``f(0)``: first the ``z_m`` (each
-    sample and modality stops on its own), then ``z_fuse`` given them, with
-    ``Σ_m z'_m = z_fuse ⊙ ((Σ z_m + M z_fuse) Wα + M bα)`` computed by one product. The fixed point and the gradients
-    are those of the joint system; the adjoint runs in reverse order. Where the mean ``|γ3|`` exceeds 0.5, Anderson and
-    Broyden go by ``φ(φ(f(z)))`` for ``f(z) = φ(z)``, ``φ(·) = GN(ReLU(u(z) + ·))``: no product more.
-    ``stats.parts`` has the statistics of each modality and of ``"fusion"``; ``stats`` itself holds the largest
-    residual of the parts, and the steps of the slowest modality plus those of the fusion state.
-
-    Initialisation. PyTorch's default has a spectral radius of 1.2 to 1.5: no attracting fixed point at all. Here, on
-    standardised inputs, the radius of ``∂f/∂z`` has a median of 0.3 to 0.45 for ``d`` from 16 to 1024 and ``M`` from 2
-    to 8 (at ``d = 16``, where a norm group has four units, about one sample in a thousand exceeds 1), and Anderson
-    needs about 10 evaluations to 1e-4. What it takes, each for a reason:
-
-    - weights ``N(0, (0.25/√d)²)``: a spectral norm of about 0.5 whatever ``d``; the combining weight is divided by
-      ``M`` for ``combine="sum"``, because the gated sum grows with ``M``;
-    - outermost gains 0.25: at gain 1 the ReLU-normalise step alone has a radius of about 0.75;
-    - ``b1`` fans out over [-0.5, 0.5] within each norm group, and ``bf`` over [-0.5, 1.5]·√M: a norm divides by its
-      group's deviation, and would amplify without limit where a group happens to be nearly constant;
-      the injection's norm has bias 0.5, so that few groups are switched off by the ReLU;
-    - the gate's bias is 1: the gate is open, so modalities and fusion state matter from the first step.
-
-    Guaranteed contraction. With ``contraction=κ`` every norm has ε = 1 (which makes it 1-Lipschitz), the state enters
-    the gate's product clamped to [-1, 1], the gate is bounded smoothly by 2 per modality, and the outer gains are
-    multiplied by what it takes to make ``max|γ3| (1 + max|γ1| ‖W1‖ max|γ2| ‖W2‖) ≤ κ`` for each ``f_m`` and
-    ``max|γ| ‖Wf‖ (2 + ‖Wα‖) M ≤ κ`` for ``f_fuse`` (``M`` → 1 for ``combine="mean"``), with bounds on the spectral
-    norms that hold for any matrix. Each ``f_m`` is then a contraction, so ``z_m*`` exists and is unique (Banach); given
-    these, so is ``f_fuse``. The derivations are in :mod:`equifuse.fusion.deq.contraction`.
+    >>> fusion = ef.DEQFusion({"text": 300, "image": 512}, dim=64)
+    >>> out = fusion({"text": torch.randn(8, 300), "image": torch.randn(8, 512)})
+    >>> out.fused.shape, bool(out.stats.converged.all())
+    (torch.Size([8, 64]), True)
 
     Args:
         dims: modality name -> width ``l_m``. Each is projected to ``dim`` by an affine map.
-        dim: common width ``d``, a multiple of 4; default 128.
-        combine: ``"sum"`` (the paper, default) or ``"mean"``, which divides the gated sum by the number of modalities
-            present, so that the gain does not depend on it.
-        solver: a solver, its name, or ``{"name": …, options}``; default Anderson to 1e-4 in at most 100 evaluations
-            (converged samples leave the batch, so the limit concerns stragglers alone).
-            A plain attribute, may be replaced later.
-        gradient: likewise a gradient rule; default :class:`~equifuse.solve.Implicit`.
-        jacobian_weight: default weight of the ``jacobian`` loss (Hutchinson estimate of ``‖∂f/∂z‖²_F/(B·N)`` of the
-            joint map, 2 probes), computed in training mode when above 0; the paper's BRCA run used 20.
-        spectral_weight: likewise of the ``spectral`` loss, which is 0 while the spectral radius of ``∂f/∂z`` lies in
-            ``spectral_band`` and grows quadratically outside; see :func:`equifuse.spectral_penalty`.
-        spectral_band: lowest and highest radius; default (0.7, 0.9), as in mutual-equilibrium models.
-        residual_weight: likewise of the ``residual`` loss: ``‖f(z) − z‖² / ‖f(z)‖²`` after 3 plain steps from zero.
-            Small means that few steps suffice.
-        contraction: a number κ in (0, 1): the equilibrium is unique, and plain iteration of each part gains a factor
-            of κ per step at least, by construction, for any weights and inputs; see above. None (default) is the paper.
-        mixed_precision: whether a solve may round the factors of some of its matrix products to bfloat16, where its
-            tolerance does not feel it (equilibria and adjoints still meet it, in float32) and where it saves time:
-            large float32 batches on a CPU with bfloat16 instructions. Default True.
-        projection: False feeds inputs as they are; all widths must then equal ``dim``.
-        strict: raise :class:`~equifuse.errors.NotConvergedError` instead of warning.
-        iterations: ablation "no equilibrium": apply the joint ``f`` this many times from zero, weight-tied, and
-            differentiate through it; None (default) solves for the equilibrium.
-        modality_blocks: ablation "no modality projection": False makes ``f_m`` the identity, the gate sees ``x_m``.
-        gate: ablation: False passes the gate's input through, ``z'_m = z_fuse + f_m``.
-        weighted_sum_only: ablation: True returns ``x_fuse`` itself.
+        dim: width ``d`` of every state, a multiple of 4; default 128.
+        combine: ``"sum"`` (the paper, default) or ``"mean"`` of the gated states of the modalities present.
+        solver: a solver, its name, or ``{"name": …, options}``; default Anderson to 1e-4 in at most 100 evaluations.
+            ``solver`` and ``gradient`` are attributes that may be replaced later.
+        gradient: likewise a gradient rule; default :class:`~equifuse.Implicit`.
+        jacobian_weight: default weight of the ``jacobian`` loss, see :func:`equifuse.jacobian_penalty`; default 0.
+        spectral_weight: default weight of the ``spectral`` loss, see :func:`equifuse.spectral_penalty`; default 0.
+        spectral_band: lowest and highest spectral radius that is not penalised; default (0.7, 0.9).
+        residual_weight: default weight of the ``residual`` loss, the relative residual after 3 plain steps; default 0.
+        contraction: κ in (0, 1): every part of the map contracts at least by κ for any weights and inputs, so the
+            equilibrium exists, is unique and is found by plain iteration. None (default), as in the paper: no
+            guarantee.
+        mixed_precision: whether products may use bfloat16 where that is faster and tolerances hold; default True.
+        projection: False uses inputs as they are; all widths must then equal ``dim``. Default True.
+        strict: raise :class:`~equifuse.errors.NotConvergedError` instead of warning; default False.
+        iterations: ablation: apply the map this many times from zero, without an equilibrium. Default None.
+        modality_blocks, gate: ablations: False leaves out the modality blocks, or the gate. Default True.
+        weighted_sum_only: ablation: True returns a learned weighted sum of the inputs. Default False.
 
     Attributes:
         warm_start: an :class:`~equifuse.EquilibriumCache`, or None (default). In training mode, calls with ``index=``
-            then start from the equilibria that the same samples had the last time.
+            then start from the samples' previous equilibria.
+
+    ``fused`` and ``modalities`` are the equilibria (zeros where absent). ``stats.parts`` has the statistics of each
+    modality and of ``"fusion"``, ``stats`` the largest residual, and the steps of the slowest modality plus "fusion".
 
     Raises:
-        InputError: an option out of range, or widths that differ from ``dim`` without projection.
+        InputError: an option is out of range, or widths differ from ``dim`` without projection.
         UnknownNameError: an unknown solver, gradient or ``combine``.
+
+    Source: Ni et al. 2023, arXiv 2306.16645. The formulae, how they are solved, the initial weights, and the proof for
+    ``contraction`` are in the documentation, "Deep-equilibrium fusion" (``docs/mathematics/equilibrium.md``).
     """
 
-    name: ClassVar[str] = "deq"
+    name = "deq"
 
     def __init__(
         self,
@@ -198,13 +167,13 @@ class DEQFusion(Fusion):
         self.warm_start = value
 
     def reset_parameters(self) -> None:
-        """Draw the initial weights anew; see the class docstring for the choice."""
+        """Draw new initial weights; see :mod:`equifuse.fusion.deq.initialization`."""
         initialize(self)
 
     # ---- the mathematics -------------------------------------------------------------------------------------
 
     def _problem(self, rows: FlatInputs) -> Problem:
-        """Project the inputs and gather everything that stays constant during the solve."""
+        """Project the inputs and collect everything that stays constant during the solve."""
         dtype = work_dtype(rows.like.dtype)
         names = list(rows.values)
         order = list(self.dims)
@@ -237,7 +206,7 @@ class DEQFusion(Fusion):
             return x
         linear = self.project[name]
         assert isinstance(linear, nn.Linear)
-        # Autocast is off here, and may have left the input narrower than the weights.
+        # Autocast is off here, but may have narrowed the input before.
         projected: Tensor = linear(x.to(linear.weight.dtype))
         return projected
 
@@ -246,9 +215,9 @@ class DEQFusion(Fusion):
         return ModalityMap(p.x, p.mask, p.blocks, self._eps, rounding=self.mixed_precision)
 
     def _fusion_map(self, states: Tensor, p: Problem) -> FusionMap:
-        """The fusion map given the modality states ``(M', R, d)``.
+        """The fusion map for given modality states ``(M', R, d)``.
 
-        The gate is linear and shared, so what it gets from the states, ``(Σ_m z_m) Wα + M bα``, is one product.
+        The gate is linear and shared, so the states' part of it, ``(Σ_m z_m) Wα + M bα``, is one product.
         """
         assert p.fusion is not None
         constant = states.sum(0)
@@ -265,7 +234,7 @@ class DEQFusion(Fusion):
         return NORM_EPS if self.contraction is None else CONTRACTION_EPS
 
     def _joint_map(self, z: Tensor, p: Problem) -> Tensor:
-        """``f`` on the whole state, ``(R, M' + 1, d) -> (R, M' + 1, d)``; the gate sees the new modality states."""
+        """``f`` of the whole state, ``(R, M' + 1, d) -> (R, M' + 1, d)``; the gate gets the new modality states."""
         states = p.x
         if p.blocks is not None:
             states = self._modality_map(p).evaluate(z[:, :-1].transpose(0, 1))[0]
@@ -275,18 +244,11 @@ class DEQFusion(Fusion):
     def equilibrium_map(
         self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
     ) -> tuple[JointMap, Tensor]:
-        """The joint map and its start, for monitors: ``ef.spectral_radius(*fusion.equilibrium_map(...))``.
+        """The map of the whole state and its start, e.g. for ``ef.spectral_radius(*fusion.equilibrium_map(inputs))``.
 
-        Args:
-            inputs: as for the call.
-            present: as for the call.
-
-        Returns:
-            ``f: (R, M' + 1, d) -> (R, M' + 1, d)`` over the ``M'`` modalities given (in order) and the fusion state,
-            ``R`` all leading positions, and the start (zeros).
-
-        Raises:
-            InputError: the module is ``weighted_sum_only`` and has no equilibrium.
+        For ``R`` leading positions and the ``M'`` modalities given: ``f: (R, M' + 1, d) -> (R, M' + 1, d)``, the fusion
+        state last, and the start (zeros). Raises :class:`InputError` for a ``weighted_sum_only`` fusion, which has
+        none.
         """
         if self.mix is None:
             raise InputError("a weighted_sum_only fusion has no equilibrium map")
@@ -323,7 +285,7 @@ class DEQFusion(Fusion):
         return regularizers(f, z, wanted, self.spectral_band)
 
     def _by_name(self, states: Tensor, p: Problem) -> dict[str, Tensor]:
-        """Stacked states ``(M', R, d)`` by modality, zeros for a modality that was never given."""
+        """Stacked states ``(M', R, d)`` by modality, zeros for a modality that was not given."""
         given = dict(zip(p.names, states, strict=True))
         return {m: given[m] if m in given else states.new_zeros(states.shape[1:]) for m in self.dims}
 
@@ -349,7 +311,7 @@ class DEQFusion(Fusion):
 
     @contextmanager
     def observed(self) -> Iterator[list[Solved]]:
-        """Within the context every solve is appended to the list that it yields; for monitors."""
+        """A context that yields a list, to which every solve inside it is appended; for monitors."""
         seen: list[Solved] = []
         self._observers.append(seen)
         try:
@@ -360,13 +322,13 @@ class DEQFusion(Fusion):
     def _fixed_point(
         self, f: ModalityMap | FusionMap, names: list[str], index: Tensor | None
     ) -> tuple[Tensor, SolverStats]:
-        """The fixed point of one block of the system: of the ``names``, one after the other.
+        """The fixed point of one block of the system, which consists of the parts ``names``, one after the other.
 
-        It starts from what the cache has of the samples ``index``, or from ``f(0)`` or ahead of it, which is had almost
-        for nothing.
+        It starts from the stored equilibria of the samples ``index``; otherwise from ``f(0)`` or ahead of it, which
+        cost almost nothing.
         """
         with torch.no_grad():
-            # A gradient through the steps needs steps: a start too near to the fixed point leaves it unfinished.
+            # Unrolled differentiates through the steps; from a start too near to the fixed point there are too few.
             start = f.at_zero(ahead=not isinstance(self.gradient, Unrolled))
             f.from_zero = self.warm_start is None or index is None
             cache = self.warm_start if index is not None else None
@@ -380,7 +342,7 @@ class DEQFusion(Fusion):
         return z, stats
 
     def _recur(self, p: Problem, iterations: int) -> FusionOutput:
-        """The weight-tied recursion: the joint map applied ``iterations`` times from zero."""
+        """The recursion without an equilibrium: the joint map applied ``iterations`` times from zero."""
         z = p.x.new_zeros(p.x.shape[1], len(p.names) + 1, self.dim)
         trace = []
         for _ in range(iterations):
@@ -400,18 +362,12 @@ class DEQFusion(Fusion):
 
     @classmethod
     def from_reference(cls, state_dict: Mapping[str, Tensor], **options: Any) -> Self:
-        """Read weights in the key layout of the authors' public code.
+        """Build the fusion from weights in the key layout of the authors' public code, without projections.
 
-        The layout: ``func_.branches.{m}.conv1|conv2.weight|bias``, ``.gn1|gn2|gn3.weight|bias``; the last branch has
-        ``gate``, ``fuse`` and ``gn3``; ``weights.{m}`` and ``bias`` make ``x_fuse``. There are no projections: inputs
-        have width ``d``. Modalities are named ``"0"``, ``"1"``, … in index order.
-
-        Args:
-            state_dict: the tensors; their dtype becomes the module's.
-            **options: ``solver``, ``gradient`` and others, as for the constructor.
-
-        Raises:
-            InputError: a key is missing, unexpected, or of the wrong shape.
+        The keys: ``func_.branches.{m}.conv1|conv2.weight|bias``, ``.gn1|gn2|gn3.weight|bias``; the last branch has
+        ``gate``, ``fuse`` and ``gn3``; ``weights.{m}`` and ``bias`` make the weighted sum. Modalities are named
+        ``"0"``, ``"1"``, … in index order; the module gets the dtype of the tensors and the constructor's ``options``.
+        Raises :class:`InputError` for a key that is missing, unexpected, or of the wrong shape.
         """
         return from_reference(cls, state_dict, **options)
 
@@ -438,7 +394,7 @@ class DEQFusion(Fusion):
 
 
 class JointMap:
-    """``z -> f(z)`` of one batch on the joint state ``(R, M' + 1, d)``, the fusion state last.
+    """The map ``z -> f(z)`` of one batch on the joint state ``(R, M' + 1, d)``, with the fusion state last.
 
     Args:
         fusion: the module whose map it is.

@@ -1,4 +1,4 @@
-"""What a deep-equilibrium fusion is doing, and what is about to go wrong with it, in plain words."""
+"""Checks of a deep-equilibrium fusion on a batch: numbers, and warnings in plain words before convergence is lost."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from equifuse.fusion.deq.module import DEQFusion
 from equifuse.fusion.deq.problem import Solved
 from equifuse.solve import spectral_radius
 
-# Above this spectral radius the iteration is slow, and a little more training may end convergence.
+# Above this spectral radius iteration is slow, and convergence may be lost with little more training.
 _NEAR_CRITICAL = 0.95
-# Share of the allowed evaluations that is worth a word.
+# A warning is given from this share of the allowed evaluations on.
 _MANY = 0.5
-# A gate whose typical entry is below this passes next to nothing of the fusion state.
+# A gate whose typical entry is below this passes almost nothing of the fusion state.
 _DEAD = 0.02
-# Spread over the samples, relative to size, below which a state does not depend on its inputs …
+# Below this relative spread over the samples a state does not depend on its inputs …
 _COLLAPSED = 1e-3
 # … while the inputs themselves spread by more than this.
 _VARIED = 1e-2
@@ -27,15 +27,20 @@ _VARIED = 1e-2
 
 @dataclass
 class PartReport:
-    """One part of the equilibrium: a modality's state, or the fusion state.
+    """Numbers about one part of the equilibrium: the state of a modality, or the fusion state.
+
+    >>> monitor = ef.EquilibriumMonitor(ef.DEQFusion({"a": 3, "b": 4}, dim=8))
+    >>> part = monitor({"a": torch.randn(5, 3), "b": torch.randn(5, 4)}).parts["fusion"]
+    >>> part.converged, part.radius < 1
+    (1.0, True)
 
     Attributes:
-        radius: largest spectral radius of the part's Jacobian over the samples, at the solution.
-        mean_radius: its mean.
-        steps: mean evaluations.
-        max_steps: most evaluations.
-        converged: share of samples converged.
-        spread: ``sqrt(Σ‖z − mean z‖² / Σ‖z‖²)`` over the samples; near 0, the state is the same whatever the input.
+        radius: largest spectral radius of the part's Jacobian at the solution, over the samples.
+        mean_radius: mean spectral radius.
+        steps: mean number of evaluations.
+        max_steps: largest number of evaluations.
+        converged: share of samples that converged, 0 to 1.
+        spread: ``sqrt(Σ‖z − mean z‖² / Σ‖z‖²)`` over the samples; near 0 if the state is the same for every input.
     """
 
     radius: float
@@ -48,12 +53,17 @@ class PartReport:
 
 @dataclass
 class EquilibriumReport:
-    """State of an equilibrium on one batch.
+    """State of the equilibria of a model on one batch, with warnings in plain words.
+
+    >>> monitor = ef.EquilibriumMonitor(ef.DEQFusion({"a": 3, "b": 4}, dim=8))
+    >>> report = monitor({"a": torch.randn(5, 3), "b": torch.randn(5, 4)})
+    >>> report.warnings, sorted(report.parts)
+    ([], ['a', 'b', 'fusion'])
 
     Attributes:
-        parts: per modality, and ``"fusion"``.
-        gate: root mean square of the gate's outputs ``α``, per modality present, or None without a gate.
-        warnings: what should worry, one sentence each; empty if nothing does.
+        parts: a :class:`~equifuse.fusion.PartReport` for each modality, and for ``"fusion"``.
+        gate: root mean square of the gate's outputs ``α`` per modality present; None without a gate.
+        warnings: one sentence for each problem found; empty if there is none.
     """
 
     parts: dict[str, PartReport]
@@ -71,7 +81,12 @@ class EquilibriumReport:
 
 
 def find_equilibrium(module: nn.Module) -> DEQFusion | None:
-    """The first deep-equilibrium fusion with an equilibrium to solve for inside ``module``, or None."""
+    """The first deep-equilibrium fusion inside ``module`` that solves for an equilibrium; None if there is none.
+
+    >>> gmf = ef.GMF({"a": 3, "b": 4}, backend="deq")
+    >>> ef.fusion.find_equilibrium(gmf) is gmf.backend
+    True
+    """
     for candidate in module.modules():
         if isinstance(candidate, DEQFusion) and candidate.mix is not None and candidate.iterations is None:
             return candidate
@@ -79,16 +94,21 @@ def find_equilibrium(module: nn.Module) -> DEQFusion | None:
 
 
 class EquilibriumMonitor:
-    """Looks at the equilibria of a model on a batch.
+    """Checks the equilibria of a model on a batch: spectral radii, steps, and what may soon go wrong.
+
+    >>> fusion = ef.DEQFusion({"a": 3, "b": 4}, dim=8)
+    >>> report = ef.EquilibriumMonitor(fusion)({"a": torch.randn(5, 3), "b": torch.randn(5, 4)})
+    >>> sorted(report.numbers())[:3]
+    ['converged/a', 'converged/b', 'converged/fusion']
 
     Args:
-        module: a :class:`DEQFusion`, or anything that contains one and is called with ``(inputs, present)``: a GMF with
-            an equilibrium behind it, a :class:`FusionModel`.
-        vectors: Krylov vectors per spectral radius, ≥ 1.
-        samples: at most so many samples are looked at, ≥ 1.
+        module: a :class:`DEQFusion`, or a module that contains one and is called with ``(inputs, present)``, such as a
+            :class:`FusionModel`.
+        vectors: Krylov vectors for each spectral radius, ≥ 1; default 20.
+        samples: largest number of samples used, ≥ 1; default 64.
 
     Raises:
-        InputError: there is no equilibrium in it, or an argument is out of range.
+        InputError: the module contains no equilibrium, or an argument is out of range.
     """
 
     def __init__(self, module: nn.Module, *, vectors: int = 20, samples: int = 64) -> None:
@@ -100,11 +120,11 @@ class EquilibriumMonitor:
         self.module, self.fusion, self.vectors, self.samples = module, fusion, vectors, samples
 
     def __call__(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> EquilibriumReport:
-        """Report on a batch; in evaluation mode, without gradients, leaving the module as it was.
+        """Report on a batch, in evaluation mode and without gradients; the module's mode is restored afterwards.
 
         Args:
-            inputs: what the module is called with.
-            present: likewise.
+            inputs: as the module is called.
+            present: as the module is called.
 
         Returns:
             :class:`EquilibriumReport`.
@@ -122,7 +142,7 @@ class EquilibriumMonitor:
 
     @torch.no_grad()
     def describe(self, solved: Solved) -> EquilibriumReport:
-        """Report on a solve that :meth:`DEQFusion.observed` has seen."""
+        """Report on one of the solves that :meth:`DEQFusion.observed` recorded."""
         parts: dict[str, PartReport] = {}
         count = solved.fused.shape[0]
         if solved.modality_map is not None:
@@ -174,7 +194,7 @@ class EquilibriumMonitor:
             elif part.radius > _NEAR_CRITICAL:
                 found.append(f"{who}: the spectral radius is {part.radius:.2f}, close to 1; convergence may end soon")
             if varied and part.spread < _COLLAPSED:
-                found.append(f"{who}: the equilibrium has collapsed, it is the same whatever the input")
+                found.append(f"{who}: the equilibrium has collapsed, it is the same for every input")
         if report.gate is not None and report.gate < _DEAD:
             found.append(
                 f"the gate is dead (typical output {report.gate:.3f}): the fusion state does not depend on itself or "
@@ -184,7 +204,7 @@ class EquilibriumMonitor:
 
 
 def _spread(z: Tensor) -> float:
-    """``sqrt(Σ‖z − mean z‖² / Σ‖z‖²)`` over rows; 1 where it means nothing, for fewer than two rows or zeros."""
+    """``sqrt(Σ‖z − mean z‖² / Σ‖z‖²)`` over rows; 1 for fewer than two rows or for zeros, where it has no meaning."""
     size = z.square().sum()
     if len(z) < 2 or size == 0:
         return 1.0

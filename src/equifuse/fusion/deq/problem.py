@@ -1,4 +1,4 @@
-"""One call of deep-equilibrium fusion: its constants, its outcome, and the statistics of its parts."""
+"""One call of deep-equilibrium fusion: its constants, its result, and the statistics of its parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from equifuse.solve import SolverStats
 
 @dataclass
 class Problem:
-    """One call's constants: what the maps close over besides the state.
+    """The constants of one call: everything besides the state that the maps depend on.
 
     Attributes:
         names: the ``M'`` modalities given, in order.
@@ -39,11 +39,11 @@ class Problem:
 
 @dataclass
 class Solved:
-    """A finished solve, for whoever watches; see :meth:`DEQFusion.observed`.
+    """A finished solve, as monitors receive it; see :meth:`DEQFusion.observed`.
 
     Attributes:
         names: the ``M'`` modalities given.
-        inputs: ``(M', R, d)`` what was injected.
+        inputs: ``(M', R, d)`` the injected inputs.
         mask: bool ``(M', R, 1)``, or None where everything is present.
         modality_map: the map of the modality states, None without blocks.
         states: ``(M', R, d)`` its fixed point.
@@ -63,7 +63,7 @@ class Solved:
 
 
 def split_stats(stats: SolverStats, p: Problem) -> dict[str, SolverStats]:
-    """Statistics of the stacked modality solve by modality; an absent one counts as converged in no steps."""
+    """The statistics of the stacked modality solve by modality; an absent modality counts as converged in no steps."""
     count = p.x.shape[0]
     rows = p.x.shape[1]
     trace = stats.trace.view(-1, count, rows)
@@ -83,7 +83,7 @@ def split_stats(stats: SolverStats, p: Problem) -> dict[str, SolverStats]:
 
 
 def merge_stats(modalities: list[SolverStats], fusion: SolverStats, parts: dict[str, SolverStats]) -> SolverStats:
-    """The whole solve: converged if every part is, largest residual, slowest modality plus the fusion state."""
+    """The statistics of the whole solve: all parts converged; steps of the slowest modality plus the fusion state."""
     if not modalities:
         return SolverStats(fusion.converged, fusion.residual, fusion.steps, fusion.trace, parts)
     first = torch.stack([part.steps for part in modalities]).amax(0)

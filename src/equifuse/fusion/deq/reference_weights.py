@@ -17,7 +17,7 @@ F = TypeVar("F", bound="DEQFusion")
 
 
 def from_reference(kind: type[F], state_dict: Mapping[str, Tensor], **options: Any) -> F:
-    """A fusion with the weights of a state dict in that layout; see :meth:`DEQFusion.from_reference`."""
+    """A fusion with the weights of a state dict in this layout; see :meth:`DEQFusion.from_reference`."""
     state = {key: torch.as_tensor(value) for key, value in state_dict.items()}
     count = sum(1 for key in state if key.startswith("weights."))
     if count < 1 or f"func_.branches.{count}.gate.weight" not in state:

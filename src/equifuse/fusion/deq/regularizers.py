@@ -1,4 +1,4 @@
-"""Losses that keep the equilibrium easy to find, by the names that they have among a fusion's losses."""
+"""Losses that keep the equilibrium easy to find, by their names among a fusion's losses."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _EARLY = 3
 def regularizers(
     f: Callable[[Tensor], Tensor], z: Tensor, wanted: Collection[str], spectral_band: tuple[float, float]
 ) -> dict[str, Tensor]:
-    """Those that are wanted, unweighted scalars.
+    """The regularisers ``wanted``, as unweighted scalars by name.
 
     Args:
         f: the joint map ``(R, M + 1, d) -> (R, M + 1, d)``.
         z: its fixed point.
-        wanted: of ``"jacobian"``, ``"spectral"`` and ``"residual"``.
-        spectral_band: where the spectral radius may be.
+        wanted: names among ``"jacobian"``, ``"spectral"`` and ``"residual"``.
+        spectral_band: lowest and highest spectral radius that is not penalised.
     """
     losses = {}
     if "jacobian" in wanted:

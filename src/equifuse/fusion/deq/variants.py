@@ -1,4 +1,4 @@
-"""Deep-equilibrium fusion under other names: its map applied a number of times, and its damped, regularised form."""
+"""Deep-equilibrium fusion with other settings, under names of their own."""
 
 from __future__ import annotations
 
@@ -16,19 +16,27 @@ _DAMPED = Picard(tol=1e-4, max_steps=200, damping=0.5)
 
 @register
 class WeightTied(DEQFusion):
-    """Weight-tied recursion: the joint map of :class:`DEQFusion` applied ``iterations`` times from zero.
+    """Weight-tied recursion: the map of deep-equilibrium fusion applied a fixed number of times.
 
-    The ablation "no equilibrium" of Ni et al. 2023 (arXiv 2306.16645), differentiated through its steps:
-    ``DEQFusion(..., iterations=8)`` by a name of its own. ``stats`` says how far from the equilibrium it ends.
+    The baseline that shows what solving for the equilibrium adds; ``stats`` says how far from it the recursion ends.
+
+    >>> fusion = ef.fusion.WeightTied({"text": 300, "image": 512}, dim=64, iterations=8)
+    >>> out = fusion({"text": torch.randn(2, 300), "image": torch.randn(2, 512)})
+    >>> out.stats.steps
+    tensor([8, 8])
 
     Args:
         dims: modality name -> width ``l_m``.
         dim: common width, a multiple of 4; default 128.
         iterations: how often the map is applied, ≥ 1; default 8.
-        **options: others of :class:`DEQFusion`; of its solver only the tolerance counts, for ``stats.converged``.
+        **options: other options of :class:`DEQFusion`. Of the solver only the tolerance is used, for
+            ``stats.converged``.
 
     Raises:
-        InputError: an option out of range.
+        InputError: an option is out of range.
+
+    Source: the ablation "no equilibrium" of Ni et al. 2023 (arXiv 2306.16645); the same as
+    ``DEQFusion(..., iterations=8)``.
     """
 
     name: ClassVar[str] = "weight_tied"
@@ -41,26 +49,32 @@ class WeightTied(DEQFusion):
 
 @register
 class MutualEquilibrium(DEQFusion):
-    """Mutual equilibrium (MEQ, 2026): damped iteration, and a spectral radius that is kept within a band.
+    """Mutual equilibrium: deep-equilibrium fusion with damped iteration and a spectral radius kept within a band.
 
-    The map is that of :class:`DEQFusion`. It is iterated as ``z ← β f(z) + (1 − β) z``, which has the same fixed points
-    and, for β small enough, attracts to those where the eigenvalues of ``J = ∂f/∂z`` have real parts below 1; in
-    training mode the ``spectral`` loss, :func:`equifuse.spectral_penalty`, keeps the spectral radius of ``J`` in
-    ``spectral_band``. Only these two are taken from that work, which is known from summaries. A damped step goes half
-    the way and the band has a lower end, so a solve takes several times as many evaluations as that of ``deq``.
+    >>> fusion = ef.fusion.MutualEquilibrium({"text": 300, "image": 512}, dim=64)
+    >>> out = fusion({"text": torch.randn(2, 300), "image": torch.randn(2, 512)})
+    >>> out.stats.converged, list(out.losses)  # in training mode
+    (tensor([True, True]), ['spectral'])
 
     Args:
         dims: modality name -> width ``l_m``.
         dim: common width, a multiple of 4; default 128.
-        solver: default ``Picard(damping=0.5)``, its ``damping`` is ``β``, to 1e-4 in at most 200 evaluations; as each
-            part of the state is solved after the other, each is damped alone.
+        solver: default ``Picard(damping=0.5)`` to 1e-4 in at most 200 evaluations; ``damping`` is ``β``. The parts of
+            the state are solved one after the other, so each is damped on its own.
         spectral_weight: default weight of the ``spectral`` loss, ≥ 0; default 1.
-        spectral_band: lowest and highest radius; default (0.7, 0.9).
-        **options: others of :class:`DEQFusion`.
+        spectral_band: lowest and highest spectral radius; default (0.7, 0.9).
+        **options: other options of :class:`DEQFusion`.
+
+    A damped step goes half the way and the band has a lower end, so a solve takes several times as many evaluations as
+    that of ``deq``.
 
     Raises:
-        InputError: an option out of range.
+        InputError: an option is out of range.
         UnknownNameError: an unknown solver.
+
+    Formula (MEQ, 2026; known from summaries, and only these two ideas are used): ``z ← β f(z) + (1 − β) z``, which has
+    the same fixed points and, for small ``β``, converges to those where the eigenvalues of ``J = ∂f/∂z`` have real
+    parts below 1; and in training mode :func:`equifuse.spectral_penalty` as a loss.
     """
 
     name: ClassVar[str] = "meq"

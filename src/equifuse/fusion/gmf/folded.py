@@ -18,11 +18,16 @@ if TYPE_CHECKING:
 
 
 class FoldedGMF(Fusion):
-    """Inference form of :class:`GMF`, made by :meth:`GMF.folded`: one affine map per modality.
+    """GMF for inference: one affine map per modality, made from a trained :class:`GMF` by :meth:`GMF.folded`.
+
+    >>> gmf = ef.GMF({"text": 30, "image": 50}).eval()
+    >>> inputs = {"text": torch.randn(8, 30), "image": torch.randn(8, 50)}
+    >>> torch.allclose(gmf.folded()(inputs).fused, gmf(inputs).fused, atol=1e-5)
+    True
 
     Args:
         dims: modality name -> width ``l_m``.
-        backend: the fusion fed with the recombined features, or None for concatenation.
+        backend: the fusion of the recombined features, or None for concatenation.
     """
 
     name: ClassVar[str] = "gmf_folded"
@@ -39,7 +44,7 @@ class FoldedGMF(Fusion):
 
     @classmethod
     def of(cls, gmf: GMF) -> FoldedGMF:
-        """Fold a :class:`GMF`; dtype, device and training mode are kept.
+        """Fold a :class:`GMF`; dtype, device and training mode stay the same.
 
         Raises:
             InputError: its maps are not affine.
@@ -66,7 +71,7 @@ class FoldedGMF(Fusion):
         return hand_over(recombine(invariant, specific, rows, self.dims), rows, self.backend)
 
     def config(self) -> dict[str, Any]:
-        """Refused: save the GMF and fold after loading.
+        """Always an error: save the GMF, and fold it after loading.
 
         Raises:
             InputError: always.

@@ -55,7 +55,7 @@ class ModalityMaps(nn.Module, ABC):
 
 
 class GatedMaps(ModalityMaps):
-    """The maps of the later form: gated ones before the affine."""
+    """The maps of the later form: a SwiGLU before each affine map."""
 
     def _dissociation(self, width: int, expanded: int) -> nn.Module:
         return SwiGLU(width, expanded)
@@ -69,7 +69,7 @@ class GatedMaps(ModalityMaps):
 
 
 class AffineMaps(ModalityMaps):
-    """The maps of the first form, of which those in a row fold into one."""
+    """The maps of the first form; consecutive ones can be multiplied into one."""
 
     dissociate: nn.Linear
 
@@ -80,7 +80,7 @@ class AffineMaps(ModalityMaps):
         return nn.Linear(width, out)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(R, l)`` -> invariant ``(R, l*)`` and specific ``(R, l)``, in the cheaper of two orders of the products."""
+        """``(R, l)`` -> invariant ``(R, l*)`` and specific ``(R, l)``, in the cheaper order of the products."""
         if not self.folds(x.shape[0]):
             return super().forward(x)
         both = F.linear(x, *self.folded())
@@ -91,9 +91,9 @@ class AffineMaps(ModalityMaps):
         return F.mse_loss(self.reconstruct(z), x, reduction="none").mean(dim=1, keepdim=True)
 
     def folds(self, rows: int) -> bool:
-        """Whether fewer multiplications are needed with the matrices multiplied first, for so many rows.
+        """Whether multiplying the matrices first needs fewer multiplications for this number of rows.
 
-        The same holds for the gradients, which cost twice as much either way, and agree.
+        The same holds for the gradients, which cost twice as much in both cases, and agree.
         """
         width, expanded, shared = self.dissociate.in_features, self.dissociate.out_features, self.invariant.out_features
         lower = expanded - self.boundary

@@ -17,44 +17,52 @@ from equifuse.fusion.make import backend_config, make_backend, register
 
 @register
 class GMF(Fusion):
-    """Generalized multimodal fusion by the Poisson-Nernst-Planck equation (Xiong et al. 2024, arXiv 2410.15475).
+    """Poisson-Nernst-Planck fusion: splits each modality into a shared and an own part, and exchanges the shared parts.
 
-    All maps are affine. For modality ``m`` with ``n = expansion``, ``b_m = floor(boundary·n·l_m)``, ``l* = min l_m``:
+    Cheap, keeps all information (inputs can be reconstructed), and copes with missing modalities; a good front end for
+    any other fusion, by ``backend=``.
+
+    >>> fusion = ef.GMF({"text": 300, "image": 512})
+    >>> out = fusion({"text": torch.randn(8, 300), "image": torch.randn(8, 512)})
+    >>> out.fused.shape, list(out.losses)  # (300 + 300) + (300 + 512)
+    (torch.Size([8, 1412]), ['reconstruction'])
+    >>> ef.GMF({"text": 300, "image": 512}, backend="deq", backend_options={"dim": 64}).out_dim
+    64
+
+    Args:
+        dims: modality name -> width ``l_m``; at least two, widths need not agree.
+        form: ``"pnp"`` (default) or ``"scfae"``, see below.
+        expansion: factor ``n`` of the expanded width, > 2 (the paper's bound), ≥ 2 for ``"scfae"``; default 4, as in
+            the paper.
+        boundary: share ``b`` of ``s_m`` that is shared between modalities, in (0, 1); default 0.5, as in the paper.
+        backend: any fusion of the ``Z_m`` (a Fusion built for the widths ``l* + l_m``, or the name of one), or None
+            (default) for concatenation.
+        backend_options: options for a backend given by name.
+        reconstruction_weight: default weight λ of the ``reconstruction`` loss, ≥ 0; default 0.1.
+
+    ``out_dim`` is ``Σ (l* + l_m)``, or the backend's. ``modalities`` holds the ``Z_m``, or the backend's states. The
+    shared part of an absent modality is the mean of the shared parts present in the sample, its own part is zero, and
+    it adds nothing to the loss. The backend gets masks of absent modalities.
+
+    Raises:
+        InputError: there are fewer than two modalities, an option is out of range, or the backend has other widths.
+        UnknownNameError: an unknown form or backend.
+
+    Formula (Xiong et al. 2024, arXiv 2410.15475): all maps are affine. For modality ``m`` with ``n = expansion``,
+    ``b_m = floor(boundary·n·l_m)`` and ``l* = min l_m``:
 
     - dissociation ``s_m = P_dis x_m`` ``(n·l_m)``;
     - concentration ``inv_m = P_cinv s_m[:b_m]`` ``(l*)``, ``spec_m = P_cspec s_m[b_m:]`` ``(l_m)``;
     - recombination ``Z_m = [inv_{(m+1) mod M} ; spec_m]`` ``(l* + l_m)``;
-    - reconstruction ``x̂_m = P_recon Z_m``, loss ``Σ_m mean (x_m − x̂_m)²``, the mean running over the features and
-      over the rows that have the modality, so that every modality weighs the same whatever its width.
+    - reconstruction ``x̂_m = P_recon Z_m``, loss ``Σ_m mean (x_m − x̂_m)²``, the mean over the features and over the
+      rows that have the modality, so that every modality counts the same whatever its width.
 
-    A batch larger than about the expanded width is taken through the product of dissociation and concentration: the
-    same map, and the same gradients, for fewer multiplications.
+    Large batches use the product of dissociation and concentration: the same map for fewer multiplications.
 
-    A missing modality: its invariant part is taken to be the mean of the invariant parts present in the same
-    sample, its specific part zero; it adds nothing to the reconstruction loss. ``modalities`` holds the ``Z_m``
-    (stand-alone), or the backend's states. A backend is told which modalities are absent.
-
-    Later form. ``form="scfae"`` is the authors' self-consistent field autoencoder (SCFAE, "Multimodal Fusion via
-    Self-Consistent Task-Gradient Fields", ICML 2026, a later version under the same arXiv number). It is written after
-    summaries, the text of the paper was not at hand. Partition, exchange and missing modalities stay as they are;
-    the maps become SwiGLU and then linear, which is read as ``s_m = SwiGLU(x_m)`` with linear concentrations, and
+    ``form="scfae"`` is the authors' later self-consistent field autoencoder ("Multimodal Fusion via Self-Consistent
+    Task-Gradient Fields", ICML 2026, same arXiv number), written after summaries, because the text was not available.
+    The maps become SwiGLU and then linear: ``s_m = SwiGLU(x_m)`` with linear concentrations,
     ``x̂_m = P_recon SwiGLU(Z_m)``, both of width ``n·l_m``; the loss becomes ``Σ_m mean (1 − cos(x_m, x̂_m))``.
-
-    Args:
-        dims: modality name -> width ``l_m``; at least two, widths need not agree.
-        form: ``"pnp"`` (default) or ``"scfae"``, see above.
-        expansion: ``n``, > 2 (the paper's bound), ≥ 2 for the later form; paper and default 4.
-        boundary: ``b``, share of ``s_m`` that is modality-invariant, in (0, 1); paper and default 0.5.
-        backend: any fusion fed with the ``Z_m`` (a Fusion built for the widths ``l* + l_m``, or the name of one), or
-            None (default) for concatenation.
-        backend_options: options for a backend given by name.
-        reconstruction_weight: default weight λ of the reconstruction loss, ≥ 0.
-
-    ``out_dim`` is ``Σ (l* + l_m)``, or the backend's.
-
-    Raises:
-        InputError: fewer than two modalities, an option out of range, or a backend of other widths.
-        UnknownNameError: an unknown form or backend.
     """
 
     name: ClassVar[str] = "gmf"
@@ -116,7 +124,7 @@ class GMF(Fusion):
         return self.backend.output_maps() if self.backend else []
 
     def fuse(self, rows: FlatInputs) -> FusionOutput:
-        """Dissociate, recombine and hand over rows ``(R, l_m)``."""
+        """Dissociate, recombine, and pass on rows ``(R, l_m)``."""
         invariant, specific = {}, {}
         for m, x in rows.values.items():
             invariant[m], specific[m] = self.maps[m](x)
@@ -131,9 +139,9 @@ class GMF(Fusion):
         return output
 
     def folded(self) -> FoldedGMF:
-        """The inference form: each modality's maps collapsed into one, the same outputs to rounding.
+        """The inference form: the maps of each modality multiplied into one, with the same outputs up to rounding.
 
-        Costs ``l_m · (l* + l_m)`` multiplications per modality whatever the expansion is. The weights are copied; the
+        It needs ``l_m · (l* + l_m)`` multiplications per modality for any expansion. The weights are copied; the
         backend is shared. There is no reconstruction, hence no ``reconstruction`` loss.
 
         Raises:

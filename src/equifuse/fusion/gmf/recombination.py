@@ -1,4 +1,4 @@
-"""Exchange of the invariant parts between modalities, and what is made of an absent one."""
+"""Exchange of the shared parts between modalities, and what replaces an absent one."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from equifuse.fusion.base import FlatInputs, Fusion, FusionOutput
 def recombine(
     invariant: Mapping[str, Tensor], specific: Mapping[str, Tensor], rows: FlatInputs, dims: Mapping[str, int]
 ) -> dict[str, Tensor]:
-    """``Z_m = [inv_{(m+1) mod M} ; spec_m]`` with what is absent filled in, per row.
+    """``Z_m = [inv_{(m+1) mod M} ; spec_m]`` with replacements for what is absent, per row.
 
-    The invariant part of an absent modality is the mean of the invariant parts that are present in that row; the
-    specific part of an absent modality is zero.
+    The invariant part of an absent modality is the mean of the invariant parts present in that row; its specific part
+    is zero.
 
     Args:
-        invariant: per modality given, ``(R, l*)``.
-        specific: per modality given, ``(R, l_m)``.
+        invariant: for each modality given, ``(R, l*)``.
+        specific: for each modality given, ``(R, l_m)``.
         rows: the call's rows, for the masks.
         dims: all modalities in order.
 
     Returns:
-        Per modality of ``dims``, ``(R, l* + l_m)``.
+        For each modality of ``dims``, ``(R, l* + l_m)``.
     """
     names = list(dims)
     all_present = all(name in rows.values and rows.masks[name] is None for name in names)
@@ -51,7 +51,7 @@ def recombine(
 
 
 def hand_over(parts: dict[str, Tensor], rows: FlatInputs, backend: Fusion | None) -> FusionOutput:
-    """Concatenate the recombined features, or fuse those of the modalities present by the backend."""
+    """Concatenate the recombined features, or fuse those of the modalities present with the backend."""
     if backend is None:
         return FusionOutput(torch.cat(list(parts.values()), dim=-1), parts)
     values = {m: _masked(parts[m], rows.masks[m]) for m in rows.values}
@@ -63,6 +63,10 @@ def _masked(value: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def recombined_dims(dims: Mapping[str, int]) -> dict[str, int]:
-    """Widths ``l* + l_m`` of the features that :class:`GMF` hands to its backend."""
+    """The widths ``l* + l_m`` of the features that :class:`GMF` passes to its backend.
+
+    >>> ef.fusion.recombined_dims({"text": 300, "image": 512})
+    {'text': 600, 'image': 812}
+    """
     shared = min(dims.values())
     return {m: shared + width for m, width in dims.items()}

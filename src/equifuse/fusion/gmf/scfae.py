@@ -12,22 +12,26 @@ from equifuse.fusion.make import register
 
 @register
 class SCFAE(GMF):
-    """Self-consistent field autoencoder (Xiong et al. 2026, arXiv 2410.15475v2): :class:`GMF` in its later form.
+    """Self-consistent field autoencoder: the later form of :class:`GMF`, with gated maps in place of affine ones.
 
-    Written after summaries, the text of the paper was not at hand; what is done is stated at :class:`GMF`,
-    ``form="scfae"``.
+    >>> fusion = ef.fusion.SCFAE({"text": 30, "image": 50})
+    >>> fusion({"text": torch.randn(8, 30), "image": torch.randn(8, 50)}).fused.shape
+    torch.Size([8, 140])
 
     Args:
-        dims: as for :class:`GMF`, like the rest.
+        dims: modality name -> width ``l_m``; at least two.
         expansion: ``n``, ≥ 2; default 2.
-        boundary: ``b``, in (0, 1); paper and default 0.5.
+        boundary: ``b``, in (0, 1); default 0.5, as in the paper.
         backend: a fusion, its name, or None (default).
         backend_options: options for a backend given by name.
-        reconstruction_weight: default weight λ of the reconstruction loss, ≥ 0.
+        reconstruction_weight: default weight λ of the ``reconstruction`` loss, ≥ 0; default 0.1.
 
     Raises:
         InputError: as for :class:`GMF`.
         UnknownNameError: an unknown backend.
+
+    Source: Xiong et al. 2026, arXiv 2410.15475v2, written after summaries, because the text was not available;
+    :class:`GMF` has the formulae under ``form="scfae"``.
     """
 
     name: ClassVar[str] = "scfae"
