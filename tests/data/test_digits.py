@@ -2,7 +2,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import equifuse as ef
-from equifuse.datasets import digits
+from equifuse.data import digits
 
 
 def test_shape_of_the_set():
