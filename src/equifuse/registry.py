@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+from equifuse.configurable import constructor_parameters
 from equifuse.errors import EquifuseError, InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from equifuse.data.formats.base import Format
     from equifuse.fusion import Fusion
-    from equifuse.solve import Gradient, Solver
+    from equifuse.solve import GMRES, Gradient, Solver
     from equifuse.tasks import Metric, Task
     from equifuse.training.balancing import Balancer
     from equifuse.training.loggers import LoggerFactory
@@ -51,27 +54,44 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, *, group: str, home: str | None = None) -> None:
         self.kind, self.group, self.home = kind, group, home
         self._parts: dict[str, T] = {}
-        self._installed: dict[str, EntryPoint] | None = None
+        self._origins: dict[str, tuple[str, str]] = {}
+        self._installed: dict[str, list[EntryPoint]] | None = None
+        self._broken: set[str] = set()
 
-    def register(self, part: R) -> R:
-        """Make a class or an object available under its ``name``; a decorator.
+    @overload
+    def register(self, part: R, /) -> R: ...
+
+    @overload
+    def register(self, /, *, name: str) -> Callable[[R], R]: ...
+
+    def register(self, part: Any = None, /, *, name: str | None = None) -> Any:
+        """Make a class, a function or an object available under its ``name``; a decorator.
+
+        Args:
+            part: what has an attribute ``name``.
+            name: for what has none, such as a function: ``@LOGGERS.register(name="csv")``.
 
         Raises:
             InputError: another part has that name already, or it has no name.
         """
-        name = getattr(part, "name", None)
-        if not isinstance(name, str) or not name:
+        module = _calling_module()
+        if part is None:
+
+            def named(part: R) -> R:
+                self._add(part, str(name), module)
+                return part
+
+            return named
+        own = getattr(part, "name", None)
+        if not isinstance(own, str) or not own:
             raise InputError(f"a {self.kind} needs a class attribute 'name' to be registered, {part!r} has none")
-        before = self._parts.get(name)
-        # A cell of a notebook that is run again defines the same class anew.
-        if before is not None and _origin(before) != _origin(part):
-            raise InputError(f"a {self.kind} named {name!r} is already registered: {before!r}")
-        self._parts[name] = part  # type: ignore[assignment]
+        self._add(part, own, module)
         return part
 
     def unregister(self, name: str) -> None:
         """Take a registered part away again, as tests and notebooks need it; nothing where there is none."""
         self._parts.pop(name, None)
+        self._origins.pop(name, None)
 
     def names(self) -> list[str]:
         """All names, sorted, those of installed packages among them."""
@@ -83,14 +103,30 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownNameError: there is none; the message has the nearest name.
-            EquifuseError: an installed package offers it and cannot be imported.
+            EquifuseError: an installed package offers it and cannot be imported, or several offer it.
         """
         self._import_home()
         if name not in self._parts and name in self._entry_points():
-            self._load(self._entry_points()[name])
+            self._load(name)
         if name not in self._parts:
             raise UnknownNameError(self.kind, str(name), self.names())
         return self._parts[name]
+
+    def parts(self) -> list[T]:
+        """All parts, sorted by name; those of installed packages are imported.
+
+        Warns:
+            UserWarning: an installed package offers one that cannot be imported; it is left out.
+        """
+        found = []
+        for name in self.names():
+            try:
+                found.append(self.get(name))
+            except EquifuseError as error:
+                if name not in self._broken:  # once is enough
+                    self._broken.add(name)
+                    warnings.warn(str(error), stacklevel=2)
+        return found
 
     def options(self, name: str, skip: int = 0) -> list[str]:
         """The keyword arguments of a registered class; one that takes ``**options`` passes them on to its base class.
@@ -102,14 +138,8 @@ class Registry(Generic[T]):
         Raises:
             UnknownNameError: no such part.
         """
-        options: dict[str, None] = {}
-        for kind in inspect.getmro(self.get(name)):  # type: ignore[arg-type]
-            parameters = list(inspect.signature(kind).parameters.values())[skip:]
-            named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-            options |= dict.fromkeys(p.name for p in named)
-            if kind is object or all(p.kind is not p.VAR_KEYWORD for p in parameters):
-                break
-        return list(options)
+        part = self.get(name)
+        return list(constructor_parameters(part))[skip:] if inspect.isclass(part) else []
 
     def make(self, spec: Any, *arguments: Any, **options: Any) -> Any:
         """An object from a name, from a mapping with ``"name"`` and options, or the object itself.
@@ -121,25 +151,30 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownNameError: no such part, or an option that it does not have; the message has the nearest.
-            InputError: options for an object that is made already.
+            InputError: options for an object that is made already, options without a name, or a class in place of
+                an object.
         """
         if isinstance(spec, Mapping):
-            given = dict(spec)
-            name = str(given.pop("name", None))
+            given = {str(key): value for key, value in spec.items()}
+            if not isinstance(given.get("name"), str):
+                raise InputError(f"the options of a {self.kind} need its 'name' among them, got {dict(spec)!r}")
+            name = str(given.pop("name"))
             options = {**given, **options}
         elif isinstance(spec, str):
             name = spec
+        elif inspect.isclass(spec):
+            raise InputError(f"a {self.kind} is given by name or as an object, not as a class; write {spec.__name__}()")
         else:
             if options:
                 raise InputError(f"options go with a {self.kind} given by name, not with {type(spec).__name__}(...)")
             return spec
         part: Any = self.get(name)
-        if not inspect.isclass(part):
-            return part
         known = self.options(name, len(arguments))
         for option in options:
             if option not in known:
                 raise UnknownNameError(f"option of {self.kind} {name!r}:", str(option), known)
+        if not inspect.isclass(part):
+            return part
         try:
             return part(*arguments, **options)
         except TypeError as error:
@@ -157,36 +192,81 @@ class Registry(Generic[T]):
     def __repr__(self) -> str:
         return f"Registry({self.kind!r}: {', '.join(self.names())})"
 
+    def _add(self, part: Any, name: str, module: str) -> None:
+        origin = _origin(part, module)
+        # A cell of a notebook that is run again defines the same class anew.
+        if name in self._parts and self._origins[name] != origin:
+            raise InputError(f"a {self.kind} named {name!r} is already registered: {self._parts[name]!r}")
+        self._parts[name], self._origins[name] = part, origin
+
     def _import_home(self) -> None:
         if self.home is not None:
-            home, self.home = self.home, None
-            import_module(home)
+            import_module(self.home)
+            self.home = None
 
-    def _entry_points(self) -> dict[str, EntryPoint]:
+    def _entry_points(self) -> dict[str, list[EntryPoint]]:
         if self._installed is None:
-            self._installed = {point.name: point for point in entry_points(group=self.group)}
+            self._installed = {}
+            for point in entry_points(group=self.group):
+                others = self._installed.setdefault(point.name, [])
+                if all(other.value != point.value for other in others):
+                    others.append(point)
+            for name in self._parts:
+                taken = [point for point in self._installed.get(name, []) if not _is_at(self._parts[name], point)]
+                if taken:
+                    warnings.warn(
+                        f"{self.kind} {name!r} of package {_package(taken[0])!r} is not used: the name is taken by "
+                        f"{self._parts[name]!r}",
+                        stacklevel=3,
+                    )
         return self._installed
 
-    def _load(self, point: EntryPoint) -> None:
+    def _load(self, name: str) -> None:
+        points = self._entry_points()[name]
+        if len(points) > 1:
+            packages = " and ".join(repr(_package(point)) for point in points)
+            raise EquifuseError(f"packages {packages} both offer a {self.kind} {name!r}; uninstall one of them")
+        (point,) = points
+        which = f"{self.kind} {name!r} of package {_package(point)!r}"
         try:
             part = point.load()
         except Exception as error:  # another package's code may fail in any way
-            package = point.dist.name if point.dist is not None else point.value
-            message = f"{self.kind} {point.name!r} of package {package!r} cannot be imported: {error}"
-            raise EquifuseError(message) from error
-        if point.name not in self._parts:
-            self._parts[point.name] = part
+            raise EquifuseError(f"{which} cannot be imported: {type(error).__name__}: {error}") from error
+        if name in self._parts:  # its import registered it
+            return
+        own = getattr(part, "name", name)
+        if inspect.ismodule(part) or own != name:
+            raise EquifuseError(f"{which}: its entry point {point.value!r} gives {part!r}, which has another name")
+        self._add(part, name, point.module)
 
 
-def _origin(part: Any) -> tuple[str | None, str]:
+def _origin(part: Any, module: str) -> tuple[str, str]:
     """Where a part was defined: of a class that is defined again, the same."""
     named = inspect.unwrap(part)  # a metric is where its function is
-    named = named if inspect.isclass(named) or inspect.isfunction(named) else type(named)
-    return named.__module__, f"{named.__qualname__}/{part.name}"
+    if inspect.isclass(named) or inspect.isfunction(named):
+        return named.__module__, named.__qualname__
+    return module, type(part).__qualname__
+
+
+def _calling_module() -> str:
+    """The name of the module that called the caller."""
+    frame = sys._getframe(2)
+    return str(frame.f_globals.get("__name__", ""))
+
+
+def _is_at(part: Any, point: EntryPoint) -> bool:
+    """Whether a registered part is what an entry point refers to, or comes from the same package."""
+    module = getattr(part, "__module__", type(part).__module__)
+    return bool(module.partition(".")[0] == point.module.partition(".")[0])
+
+
+def _package(point: EntryPoint) -> str:
+    """What a package that has an entry point is called."""
+    return str(point.dist.name) if point.dist is not None else point.module.partition(".")[0]
 
 
 FUSIONS: Registry[type[Fusion]] = Registry("fusion", group="equifuse.fusions", home="equifuse.fusion")
-SOLVERS: Registry[type[Solver]] = Registry("solver", group="equifuse.solvers", home="equifuse.solve")
+SOLVERS: Registry[type[Solver] | type[GMRES]] = Registry("solver", group="equifuse.solvers", home="equifuse.solve")
 GRADIENTS: Registry[type[Gradient]] = Registry("gradient", group="equifuse.gradients", home="equifuse.solve")
 FORMATS: Registry[type[Format]] = Registry("format", group="equifuse.formats", home="equifuse.data.formats")
 TASKS: Registry[type[Task]] = Registry("task", group="equifuse.tasks", home="equifuse.tasks")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,10 +46,6 @@ class _TokenFusion(ProjectedFusion):
         """``(R, M, dim)`` tokens with their embeddings, zeros where absent, and bool ``(R, M)``."""
         tokens, there = self.tokens(rows)
         return torch.where(there[:, :, None], tokens + self.embedding, 0.0), there
-
-    def config(self) -> dict[str, Any]:
-        """Name, widths and options."""
-        return {**super().config(), "layers": self.depth, "heads": self.heads, "dropout": self.rate}
 
 
 def _with(token: Tensor, tokens: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,10 +166,6 @@ class BottleneckTransformer(_TokenFusion):
         fused = self.norm(total / (there.sum(1, keepdim=True) + count))
         return self.output(fused, torch.stack(state, dim=1))
 
-    def config(self) -> dict[str, Any]:
-        """Name, widths and options."""
-        return {**super().config(), "bottlenecks": len(self.bottleneck)}
-
 
 @register
 class Perceiver(_TokenFusion):
@@ -238,10 +230,6 @@ class Perceiver(_TokenFusion):
             )
             state = layer(state + torch.where(there.any(1)[:, None, None], seen, 0.0))
         return self.output(self.norm(state).mean(1), tokens)
-
-    def config(self) -> dict[str, Any]:
-        """Name, widths and options."""
-        return {**super().config(), "latents": len(self.latents)}
 
 
 class _CrossLayer(nn.Module):
@@ -365,7 +353,3 @@ class CrossAttention(_TokenFusion):
                 joined = layer(joined)
             states.append(torch.where(masks[target], self.norms[target](joined), 0.0).flatten(1))
         return self.output(torch.cat(states, dim=1), torch.stack(states, dim=1))
-
-    def config(self) -> dict[str, Any]:
-        """Name, widths and options."""
-        return {**super().config(), "tokens": self.count}

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from equifuse.configurable import Configurable, constructor_parameters
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.solve import SolverStats
 from equifuse.solve.warm_start import check_index
@@ -76,7 +77,7 @@ class FlatInputs:
         return mask
 
 
-class Fusion(nn.Module, ABC):
+class Fusion(Configurable, nn.Module, ABC):
     """Base class of every fusion module: several modalities in, one representation out.
 
     Build one by its class or by :func:`make_fusion`; to write your own, derive from this class, set ``name`` and
@@ -90,11 +91,11 @@ class Fusion(nn.Module, ABC):
     ...     def fuse(self, rows):
     ...         fused = torch.stack(list(rows.values.values())).amax(0)
     ...         return ef.FusionOutput(fused, dict(rows.values))
-    ...     def config(self):
-    ...         return {"name": self.name, "dims": self.dims}
     >>> fusion = Largest({"a": 2, "b": 2})
     >>> fusion({"a": torch.zeros(1, 2), "b": torch.tensor([[-1.0, 1.0]])}).fused
     tensor([[0., 1.]])
+    >>> fusion.config()
+    {'name': 'largest', 'dims': {'a': 2, 'b': 2}}
 
     Args:
         dims: modality name -> width ``l_m`` of its feature vectors; the order is the modality order.
@@ -134,9 +135,13 @@ class Fusion(nn.Module, ABC):
     def fuse(self, rows: FlatInputs) -> FusionOutput:
         """Fuse flattened rows ``(R, l_m)``; all outputs are ``(R, ...)``. Implemented by each fusion."""
 
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """``{"name": …, "dims": …, options}`` as plain values, from which ``make_fusion(**config)`` builds it anew."""
+    def current_options(self) -> dict[str, Any]:
+        """The widths, and the weights of losses, of which a weight ``kl_weight`` is the one of the loss ``kl``."""
+        weights = {
+            f"{label}_weight": weight for label, weight in {**self.loss_weights, **self.target_loss_weights}.items()
+        }
+        known = constructor_parameters(type(self))
+        return {"dims": self.dims, **{option: weight for option, weight in weights.items() if option in known}}
 
     def target_losses(
         self, output: FusionOutput, target: Tensor, present: Mapping[str, Tensor] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -98,11 +98,6 @@ class ChannelExchange(ProjectedFusion):
         fused = softmax_sum(self.weights.expand(len(states), -1), states, there)
         losses = {"sparsity": (self.scale.abs() * own).sum()} if self.sparsity_weight else {}
         return self.output(fused, states, losses)
-
-    def config(self) -> dict[str, Any]:
-        """Name, widths and options."""
-        options = {"layers": len(self.scale), "threshold": self.threshold, "sparsity_weight": self.sparsity_weight}
-        return {**super().config(), **options}
 
 
 def exchange(states: Tensor, replaced: Tensor, there: Tensor) -> Tensor:

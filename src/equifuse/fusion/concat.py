@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -55,7 +55,3 @@ class Concat(Fusion):
                 part = part if mask is None else torch.where(mask, part, 0.0)
             parts[name] = part
         return FusionOutput(torch.cat(list(parts.values()), dim=-1), parts)
-
-    def config(self) -> dict[str, Any]:
-        """Name, widths and options."""
-        return {"name": self.name, "dims": self.dims, "dim": self.dim}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,10 +36,6 @@ class DecisionFusion(ProjectedFusion):
         output = self.output(fused, logits)
         output.decisions = {m: output.modalities[m] for m in rows.values}
         return output
-
-    def config(self) -> dict[str, Any]:
-        """Name, widths and number of outputs."""
-        return {"name": self.name, "dims": self.dims, "outputs": self.outputs}
 
 
 def check_outputs(outputs: int) -> None:

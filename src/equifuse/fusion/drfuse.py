@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -101,10 +101,6 @@ class DrFuse(ProjectedFusion):
         query = (query * weight).sum(1) / weight.sum(1).clamp(min=1)
         scores = (key @ query[:, :, None]).squeeze(2) / math.sqrt(self.dim)
         return softmax_sum(scores, value, there)
-
-    def config(self) -> dict[str, Any]:
-        """Name, widths and options."""
-        return {**super().config(), **{f"{label}_weight": weight for label, weight in self.weights.items()}}
 
 
 def pool_logits(logits: Tensor, there: Tensor) -> Tensor:

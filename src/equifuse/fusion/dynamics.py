@@ -122,6 +122,10 @@ class MMDynamics(Fusion):
             if label in self.weights:
                 raise InputError(f"the backend has a loss named {label!r} as mm_dynamics has; choose another backend")
 
+    def current_options(self) -> dict[str, Any]:
+        """The backend by name and options, whatever it was given as."""
+        return {**super().current_options(), **backend_config(self.backend)}
+
     def fuse(self, rows: FlatInputs) -> FusionOutput:
         """Logits ``(R, K)``, or the backend's state, from rows ``(R, l_m)``."""
         scaled, decisions, confidence = {}, {}, {}
@@ -168,15 +172,3 @@ class MMDynamics(Fusion):
         if self.backend and isinstance(output, _DynamicsOutput) and output.joint is not None:
             found |= self.backend.target_losses(output.joint, target, present)
         return found
-
-    def config(self) -> dict[str, Any]:
-        """Name, widths and options; a backend as its own configuration."""
-        return {
-            "name": self.name,
-            "dims": self.dims,
-            "outputs": self.outputs,
-            "dim": self.dim,
-            "dropout": self.rate,
-            **backend_config(self.backend),
-            **{f"{label}_weight": weight for label, weight in self.weights.items()},
-        }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -51,10 +51,6 @@ class _Experts(Fusion):
     def losses(self, divergence: Tensor) -> dict[str, Tensor]:
         """The ``kl`` loss, if it has a weight."""
         return {"kl": divergence.mean()} if self.kl_weight else {}
-
-    def config(self) -> dict[str, Any]:
-        """Name, widths and options."""
-        return {"name": self.name, "dims": self.dims, "dim": self.dim, "kl_weight": self.kl_weight}
 
 
 def _divergence(mean: Tensor, spread: Tensor) -> Tensor:

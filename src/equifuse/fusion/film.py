@@ -52,6 +52,10 @@ class FiLM(Fusion):
         widths = {m: dim if m == self.target else 2 * dim for m in self.dims}
         self.maps = nn.ModuleDict({m: nn.Linear(self.dims[m], width) for m, width in widths.items()})
 
+    def current_options(self) -> dict[str, Any]:
+        """The target by name."""
+        return {**super().current_options(), "target": self.target}
+
     def fuse(self, rows: FlatInputs) -> FusionOutput:
         """Modulate rows ``(R, l_m)`` to ``(R, dim)``."""
         states = {}
@@ -63,7 +67,3 @@ class FiLM(Fusion):
             change = change if m == self.target else change + state
         gamma, beta = change.chunk(2, dim=1)
         return FusionOutput((1 + gamma) * states[self.target] + beta, states)
-
-    def config(self) -> dict[str, Any]:
-        """Name, widths and options."""
-        return {"name": self.name, "dims": self.dims, "dim": self.dim, "target": self.target}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -73,7 +73,3 @@ class LateFusion(DecisionFusion):
     def output_maps(self) -> list[nn.Linear]:
         """The affine maps of all modalities."""
         return [layer for layer in self.project.values() if isinstance(layer, nn.Linear)]
-
-    def config(self) -> dict[str, Any]:
-        """Name, widths and options."""
-        return {**super().config(), "combine": self.combine}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -121,11 +121,6 @@ class MISA(ProjectedFusion):
         """Each pair of modalities and bool ``(R,)``, the rows that have both; pairs without such rows are left out."""
         pairs = [(i, j, there[:, i] & there[:, j]) for i, j in self._pairs()]
         return [(i, j, both) for i, j, both in pairs if bool(both.any())]
-
-    def config(self) -> dict[str, Any]:
-        """Name, widths and options."""
-        weights = {f"{label}_weight": weight for label, weight in self.weights.items()}
-        return {**super().config(), "heads": self.heads, **weights}
 
 
 def _moment_distance(a: Tensor, b: Tensor) -> Tensor:

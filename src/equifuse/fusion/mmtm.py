@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -53,7 +53,3 @@ class MMTM(Fusion):
         z = F.relu(self.squeeze(torch.cat(list(given.values()), dim=1)))
         states = {m: 2 * torch.sigmoid(self.excite[m](z)) * x for m, x in given.items()}
         return FusionOutput(torch.cat(list(states.values()), dim=1), states)
-
-    def config(self) -> dict[str, Any]:
-        """Name, widths and options."""
-        return {"name": self.name, "dims": self.dims, "ratio": self.ratio}

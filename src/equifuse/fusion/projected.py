@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +50,3 @@ class ProjectedFusion(Fusion):
     def output(self, fused: Tensor, states: Tensor, losses: dict[str, Tensor] | None = None) -> FusionOutput:
         """A :class:`FusionOutput` of ``fused`` ``(R, out_dim)`` and states ``(R, M, k)``."""
         return FusionOutput(fused, dict(zip(self.dims, states.unbind(1), strict=True)), losses or {})
-
-    def config(self) -> dict[str, Any]:
-        """Name, widths and options."""
-        return {"name": self.name, "dims": self.dims, "dim": self.dim}

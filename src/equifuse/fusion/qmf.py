@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -89,11 +89,6 @@ class QMF(DecisionFusion):
             loss = F.cross_entropy(logits[here].detach(), target[here], reduction="none")
             ranking = ranking + ranking_loss(output.confidence[m][here].squeeze(1), loss)
         return {"unimodal": unimodal(output, target, present), "ranking": ranking}
-
-    def config(self) -> dict[str, Any]:
-        """Name, widths and options."""
-        weights = {f"{label}_weight": weight for label, weight in self.target_loss_weights.items()}
-        return {**super().config(), "scale": self.scale, **weights}
 
 
 def ranking_loss(confidence: Tensor, loss: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -108,10 +108,6 @@ class LowRankFusion(Fusion):
         assert isinstance(product, Tensor)
         return FusionOutput((self.weights[:, None] * product).sum(1) + self.bias, states)
 
-    def config(self) -> dict[str, Any]:
-        """Name, widths and options."""
-        return {"name": self.name, "dims": self.dims, "dim": self.dim, "rank": self.rank}
-
 
 @register
 class BilinearFusion(Fusion):
@@ -169,8 +165,3 @@ class BilinearFusion(Fusion):
         # The slope of the root is infinite at 0; a shift this far below the product's rounding does not matter.
         rooted = z.sign() * (z.abs() + torch.finfo(z.dtype).eps).sqrt()
         return FusionOutput(F.normalize(torch.where(z == 0, 0.0, rooted), dim=1), states)
-
-    def config(self) -> dict[str, Any]:
-        """Name, widths and options."""
-        options = {"dim": self.dim, "factors": self.factors, "dropout": self.rate}
-        return {"name": self.name, "dims": self.dims, **options}

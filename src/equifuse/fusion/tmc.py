@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -124,11 +124,6 @@ class TMC(DecisionFusion):
             "evidence": over_modalities({m: expected_cross_entropy(a, target) for m, a in opinions.items()}, present),
             "kl": share * over_modalities({m: misleading_divergence(a, target) for m, a in opinions.items()}, present),
         }
-
-    def config(self) -> dict[str, Any]:
-        """Name, widths and options."""
-        weights = {f"{label}_weight": weight for label, weight in self.target_loss_weights.items()}
-        return {**super().config(), "annealing": self.annealing, **weights}
 
 
 def log_concentration(evidence: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from equifuse.errors import InputError, UnknownNameError
-from equifuse.solve import gradient as _gradient
+from equifuse.errors import InputError
+from equifuse.registry import GRADIENTS, SOLVERS
 from equifuse.solve.anderson import Anderson
 from equifuse.solve.broyden import Broyden
 from equifuse.solve.explicit import ExplicitMap, Linearized
@@ -45,23 +45,6 @@ __all__ = [
     "spectral_radius",
 ]
 
-_SOLVERS: dict[str, type[Solver] | type[GMRES]] = {
-    kind.name: kind for kind in (Anderson, Broyden, Picard, StaticAnderson, GMRES)
-}
-
-
-def _any_solver(spec: Solver | GMRES | str | Mapping[str, Any]) -> Solver | GMRES:
-    if isinstance(spec, Solver | GMRES):
-        return spec
-    options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
-    name = str(options.pop("name", None))
-    if name not in _SOLVERS:
-        raise UnknownNameError("solver", name, _SOLVERS)
-    try:
-        return _SOLVERS[name](**options)
-    except TypeError as error:
-        raise InputError(f"solver {name!r}: {error}") from None
-
 
 def make_solver(spec: Solver | str | Mapping[str, Any]) -> Solver:
     """Build a fixed-point solver from its name or from a configuration.
@@ -79,12 +62,14 @@ def make_solver(spec: Solver | str | Mapping[str, Any]) -> Solver:
         The solver.
 
     Raises:
-        UnknownNameError: no solver has this name.
-        InputError: the solver does not have such an option, or it solves only linear systems (``"gmres"``).
+        UnknownNameError: no registered solver has this name, or it does not have such an option.
+        InputError: it solves only linear systems (``"gmres"``), or is something else altogether.
     """
-    solver = _any_solver(spec)
+    solver = SOLVERS.make(spec)
     if not isinstance(solver, Solver):
-        raise InputError(f"{solver.name!r} solves linear systems only; use it as Implicit(solver=...)")
+        if isinstance(solver, GMRES):
+            raise InputError(f"{solver.name!r} solves linear systems only; use it as Implicit(solver=...)")
+        raise InputError(f"a solver is a Solver, its name, or a mapping with its name and options, got {solver!r}")
     return solver
 
 
@@ -98,13 +83,18 @@ def make_gradient(spec: Gradient | str | Mapping[str, Any]) -> Gradient:
 
     Args:
         spec: a gradient rule (returned as it is), a name (``"implicit"``), or a name with options, as
-            :meth:`Gradient.config` gives them.
+            :meth:`Gradient.config` gives them; among these a ``solver`` may be given likewise.
 
     Returns:
         The gradient rule.
 
     Raises:
-        UnknownNameError: no gradient rule has this name.
-        InputError: the rule does not have such an option.
+        UnknownNameError: no registered rule has this name, or it does not have such an option.
+        InputError: an option's value does not fit, or it is something else altogether.
     """
-    return _gradient.make_gradient(spec if isinstance(spec, Gradient | str) else dict(spec), _any_solver)
+    if isinstance(spec, Mapping) and "solver" in spec:
+        spec = {**spec, "solver": SOLVERS.make(spec["solver"])}
+    gradient = GRADIENTS.make(spec)
+    if not isinstance(gradient, Gradient):
+        raise InputError(f"a gradient rule is a Gradient, its name, or a mapping with its name, got {gradient!r}")
+    return gradient

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equifuse.errors import InputError
+from equifuse.registry import SOLVERS
 from equifuse.solve.broyden import Broyden
 from equifuse.solve.history import Slots, write
 from equifuse.solve.loop import Solver, StepRule
@@ -171,6 +172,7 @@ class _AndersonRule(StepRule):
             yield self.df[slot] - self.dr[slot], self.dr[slot], self.per_length[:, slot] > 0
 
 
+@SOLVERS.register
 @dataclass(frozen=True, kw_only=True)
 class Anderson(Solver):
     """Anderson acceleration: combines the last iterates so that their residuals cancel. The default solver.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from equifuse.errors import InputError
+from equifuse.registry import SOLVERS
 from equifuse.solve.history import Slots
 from equifuse.solve.loop import Solver, StepRule, scaled
 from equifuse.solve.recycling import select, spare
@@ -79,6 +80,7 @@ def _apply(left: Slots, right: Slots, x: Tensor) -> Tensor:
     return left.add_to(torch.neg(x, out=spare(x)), weights, reuse=not torch.is_grad_enabled())
 
 
+@SOLVERS.register
 @dataclass(frozen=True, kw_only=True)
 class Broyden(Solver):
     """Broyden's (good) quasi-Newton method, with a low-rank inverse Jacobian for each sample.

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from equifuse.errors import ConvergenceWarning, EquifuseError, InputError, NotConvergedError, UnknownNameError
+from equifuse.configurable import Configurable
+from equifuse.errors import ConvergenceWarning, EquifuseError, InputError, NotConvergedError
+from equifuse.registry import GRADIENTS
 from equifuse.solve.anderson import Anderson
 from equifuse.solve.explicit import ExplicitMap, Saved
 from equifuse.solve.krylov import GMRES, Product, solve_adjoint
@@ -36,7 +38,7 @@ from equifuse.solve.spectrum import transposed_jacobian
 _SLACK = 0.25
 
 
-class Gradient(ABC):
+class Gradient(Configurable, ABC):
     """Base of the rules by which a gradient passes through a fixed point; independent of the solver that found it.
 
     Use one of :class:`Implicit` (the default), :class:`Phantom` or :class:`Unrolled`.
@@ -62,11 +64,8 @@ class Gradient(ABC):
             solver: the solver that was used.
         """
 
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """Name and options as plain values, from which :func:`equifuse.solve.make_gradient` builds the rule again."""
 
-
+@GRADIENTS.register
 @dataclass(frozen=True, kw_only=True)
 class Implicit(Gradient):
     """The exact gradient by the implicit function theorem. The default.
@@ -108,11 +107,8 @@ class Implicit(Gradient):
         apply = cast(Callable[..., Tensor], _ImplicitFunction.apply)
         return apply(fz, z.detach(), z_in, self.solver, default_tol, stats, row_selector(f))
 
-    def config(self) -> dict[str, Any]:
-        """Name, and the options of the adjoint solver."""
-        return {"name": self.name, "solver": self.solver.config()}
 
-
+@GRADIENTS.register
 @dataclass(frozen=True, kw_only=True)
 class Phantom(Gradient):
     """An approximate gradient: back-propagation through a few damped steps at the solution.
@@ -153,11 +149,8 @@ class Phantom(Gradient):
             walked = walked + self.damping * (f(walked).to(walked.dtype) - walked)
         return z + (walked - walked.detach())
 
-    def config(self) -> dict[str, Any]:
-        """Name and options."""
-        return {"name": self.name, "steps": self.steps, "damping": self.damping}
 
-
+@GRADIENTS.register
 @dataclass(frozen=True, kw_only=True)
 class Unrolled(Gradient):
     """Back-propagation through every step of the solver: the reference for the other two rules.
@@ -178,10 +171,6 @@ class Unrolled(Gradient):
     def attach(self, f: FixedPointMap, z: Tensor, image: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
         """Returns ``z``: the solver's own steps were recorded, so there is nothing to add."""
         return z
-
-    def config(self) -> dict[str, Any]:
-        """Name only."""
-        return {"name": self.name}
 
 
 class _ImplicitFunction(torch.autograd.Function):
@@ -423,20 +412,3 @@ def report(stats: SolverStats, which: str, *, strict: bool = False) -> None:
     if strict:
         raise NotConvergedError(message)
     warnings.warn(message, ConvergenceWarning, stacklevel=3)
-
-
-def make_gradient(spec: Gradient | str | dict[str, Any], solvers: Callable[[Any], Solver | GMRES]) -> Gradient:
-    """Build a gradient rule from a name or ``{"name": …, options}``; ``solvers`` builds the solver named inside it."""
-    if isinstance(spec, Gradient):
-        return spec
-    options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
-    kinds: dict[str, type[Gradient]] = {kind.name: kind for kind in (Implicit, Phantom, Unrolled)}
-    name = options.pop("name", None)
-    if name not in kinds:
-        raise UnknownNameError("gradient", str(name), kinds)
-    if "solver" in options:
-        options["solver"] = solvers(options["solver"])
-    try:
-        return kinds[name](**options)
-    except TypeError as error:
-        raise InputError(f"gradient {name!r}: {error}") from None

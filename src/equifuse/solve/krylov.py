@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from equifuse.configurable import Configurable
 from equifuse.errors import InputError
+from equifuse.registry import SOLVERS
 from equifuse.solve.history import Slots
 from equifuse.solve.inexact import ROUNDOFF
 from equifuse.solve.loop import SolverStats
@@ -108,8 +110,9 @@ def _reciprocal(norm: Tensor) -> Tensor:
     return torch.where(norm > 0, norm.reciprocal(), 0.0)[:, None]
 
 
+@SOLVERS.register
 @dataclass(frozen=True, kw_only=True)
-class GMRES:
+class GMRES(Configurable):
     """The linear solver of the backward pass: GMRES for the adjoint equation ``u = Jᵀu + g``.
 
     Used by ``Implicit()`` unless you choose another solver. It minimises the residual over the Krylov space, so it
@@ -145,10 +148,6 @@ class GMRES:
             raise InputError(f"tol must be positive, got {self.tol}")
         if self.max_steps < 1 or self.restart < 1:
             raise InputError(f"max_steps and restart must be at least 1, got {self.max_steps} and {self.restart}")
-
-    def config(self) -> dict[str, Any]:
-        """Name and options as plain values."""
-        return {"name": self.name, **asdict(self)}
 
 
 class _LeastSquares:

@@ -7,13 +7,14 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
+from equifuse.configurable import Configurable
 from equifuse.errors import InputError
 from equifuse.solve.explicit import ExplicitMap
 from equifuse.solve.inexact import Evaluated, ReferencePoint, Schedule
@@ -154,7 +155,7 @@ class StepRule(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Solver(ABC):
+class Solver(Configurable, ABC):
     """Base of all fixed-point solvers: tolerance, budget, and the rule for the next iterate.
 
     Use one of :class:`Anderson` (the default), :class:`Broyden`, :class:`Picard` or :class:`StaticAnderson`. To write
@@ -216,10 +217,6 @@ class Solver(ABC):
     ) -> tuple[Tensor, Tensor, SolverStats]:
         """Solve ``z = f(z)`` from ``z0``; see :func:`iterate_with_image`."""
         return iterate_with_image(f, z0, self, select_rows)
-
-    def config(self) -> dict[str, Any]:
-        """Name and options as plain values, from which :func:`equifuse.solve.make_solver` builds the solver again."""
-        return {"name": self.name, **asdict(self)}
 
 
 def work_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from equifuse.registry import SOLVERS
 from equifuse.solve.loop import Solver, StepRule, scaled
 
 
@@ -18,6 +19,7 @@ class _PicardRule(StepRule):
         """Does nothing: nothing is stored."""
 
 
+@SOLVERS.register
 @dataclass(frozen=True, kw_only=True)
 class Picard(Solver):
     """Plain iteration, ``z ← f(z)``: the simplest solver, and the baseline for the others.

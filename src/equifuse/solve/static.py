@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from equifuse.errors import InputError
+from equifuse.registry import SOLVERS
 from equifuse.solve.loop import (
     FixedPointMap,
     RowSelector,
@@ -127,6 +128,7 @@ class _State(NamedTuple):
     fresh: Tensor
 
 
+@SOLVERS.register
 @dataclass(frozen=True, kw_only=True)
 class StaticAnderson(Solver):
     """Anderson acceleration for compiled and exported models: the sequence of operations never depends on values.

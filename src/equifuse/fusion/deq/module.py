@@ -170,6 +170,10 @@ class DEQFusion(Fusion):
         """Draw new initial weights; see :mod:`equifuse.fusion.deq.initialization`."""
         initialize(self)
 
+    def current_options(self) -> dict[str, Any]:
+        """The solver and the gradient rule, which may be replaced."""
+        return {**super().current_options(), "solver": self.solver, "gradient": self.gradient}
+
     # ---- the mathematics -------------------------------------------------------------------------------------
 
     def _problem(self, rows: FlatInputs) -> Problem:
@@ -370,27 +374,6 @@ class DEQFusion(Fusion):
         Raises :class:`InputError` for a key that is missing, unexpected, or of the wrong shape.
         """
         return from_reference(cls, state_dict, **options)
-
-    def config(self) -> dict[str, Any]:
-        """Name, widths and options."""
-        return {
-            "name": self.name,
-            "dims": self.dims,
-            "dim": self.dim,
-            "combine": self.combine,
-            "solver": self.solver.config(),
-            "gradient": self.gradient.config(),
-            **{f"{label}_weight": self.loss_weights.get(label, 0.0) for label in ("jacobian", "spectral", "residual")},
-            "spectral_band": list(self.spectral_band),
-            "contraction": self.contraction,
-            "mixed_precision": self.mixed_precision,
-            "projection": self.projection,
-            "strict": self.strict,
-            "iterations": self.iterations,
-            "modality_blocks": self.has_blocks,
-            "gate": self.has_gate,
-            "weighted_sum_only": self.weighted_sum_only,
-        }
 
 
 class JointMap:

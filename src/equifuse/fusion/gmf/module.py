@@ -123,6 +123,10 @@ class GMF(Fusion):
         """Those of the backend."""
         return self.backend.output_maps() if self.backend else []
 
+    def current_options(self) -> dict[str, Any]:
+        """The backend by name and options, whatever it was given as."""
+        return {**super().current_options(), **backend_config(self.backend)}
+
     def fuse(self, rows: FlatInputs) -> FusionOutput:
         """Dissociate, recombine, and pass on rows ``(R, l_m)``."""
         invariant, specific = {}, {}
@@ -148,15 +152,3 @@ class GMF(Fusion):
             InputError: the maps are not affine (``form="scfae"``).
         """
         return FoldedGMF.of(self)
-
-    def config(self) -> dict[str, Any]:
-        """Name, widths and options; a backend as its own configuration."""
-        return {
-            "name": self.name,
-            "dims": self.dims,
-            "form": self.form,
-            "expansion": self.expansion,
-            "boundary": self.boundary,
-            **backend_config(self.backend),
-            "reconstruction_weight": self.reconstruction_weight,
-        }

@@ -55,7 +55,3 @@ class SCFAE(GMF):
             backend_options=backend_options,
             reconstruction_weight=reconstruction_weight,
         )
-
-    def config(self) -> dict[str, Any]:
-        """Name, widths and options; a backend as its own configuration."""
-        return {option: value for option, value in super().config().items() if option != "form"}
