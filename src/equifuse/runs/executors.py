@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
 
 import torch
 
@@ -16,10 +19,12 @@ from equifuse.errors import InputError
 
 # More models at a time gain little on one machine unless asked for.
 _MOST_WORKERS = 4
+# What a training imports, Lightning above all.
+TRAINING = "equifuse.training.lightning_module"
 
 
 @contextmanager
-def executor(workers: int | None = None, scheduler: str | None = None) -> Iterator[Executor]:
+def executor(workers: int | None = None, scheduler: str | None = None, preload: str = TRAINING) -> Iterator[Executor]:
     """An executor of :mod:`concurrent.futures`; what has not begun when the block is left is cancelled.
 
     Args:
@@ -29,6 +34,7 @@ def executor(workers: int | None = None, scheduler: str | None = None) -> Iterat
             same paths, and one thread each: PyTorch's random numbers are those of a process. Dask was chosen because
             it is plain Python, its futures are those of the standard library, and it starts on SSH, Slurm,
             Kubernetes and the clouds by tools of its own.
+        preload: module that the processes' work imports.
 
     Raises:
         InputError: Dask is not installed, the scheduler does not answer, or a worker has several threads.
@@ -45,10 +51,9 @@ def executor(workers: int | None = None, scheduler: str | None = None) -> Iterat
                 single.shutdown(wait=False, cancel_futures=True)
                 raise
         return
-    # Forking a process that has already used threads can lock up; a fresh interpreter cannot.
-    context = multiprocessing.get_context("spawn")
     count = workers or min(os.cpu_count() or 1, _MOST_WORKERS)
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin)
+    begin = partial(_begin, dict(os.environ), os.getcwd())
+    pool = ProcessPoolExecutor(count, mp_context=_context(preload), initializer=begin)
     try:
         yield pool
     except BaseException:
@@ -59,8 +64,30 @@ def executor(workers: int | None = None, scheduler: str | None = None) -> Iterat
     pool.shutdown()
 
 
-def _begin() -> None:
-    """One thread for the numbers, and one that ends the process with its parent: a killed parent cannot do it."""
+def _context(preload: str) -> BaseContext:
+    """How worker processes start.
+
+    Forking this process could lock up, since it has used threads. On Linux a server that has imported everything and
+    computed nothing is forked instead: the imports, which take longer than a small training, happen once for all.
+    Elsewhere each worker is a fresh interpreter.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([preload])
+    return context
+
+
+def _begin(environment: dict[str, str], folder: str) -> None:
+    """Set up a worker: surroundings of the caller, one thread, and an end with its parent, which may be killed.
+
+    Args:
+        environment: variables of the caller; a forked worker has those of the time when the server was started.
+        folder: the caller's.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -70,7 +70,10 @@ def predict_shards(
     write_json(out / MANIFEST, manifest)
     targets = {path: out / f"{path.stem}.parquet" for path in shards}
     failed: dict[str, str] = {}
-    with count_bar(len(shards), progress, "predicting", "shards") as advance, executor(workers, scheduler) as pool:
+    with (
+        count_bar(len(shards), progress, "predicting", "shards") as advance,
+        executor(workers, scheduler, __name__) as pool,
+    ):
         left = {path: target for path, target in targets.items() if not target.is_file()}
         for path in targets.keys() - left.keys():
             advance(path.name)
