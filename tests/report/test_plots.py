@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from equifuse.report import plots, table
+from equifuse.report import plots, tables
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -38,5 +38,5 @@ def test_each_plot_is_a_png_and_nothing_else_is_left(draw, tmp_path):
 
 
 def test_text_of_tables():
-    assert table.plus_minus((0.981, 0.0034)) == "98.1 ± 0.3"
-    assert table.to_markdown(["m", "x"], [["a", "1"]]) == "| m | x |\n| --- | ---: |\n| a | 1 |\n"
+    assert tables.plus_minus((0.981, 0.0034)) == "98.1 ± 0.3"
+    assert tables.to_markdown(["m", "x"], [["a", "1"]]) == "| m | x |\n| --- | ---: |\n| a | 1 |\n"

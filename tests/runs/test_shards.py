@@ -9,7 +9,7 @@ from pyarrow import parquet
 
 import equifuse as ef
 from equifuse.cli import main
-from equifuse.datasets import table as tables
+from equifuse.data import inputs as tables
 from equifuse.runs import TrainConfig, predict_run, predict_shards, train
 
 pytestmark = pytest.mark.slow
