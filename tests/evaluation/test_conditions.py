@@ -16,7 +16,7 @@ def test_conditions_of_a_task(task):
     split = Split({m: generator.normal(size=(12, 2)).astype(np.float32) for m in names}, target=target)
     data = MultimodalDataset("x", dict.fromkeys(("train", "val", "test"), split), task)
     made = make_task(task, **({"modalities": names} if task == "retrieval" else {}))
-    found = [name for name, _ in conditions(data, made, (0.5, "without", "only"), 0)]
+    found = [condition.name for condition in conditions(data.modalities, made, (0.5, "without", "only"), 0)]
     without = ["without a", "without b", "without c"]
     if task == "retrieval":  # fewer candidates are easier to tell apart, and a single modality has nothing to find
         assert found == ["intact", *without]

@@ -8,21 +8,20 @@ import logging
 import platform
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from equifuse.benchmark.baselines import fit_linear
 from equifuse.benchmark.config import ONLY, WITHOUT
-from equifuse.data import MultimodalDataset, Split
+from equifuse.data import MultimodalDataset
 from equifuse.data.loaders import batches_of
 from equifuse.errors import ConvergenceWarning
-from equifuse.evaluation.conditions import hide
-from equifuse.evaluation.evaluate import evaluate_quietly
+from equifuse.evaluation.conditions import Condition, Intact, Missing, Seed, only_each, without_each
+from equifuse.evaluation.evaluate import evaluate_quietly, least_modalities
 from equifuse.model import FusionModel
 from equifuse.report.costs import flops_per_sample
 from equifuse.runs.config import TrainConfig
@@ -31,7 +30,7 @@ from equifuse.runs.prepare import prepare
 from equifuse.tasks import Task, make_task
 from equifuse.training.protocol import CLEAN
 
-INTACT = "intact"
+INTACT = Intact().name
 # Marks the seed of what is hidden, so that it is none of those of training.
 _HIDING = 7_919
 
@@ -134,10 +133,10 @@ def _measure_fusion(unit: Job) -> JobResult:
     record = JobResult(module.best["value"], info=info)
     if unit.trial is not None:
         return record
-    for condition, split in conditions(dataset, task, unit.missing, config.seed):
-        evaluation = task.evaluate(model, batches_of(split))
-        record.scores[condition] = evaluation.metrics
-        if condition == INTACT:
+    for condition, seed in conditions(dataset.modalities, task, unit.missing, config.seed).items():
+        evaluation = evaluate_quietly(model, task, dataset, condition=condition, seed=seed)
+        record.scores[condition.name] = evaluation.metrics
+        if isinstance(condition, Intact):
             info["convergence"] = evaluation.convergence()
     return record
 
@@ -153,38 +152,38 @@ def _measure_linear(unit: Job) -> JobResult:
         "flops": 2 * model.parameters,
         "train_seconds": time.perf_counter() - began,
     }
-    every = conditions(dataset, task, unit.missing, config.seed)
+    test = dataset.splits["test"]
+    every = conditions(dataset.modalities, task, unit.missing, config.seed)
     return JobResult(
         model.metrics(dataset.splits["val"])["loss"],
-        {condition: model.metrics(split) for condition, split in every},
+        {condition.name: model.metrics(condition(test, seed)) for condition, seed in every.items()},
         info,
     )
 
 
 def conditions(
-    dataset: MultimodalDataset, task: Task, missing: tuple[float | str, ...], seed: int
-) -> Iterator[tuple[str, Split]]:
-    """The test part under each condition, by the condition's name.
+    modalities: Sequence[str], task: Task, missing: tuple[float | str, ...], seed: int
+) -> dict[Condition, Seed]:
+    """The conditions on the test part, the intact one first, with the seed of what each draws.
 
     In retrieval nothing is hidden at a rate: with fewer candidates, what is left would only be easier to find.
 
     Args:
-        dataset: the data.
+        modalities: of the data set.
         task: retrieval needs two modalities at least.
         missing: rates, ``"without"``, ``"only"``.
         seed: of what is hidden; the same for every method.
     """
-    test = dataset.splits["test"]
-    yield INTACT, test
-    names = list(test.inputs)
-    least = 2 if task.name == "retrieval" else 1
+    least = least_modalities(task)
+    found: list[Condition] = [Intact()]
     for entry in missing:
-        if entry == WITHOUT and len(names) > least:
-            yield from ((f"without {m}", test.without([m])) for m in names)
-        elif entry == ONLY and len(names) > least == 1:
-            yield from ((f"only {m}", test.without([other for other in names if other != m])) for m in names)
-        elif not isinstance(entry, str) and task.name != "retrieval":
-            yield f"missing {entry:g}", hide(test, entry, np.random.default_rng([seed, _HIDING]))
+        if entry == WITHOUT:
+            found += without_each(modalities, least)
+        elif entry == ONLY:
+            found += only_each(modalities, least)
+        elif not isinstance(entry, str) and least == 1:
+            found.append(Missing(entry))
+    return dict.fromkeys(found, (seed, _HIDING))
 
 
 def _flops(model: FusionModel, dataset: MultimodalDataset) -> int:

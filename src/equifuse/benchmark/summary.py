@@ -17,6 +17,7 @@ from equifuse.benchmark.sets import SetInfo
 from equifuse.benchmark.space import DEFAULT_SPACE
 from equifuse.benchmark.statistics import holm, mean_interval, paired_test, ranking, signed_rank_test
 from equifuse.benchmark.store import Row
+from equifuse.evaluation.conditions import kind_of
 from equifuse.tasks import make_task
 from equifuse.tasks.base import direction
 from equifuse.training.protocol import CLEAN, LOOSE
@@ -72,12 +73,6 @@ def summarise(config: BenchmarkConfig, sets: Mapping[str, SetInfo], rows: Sequen
         "failures": [f"{row.method} on {row.data}, seed {row.seed}: {row.error}" for row in rows if row.error],
     }
     return _plain(summary)  # type: ignore[no-any-return]
-
-
-def condition_kind(condition: str) -> str:
-    """``"missing 0.5"`` as it is, ``"without image"`` and ``"only image"`` as ``"without one"`` and ``"only one"``."""
-    word, _, _ = condition.partition(" ")
-    return f"{word} one" if word in ("without", "only") else condition
 
 
 def _values(rows: Sequence[Row], metrics: Mapping[str, str], protocol: str, condition: str) -> _Values:
@@ -187,7 +182,7 @@ def _conditions(
             value = found.get(metric)
             if condition != INTACT and value:
                 share = value / intact if direction(metric) == "max" else intact / value
-                left[condition_kind(condition)][row.data][row.method].append(share)
+                left[kind_of(condition)][row.data][row.method].append(share)
     return {
         condition: {name: {m: st.fmean(by[m]) for m in labels if m in by} for name, by in by_set.items()}
         for condition, by_set in left.items()

@@ -21,11 +21,11 @@ def robustness(
     repeats: Annotated[int, typer.Option(help="Draws per random setting.", min=1)] = 5,
 ) -> None:
     """Evaluate models with modalities missing, noisy or permuted: one table, one plot."""
-    from equifuse.report.tables import show, text_table
-    from equifuse.runs.robustness import HEADER, NOISE, RATES, rows
+    from equifuse.evaluation.robustness import NOISE, RATES
+    from equifuse.report.tables import robustness_table, show
     from equifuse.runs.robustness import robustness as run
 
     folder = out or runs[0] / "robustness"
-    record = run(runs, folder, split=split, rates=rate or RATES, noise=noise or NOISE, repeats=repeats)
-    show(text_table(f"{record['metric']} on {split}", HEADER, rows(record)))
+    report = run(runs, folder, split=split, rates=rate or RATES, noise=noise or NOISE, repeats=repeats)
+    show(robustness_table(report))
     typer.echo(f"table, plot and numbers: {folder}")

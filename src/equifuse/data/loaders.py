@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -142,17 +142,15 @@ def _ahead(reader: ThreadPoolExecutor, read: Callable[[Indices], Batch], pools: 
         yield coming.result()
 
 
-def batches_of(
-    split: Split, size: int = _EVALUATION_BATCH, seed: int | None = None, without: Iterable[str] = ()
-) -> Batches:
-    """The batches of a split, wherever it is; ``without`` whole modalities.
+def batches_of(split: Split, size: int = _EVALUATION_BATCH, seed: int | None = None) -> Batches:
+    """The batches of a split, wherever it is.
 
-    Raises:
-        UnknownNameError: a modality the split does not have.
-        InputError: no modality would be left.
+    Args:
+        split: the samples.
+        size: of a batch.
+        seed: of the order; None keeps that of the split.
     """
-    left = split.without(without)
-    return DiskBatches(left, size, seed) if split.on_disk else MemoryBatches(as_batch(left), size, seed)
+    return DiskBatches(split, size, seed) if split.on_disk else MemoryBatches(as_batch(split), size, seed)
 
 
 def first_rows(batches: Batches, count: int) -> Batch:

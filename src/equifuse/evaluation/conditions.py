@@ -1,9 +1,16 @@
-"""Modalities taken away, hidden, permuted and made noisy: the one home of what a split or a batch can lack."""
+"""What samples can be made to lack: modalities, a share of them, clean values, or their order.
+
+A :class:`Condition` has a name that can be read back, and damages a split when it is called. Robustness, the benchmark,
+``equifuse evaluate --without`` and modality dropout in training all take modalities away with what is in this file.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +19,265 @@ from torch import Tensor
 from equifuse.data.batch import Batch
 from equifuse.data.dataset import Split
 from equifuse.data.lazy import Features, in_memory, select
+from equifuse.errors import InputError
+
+Seed = int | Sequence[int]
+_AND = " + "
+# With more modalities than this, single ones and pairs are kept or removed, not every subset.
+_MOST_SUBSETS = 6
+
+
+class Condition(ABC):
+    """What is done to every sample of a split before a model sees it.
+
+    Call it with a split, and with a seed where something is drawn.
+
+    Example:
+        >>> import numpy as np
+        >>> from equifuse.datasets import Split
+        >>> from equifuse.evaluation.conditions import Condition, Missing
+        >>> split = Split({"text": np.ones((4, 2), np.float32), "image": np.ones((4, 3), np.float32)})
+        >>> list(Condition.parse("without image")(split).inputs)
+        ['text']
+        >>> Missing(0.5).name, Missing(0.5)(split, seed=1).present["text"].shape
+        ('missing 0.5', (4,))
+
+    Attributes:
+        random: whether a seed changes what it does.
+    """
+
+    random: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What it is called in tables and stores; :meth:`parse` reads it."""
+
+    @property
+    def kind(self) -> str:
+        """The name under which conditions of several modalities are averaged: ``"without one"``, ``"only one"``."""
+        return self.name
+
+    @abstractmethod
+    def __call__(self, split: Split, seed: Seed = 0) -> Split:
+        """The damaged split; the given one is left as it is.
+
+        Args:
+            split: the samples.
+            seed: of what is drawn.
+        """
+
+    @staticmethod
+    def parse(name: str) -> Condition:
+        """The condition of a name: ``"intact"``, ``"without a + b"``, ``"only a"``, ``"missing 0.5"``,
+        ``"noise 2 on a"``, ``"permuted a"``.
+
+        Raises:
+            InputError: it is none of these.
+        """
+        word, _, rest = name.strip().partition(" ")
+        modalities = tuple(part.strip() for part in rest.split(_AND)) if rest.strip() else ()
+        if word == "intact" and not rest:
+            return Intact()
+        if word in ("without", "only") and modalities:
+            return Without(modalities) if word == "without" else Only(modalities)
+        if word == "missing" and _number(rest) is not None:
+            return Missing(float(rest))
+        if word == "permuted" and rest:
+            return Permuted(rest)
+        level, on, modality = rest.partition(" on ")
+        if word == "noise" and on and _number(level) is not None:
+            return Noise(modality, float(level))
+        raise InputError(
+            f"no condition {name!r}; write 'intact', 'without NAME', 'only NAME' (several: 'a + b'), 'missing 0.5', "
+            "'noise 2 on NAME' or 'permuted NAME'"
+        )
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True)
+class Intact(Condition):
+    """Nothing is done."""
+
+    @property
+    def name(self) -> str:
+        """``"intact"``."""
+        return "intact"
+
+    def __call__(self, split: Split, seed: Seed = 0) -> Split:
+        """The split itself."""
+        del seed
+        return split
+
+
+@dataclass(frozen=True)
+class Without(Condition):
+    """Whole modalities are taken away from every sample.
+
+    Args:
+        modalities: their names.
+    """
+
+    modalities: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """``"without a + b"``."""
+        return f"without {_AND.join(self.modalities)}"
+
+    @property
+    def kind(self) -> str:
+        """``"without one"``."""
+        return "without one" if len(self.modalities) == 1 else self.name
+
+    def __call__(self, split: Split, seed: Seed = 0) -> Split:
+        """The split without them; see :meth:`~equifuse.datasets.Split.without` for the errors."""
+        del seed
+        return split.without(self.modalities)
+
+
+@dataclass(frozen=True)
+class Only(Condition):
+    """All modalities but some are taken away from every sample.
+
+    Args:
+        modalities: names of those that stay.
+    """
+
+    modalities: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """``"only a + b"``."""
+        return f"only {_AND.join(self.modalities)}"
+
+    @property
+    def kind(self) -> str:
+        """``"only one"``."""
+        return "only one" if len(self.modalities) == 1 else self.name
+
+    def __call__(self, split: Split, seed: Seed = 0) -> Split:
+        """The split with these alone; see :meth:`~equifuse.datasets.Split.without` for the errors."""
+        del seed
+        split.without([m for m in self.modalities if m not in split.inputs])  # refuses unknown names
+        return split.without([m for m in split.inputs if m not in self.modalities])
+
+
+@dataclass(frozen=True)
+class Missing(Condition):
+    """Each modality of each sample is hidden with a probability, but never the last one that a sample has.
+
+    Args:
+        rate: the probability, in [0, 1).
+
+    Raises:
+        InputError: the rate is out of range.
+    """
+
+    rate: float
+    random: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate < 1:
+            raise InputError(f"rates must be in [0, 1), got {self.rate}")
+
+    @property
+    def name(self) -> str:
+        """``"missing 0.5"``."""
+        return f"missing {self.rate:g}"
+
+    def __call__(self, split: Split, seed: Seed = 0) -> Split:
+        """The split with fewer rows present."""
+        return hide(split, self.rate, np.random.default_rng(seed))
+
+
+@dataclass(frozen=True)
+class Noise(Condition):
+    """Normal noise is added to one modality.
+
+    Args:
+        modality: its name.
+        level: standard deviation of the noise, in units of ``deviation``, ≥ 0.
+        deviation: of each feature, broadcast over them; default 1.
+
+    Raises:
+        InputError: the level is negative.
+    """
+
+    modality: str
+    level: float
+    deviation: Any = field(default=1.0, compare=False)
+    random: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not self.level >= 0:
+            raise InputError(f"noise must not be negative, got {self.level}")
+
+    @property
+    def name(self) -> str:
+        """``"noise 2 on a"``."""
+        return f"noise {self.level:g} on {self.modality}"
+
+    def __call__(self, split: Split, seed: Seed = 0) -> Split:
+        """The split with noisy values."""
+        return add_noise(split, self.modality, self.level * self.deviation, np.random.default_rng(seed))
+
+
+@dataclass(frozen=True)
+class Permuted(Condition):
+    """Each sample gets one modality of another sample: what is left is what the others say.
+
+    Args:
+        modality: its name.
+    """
+
+    modality: str
+    random: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """``"permuted a"``."""
+        return f"permuted {self.modality}"
+
+    def __call__(self, split: Split, seed: Seed = 0) -> Split:
+        """The split with that modality's rows in another order."""
+        return permute(split, self.modality, np.random.default_rng(seed))
+
+
+def without_each(modalities: Sequence[str], least: int = 1) -> list[Condition]:
+    """Each modality taken away in turn; none where fewer than ``least`` would be left.
+
+    Example:
+        >>> [condition.name for condition in without_each(["a", "b"])]
+        ['without a', 'without b']
+        >>> without_each(["a", "b"], least=2)
+        []
+    """
+    return [Without((m,)) for m in modalities] if len(modalities) > least else []
+
+
+def only_each(modalities: Sequence[str], least: int = 1) -> list[Condition]:
+    """Each modality alone; none where there is no other one, or one alone is fewer than ``least``."""
+    return [Only((m,)) for m in modalities] if len(modalities) > least == 1 else []
+
+
+def subsets(modalities: Sequence[str], least: int = 1) -> list[Only]:
+    """Every subset of at least ``least`` modalities; of more than six only single ones, all, and all but one or two."""
+    count = len(modalities)
+    sizes = range(1, count + 1) if count <= _MOST_SUBSETS else sorted({1, count - 2, count - 1, count})
+    return [Only(kept) for size in sizes if size >= least for kept in combinations(modalities, size)]
+
+
+def kind_of(name: str) -> str:
+    """The kind of the condition of a name; see :attr:`Condition.kind`. A name that is none is its own kind."""
+    word, _, rest = name.partition(" ")
+    return f"{word} one" if word in ("without", "only") and rest else name
 
 
 def hide(split: Split, rate: float, generator: np.random.Generator) -> Split:
@@ -49,7 +315,12 @@ def add_noise(split: Split, modality: str, scale: Any, generator: np.random.Gene
 
 
 def drop_modalities(batch: Batch, probability: float) -> Batch:
-    """Hide each modality of each sample with this probability, but never the last one that a sample has."""
+    """Hide modalities of a batch as :class:`Missing` does of a split, drawn by PyTorch's own generator.
+
+    Args:
+        batch: the samples of a training step.
+        probability: of each modality of each sample; a sample never loses the last one that it has.
+    """
     names = list(batch.inputs)
     every = torch.ones(len(batch), dtype=torch.bool, device=batch.inputs[names[0]].device)
     keep = keep_some(torch.stack([batch.present.get(m, every) for m in names]), probability)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from equifuse.data import MultimodalDataset
 from equifuse.data.loaders import batches_of
 from equifuse.errors import ConvergenceWarning, DataError, UnknownNameError
+from equifuse.evaluation.conditions import Condition, Seed, Without, without_each
 from equifuse.model import FusionModel
 from equifuse.tasks import Evaluation, Task
 
@@ -31,43 +32,79 @@ def check_fits(model: FusionModel, dataset: MultimodalDataset) -> None:
 
 
 def evaluate_model(
-    model: FusionModel, task: Task, dataset: MultimodalDataset, split: str = "test", without: Iterable[str] = ()
+    model: FusionModel,
+    task: Task,
+    dataset: MultimodalDataset,
+    split: str = "test",
+    without: Iterable[str] = (),
+    *,
+    condition: Condition | None = None,
+    seed: Seed = 0,
 ) -> Evaluation:
-    """Evaluate a model on a split, with whole modalities taken away if asked; see :func:`evaluate_run`."""
-    evaluation = evaluate_quietly(model, task, dataset, split, without)
+    """Evaluate a model on a split: whole, with modalities taken away, or under any other condition.
+
+    Args:
+        model: the trained model.
+        task: its task.
+        dataset: the data.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        without: modalities to take away from every sample.
+        condition: what else is done to the samples; see :mod:`equifuse.evaluation.conditions`.
+        seed: of what the condition draws.
+
+    Raises:
+        DataError: data that do not fit the model.
+        UnknownNameError: an unknown split or modality.
+        InputError: no modality would be left.
+
+    Warns:
+        ConvergenceWarning: once, where samples did not converge.
+    """
+    evaluation = evaluate_quietly(model, task, dataset, split, without, condition=condition, seed=seed)
     warn_unconverged(evaluation.convergence(), f"the {split} part of {dataset.name!r}")
     return evaluation
 
 
 def evaluate_quietly(
-    model: FusionModel, task: Task, dataset: MultimodalDataset, split: str = "test", without: Iterable[str] = ()
+    model: FusionModel,
+    task: Task,
+    dataset: MultimodalDataset,
+    split: str = "test",
+    without: Iterable[str] = (),
+    *,
+    condition: Condition | None = None,
+    seed: Seed = 0,
 ) -> Evaluation:
     """:func:`evaluate_model` without a warning; ``convergence()`` of the result says as much."""
     check_fits(model, dataset)
     if split not in dataset.splits:
         raise UnknownNameError("split", split, dataset.splits)
-    for name in without:
+    taken = tuple(without)
+    for name in taken:
         if name not in model.modalities:
             raise UnknownNameError("modality", name, model.modalities)
-    batches = batches_of(dataset.splits[split], without=without)
+    samples = Without(taken)(dataset.splits[split]) if taken else dataset.splits[split]
+    batches = batches_of(samples if condition is None else condition(samples, seed))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return task.evaluate(model, batches)
 
 
+def least_modalities(task: Task) -> int:
+    """How many modalities a sample needs for a result: retrieval finds one by another."""
+    return 2 if task.name == "retrieval" else 1
+
+
 def score_without_each(
     model: FusionModel, task: Task, dataset: MultimodalDataset, split: str = "test"
-) -> dict[str, float]:
-    """The task's headline metric with each modality taken away in turn.
+) -> dict[str, float | None]:
+    """The task's headline metric with each modality taken away in turn; None where it is undefined.
 
     Empty where nothing could be measured: with one modality, or in retrieval between two.
     """
-    least = 3 if task.name == "retrieval" else 2
-    if len(model.modalities) < least:
-        return {}
-    return {
-        m: evaluate_quietly(model, task, dataset, split, without=(m,)).metrics[task.headline] for m in model.modalities
-    }
+    conditions = without_each(model.modalities, least_modalities(task))
+    found = [evaluate_quietly(model, task, dataset, split, condition=condition) for condition in conditions]
+    return {m: one.metrics.get(task.headline) for m, one in zip(model.modalities, found, strict=False)}
 
 
 def traces(model: FusionModel, dataset: MultimodalDataset, split: str = "test") -> dict[str, NDArray[np.float32]]:

@@ -21,8 +21,8 @@ from equifuse.benchmark.summary import Summary, summarise
 from equifuse.files import write_json, write_text
 from equifuse.report import plots
 from equifuse.report.machine import processor
-from equifuse.report.page import Figure, Section, TextTable, render_markdown, render_page
-from equifuse.report.tables import Strong
+from equifuse.report.page import Figure, Section, render_markdown, render_page
+from equifuse.report.tables import NONE, Strong, TextTable
 from equifuse.training.protocol import CLEAN, LOOSE, PROTOCOLS
 
 SUMMARY, TABLES, PAGE, PLOTS = "summary.json", "tables.md", "report.html", "plots"
@@ -76,12 +76,12 @@ def score_table(summary: Summary, protocol: str = CLEAN) -> TextTable:
         cells = []
         for label in labels:
             entry = methods.get(label)
-            text = "-" if entry is None else _score(metric, entry["mean"], entry["interval"])
+            text = NONE if entry is None else _score(metric, entry["mean"], entry["interval"])
             cells.append(Strong(text) if entry is not None and entry["mean"] == best else text)
         rows.append([name, metric, *cells])
     ranks = summary["ranking"]["ranks"]
     if protocol == CLEAN and len(ranks) > 1:
-        rows.append([_RANK, "", *(f"{ranks[label]:.2f}" if label in ranks else "-" for label in labels)])
+        rows.append([_RANK, "", *(f"{ranks[label]:.2f}" if label in ranks else NONE for label in labels)])
     return TextTable(["data", "metric", *labels], rows, f"test, protocol {protocol}: {PROTOCOLS[protocol]}")
 
 
@@ -104,12 +104,12 @@ def short_table(summary: Summary) -> TextTable:
             [
                 label,
                 *(
-                    "-" if entry is None else _score(metric, entry["mean"], entry["interval"])
+                    NONE if entry is None else _score(metric, entry["mean"], entry["interval"])
                     for metric, entry in entries
                 ),
-                f"{found['ranks'][label]:.2f}" if label in found["ranks"] else "-",
+                f"{found['ranks'][label]:.2f}" if label in found["ranks"] else NONE,
                 f"{found['first'].get(label, '-')}",
-                "-" if solved is None else f"{100 * solved['converged']:.1f} %",
+                NONE if solved is None else f"{100 * solved['converged']:.1f} %",
             ]
         )
     return TextTable(header, rows, f"{_title(summary)}; protocol {CLEAN}")
@@ -175,7 +175,7 @@ def _draw_ranks(summary: Summary, folder: Path) -> list[Figure]:
     if len(found["ranks"]) < 2 or len(found["sets"]) < 2:
         return []
     groups = cliques(list(found["ranks"].values()), found["critical"])
-    plots.critical_difference(found["ranks"], found["critical"], groups, folder / "ranks.svg")
+    plots.save(plots.critical_difference(found["ranks"], found["critical"], groups), folder / "ranks.svg")
     caption = "Average ranks, 1 the best. Methods joined by a bar differ by less than the critical difference."
     return [Figure(folder / "ranks.svg", caption)]
 
@@ -190,7 +190,7 @@ def _draw_costs(summary: Summary, folder: Path) -> list[Figure]:
         labels = list(points)
         front = pareto([points[m][0] for m in labels], [-points[m][1] for m in labels])
         path = folder / f"pareto_{name}.svg"
-        plots.pareto(points, [labels[i] for i in front], cost, _RANK, path)
+        plots.save(plots.pareto(points, [labels[i] for i in front], cost, _RANK), path)
         drawn.append(Figure(path, f"{_RANK.capitalize()} against {cost}; the line is the front."))
     return drawn
 
@@ -198,7 +198,7 @@ def _draw_costs(summary: Summary, folder: Path) -> list[Figure]:
 def _draw_missing(summary: Summary, folder: Path) -> list[Figure]:
     if not summary["conditions"]:
         return []
-    plots.retained(summary["conditions"], folder / "missing.svg")
+    plots.save(plots.retained(summary["conditions"]), folder / "missing.svg")
     caption = "What is left of the intact score when modalities are missing at test, mean over the data sets."
     return [Figure(folder / "missing.svg", caption)]
 
@@ -287,7 +287,7 @@ def _cost_section(summary: Summary, figures: Sequence[Figure]) -> Section | None
             label,
             _count(found["parameters"]),
             _count(found["flops"]),
-            "-" if found["train_seconds"] is None else f"{found['train_seconds']:.2f}",
+            NONE if found["train_seconds"] is None else f"{found['train_seconds']:.2f}",
         ]
         for label, found in costs.items()
     ]
@@ -304,7 +304,7 @@ def _missing_section(summary: Summary, figures: Sequence[Figure]) -> Section | N
         return None
     labels = summary["methods"]
     rows = [
-        [condition, *(f"{100 * by[label]:.1f}" if label in by else "-" for label in labels)]
+        [condition, *(f"{100 * by[label]:.1f}" if label in by else NONE for label in labels)]
         for condition, by in summary["conditions"].items()
     ]
     caption = "Per cent of the intact score that is left (of an error: intact over damaged), mean over the data sets."
@@ -340,7 +340,7 @@ def _protocol_section(summary: Summary) -> Section | None:
     rows = []
     for name, by in summary["difference"].items():
         metric = summary["metrics"][name]
-        rows.append([name, metric, *(_signed(metric, by[label]) if label in by else "-" for label in labels)])
+        rows.append([name, metric, *(_signed(metric, by[label]) if label in by else NONE for label in labels)])
     text = [
         f"The loose protocol is not evidence: {PROTOCOLS[LOOSE]}, for all epochs. It is what the codes behind many "
         "published figures do. The difference is what they gain by it, part of it from the larger training part."
@@ -390,7 +390,7 @@ def _remarks_section(summary: Summary) -> Section | None:
 
 
 def _p(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.3f}" if value >= 0.001 else "< 0.001"
+    return NONE if value is None or math.isnan(value) else f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def _p_is(value: float | None) -> str:
@@ -400,7 +400,7 @@ def _p_is(value: float | None) -> str:
 
 
 def _count(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}"
+    return NONE if value is None else f"{value:,.0f}"
 
 
 def _option(value: Any) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from equifuse.files import read_json
-from equifuse.report.tables import to_markdown
+from equifuse.report.tables import number, to_markdown
+from equifuse.runs.metrics import Convergence, RunMetrics
 
 if TYPE_CHECKING:  # it stands above this package
     from equifuse.runs.folder import Run
@@ -66,7 +67,7 @@ def model_card(run: Run) -> str:
     Raises:
         DataError: its ``metrics.json`` is damaged.
     """
-    metrics = read_json(run.path / "metrics.json")
+    metrics = RunMetrics.read(run.path / "metrics.json")
     data, config = run.record["data"], run.config
     shapes = [[m, " × ".join(str(size) for size in shape)] for m, shape in data["shapes"].items()]
     options = {name: value for name, value in run.record["fusion"].items() if name not in ("name", "dims")}
@@ -75,17 +76,17 @@ def model_card(run: Run) -> str:
         title=f"{config.fusion} on {data['name']}",
         task=data["task"].capitalize(),
         count=len(shapes),
-        parameters=metrics["parameters"],
+        parameters=metrics.parameters,
         data=data["name"],
         rows=", ".join(f"{count} {part}" for part, count in data["rows"].items()),
         split=f"Where the set has no validation part, {config.val_fraction:.0%} of the training part were held out.",
         modalities=to_markdown(["modality", "shape"], shapes),
         seed=config.seed,
-        epochs=metrics["epochs"],
-        best=metrics["best_epoch"],
+        epochs=metrics.epochs,
+        best=metrics.best_epoch,
         metrics=_results(metrics),
-        without=_without(metrics["without"], run.task.headline),
-        convergence=_convergence(metrics["convergence"]),
+        without=_without(metrics.without, run.task.headline),
+        convergence=_convergence(metrics.convergence),
         call=", ".join(f'"{m}": {_identifier(m)}' for m in data["shapes"]),
         options=to_markdown(["option", "value"], [[name, f"`{value}`"] for name, value in options.items()]),
         versions=", ".join(f"{name} {number}" for name, number in run.record["versions"].items()),
@@ -96,24 +97,25 @@ def _identifier(name: str) -> str:
     return name if name.isidentifier() else "..."
 
 
-def _results(metrics: dict[str, Any]) -> str:
-    names = list(metrics["test"])
-    rows = [[part, *(f"{metrics[part].get(name, float('nan')):.4g}" for name in names)] for part in ("val", "test")]
+def _results(metrics: RunMetrics) -> str:
+    names = list(metrics.test)
+    parts = {part: values for part, values in (("val", metrics.val), ("test", metrics.test)) if values is not None}
+    rows = [[part, *(number(values.get(name), ".4g") for name in names)] for part, values in parts.items()]
     return to_markdown(["part", *names], rows)
 
 
-def _without(scores: dict[str, float], metric: str) -> str:
+def _without(scores: Mapping[str, float | None], metric: str) -> str:
     if not scores:
         return ""
-    rows = [[m, f"{score:.4g}"] for m, score in scores.items()]
+    rows = [[m, number(score, ".4g")] for m, score in scores.items()]
     return "\n" + to_markdown(["taken away from every test sample", metric], rows)
 
 
-def _convergence(found: dict[str, float] | None) -> str:
+def _convergence(found: Convergence | None) -> str:
     if found is None:
         return ""
     return (
-        f"\nThe equilibria of {found['converged']:.1%} of the test samples converged, in {found['mean_steps']:.1f} "
-        f"evaluations on average and {found['max_steps']:.0f} at most; the largest relative residual is "
-        f"{found['max_residual']:.1e}.\n"
+        f"\nThe equilibria of {found.converged:.1%} of the test samples converged, in {found.mean_steps:.1f} "
+        f"evaluations on average and {found.max_steps:.0f} at most; the largest relative residual is "
+        f"{found.max_residual:.1e}.\n"
     )

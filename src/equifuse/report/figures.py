@@ -1,36 +1,58 @@
-"""The plots of a run folder."""
+"""The plots of a run folder, by the names of their files."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from equifuse.data import MultimodalDataset
 from equifuse.evaluation.evaluate import tolerance, traces
 from equifuse.model import FusionModel
 from equifuse.report import plots
 
-History = list[dict[str, float]]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from equifuse.runs.metrics import RunMetrics
+
+LEARNING, CONVERGENCE, REMOVAL = "learning_curves.png", "convergence.png", "modality_removal.png"
+# File -> what it shows, in words.
+CAPTIONS = {
+    LEARNING: "Loss on train and validation.",
+    CONVERGENCE: "Relative residual by evaluation on test, median and 10th to 90th percentile.",
+    REMOVAL: "The test metric with each modality taken away.",
+}
 
 
-def draw_learning(folder: Path, histories: dict[str, History]) -> None:
-    """``learning_curves.png``: losses over epochs, one colour per label."""
-    plots.learning_curves(histories, folder / "learning_curves.png")
+def run_figures(
+    label: str,
+    history: Sequence[Mapping[str, float]],
+    metrics: RunMetrics,
+    headline: str,
+    untrained: FusionModel,
+    trained: FusionModel,
+    dataset: MultimodalDataset,
+) -> dict[str, Figure]:
+    """The figures of a training: losses; residuals, where the fusion solves for them; each modality taken away.
 
-
-def draw_convergence(folder: Path, initial: FusionModel, trained: FusionModel, dataset: MultimodalDataset) -> None:
-    """``convergence.png``: residuals per step before and after training; nothing for a closed-form fusion."""
-    before, after = traces(initial, dataset), traces(trained, dataset)
+    Args:
+        label: of the method.
+        history: one row of numbers per epoch.
+        metrics: of the finished run.
+        headline: the metric that stands for all.
+        untrained: the model before training.
+        trained: the model after training.
+        dataset: the data.
+    """
+    found = {LEARNING: plots.learning_curves({label: history})}
+    before, after = traces(untrained, dataset), traces(trained, dataset)
     if before and after:
         panels = {"at initialisation": before, "after training": after}
-        plots.convergence(panels, folder / "convergence.png", tol=tolerance(trained))
-
-
-def draw_removal(folder: Path, scores: dict[str, dict[str, tuple[float, float]]], metric: str) -> None:
-    """``modality_removal.png``: method -> what was removed -> mean and deviation (NaN for a single run)."""
-    plots.modality_removal(scores, folder / "modality_removal.png", metric=metric)
-
-
-def single(scores: dict[str, float]) -> dict[str, tuple[float, float]]:
-    """Scores of one run, as means without a deviation."""
-    return {name: (value, math.nan) for name, value in scores.items()}
+        found[CONVERGENCE] = plots.convergence(panels, tol=tolerance(trained))
+    if metrics.without:
+        scores = {"nothing": metrics.test.get(headline), **metrics.without}
+        points = {name: (value, math.nan) for name, value in scores.items() if value is not None}
+        if points:
+            found[REMOVAL] = plots.modality_removal({label: points}, metric=headline)
+    return found

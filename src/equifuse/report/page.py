@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from equifuse.report.tables import Strong, to_markdown
+from equifuse.report.tables import Strong, TextTable
 
 _KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
 
@@ -29,21 +29,6 @@ class Figure:
     def source(self) -> str:
         """The file as a data URL."""
         return f"data:{_KINDS[self.path.suffix]};base64,{base64.b64encode(self.path.read_bytes()).decode()}"
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """Rows of text under a header; the first column is left-aligned, :class:`Strong` cells are bold.
-
-    Attributes:
-        header: names of the columns.
-        rows: as long as the header each.
-        caption: what the table says.
-    """
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,7 +75,6 @@ def render_markdown(title: str, sections: Iterable[Section], *, lead: Sequence[s
     for section in sections:
         parts += [f"## {section.title}", *section.text]
         for table in section.tables:
-            rows = [list(row) for row in table.rows]
-            parts += [*([table.caption] if table.caption else []), to_markdown(list(table.header), rows).rstrip()]
+            parts += [*([table.caption] if table.caption else []), table.markdown().rstrip()]
         parts += [f"```\n{code}\n```" for code in section.code]
     return "\n\n".join(parts) + "\n"

@@ -1,16 +1,33 @@
-"""Figures of a run, drawn without a display and without global state."""
+"""Plots: functions from plain values to a matplotlib figure, without a display and without global state.
+
+A notebook shows a figure that a cell returns; :func:`save` writes it.
+
+Example:
+    >>> from equifuse.report import plots
+    >>> figure = plots.contributions({"text": 0.31, "image": 0.12}, "accuracy")
+    >>> figure.axes[0].get_xlabel()
+    'contribution to accuracy'
+"""
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from equifuse.evaluation.robustness import RobustnessReport
 from equifuse.files import atomic
 
+if TYPE_CHECKING:  # it takes half a second to import
+    from matplotlib.figure import Figure
+
+# One mapping of numbers per epoch.
+Rows = Sequence[Mapping[str, float]]
 # Subsets of modalities that still get a name each on an axis.
 _MOST_NAMED = 15
 # Okabe and Ito's palette: told apart by colour-blind readers too.
@@ -19,12 +36,21 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _UNDATED = {".svg": {"Date": None}}
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure, whole or not at all; the same numbers give the same bytes.
 
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    Args:
+        figure: as the functions of this module return it.
+        path: PNG, SVG or PDF file; replaced if it is there.
+    """
+    import matplotlib as mpl  # noqa: PLC0415
+
+    with atomic(path) as staging, mpl.rc_context({"svg.hashsalt": "equifuse"}):
+        figure.savefig(staging, format=path.suffix.removeprefix("."), metadata=_UNDATED.get(path.suffix))
+
+
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
+    figure = _figure_class()(figsize=(width, height), dpi=120, layout="constrained")
     axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
@@ -32,19 +58,30 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[An
     return figure, axes
 
 
-def _save(figure: Any, path: Path) -> None:
-    import matplotlib as mpl  # noqa: PLC0415
+@cache
+def _figure_class() -> Any:
+    """Matplotlib's figure, which a notebook shows although pyplot does not know it."""
+    from matplotlib.figure import Figure  # noqa: PLC0415
 
-    with atomic(path) as staging, mpl.rc_context({"svg.hashsalt": "equifuse"}):
-        figure.savefig(staging, format=path.suffix.removeprefix("."), metadata=_UNDATED.get(path.suffix))
+    class NotebookFigure(Figure):  # type: ignore[misc, unused-ignore]
+        def _repr_png_(self) -> bytes:
+            content = io.BytesIO()
+            self.savefig(content, format="png")
+            return content.getvalue()
+
+    return NotebookFigure
 
 
-def learning_curves(histories: list[dict[str, float]] | Mapping[str, list[dict[str, float]]], path: Path) -> None:
+def learning_curves(histories: Rows | Mapping[str, Rows]) -> Figure:
     """Training loss (dashed) and validation loss (solid) over epochs, one colour per label.
+
+    Example:
+        >>> rows = [{"epoch": i, "train_task_loss": 1 / (i + 1), "val_loss": 1.2 / (i + 1)} for i in range(5)]
+        >>> learning_curves({"deq": rows}).axes[0].get_ylabel()
+        'task loss'
 
     Args:
         histories: one run's history, or label -> history.
-        path: PNG to write.
     """
     labelled = histories if isinstance(histories, Mapping) else {"": histories}
     figure, (axis,) = _figure(6.5, 4)
@@ -58,19 +95,23 @@ def learning_curves(histories: list[dict[str, float]] | Mapping[str, list[dict[s
     axis.set_ylabel("task loss")
     axis.set_yscale("log" if _positive(labelled) else "linear")
     axis.legend(frameon=False, fontsize="small")
-    _save(figure, path)
+    return figure
 
 
-def _positive(histories: Mapping[str, list[dict[str, float]]]) -> bool:
+def _positive(histories: Mapping[str, Rows]) -> bool:
     return all(row["val_loss"] > 0 and row.get("train_task_loss", 1) > 0 for h in histories.values() for row in h)
 
 
-def convergence(traces: Mapping[str, Mapping[str, Any]], path: Path, *, tol: float | None = None) -> None:
+def convergence(traces: Mapping[str, Mapping[str, Any]], *, tol: float | None = None) -> Figure:
     """Relative residual per step, median over samples with the range from the 10th to the 90th percentile.
+
+    Example:
+        >>> residuals = np.geomspace(1, 1e-5, 6)[:, None] * np.ones(8)
+        >>> len(convergence({"before": {"state": residuals}, "after": {"state": residuals**2}}, tol=1e-4).axes)
+        2
 
     Args:
         traces: panel title -> part of the state -> residuals ``(K, n)``.
-        path: PNG to write.
         tol: the tolerance, drawn as a line.
     """
     figure, axes = _figure(5.2 * len(traces), 4, len(traces))
@@ -88,17 +129,19 @@ def convergence(traces: Mapping[str, Mapping[str, Any]], path: Path, *, tol: flo
         axis.set_ylabel("relative residual")
         axis.set_title(title, fontsize="medium")
         axis.legend(frameon=False, fontsize="small")
-    _save(figure, path)
+    return figure
 
 
-def modality_removal(
-    scores: Mapping[str, Mapping[str, tuple[float, float]]], path: Path, *, metric: str = "accuracy"
-) -> None:
+def modality_removal(scores: Mapping[str, Mapping[str, tuple[float, float]]], *, metric: str = "accuracy") -> Figure:
     """A metric with each modality removed, as grouped points with the spread over seeds.
+
+    Example:
+        >>> scores = {"deq": {"nothing": (0.98, 0.01), "text": (0.91, 0.02)}, "gmf": {"nothing": (0.97, 0.01)}}
+        >>> modality_removal(scores).axes[0].get_xlabel()
+        'modality removed'
 
     Args:
         scores: method -> what was removed -> (mean, standard deviation or NaN).
-        path: PNG to write.
         metric: its name.
     """
     removed = list(dict.fromkeys(name for by_removed in scores.values() for name in by_removed))
@@ -115,43 +158,49 @@ def modality_removal(
     axis.set_xlabel("modality removed")
     axis.set_ylabel(metric)
     axis.legend(frameon=False, fontsize="small", ncols=len(scores), loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    _save(figure, path)
+    return figure
 
 
 def _cycle(count: int) -> list[str]:
     return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
 
 
-def robustness(record: Mapping[str, Any], path: Path) -> None:
+def robustness(report: RobustnessReport) -> Figure:
     """A metric by missing rate, by subset of the modalities, and with one modality corrupted, one colour per run.
 
+    Example:
+        >>> from equifuse.evaluation.robustness import Robustness, RobustnessReport, Spread
+        >>> corrupted = {"a": {"permuted": Spread(0.5, 0.02)}}
+        >>> found = Robustness(0.9, {"a": 0.8, "a + b": 0.9}, {"0.5": Spread(0.85, 0.01)}, corrupted)
+        >>> len(robustness(RobustnessReport("test", 3, "accuracy", {"deq": found})).axes)
+        3
+
     Args:
-        record: as :func:`equifuse.runs.robustness.robustness` returns it.
-        path: PNG to write.
+        report: as :func:`equifuse.runs.robustness.robustness` returns it.
     """
-    runs = record["runs"]
+    runs = report.runs
     first = next(iter(runs.values()))
-    subsets = list(first["subsets"])
-    corruptions = [(m, what) for m, levels in first["corrupted"].items() for what in levels]
+    subsets = list(first.subsets)
+    corruptions = [(m, what) for m, levels in first.corrupted.items() for what in levels]
     named = len(subsets) <= _MOST_NAMED
     # Many subsets are placed by how many modalities they keep, a few by name.
     places = list(range(len(subsets))) if named else [name.count(" + ") + 1 for name in subsets]
     figure, (rates, kept, corrupted) = _figure(9 + 0.3 * (len(subsets) * named + len(corruptions)), 4.5, 3)
     for colour, (label, found) in zip(_cycle(len(runs)), runs.items(), strict=True):
-        x = [float(rate) for rate in found["missing"]]
-        means = [value for value, _ in found["missing"].values()]
-        spreads = [spread for _, spread in found["missing"].values()]
+        x = [float(rate) for rate in found.missing]
+        means = [value for value, _ in found.missing.values()]
+        spreads = [spread for _, spread in found.missing.values()]
         rates.errorbar(x, means, yerr=spreads, color=colour, marker="o", markersize=3, capsize=2, label=label)
-        values = [found["subsets"].get(name, math.nan) for name in subsets]
+        values = [found.subsets.get(name, math.nan) for name in subsets]
         kept.plot(places, values, "o", color=colour, alpha=1.0 if named else 0.5)
-        pairs = [found["corrupted"].get(m, {}).get(what, (math.nan, 0.0)) for m, what in corruptions]
+        pairs = [found.corrupted.get(m, {}).get(what, (math.nan, 0.0)) for m, what in corruptions]
         corrupted.errorbar(
             range(len(pairs)), [p[0] for p in pairs], yerr=[p[1] for p in pairs], fmt="o", color=colour, capsize=2
         )
         for axis in (kept, corrupted):
-            axis.axhline(found["intact"], color=colour, linewidth=0.8, linestyle=":")
+            axis.axhline(found.intact, color=colour, linewidth=0.8, linestyle=":")
     rates.set_xlabel("share of modalities missing")
-    rates.set_ylabel(record["metric"])
+    rates.set_ylabel(report.metric)
     rates.legend(frameon=False, fontsize="small")
     if named:
         kept.set_xticks(places, subsets, rotation=60, ha="right", fontsize="small")
@@ -162,19 +211,21 @@ def robustness(record: Mapping[str, Any], path: Path) -> None:
     labels = [f"{m} {what}" for m, what in corruptions]
     corrupted.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize="small")
     corrupted.set_title("one modality corrupted", fontsize="medium")
-    _save(figure, path)
+    return figure
 
 
-def critical_difference(
-    ranks: Mapping[str, float], critical: float, groups: Sequence[Sequence[int]], path: Path
-) -> None:
+def critical_difference(ranks: Mapping[str, float], critical: float, groups: Sequence[Sequence[int]]) -> Figure:
     """Average ranks on a line, 1 the best; bars join methods whose ranks do not differ (Demšar 2006).
+
+    Example:
+        >>> figure = critical_difference({"deq": 1.2, "gmf": 1.8, "concat": 3.0}, 1.1, [(0, 1)])
+        >>> sorted(text.get_text().strip() for text in figure.axes[0].texts)[-3:]
+        ['critical difference 1.10', 'deq (1.20)', 'gmf (1.80)']
 
     Args:
         ranks: method -> average rank.
         critical: the critical difference, drawn above the line.
         groups: indices into ``ranks`` of methods that do not differ.
-        path: PNG or SVG to write.
     """
     names, values = list(ranks), list(ranks.values())
     order = sorted(range(len(names)), key=lambda i: values[i])
@@ -206,18 +257,22 @@ def critical_difference(
         axis.plot([values[k], values[k], edge], [0, y, y], color=_COLOURS[place % len(_COLOURS)], linewidth=1)
         label = f"{names[k]} ({values[k]:.2f}) " if left else f" {names[k]} ({values[k]:.2f})"
         axis.text(edge, y, label, ha="right" if left else "left", va="center", fontsize="small")
-    _save(figure, path)
+    return figure
 
 
-def pareto(points: Mapping[str, tuple[float, float]], front: Sequence[str], cost: str, value: str, path: Path) -> None:
+def pareto(points: Mapping[str, tuple[float, float]], front: Sequence[str], cost: str, value: str) -> Figure:
     """A value (lower is better) against a cost on a logarithmic axis, and the front that nothing beats.
+
+    Example:
+        >>> points = {"deq": (2e5, 1.2), "concat": (1e5, 2.0)}
+        >>> pareto(points, ["concat", "deq"], "parameters", "average rank").axes[0].get_xscale()
+        'log'
 
     Args:
         points: method -> cost and value.
         front: the methods on the front, cheapest first.
         cost: name of the cost.
         value: name of the value.
-        path: PNG or SVG to write.
     """
     figure, (axis,) = _figure(5.2, 4.2)
     for colour, (name, place) in zip(_cycle(len(points)), points.items(), strict=True):
@@ -229,15 +284,18 @@ def pareto(points: Mapping[str, tuple[float, float]], front: Sequence[str], cost
     axis.set_xlabel(cost)
     axis.set_ylabel(value)
     axis.margins(x=0.2)
-    _save(figure, path)
+    return figure
 
 
-def retained(shares: Mapping[str, Mapping[str, float]], path: Path) -> None:
+def retained(shares: Mapping[str, Mapping[str, float]]) -> Figure:
     """What is left of a score under each condition, one colour per method.
+
+    Example:
+        >>> retained({"missing 0.5": {"deq": 0.95, "gmf": 0.93}}).axes[0].get_ylabel()
+        'per cent of the intact score'
 
     Args:
         shares: condition -> method -> share of the intact score.
-        path: PNG or SVG to write.
     """
     methods = list(dict.fromkeys(m for by_method in shares.values() for m in by_method))
     figure, (axis,) = _figure(max(6.5, 1.3 * len(shares)), 4.4)
@@ -247,31 +305,38 @@ def retained(shares: Mapping[str, Mapping[str, float]], path: Path) -> None:
     axis.set_xticks(range(len(shares)), list(shares))
     axis.set_ylabel("per cent of the intact score")
     axis.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _save(figure, path)
+    return figure
 
 
-def contributions(values: Mapping[str, float], metric: str, path: Path) -> None:
+def contributions(values: Mapping[str, float], metric: str) -> Figure:
     """What each modality contributes to a metric, as bars from 0.
+
+    Example:
+        >>> contributions({"text": 0.3, "image": 0.1}, "accuracy").axes[0].get_xlabel()
+        'contribution to accuracy'
 
     Args:
         values: modality -> contribution.
         metric: its name.
-        path: PNG or SVG to write.
     """
     figure, (axis,) = _figure(6.5, 1.0 + 0.4 * len(values))
     axis.barh(list(values), list(values.values()), color=_COLOURS[0])
     axis.axvline(0, color="black", linewidth=0.8)
     axis.invert_yaxis()
     axis.set_xlabel(f"contribution to {metric}")
-    _save(figure, path)
+    return figure
 
 
-def reliability(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+def reliability(found: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Accuracy by confidence; the area of a point grows with the samples in it.
+
+    Example:
+        >>> bins = {"confidence": [0.6, 0.9], "accuracy": [0.5, 0.95], "count": [20, 80]}
+        >>> reliability({"as it is": bins}).axes[0].get_xlabel()
+        'confidence'
 
     Args:
         found: label -> ``confidence``, ``accuracy`` and ``count`` by bin, None where a bin is empty.
-        path: PNG or SVG to write.
     """
     figure, (axis,) = _figure(5, 4.4)
     axis.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":")
@@ -284,16 +349,19 @@ def reliability(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     axis.set_xlabel("confidence")
     axis.set_ylabel("accuracy")
     axis.legend(frameon=False, fontsize="small", loc="upper left")
-    _save(figure, path)
+    return figure
 
 
-def over_epochs(curves: Mapping[str, Sequence[float | None]], name: str, path: Path) -> None:
+def over_epochs(curves: Mapping[str, Sequence[float | None]], name: str) -> Figure:
     """Numbers over epochs, one colour per label.
+
+    Example:
+        >>> over_epochs({"fused state": [0.2, 0.3, None, 0.4]}, "spectral radius").axes[0].get_ylabel()
+        'spectral radius'
 
     Args:
         curves: label -> number by epoch, None where there is none.
         name: of the numbers.
-        path: PNG or SVG to write.
     """
     figure, (axis,) = _figure(6.5, 4)
     for colour, (label, values) in zip(_cycle(len(curves)), curves.items(), strict=True):
@@ -301,4 +369,4 @@ def over_epochs(curves: Mapping[str, Sequence[float | None]], name: str, path: P
     axis.set_xlabel("epoch")
     axis.set_ylabel(name)
     axis.legend(frameon=False, fontsize="small")
-    _save(figure, path)
+    return figure

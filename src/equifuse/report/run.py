@@ -16,9 +16,12 @@ from equifuse.errors import ConvergenceWarning
 from equifuse.explain import explain
 from equifuse.files import read_json, refuse_existing, write_json, write_text
 from equifuse.report import plots
+from equifuse.report.figures import CAPTIONS
 from equifuse.report.machine import processor
-from equifuse.report.page import Figure, Section, TextTable, render_page
+from equifuse.report.page import Figure, Section, render_page
+from equifuse.report.tables import NONE, TextTable, number, undefined_notes
 from equifuse.runs.folder import HISTORY, METRICS, PLOTS, PathLike, Run, load_run
+from equifuse.runs.metrics import RunMetrics
 from equifuse.tasks.base import direction
 from equifuse.training.protocol import CLEAN
 
@@ -52,7 +55,7 @@ def report_run(
     folder = path / "report" if out is None else Path(out)
     refuse_existing(folder)
     opened = load_run(path)
-    metrics, history = read_json(path / METRICS), read_json(path / HISTORY)
+    metrics, history = RunMetrics.read(path / METRICS), read_json(path / HISTORY)
     if features is None:
         features = find_spec("captum") is not None
     found = _explained(opened, features, samples)
@@ -70,7 +73,7 @@ def report_run(
     facts = [
         ("data", f"{opened.record['data']['name']}, {opened.task.name}, {_rows(opened.record)}"),
         ("modalities", ", ".join(opened.model.modalities)),
-        ("protocol", str(metrics.get("protocol", "clean"))),
+        ("protocol", metrics.protocol),
         ("made on", processor()),
         ("versions", ", ".join(f"{name} {v}" for name, v in opened.record["versions"].items())),
     ]
@@ -105,50 +108,43 @@ def _explained(run: Run, features: bool, samples: int) -> dict[str, Any]:
     return found
 
 
-def _metrics_section(run: Run, metrics: Mapping[str, Any]) -> Section:
-    parts = {part: metrics[part] for part in ("val", "test") if part in metrics}
+def _metrics_section(run: Run, metrics: RunMetrics) -> Section:
+    parts = {part: values for part, values in (("val", metrics.val), ("test", metrics.test)) if values is not None}
     names = list(dict.fromkeys(name for values in parts.values() for name in values))
-    rows = [[name, *(f"{values[name]:.4f}" if name in values else "-" for values in parts.values())] for name in names]
+    rows = [[name, *(number(values.get(name)) for values in parts.values())] for name in names]
     tables = [TextTable(["metric", *parts], rows)]
-    if metrics.get("without"):
+    if metrics.without:
         headline = run.task.headline
-        intact = metrics["test"][headline]
-        lines = [["nothing", f"{intact:.4f}", ""]]
-        lines += [[m, f"{value:.4f}", f"{value - intact:+.4f}"] for m, value in metrics["without"].items()]
+        intact = metrics.test.get(headline)
+        lines = [["nothing", number(intact), ""]]
+        for m, value in metrics.without.items():
+            change = None if value is None or intact is None else value - intact
+            lines.append([m, number(value), number(change, "+.4f")])
         tables.append(TextTable(["taken away on test", headline, "change"], lines))
-    solved = metrics.get("convergence")
-    if solved:
-        start = metrics["convergence_at_start"]
+    start, solved = metrics.convergence_at_start, metrics.convergence
+    if start is not None and solved is not None:
         lines = [
-            ["converged", f"{100 * start['converged']:.1f} %", f"{100 * solved['converged']:.1f} %"],
-            ["evaluations per sample", f"{start['mean_steps']:.1f}", f"{solved['mean_steps']:.1f}"],
-            ["largest relative residual", f"{start['max_residual']:.1e}", f"{solved['max_residual']:.1e}"],
+            ["converged", f"{100 * start.converged:.1f} %", f"{100 * solved.converged:.1f} %"],
+            ["evaluations per sample", f"{start.mean_steps:.1f}", f"{solved.mean_steps:.1f}"],
+            ["largest relative residual", f"{start.max_residual:.1e}", f"{solved.max_residual:.1e}"],
         ]
         tables.append(TextTable(["equilibria on test", "at the start", "after training"], lines))
     text = [
-        f"{metrics['parameters']:,} parameters, {metrics['train_seconds']:.1f} s of training, best epoch "
-        f"{metrics['best_epoch']} of {metrics['epochs']}."
+        f"{metrics.parameters:,} parameters, {metrics.train_seconds:.1f} s of training, best epoch "
+        f"{metrics.best_epoch} of {metrics.epochs}.",
+        *undefined_notes(metrics.undefined),
     ]
     return Section("Metrics", text, tables=tables)
 
 
-_PICTURES = {
-    "learning_curves.png": "Loss on train and validation.",
-    "convergence.png": "Relative residual by evaluation on test, median and 10th to 90th percentile.",
-    "modality_removal.png": "The test metric with each modality taken away.",
-}
-
-
-def _learning_section(
-    run: Path, folder: Path, history: Sequence[Mapping[str, float]], metrics: Mapping[str, Any]
-) -> Section:
-    figures = [Figure(run / PLOTS / name, text) for name, text in _PICTURES.items() if (run / PLOTS / name).is_file()]
+def _learning_section(run: Path, folder: Path, history: Sequence[Mapping[str, float]], metrics: RunMetrics) -> Section:
+    figures = [Figure(run / PLOTS / name, text) for name, text in CAPTIONS.items() if (run / PLOTS / name).is_file()]
     curves = {key.partition("/")[2]: [row.get(key) for row in history] for key in _watched(history)}
     if curves:
         path = folder / PLOTS / "equilibrium.svg"
-        plots.over_epochs(curves, "spectral radius", path)
+        plots.save(plots.over_epochs(curves, "spectral radius"), path)
         figures.append(Figure(path, "Spectral radius at 64 equilibria of validation samples, by part of the state."))
-    alerts = [f"Epoch {alert['epoch']}: {alert['message']}" for alert in metrics.get("alerts", [])]
+    alerts = [f"Epoch {alert.epoch}: {alert.message}" for alert in metrics.alerts]
     return Section("Learning", alerts, figures)
 
 
@@ -165,7 +161,7 @@ def _contribution_section(run: Run, found: Mapping[str, Any], folder: Path) -> S
     tables, figures = [], []
     if headline in overall:
         whole = overall[headline]
-        plots.contributions(whole["values"], headline, folder / "contributions.svg")
+        plots.save(plots.contributions(whole["values"], headline), folder / "contributions.svg")
         lower = ", negative where it helps" if direction(headline) == "min" else ""
         figures.append(
             Figure(folder / "contributions.svg", f"Share of each modality in the {headline} on test{lower}.")
@@ -231,7 +227,7 @@ def _certainty_section(found: Mapping[str, Any], folder: Path) -> Section | None
     calibration, conformal = found.get("calibration"), found.get("conformal")
     if calibration and calibration["raw"]:
         both = {"as it is": calibration["raw"], "scaled": calibration["scaled"]}
-        plots.reliability(both, folder / "reliability.svg")
+        plots.save(plots.reliability(both), folder / "reliability.svg")
         figures.append(Figure(folder / "reliability.svg", "Accuracy by confidence on test; the diagonal is perfect."))
         rows = [[name, *(_number(s[key]) for key in ("log_loss", "brier", "ece"))] for name, s in both.items()]
         caption = f"Temperature {calibration['temperature']:.3f}, fitted on validation."
@@ -264,8 +260,8 @@ def _made_section(path: Path, run: Run) -> Section:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}" if abs(value) < 1 else f"{value:.3f}"
+    return NONE if value is None else f"{value:.3g}" if abs(value) < 1 else f"{value:.3f}"
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
+    return NONE if value is None else f"{100 * value:.1f} %"

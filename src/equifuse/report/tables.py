@@ -1,19 +1,24 @@
-"""Tables for the terminal and for Markdown."""
+"""Tables: rows of text that a terminal, Markdown, a page and a notebook show alike."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
+from equifuse._display import html_table
 from equifuse.data import MultimodalDataset
 from equifuse.data.inspect import Inspection
+from equifuse.evaluation.robustness import RobustnessReport
 
+if TYPE_CHECKING:  # it takes a moment to import, and pages do without
+    from rich.table import Table
+
+# In place of a number that there is not.
+NONE = "–"
 # With more classes than this, the most and least frequent ones are shown.
 _CLASSES_SHOWN = 15
+_PARTS = ("train", "val", "test")
 
 
 class Strong(str):
@@ -22,21 +27,67 @@ class Strong(str):
     __slots__ = ()
 
 
-def show(table: Table) -> None:
+@dataclass(frozen=True)
+class TextTable:
+    """Rows of text under a header; the first column is left-aligned, :class:`Strong` cells are bold.
+
+    A notebook shows it as a table.
+
+    Example:
+        >>> print(TextTable(["method", "accuracy"], [["deq", "0.98"]], "test part").markdown())
+        | method | accuracy |
+        | --- | ---: |
+        | deq | 0.98 |
+        <BLANKLINE>
+
+    Attributes:
+        header: names of the columns.
+        rows: as long as the header each.
+        caption: what the table says.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+    def markdown(self) -> str:
+        """The table as Markdown, without its caption."""
+        return to_markdown(self.header, self.rows)
+
+    def _repr_html_(self) -> str:
+        return html_table(self.caption, self.header, self.rows)
+
+
+def number(value: float | None, form: str = ".4f") -> str:
+    """A number as text, and a dash where there is none.
+
+    Example:
+        >>> number(0.98765), number(None)
+        ('0.9877', '–')
+    """
+    return NONE if value is None else format(value, form)
+
+
+def show(table: Table | TextTable) -> None:
     """Print a table to standard output."""
-    Console().print(table)
+    from rich.console import Console  # noqa: PLC0415
+
+    Console().print(table if not isinstance(table, TextTable) else text_table(table.caption, table.header, table.rows))
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    """Metrics of splits side by side; other entries of ``metrics.json`` go to the caption."""
-    splits = {part: values for part, values in metrics.items() if part in ("train", "val", "test")}
+    """Metrics of splits side by side; other entries of ``metrics.json``, and what is undefined, go to the caption."""
+    from rich import box  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    splits = {part: values for part, values in metrics.items() if part in _PARTS}
     table = Table(title="metrics", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("metric")
     for part in splits:
         table.add_column(part, justify="right")
     for key in dict.fromkeys(key for values in splits.values() for key in values):
-        table.add_row(key, *(f"{values[key]:.4f}" if key in values else "" for values in splits.values()))
-    notes = []
+        table.add_row(key, *(number(values[key]) if key in values else "" for values in splits.values()))
+    notes = undefined_notes(metrics.get("undefined"))
     if "parameters" in metrics:
         notes.append(f"{metrics['parameters']:,} parameters, {metrics['train_seconds']:.1f} s")
         notes.append(f"best epoch {metrics['best_epoch']} of {metrics['epochs']}")
@@ -47,18 +98,34 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     return table
 
 
+def undefined_notes(undefined: Mapping[str, Mapping[str, str]] | None) -> list[str]:
+    """A line for each metric that a part of the data leaves undefined.
+
+    Example:
+        >>> undefined_notes({"val": {"auc": "one class only"}, "test": {}})
+        ['auc on val: one class only']
+    """
+    return [f"{metric} on {part}: {why}" for part, by in (undefined or {}).items() for metric, why in by.items()]
+
+
 def datasets_table(sets: Iterable[MultimodalDataset]) -> Table:
     """Task, modalities with widths, and rows of each data set."""
+    from rich import box  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
     table = Table("name", "task", "outputs", "modalities", "train / val / test", box=box.SIMPLE_HEAD, pad_edge=False)
     for dataset in sets:
         widths = ", ".join(f"{m} {width}" for m, width in dataset.dims.items())
-        rows = " / ".join(str(len(dataset.splits[part])) for part in ("train", "val", "test"))
-        table.add_row(dataset.name, dataset.task, str(dataset.n_outputs or "-"), widths, rows)
+        rows = " / ".join(str(len(dataset.splits[part])) for part in _PARTS)
+        table.add_row(dataset.name, dataset.task, str(dataset.n_outputs or NONE), widths, rows)
     return table
 
 
 def inspection_tables(found: Inspection) -> list[Table]:
     """Modalities, and the balance of the classes, of an inspected data set."""
+    from rich import box  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
     rows = ", ".join(f"{count} {part}" for part, count in found.rows.items())
     table = Table(title=f"{found.name}: {found.task}; {rows}", box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(["modality", "shape", "missing %", "padding", "constant", "repeated", "telling"]):
@@ -69,7 +136,7 @@ def inspection_tables(found: Inspection) -> list[Table]:
             m,
             " x ".join(str(size) for size in report.shape),
             " / ".join(f"{100 * share:.1f}" for share in report.missing.values()),
-            "-" if report.padded is None else f"{report.padded:.1%}",
+            number(report.padded, ".1%"),
             *(str(len(names)) for names in counts),
         )
     if not found.balance:
@@ -81,8 +148,25 @@ def inspection_tables(found: Inspection) -> list[Table]:
     return [table, text_table("share in train", ["class", "share"], lines)]
 
 
-def text_table(title: str, header: list[str], rows: Iterable[list[str]]) -> Table:
+def robustness_table(report: RobustnessReport) -> TextTable:
+    """A line for each thing that was done to the samples of each run: the score, and its change from the intact one."""
+    rows = []
+    for label, found in report.runs.items():
+        lines: list[tuple[str, float, float]] = [("nothing", found.intact, 0.0)]
+        lines += [(f"only {kept}", value, 0.0) for kept, value in found.subsets.items()]
+        lines += [(f"missing rate {rate}", *spread) for rate, spread in found.missing.items()]
+        lines += [(f"{m} {what}", *spread) for m, levels in found.corrupted.items() for what, spread in levels.items()]
+        for what, value, deviation in lines:
+            shown = f"{value:.4f}" + (f" ± {deviation:.4f}" if deviation else "")
+            rows.append([label, what, shown, f"{value - found.intact:+.4f}"])
+    return TextTable(["run", "what is done", "value", "change"], rows, f"{report.metric} on {report.split}")
+
+
+def text_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Rows of text under a header; all columns but the first are aligned to the right."""
+    from rich import box  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(header):
         table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
@@ -97,7 +181,7 @@ def plus_minus(mean_and_deviation: Sequence[float], scale: float = 100) -> str:
     return f"{mean * scale:.1f} ± {deviation * scale:.1f}"
 
 
-def export_lines(out: str, description: dict[str, Any]) -> list[str]:
+def export_lines(out: str, description: Mapping[str, Any]) -> list[str]:
     """What an exported model is and how well it agrees; see :func:`equifuse.export.export_model`."""
     solver, examples = description["solver"], description["examples"]
     where = f"{examples['count']} {'made-up samples' if examples['made_up'] else 'validation samples'}"
@@ -112,8 +196,8 @@ def export_lines(out: str, description: dict[str, Any]) -> list[str]:
     return [*lines, f"{where}: {differs}, {description['difference']:.1e} from the model itself"]
 
 
-def to_markdown(header: list[str], rows: list[list[str]]) -> str:
+def to_markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     marked = [[f"**{cell}**" if isinstance(cell, Strong) else cell for cell in row] for row in rows]
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *marked]
+    lines = [list(header), ["---"] + ["---:"] * (len(header) - 1), *marked]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

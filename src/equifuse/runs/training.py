@@ -16,9 +16,9 @@ import torch
 from equifuse.errors import DataError, InputError
 from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly, score_without_each
 from equifuse.files import read_json, refuse_existing, write_json, write_yaml
-from equifuse.report.figures import draw_convergence, draw_learning, draw_removal, single
 from equifuse.runs.config import RECORD, TrainConfig
 from equifuse.runs.folder import CONFIG, HISTORY, LAST, METRICS, MODEL, PLOTS, PathLike, load_data, read_run_config
+from equifuse.runs.metrics import Alert, Convergence, RunMetrics
 from equifuse.runs.prepare import Prepared, initial_model, prepare
 from equifuse.runs.progress import Tell, epoch_bar
 from equifuse.training.distributed import process_group_info
@@ -34,12 +34,12 @@ class RunResult:
 
     Attributes:
         path: the run folder.
-        metrics: content of its ``metrics.json``; {} in a process that only takes part in a training of several.
+        metrics: content of its ``metrics.json``; None in a process that only takes part in a training of several.
         history: one row of numbers per epoch.
     """
 
     path: Path
-    metrics: dict[str, Any]
+    metrics: RunMetrics | None
     history: list[dict[str, float]]
 
 
@@ -66,6 +66,9 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
         UnknownNameError: an unknown name among the options.
         InputError: an option that does not fit, a resumed run of another configuration, or training diverged.
     """
+    from equifuse.report.figures import run_figures  # noqa: PLC0415 - the last step alone reports
+    from equifuse.report.plots import save  # noqa: PLC0415
+
     out = Path(out)
     place = process_group_info(config)
     if not place.writes:
@@ -78,7 +81,7 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
     if resume:
         _check_same(config, read_run_config(out)[0], out)
         if (out / METRICS).is_file():
-            return RunResult(out, read_json(out / METRICS), read_json(out / HISTORY))
+            return RunResult(out, RunMetrics.read(out / METRICS), read_json(out / HISTORY))
     check_accelerator(config)
     dataset = load_data(config)
     if resume and dataset.fingerprint() != read_run_config(out)[1]["data"]["fingerprint"]:
@@ -93,29 +96,29 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
 
     parts = ("val", "test") if config.protocol == CLEAN else ("test",)
     evaluations = {part: evaluate_model(model, task, dataset, part) for part in parts}
-    headline = evaluations["test"].metrics[task.headline]
     without = score_without_each(model, task, dataset)
     untrained = initial_model(config, dataset)
-    metrics = {
-        **{part: evaluation.metrics for part, evaluation in evaluations.items()},
-        "without": without,
-        "train_seconds": sum(row["seconds"] for row in history),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "convergence": evaluations["test"].convergence(),
-        "convergence_at_start": evaluate_quietly(untrained, task, dataset).convergence(),
-        "epochs": len(history),
-        "best_epoch": int(module.best["epoch"]) + 1,
-        "alerts": module.alerts,
-        "protocol": f"{config.protocol}: {PROTOCOLS[config.protocol]}",
-    }
+    undefined = {part: getattr(evaluation, "undefined", {}) for part, evaluation in evaluations.items()}
+    metrics = RunMetrics(
+        val=dict(evaluations["val"].metrics) if "val" in evaluations else None,
+        test=dict(evaluations["test"].metrics),
+        without=without,
+        train_seconds=sum(row["seconds"] for row in history),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        convergence=Convergence.of(evaluations["test"].convergence()),
+        convergence_at_start=Convergence.of(evaluate_quietly(untrained, task, dataset).convergence()),
+        epochs=len(history),
+        best_epoch=int(module.best["epoch"]) + 1,
+        alerts=[Alert.from_dict(alert) for alert in module.alerts],
+        protocol=f"{config.protocol}: {PROTOCOLS[config.protocol]}",
+        undefined={part: why for part, why in undefined.items() if why} or None,
+    )
     model.save(out / MODEL, overwrite=resume)
     write_json(out / HISTORY, history)
-    draw_learning(out / PLOTS, {config.fusion: history})
-    draw_convergence(out / PLOTS, untrained, model, dataset)
-    if without:
-        draw_removal(out / PLOTS, {config.fusion: single({"nothing": headline, **without})}, task.headline)
+    for name, figure in run_figures(config.fusion, history, metrics, task.headline, untrained, model, dataset).items():
+        save(figure, out / PLOTS / name)
     # Last: a folder with metrics is a finished run.
-    write_json(out / METRICS, metrics)
+    write_json(out / METRICS, metrics.to_dict())
     return RunResult(out, metrics, history)
 
 
@@ -124,7 +127,7 @@ def _take_part(config: TrainConfig, out: Path) -> RunResult:
     config = _with_full_paths(config)
     check_accelerator(config)
     module = _fit(config, prepare(config), out, False)
-    return RunResult(out, {}, module.history)
+    return RunResult(out, None, module.history)
 
 
 def check_accelerator(config: TrainConfig) -> None:

@@ -1,0 +1,108 @@
+"""What a run's ``metrics.json`` holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from equifuse.errors import DataError
+from equifuse.files import read_json
+from equifuse.records import OPTIONAL, Record
+
+Metrics = dict[str, float | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Convergence(Record):
+    """How the equilibria of a split's samples went.
+
+    Attributes:
+        converged: share of the samples that reached the tolerance.
+        mean_steps: evaluations of the map per sample.
+        max_steps: the most of them.
+        max_residual: the largest relative residual.
+    """
+
+    converged: float
+    mean_steps: float
+    max_steps: float
+    max_residual: float
+
+    @classmethod
+    def of(cls, values: Mapping[str, float] | None) -> Self | None:
+        """From plain values; None for a closed-form fusion."""
+        return None if values is None else cls.from_dict(values)
+
+
+@dataclass(frozen=True, eq=False)
+class Alert(Record):
+    """What the equilibrium's monitor found worrying.
+
+    Attributes:
+        epoch: counted from 1.
+        message: in words.
+    """
+
+    epoch: int
+    message: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RunMetrics(Record):
+    """The numbers of a finished run.
+
+    Attributes:
+        val: metric -> value on validation, None where undefined; None under the loose protocol, which keeps no such
+            part.
+        test: the same on test.
+        without: modality -> the headline metric on test with it taken away.
+        train_seconds: of all epochs.
+        parameters: of the model.
+        convergence: on test, or None for a closed-form fusion.
+        convergence_at_start: the same before training.
+        epochs: that were trained.
+        best_epoch: whose weights were kept, counted from 1.
+        alerts: what the equilibrium's monitor found worrying.
+        protocol: its name, and what it means.
+        undefined: part -> metric -> why it has no value; None where all have one.
+    """
+
+    val: Metrics | None = field(default=None, metadata=OPTIONAL)
+    test: Metrics
+    without: Metrics = field(default_factory=dict)
+    train_seconds: float
+    parameters: int
+    convergence: Convergence | None = None
+    convergence_at_start: Convergence | None = None
+    epochs: int
+    best_epoch: int
+    alerts: list[Alert] = field(default_factory=list)
+    protocol: str = "clean"
+    undefined: dict[str, dict[str, str]] | None = field(default=None, metadata=OPTIONAL)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """From what the file holds."""
+        return super().from_dict(
+            {
+                **values,
+                "convergence": Convergence.of(values.get("convergence")),
+                "convergence_at_start": Convergence.of(values.get("convergence_at_start")),
+                "alerts": [Alert.from_dict(alert) for alert in values.get("alerts", [])],
+            }
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """From a ``metrics.json``.
+
+        Raises:
+            DataError: the file is missing or damaged.
+        """
+        values = read_json(path)
+        try:
+            return cls.from_dict(values)
+        except (TypeError, AttributeError) as error:
+            raise DataError(f"{path} does not hold the metrics of a run: {error}") from None

@@ -1,0 +1,3 @@
+from tests.benchmark.conftest import two_sets
+
+__all__ = ["two_sets"]
