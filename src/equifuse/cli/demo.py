@@ -11,15 +11,24 @@ import typer
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to create.")] = Path("runs/demo"),
     seeds: Annotated[int, typer.Option(help="Seeds per method.", min=1)] = 3,
-    epochs: Annotated[int, typer.Option(help="Most epochs per run.", min=1)] = 30,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of each training.  [default: 6]", min=1)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Trainings at a time; 0: in this process.  [default: one per core]", min=0)
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted demonstration.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
-    """Train deq, gmf, gmf -> deq and concat on the embedded digits, and compare them."""
-    from equifuse.report.tables import show, text_table
-    from equifuse.training.comparison import HEADER, rows
-    from equifuse.training.demo import run_demo
+    """Compare deq, gmf, gmf+deq and concat on the embedded digits: a small benchmark, in seconds."""
+    from equifuse.runs.executors import preload
 
-    summary = run_demo(out, seeds=seeds, epochs=epochs, resume=resume, progress=not quiet)
-    show(text_table(f"digits, five views, test part, {seeds} seeds", HEADER, rows(summary)))
-    typer.echo(f"models, metrics, configuration and plots: {out}")
+    if workers != 0:
+        preload()
+    from equifuse.benchmark.presets import run_demo
+    from equifuse.report.benchmark import PAGE, method_table
+    from equifuse.report.tables import show
+
+    summary = run_demo(out, seeds=seeds, epochs=epochs, resume=resume, workers=workers, progress=not quiet)
+    show(method_table(summary, "digits"))
+    for line in summary.failures:
+        typer.echo(f"note: {line}", err=True)
+    typer.echo(f"report: {out / PAGE}")
