@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
+from equifuse.benchmark import BenchmarkConfig, Method, run_benchmark
 from equifuse.report.tables import plus_minus
-from equifuse.training.comparison import compare
 from rosmap import SETTINGS
 from tables import publish
 
-METHODS: dict[str, dict[str, Any]] = {
-    "deq": {"fusion": "deq"},
-    "deq, contraction 0.9": {"fusion": "deq", "fusion_options": {"contraction": 0.9}},
-    "deq, contraction 0.5": {"fusion": "deq", "fusion_options": {"contraction": 0.5}},
-}
+METHODS = (
+    Method("deq", {"fusion": "deq"}),
+    Method("deq, contraction 0.9", {"fusion": "deq", "fusion_options": {"contraction": 0.9}}),
+    Method("deq, contraction 0.5", {"fusion": "deq", "fusion_options": {"contraction": 0.5}}),
+)
 
 
 def main() -> None:
@@ -36,25 +35,16 @@ def main() -> None:
     rows = []
     for data in options.data:
         name = Path(data).stem
-        summary = compare(
-            options.out / name,
-            METHODS,
-            {"data": data, **(SETTINGS if name == "rosmap" else {})},
-            seeds=options.seeds,
-            resume=options.resume,
-            processes=options.processes,
-        )
-        rows += [
-            [
-                name,
-                label,
-                *(plus_minus(method[metric]) for metric in ("accuracy", "f1_macro")),
-                f"{100 * method['converged']:.1f} %",
-                f"{method['mean_steps_at_start']:.1f}",
-                f"{method['mean_steps']:.1f}",
-            ]
-            for label, method in summary["methods"].items()
-        ]
+        settings = SETTINGS if name == "rosmap" else {}
+        config = BenchmarkConfig((data,), METHODS, tuple(range(options.seeds)), settings=settings)
+        folder = options.out / name
+        # A finished data set's folder is there already where a later one was interrupted.
+        summary = run_benchmark(config, folder, resume=options.resume and folder.exists(), workers=options.processes)
+        for label in summary.methods:
+            measured, solved = summary.measures[name][label], summary.convergence[label]
+            spreads = [(measured[metric].mean, measured[metric].deviation) for metric in ("accuracy", "f1_macro")]
+            steps = [f"{solved.steps_at_start:.1f}", f"{solved.steps:.1f}"]
+            rows.append([name, label, *map(plus_minus, spreads), f"{100 * solved.converged:.1f} %", *steps])
     header = ["data", "method", "accuracy %", "macro-F1 %", "converged", "steps at start", "steps after training"]
     publish(options.out, header, rows)
 

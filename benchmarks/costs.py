@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import equifuse as ef
-from equifuse.report.costs import flops_per_sample
+from equifuse.evaluation.costs import flops_per_sample
 from tables import publish
 
 WIDTH = 128

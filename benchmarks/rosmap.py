@@ -20,8 +20,9 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from equifuse import datasets
-from equifuse.report.tables import plus_minus
-from equifuse.training.comparison import compare, four_methods
+from equifuse.benchmark import BenchmarkConfig, run_benchmark
+from equifuse.benchmark.presets import four_methods
+from equifuse.report.tables import NONE, plus_minus
 from tables import publish
 
 SETTINGS: dict[str, Any] = {
@@ -59,28 +60,21 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args()
-    summary = compare(
-        options.out,
-        four_methods(),
-        {"data": options.data, **SETTINGS},
-        seeds=options.seeds,
-        resume=options.resume,
-    )
+    config = BenchmarkConfig((options.data,), four_methods(), tuple(range(options.seeds)), settings=SETTINGS)
+    summary = run_benchmark(config, options.out, resume=options.resume)
+    (data,) = summary.sets
     baseline = [logistic_regression(options.data, seed) for seed in range(options.seeds)]
-    rows = [
-        [
-            label,
-            *(plus_minus(method[name]) for name in ("accuracy", "f1", "auc")),
-            f"{method['parameters']:,}",
-            *("-" if method[name] is None else f"{method[name]:.1f}" for name in ("mean_steps_at_start", "mean_steps")),
-        ]
-        for label, method in summary["methods"].items()
-    ]
+    rows = []
+    for label in summary.methods:
+        measured, solved = summary.measures[data][label], summary.convergence.get(label)
+        spreads = [(measured[name].mean, measured[name].deviation) for name in ("accuracy", "f1", "auc")]
+        steps = [NONE, NONE] if solved is None else [f"{solved.steps_at_start:.1f}", f"{solved.steps:.1f}"]
+        rows.append([label, *map(plus_minus, spreads), f"{summary.costs[label].parameters:,.0f}", *steps])
     means = [
         (statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
         for values in ([run[name] for run in baseline] for name in ("accuracy", "f1", "auc"))
     ]
-    rows.append(["logistic regression", *(plus_minus(value) for value in means), "601", "-", "-"])
+    rows.append(["logistic regression", *(plus_minus(value) for value in means), "601", NONE, NONE])
     header = ["method", "accuracy %", "F1 %", "AUC %", "parameters", "steps at start", "steps after training"]
     publish(options.out, header, rows)
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 import equifuse as ef
 from equifuse.data.batch import as_batch
-from equifuse.report.costs import flops_per_sample
+from equifuse.evaluation.costs import flops_per_sample
 
 TOLERANCE = 1e-6
 STEPS = 40

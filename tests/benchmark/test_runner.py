@@ -156,7 +156,7 @@ def test_killed_and_resumed_it_equals_one_that_was_not(two_sets, tmp_path):
     assert 3 <= len(kept) < 8
     run_benchmark(given, out, resume=True, progress=False, workers=0)
     rows = Store(store).rows()
-    assert all(rows[key].info["seconds"] == row.info["seconds"] for key, row in kept.items())  # not measured again
+    assert all(rows[key].info.seconds == row.info.seconds for key, row in kept.items())  # not measured again
     assert set(rows) == set(Store(whole / "store.sqlite").rows())
     assert scores(out) == scores(whole)
 

@@ -8,10 +8,10 @@ import logging
 import platform
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -21,11 +21,13 @@ from equifuse.data import MultimodalDataset
 from equifuse.data.loaders import batches_of
 from equifuse.errors import ConvergenceWarning
 from equifuse.evaluation.conditions import Condition, Intact, Missing, Seed, only_each, without_each
+from equifuse.evaluation.costs import flops_per_sample
 from equifuse.evaluation.evaluate import evaluate_quietly, least_modalities
 from equifuse.model import FusionModel
-from equifuse.report.costs import flops_per_sample
+from equifuse.records import OPTIONAL, Record
 from equifuse.runs.config import TrainConfig
 from equifuse.runs.folder import load_data
+from equifuse.runs.metrics import Convergence
 from equifuse.runs.prepare import prepare
 from equifuse.tasks import Task, make_task
 from equifuse.training.protocol import CLEAN
@@ -78,6 +80,50 @@ class Job:
         return f"{self.method} on {self.data}, {what}{loose}"
 
 
+@dataclass(eq=False, kw_only=True)
+class JobInfo(Record):
+    """What is kept of a training beside its scores.
+
+    Attributes:
+        parameters: of the whole model.
+        flops: of one sample's forward pass; None for a trial.
+        train_seconds: of all epochs.
+        epochs: that were trained; None for the linear baseline.
+        best_epoch: whose weights were measured, counted from 1.
+        convergence: on test, None for a closed-form fusion or a trial.
+        convergence_at_start: the same before training.
+        undefined: condition -> metric -> why it has no value; None where all have one.
+        seconds: of everything, reading the data included.
+        machine: name of the computer.
+        torch: version.
+        python: version.
+    """
+
+    parameters: int | None = None
+    flops: int | None = field(default=None, metadata=OPTIONAL)
+    train_seconds: float | None = None
+    epochs: int | None = field(default=None, metadata=OPTIONAL)
+    best_epoch: int | None = field(default=None, metadata=OPTIONAL)
+    convergence: Convergence | None = None
+    convergence_at_start: Convergence | None = None
+    undefined: dict[str, dict[str, str]] | None = field(default=None, metadata=OPTIONAL)
+    seconds: float = 0.0
+    machine: str = ""
+    torch: str = ""
+    python: str = ""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """From what the store holds."""
+        return super().from_dict(
+            {
+                **values,
+                "convergence": Convergence.of(values.get("convergence")),
+                "convergence_at_start": Convergence.of(values.get("convergence_at_start")),
+            }
+        )
+
+
 @dataclass
 class JobResult:
     """What came of a unit.
@@ -90,7 +136,7 @@ class JobResult:
 
     monitor: float
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
-    info: dict[str, Any] = field(default_factory=dict)
+    info: JobInfo = field(default_factory=JobInfo)
 
 
 def measure(unit: Job) -> JobResult:
@@ -102,12 +148,9 @@ def measure(unit: Job) -> JobResult:
     with _quiet():
         began = time.perf_counter()
         record = _measure_linear(unit) if unit.linear else _measure_fusion(unit)
-        record.info |= {
-            "seconds": time.perf_counter() - began,
-            "machine": platform.node(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        }
+        info = record.info
+        info.seconds, info.machine = time.perf_counter() - began, platform.node()
+        info.torch, info.python = str(torch.__version__), platform.python_version()
     return record
 
 
@@ -117,27 +160,27 @@ def _measure_fusion(unit: Job) -> JobResult:
     config = unit.config
     prepared = prepare(config)
     dataset, model, task = prepared.dataset, prepared.model, prepared.task
-    info: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters())}
+    info = JobInfo(parameters=sum(p.numel() for p in model.parameters()))
     if unit.trial is None:
-        at_start = evaluate_quietly(model, task, dataset).convergence()
-        info |= {"flops": _flops(model, dataset), "convergence_at_start": at_start}
+        info.convergence_at_start = Convergence.of(evaluate_quietly(model, task, dataset).convergence())
+        info.flops = _flops(model, dataset)
     module = LitFusion(model, task, config, prepared.balancer)
     # Convergence is measured on test at the end: looking every epoch would count as time of training.
     fit_on(dataset, module, watch=False)
     assert module.best is not None
-    info |= {
-        "train_seconds": sum(row["seconds"] for row in module.history),
-        "epochs": len(module.history),
-        "best_epoch": int(module.best["epoch"]) + 1,
-    }
+    info.train_seconds = sum(row["seconds"] for row in module.history)
+    info.epochs, info.best_epoch = len(module.history), int(module.best["epoch"]) + 1
     record = JobResult(module.best["value"], info=info)
     if unit.trial is not None:
         return record
     for condition, seed in conditions(dataset.modalities, task, unit.missing, config.seed).items():
         evaluation = evaluate_quietly(model, task, dataset, condition=condition, seed=seed)
-        record.scores[condition.name] = evaluation.metrics
+        undefined = getattr(evaluation, "undefined", {})
+        record.scores[condition.name] = {m: v for m, v in evaluation.metrics.items() if v is not None}
+        if undefined:
+            info.undefined = {**(info.undefined or {}), condition.name: undefined}
         if isinstance(condition, Intact):
-            info["convergence"] = evaluation.convergence()
+            info.convergence = Convergence.of(evaluation.convergence())
     return record
 
 
@@ -147,11 +190,7 @@ def _measure_linear(unit: Job) -> JobResult:
     task = make_task(dataset.task, **({"modalities": dataset.modalities} if dataset.task == "retrieval" else {}))
     began = time.perf_counter()
     model = fit_linear(dataset, task)
-    info = {
-        "parameters": model.parameters,
-        "flops": 2 * model.parameters,
-        "train_seconds": time.perf_counter() - began,
-    }
+    info = JobInfo(parameters=model.parameters, flops=2 * model.parameters, train_seconds=time.perf_counter() - began)
     test = dataset.splits["test"]
     every = conditions(dataset.modalities, task, unit.missing, config.seed)
     return JobResult(

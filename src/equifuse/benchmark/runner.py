@@ -15,11 +15,11 @@ from equifuse.benchmark.job import Job, JobResult, measure
 from equifuse.benchmark.sets import SetInfo, look_at, short_names
 from equifuse.benchmark.space import DEFAULT_SPACE
 from equifuse.benchmark.store import Row, Store
+from equifuse.benchmark.summary import Summary
 from equifuse.benchmark.tuning import Tuning
 from equifuse.errors import DataError, EquifuseError, InputError
 from equifuse.files import refuse_existing, write_yaml
 from equifuse.registry import FUSIONS
-from equifuse.report.benchmark import publish
 from equifuse.runs.config import read_config
 from equifuse.runs.executors import executor
 from equifuse.runs.progress import count_bar
@@ -35,7 +35,7 @@ def run_benchmark(
     workers: int | None = None,
     scheduler: str | None = None,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> Summary:
     """Run a benchmark into a folder.
 
     The folder holds ``benchmark.yaml`` (what was asked for), ``store.sqlite`` (every result, as soon as it is there),
@@ -59,6 +59,8 @@ def run_benchmark(
         DataError: a data set cannot be used, or there is nothing to resume.
         InputError: an option does not fit, or everything failed.
     """
+    from equifuse.report.benchmark import publish  # noqa: PLC0415 - the last step alone reports
+
     out = Path(out)
     if not resume:
         refuse_existing(out)

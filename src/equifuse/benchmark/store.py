@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from equifuse.benchmark.job import Job, JobResult
+from equifuse.benchmark.job import Job, JobInfo, JobResult
 from equifuse.errors import DataError
 from equifuse.files import atomic, parse_errors
 
@@ -41,7 +41,7 @@ class Row:
         monitor: the best validation loss, or None where the unit failed.
         error: why it failed, or None.
         config: the training's configuration.
-        info: see :class:`~equifuse.benchmark.job.JobResult`.
+        info: see :class:`~equifuse.benchmark.job.JobInfo`.
         scores: condition -> metric -> value.
     """
 
@@ -54,7 +54,7 @@ class Row:
     monitor: float | None
     error: str | None
     config: dict[str, Any]
-    info: dict[str, Any]
+    info: JobInfo
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -107,7 +107,7 @@ class Store:
             None if record is None else record.monitor,
             result if isinstance(result, str) else None,
             json.dumps(unit.config.to_dict()),
-            json.dumps({} if record is None else record.info),
+            json.dumps({} if record is None else record.info.to_dict()),
         )
         names = "key, data, method, seed, protocol, trial, fingerprint, monitor, error, config, info"
         with self._open() as database:
@@ -131,7 +131,7 @@ class Store:
             found = {}
             for values in database.execute(query):
                 row = dict(zip(columns, values, strict=True))
-                row |= {name: json.loads(row[name]) for name in ("config", "info")}
+                row |= {"config": json.loads(row["config"]), "info": JobInfo.from_dict(json.loads(row["info"]))}
                 found[row["key"]] = Row(**row)
             for key, condition, metric, value in database.execute("SELECT * FROM scores"):
                 found[key].scores.setdefault(condition, {})[metric] = value

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import statistics as st
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
+from equifuse._display import html_table, listed, short_text
 from equifuse.benchmark.config import BenchmarkConfig
 from equifuse.benchmark.job import INTACT
 from equifuse.benchmark.sets import SetInfo
@@ -18,6 +20,7 @@ from equifuse.benchmark.space import DEFAULT_SPACE
 from equifuse.benchmark.statistics import holm, mean_interval, paired_test, ranking, signed_rank_test
 from equifuse.benchmark.store import Row
 from equifuse.evaluation.conditions import kind_of
+from equifuse.records import Record
 from equifuse.tasks import make_task
 from equifuse.tasks.base import direction
 from equifuse.training.protocol import CLEAN, LOOSE
@@ -25,22 +28,203 @@ from equifuse.training.protocol import CLEAN, LOOSE
 # Differences below this level, after correction, count as wins and losses.
 _LEVEL = 0.05
 
-Summary = dict[str, Any]
 # Data set -> method -> seed -> value.
 _Values = dict[str, dict[str, dict[int, float]]]
 
 
-def summarise(config: BenchmarkConfig, sets: Mapping[str, SetInfo], rows: Sequence[Row]) -> Summary:
-    """Everything the report says, as plain values; NaN is None.
+@dataclass(frozen=True, eq=False)
+class Score(Record):
+    """A method's headline metric on a data set.
 
-    - ``scores``: protocol -> data set -> method -> ``mean``, ``interval`` (half the 95 % one over seeds), ``values`` by
-      seed, of the task's headline metric on the intact test part;
-    - ``ranking``: average ranks over the data sets on which every method has a result, Friedman's test, the critical
-      difference; ``pairs``: for each pair of methods Wilcoxon's signed-rank test over those sets, corrected by Holm's
-      method, and wins, ties and losses, each by paired t-tests over seeds, corrected over the data sets;
-    - ``conditions_by_set``: condition -> data set -> method -> share of the intact score that is left (of an error,
-      the intact one over the damaged one), mean over seeds and modalities; ``conditions``: its mean over data sets;
-    - ``convergence``, ``costs``, ``tuned``, ``difference`` (loose less clean), ``failures``.
+    Attributes:
+        mean: over the seeds.
+        interval: half of Student's 95 % interval; None for a single seed.
+        values: seed as text -> value.
+    """
+
+    mean: float
+    interval: float | None
+    values: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Measure(Record):
+    """Mean and sample standard deviation of a metric over the seeds; the latter is 0 for a single one."""
+
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True, eq=False)
+class RankTable(Record):
+    """Ranks over the data sets on which every method has a result.
+
+    Attributes:
+        sets: their names.
+        ranks: method -> average rank, 1 the best.
+        friedman: p-value of Friedman's test that all methods are alike, or None.
+        critical: Nemenyi's critical difference, or None.
+        first: method -> number of data sets on which its mean is the best.
+    """
+
+    sets: list[str] = field(default_factory=list)
+    ranks: dict[str, float] = field(default_factory=dict)
+    friedman: float | None = None
+    critical: float | None = None
+    first: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair(Record):
+    """Two methods compared.
+
+    Attributes:
+        a: a method.
+        b: another one.
+        sets: number of data sets on which both have a result.
+        higher: on how many of them ``a`` has the better mean.
+        p: of Wilcoxon's signed-rank test over the data sets; on one data set, of the paired t-test over the seeds.
+        win: data sets on which ``a`` is better, by the paired t-test over the seeds, corrected over the data sets.
+        tie: data sets on which neither is.
+        loss: data sets on which ``b`` is better.
+        p_holm: ``p`` corrected for the number of pairs.
+    """
+
+    a: str
+    b: str
+    sets: int
+    higher: int
+    p: float | None
+    win: int
+    tie: int
+    loss: int
+    p_holm: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SetSummary(Record):
+    """A data set; see :class:`~equifuse.benchmark.sets.SetInfo`."""
+
+    source: str
+    task: str
+    fingerprint: str
+    rows: dict[str, int]
+    modalities: dict[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class MethodConvergence(Record):
+    """How a method's equilibria on the test samples went, over all its runs.
+
+    Attributes:
+        runs: how many.
+        converged: share of the samples that reached the tolerance.
+        worst: the same of the worst run.
+        steps_at_start: evaluations per sample before training.
+        steps: evaluations per sample after training.
+        most_steps: the most of a sample.
+        residual: the largest relative residual.
+    """
+
+    runs: int
+    converged: float
+    worst: float
+    steps_at_start: float
+    steps: float
+    most_steps: float
+    residual: float
+
+
+@dataclass(frozen=True, eq=False)
+class Costs(Record):
+    """What a method costs, geometric means over its runs; None where nothing was measured.
+
+    Attributes:
+        parameters: of the whole model.
+        flops: of one sample's forward pass.
+        train_seconds: of a training.
+    """
+
+    parameters: float | None
+    flops: float | None
+    train_seconds: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Circumstances(Record):
+    """When and on what a benchmark was made, in words."""
+
+    date: str
+    machine: str
+    versions: str
+
+
+@dataclass(frozen=True, eq=False)
+class Summary(Record):
+    """Everything a benchmark's report says; ``summary.json`` holds the same under the same names.
+
+    Attributes:
+        metrics: data set -> its headline metric.
+        better: data set -> ``"max"`` or ``"min"``, which way that is better.
+        sets: the data sets by name.
+        methods: labels.
+        seeds: how many.
+        scores: protocol -> data set -> method -> the headline metric on the intact test part.
+        ranking: ranks over the data sets, by the clean protocol.
+        pairs: every two methods compared.
+        conditions_by_set: condition -> data set -> method -> share of the intact score that is left (of an error, the
+            intact one over the damaged one), mean over seeds and modalities.
+        conditions: condition -> method -> its mean over the data sets.
+        convergence: method -> how its equilibria went; without those that solve for none.
+        costs: method -> parameters, FLOPs, seconds.
+        tuned: data set -> method -> the options that tuning chose.
+        difference: data set -> method -> loose mean less clean mean.
+        measures: data set -> method -> metric -> mean and deviation on the intact test part, by the clean protocol.
+        failures: what has no result because it failed, and why.
+        skipped: pairs of method and data set that do not fit, and why.
+        command: what was typed.
+        made: when and on what.
+    """
+
+    metrics: dict[str, str]
+    better: dict[str, str]
+    sets: dict[str, SetSummary]
+    methods: list[str]
+    seeds: int
+    scores: dict[str, dict[str, dict[str, Score]]]
+    ranking: RankTable
+    pairs: list[Pair]
+    conditions_by_set: dict[str, dict[str, dict[str, float]]]
+    conditions: dict[str, dict[str, float]]
+    convergence: dict[str, MethodConvergence]
+    costs: dict[str, Costs]
+    tuned: dict[str, dict[str, dict[str, Any]]]
+    difference: dict[str, dict[str, float]]
+    measures: dict[str, dict[str, dict[str, Measure]]]
+    failures: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    command: str = ""
+    made: Circumstances | None = None
+
+    def __repr__(self) -> str:
+        rows = [["methods", listed(self.methods)], ["data sets", listed(self.sets)], ["seeds", self.seeds]]
+        if len(self.ranking.ranks) > 1:
+            ranks = sorted(self.ranking.ranks.items(), key=lambda pair: pair[1])
+            rows.append(["average ranks", listed(f"{label} {rank:.2f}" for label, rank in ranks)])
+        problems = len(self.failures) + len(self.skipped)
+        return short_text("Benchmark", [*rows, *([["without a result", problems]] if problems else [])])
+
+    def _repr_html_(self) -> str:
+        labels = self.methods
+        rows = []
+        for name, methods in self.scores[CLEAN].items():
+            cells = [f"{methods[label].mean:.4f}" if label in methods else "–" for label in labels]
+            rows.append([name, self.metrics[name], *cells])
+        return html_table(f"Benchmark: means over {self.seeds} seeds", ["data", "metric", *labels], rows)
+
+
+def summarise(config: BenchmarkConfig, sets: Mapping[str, SetInfo], rows: Sequence[Row]) -> Summary:
+    """The numbers of a benchmark's report.
 
     Args:
         config: what was compared.
@@ -55,24 +239,47 @@ def summarise(config: BenchmarkConfig, sets: Mapping[str, SetInfo], rows: Sequen
         protocol: {name: {m: _described(by) for m, by in methods.items()} for name, methods in found.items()}
         for protocol, found in values.items()
     }
-    summary: Summary = {
-        "metrics": metrics,
-        "better": {name: direction(metric) for name, metric in metrics.items()},
-        "sets": {name: _set(found) for name, found in sets.items()},
-        "methods": labels,
-        "seeds": len(config.seeds),
-        "scores": scores,
-        "ranking": _ranking(values[CLEAN], metrics, labels),
-        "pairs": _pairs(values[CLEAN], metrics, labels),
-        "conditions_by_set": (left := _conditions(runs, metrics, labels)),
-        "conditions": {condition: _averaged(by_set, labels) for condition, by_set in left.items()},
-        "convergence": _convergence(runs, labels),
-        "costs": _costs(runs, labels),
-        "tuned": _tuned(config, rows),
-        "difference": _differences(scores, labels) if LOOSE in scores else {},
-        "failures": [f"{row.method} on {row.data}, seed {row.seed}: {row.error}" for row in rows if row.error],
+    left = _conditions(runs, metrics, labels)
+    return Summary(
+        metrics=metrics,
+        better={name: direction(metric) for name, metric in metrics.items()},
+        sets={
+            name: SetSummary(found.source, found.task, found.fingerprint, found.rows, found.modalities)
+            for name, found in sets.items()
+        },
+        methods=labels,
+        seeds=len(config.seeds),
+        scores=scores,
+        ranking=_ranking(values[CLEAN], metrics, labels),
+        pairs=_pairs(values[CLEAN], metrics, labels),
+        conditions_by_set=left,
+        conditions={condition: _averaged(by_set, labels) for condition, by_set in left.items()},
+        convergence=_convergence(runs, labels),
+        costs=_costs(runs, labels),
+        tuned=_tuned(config, rows),
+        difference=_differences(scores, labels) if LOOSE in scores else {},
+        measures=_measures(runs),
+        failures=[f"{row.method} on {row.data}, seed {row.seed}: {row.error}" for row in rows if row.error],
+    )
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _measures(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, Measure]]]:
+    found: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for row in rows:
+        for metric, value in row.scores.get(INTACT, {}).items() if row.protocol == CLEAN else ():
+            found[row.data][row.method][metric].append(value)
+    return {
+        name: {label: {metric: _measure(values) for metric, values in by.items()} for label, by in methods.items()}
+        for name, methods in found.items()
     }
-    return _plain(summary)  # type: ignore[no-any-return]
+
+
+def _measure(values: list[float]) -> Measure:
+    return Measure(st.fmean(values), st.stdev(values) if len(values) > 1 else 0.0)
 
 
 def _values(rows: Sequence[Row], metrics: Mapping[str, str], protocol: str, condition: str) -> _Values:
@@ -84,19 +291,9 @@ def _values(rows: Sequence[Row], metrics: Mapping[str, str], protocol: str, cond
     return found
 
 
-def _described(by_seed: Mapping[int, float]) -> dict[str, Any]:
+def _described(by_seed: Mapping[int, float]) -> Score:
     mean, half = mean_interval(list(by_seed.values()))
-    return {"mean": mean, "interval": half, "values": {str(seed): value for seed, value in sorted(by_seed.items())}}
-
-
-def _set(found: SetInfo) -> dict[str, Any]:
-    return {
-        "source": found.source,
-        "task": found.task,
-        "fingerprint": found.fingerprint,
-        "rows": found.rows,
-        "modalities": found.modalities,
-    }
+    return Score(mean, _known(half), {str(seed): value for seed, value in sorted(by_seed.items())})
 
 
 def _sign(metric: str) -> float:
@@ -119,25 +316,26 @@ def _means(values: _Values, metrics: Mapping[str, str], names: Sequence[str], la
     ).reshape(len(names), len(labels))
 
 
-def _ranking(values: _Values, metrics: Mapping[str, str], labels: Sequence[str]) -> dict[str, Any]:
+def _ranking(values: _Values, metrics: Mapping[str, str], labels: Sequence[str]) -> RankTable:
     labels = _ranked_labels(values, labels)
     names = _complete(values, labels)
     if not names:
-        return {"sets": [], "ranks": {}, "friedman": None, "critical": None, "first": {}}
+        return RankTable()
     scores = _means(values, metrics, names, labels)
     found = ranking(scores)
     best = scores.max(axis=1, keepdims=True)
-    return {
-        "sets": names,
-        "ranks": dict(zip(labels, found.ranks.tolist(), strict=True)),
-        "friedman": found.friedman,
-        "critical": found.critical,
-        "first": dict(zip(labels, (scores == best).sum(axis=0).tolist(), strict=True)),
-    }
+    return RankTable(
+        names,
+        dict(zip(labels, found.ranks.tolist(), strict=True)),
+        _known(found.friedman),
+        _known(found.critical),
+        dict(zip(labels, (scores == best).sum(axis=0).tolist(), strict=True)),
+    )
 
 
-def _pairs(values: _Values, metrics: Mapping[str, str], labels: Sequence[str]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+def _pairs(values: _Values, metrics: Mapping[str, str], labels: Sequence[str]) -> list[Pair]:
+    found: list[Pair] = []
+    raw: list[float] = []
     for a, b in combinations(labels, 2):
         names = _complete(values, (a, b))
         if not names:
@@ -153,20 +351,10 @@ def _pairs(values: _Values, metrics: Mapping[str, str], labels: Sequence[str]) -
         significant = [p < _LEVEL for p in holm(p_values)]
         wins = sum(s > 0 for s, clear in zip(signs, significant, strict=True) if clear)
         losses = sum(s < 0 for s, clear in zip(signs, significant, strict=True) if clear)
-        found.append(
-            {
-                "a": a,
-                "b": b,
-                "sets": len(names),
-                "higher": int((scores[:, 0] > scores[:, 1]).sum()),
-                "p": p_values[0] if len(names) == 1 else signed_rank_test(scores[:, 0], scores[:, 1]),
-                "win": wins,
-                "tie": len(names) - wins - losses,
-                "loss": losses,
-            }
-        )
-    corrected = holm([float(pair["p"]) for pair in found])
-    return [{**pair, "p_holm": p} for pair, p in zip(found, corrected, strict=True)]
+        raw.append(p_values[0] if len(names) == 1 else signed_rank_test(scores[:, 0], scores[:, 1]))
+        higher = int((scores[:, 0] > scores[:, 1]).sum())
+        found.append(Pair(a, b, len(names), higher, _known(raw[-1]), wins, len(names) - wins - losses, losses))
+    return [replace(pair, p_holm=_known(p)) for pair, p in zip(found, holm(raw), strict=True)]
 
 
 def _conditions(
@@ -194,40 +382,45 @@ def _averaged(by_set: Mapping[str, Mapping[str, float]], labels: Sequence[str]) 
     return {label: st.fmean(values) for label, values in found.items() if values}
 
 
-def _convergence(rows: Sequence[Row], labels: Sequence[str]) -> dict[str, Any]:
+def _convergence(rows: Sequence[Row], labels: Sequence[str]) -> dict[str, MethodConvergence]:
     found = {}
     for label in labels:
-        infos = [row.info for row in rows if row.method == label and row.info.get("convergence")]
-        if not infos:
-            continue
-        ends, starts = [info["convergence"] for info in infos], [info["convergence_at_start"] for info in infos]
-        found[label] = {
-            "runs": len(infos),
-            "converged": st.fmean(end["converged"] for end in ends),
-            "worst": min(end["converged"] for end in ends),
-            "steps_at_start": st.fmean(start["mean_steps"] for start in starts),
-            "steps": st.fmean(end["mean_steps"] for end in ends),
-            "most_steps": max(end["max_steps"] for end in ends),
-            "residual": max(end["max_residual"] for end in ends),
-        }
+        infos = [row.info for row in rows if row.method == label and row.info.convergence is not None]
+        ends = [info.convergence for info in infos if info.convergence is not None]
+        starts = [info.convergence_at_start for info in infos if info.convergence_at_start is not None]
+        if ends and starts:
+            found[label] = MethodConvergence(
+                runs=len(ends),
+                converged=st.fmean(end.converged for end in ends),
+                worst=min(end.converged for end in ends),
+                steps_at_start=st.fmean(start.mean_steps for start in starts),
+                steps=st.fmean(end.mean_steps for end in ends),
+                most_steps=max(end.max_steps for end in ends),
+                residual=max(end.max_residual for end in ends),
+            )
     return found
 
 
-def _costs(rows: Sequence[Row], labels: Sequence[str]) -> dict[str, Any]:
+def _costs(rows: Sequence[Row], labels: Sequence[str]) -> dict[str, Costs]:
     """Geometric means over the runs: data sets differ by orders of magnitude."""
     found = {}
     for label in labels:
         infos = [row.info for row in rows if row.method == label and row.protocol == CLEAN]
-        costs = {
-            name: [float(info[name]) for info in infos if info.get(name)]
-            for name in ("parameters", "flops", "train_seconds")
-        }
         if infos:
-            found[label] = {name: st.geometric_mean(v) if v else None for name, v in costs.items()}
+            found[label] = Costs(
+                _middle(info.parameters for info in infos),
+                _middle(info.flops for info in infos),
+                _middle(info.train_seconds for info in infos),
+            )
     return found
 
 
-def _tuned(config: BenchmarkConfig, rows: Sequence[Row]) -> dict[str, Any]:
+def _middle(values: Iterable[float | None]) -> float | None:
+    known = [float(value) for value in values if value]
+    return st.geometric_mean(known) if known else None
+
+
+def _tuned(config: BenchmarkConfig, rows: Sequence[Row]) -> dict[str, dict[str, dict[str, Any]]]:
     """Data set -> method -> the options that tuning chose."""
     if not config.trials:
         return {}
@@ -248,22 +441,15 @@ def _option(config: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _differences(scores: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+def _differences(
+    scores: Mapping[str, Mapping[str, Mapping[str, Score]]], labels: Sequence[str]
+) -> dict[str, dict[str, float]]:
     """Data set -> method -> loose mean less clean mean."""
     return {
         name: {
-            label: scores[LOOSE][name][label]["mean"] - methods[label]["mean"]
+            label: scores[LOOSE][name][label].mean - methods[label].mean
             for label in labels
             if label in methods and label in scores[LOOSE].get(name, {})
         }
         for name, methods in scores[CLEAN].items()
     }
-
-
-def _plain(value: Any) -> Any:
-    """Plain dictionaries, and None for NaN, which JSON does not have."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

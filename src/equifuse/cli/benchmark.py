@@ -39,9 +39,13 @@ def benchmark(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Compare methods on data sets, tuned alike, over seeds: tables, tests, plots, and one page with all of it."""
+    from equifuse.runs.executors import preload
+
+    if workers != 0 and scheduler is None:
+        preload()
     from equifuse.benchmark import BenchmarkConfig, run_benchmark
     from equifuse.report.benchmark import PAGE, short_table
-    from equifuse.report.tables import show, text_table
+    from equifuse.report.tables import show
     from equifuse.runs.config import parse_settings
 
     given = {
@@ -60,9 +64,8 @@ def benchmark(
     except KeyboardInterrupt:
         typer.echo(f"interrupted; continue with the same options, --out {out} and --resume", err=True)
         raise typer.Exit(130) from None
-    table = short_table(summary)
-    show(text_table(table.caption, list(table.header), [list(row) for row in table.rows]))
-    for line in [*summary["failures"], *summary["skipped"]]:
+    show(short_table(summary))
+    for line in [*summary.failures, *summary.skipped]:
         typer.echo(f"note: {line}", err=True)
     typer.echo(f"report: {out / PAGE}")
 

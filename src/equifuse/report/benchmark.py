@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,12 +17,12 @@ from equifuse.benchmark.config import BenchmarkConfig
 from equifuse.benchmark.sets import SetInfo
 from equifuse.benchmark.statistics import cliques, pareto
 from equifuse.benchmark.store import Row
-from equifuse.benchmark.summary import Summary, summarise
+from equifuse.benchmark.summary import Circumstances, Measure, Summary, summarise
 from equifuse.files import write_json, write_text
 from equifuse.report import plots
 from equifuse.report.machine import processor
 from equifuse.report.page import Figure, Section, render_markdown, render_page
-from equifuse.report.tables import NONE, Strong, TextTable
+from equifuse.report.tables import NONE, Strong, TextTable, number
 from equifuse.training.protocol import CLEAN, LOOSE, PROTOCOLS
 
 SUMMARY, TABLES, PAGE, PLOTS = "summary.json", "tables.md", "report.html", "plots"
@@ -53,33 +53,33 @@ def publish(
     Returns:
         What ``summary.json`` holds.
     """
-    summary = summarise(config, sets, rows)
-    summary |= {"skipped": list(skipped), "command": command, "made": _circumstances(rows)}
+    made = _circumstances(rows)
+    summary = replace(summarise(config, sets, rows), skipped=list(skipped), command=command, made=made)
     drawn = _draw(summary, out / PLOTS)
     sections = _sections(config, summary, drawn)
-    write_json(out / SUMMARY, summary)
+    write_json(out / SUMMARY, summary.to_dict())
     title, lead = _title(summary), _lead(config)
     write_text(out / TABLES, render_markdown(title, sections, lead=lead))
-    facts = [(name, str(value)) for name, value in summary["made"].items()]
+    facts = [(name, str(value)) for name, value in made.items()]
     write_text(out / PAGE, render_page(title, sections, lead=lead, facts=facts))
     return summary
 
 
 def score_table(summary: Summary, protocol: str = CLEAN) -> TextTable:
     """Data sets × methods: mean ± half the 95 % interval over the seeds, the best mean of a row in bold."""
-    labels = summary["methods"]
+    labels = summary.methods
     rows = []
-    for name, methods in summary["scores"][protocol].items():
-        metric, lower = summary["metrics"][name], summary["better"][name] == "min"
-        means = [entry["mean"] for entry in methods.values()]
+    for name, methods in summary.scores[protocol].items():
+        metric, lower = summary.metrics[name], summary.better[name] == "min"
+        means = [entry.mean for entry in methods.values()]
         best = (min if lower else max)(means)
         cells = []
         for label in labels:
             entry = methods.get(label)
-            text = NONE if entry is None else _score(metric, entry["mean"], entry["interval"])
-            cells.append(Strong(text) if entry is not None and entry["mean"] == best else text)
+            text = NONE if entry is None else _score(metric, entry.mean, entry.interval)
+            cells.append(Strong(text) if entry is not None and entry.mean == best else text)
         rows.append([name, metric, *cells])
-    ranks = summary["ranking"]["ranks"]
+    ranks = summary.ranking.ranks
     if protocol == CLEAN and len(ranks) > 1:
         rows.append([_RANK, "", *(f"{ranks[label]:.2f}" if label in ranks else NONE for label in labels)])
     return TextTable(["data", "metric", *labels], rows, f"test, protocol {protocol}: {PROTOCOLS[protocol]}")
@@ -87,7 +87,7 @@ def score_table(summary: Summary, protocol: str = CLEAN) -> TextTable:
 
 def short_table(summary: Summary) -> TextTable:
     """A line per method, for a terminal: scores of up to three data sets, rank, and convergence."""
-    found, scores = summary["ranking"], summary["scores"][CLEAN]
+    found, scores = summary.ranking, summary.scores[CLEAN]
     names = list(scores) if len(scores) <= _SHOWN else []
     header = [
         "method",
@@ -97,22 +97,54 @@ def short_table(summary: Summary) -> TextTable:
         "converged",
     ]
     rows = []
-    for label in summary["methods"]:
-        entries = [(summary["metrics"][name], scores[name].get(label)) for name in names]
-        solved = summary["convergence"].get(label)
+    for label in summary.methods:
+        entries = [(summary.metrics[name], scores[name].get(label)) for name in names]
+        solved = summary.convergence.get(label)
         rows.append(
             [
                 label,
-                *(
-                    NONE if entry is None else _score(metric, entry["mean"], entry["interval"])
-                    for metric, entry in entries
-                ),
-                f"{found['ranks'][label]:.2f}" if label in found["ranks"] else NONE,
+                *(NONE if entry is None else _score(metric, entry.mean, entry.interval) for metric, entry in entries),
+                f"{found.ranks[label]:.2f}" if label in found.ranks else NONE,
                 f"{found['first'].get(label, '-')}",
-                NONE if solved is None else f"{100 * solved['converged']:.1f} %",
+                NONE if solved is None else f"{100 * solved.converged:.1f} %",
             ]
         )
     return TextTable(header, rows, f"{_title(summary)}; protocol {CLEAN}")
+
+
+def method_table(summary: Summary, data: str, metrics: Sequence[str] = ("accuracy", "f1_macro")) -> TextTable:
+    """A line per method on one data set: metrics over the seeds, parameters, seconds, and its equilibria.
+
+    Args:
+        summary: of the benchmark.
+        data: name of the data set.
+        metrics: which.
+    """
+    rows = []
+    for label, measured in summary.measures.get(data, {}).items():
+        costs, solved = summary.costs[label], summary.convergence.get(label)
+        rows.append(
+            [
+                label,
+                *(_measured(m, measured.get(m)) for m in metrics),
+                _count(costs.parameters),
+                number(costs.train_seconds, ".1f"),
+                NONE if solved is None else f"{100 * solved.converged:.1f} %",
+                NONE if solved is None else f"{solved.steps:.1f}",
+            ]
+        )
+    header = ["method", *(_METRIC_NAMES.get(m, m) for m in metrics), "parameters", "seconds", "converged", "steps"]
+    over = f"mean ± standard deviation over {summary.seeds} seeds" if summary.seeds > 1 else "1 seed"
+    order = {label: i for i, label in enumerate(summary.methods)}
+    rows.sort(key=lambda row: order[row[0]])
+    return TextTable(header, rows, f"{data}, test part, {over}")
+
+
+_METRIC_NAMES = {"accuracy": "accuracy %", "f1_macro": "macro-F1 %"}
+
+
+def _measured(metric: str, found: Measure | None) -> str:
+    return NONE if found is None else _score(metric, found.mean, found.deviation)
 
 
 def _score(metric: str, mean: float, half: float | None) -> str:
@@ -122,16 +154,14 @@ def _score(metric: str, mean: float, half: float | None) -> str:
     return shown if half is None else f"{shown} ± {format(scale * half, form)}"
 
 
-def _circumstances(rows: Sequence[Row]) -> dict[str, Any]:
-    machines = sorted({str(row.info.get("machine")) for row in rows if row.info.get("machine")})
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{processor()}, {len(machines)} {'machine' if len(machines) == 1 else 'machines'}",
-        "versions": ", ".join(
-            f"{name} {version(name)}" for name in ("equifuse", "torch", "numpy", "scikit-learn", "lightning")
-        )
-        + f", python {platform.python_version()}",
-    }
+def _circumstances(rows: Sequence[Row]) -> Circumstances:
+    machines = {row.info.machine for row in rows if row.info.machine}
+    names = ("equifuse", "torch", "numpy", "scikit-learn", "lightning")
+    return Circumstances(
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        machine=f"{processor()}, {len(machines)} {'machine' if len(machines) == 1 else 'machines'}",
+        versions=", ".join([*(f"{name} {version(name)}" for name in names), f"python {platform.python_version()}"]),
+    )
 
 
 def _title(summary: Summary) -> str:
@@ -140,9 +170,9 @@ def _title(summary: Summary) -> str:
 
     return ", ".join(
         [
-            counted(len(summary["methods"]), "method"),
-            counted(len(summary["sets"]), "data set"),
-            counted(summary["seeds"], "seed"),
+            counted(len(summary.methods), "method"),
+            counted(len(summary.sets), "data set"),
+            counted(summary.seeds, "seed"),
         ]
     )
 
@@ -171,19 +201,20 @@ def _draw(summary: Summary, folder: Path) -> _Drawn:
 
 
 def _draw_ranks(summary: Summary, folder: Path) -> list[Figure]:
-    found = summary["ranking"]
-    if len(found["ranks"]) < 2 or len(found["sets"]) < 2:
+    found = summary.ranking
+    if len(found.ranks) < 2 or len(found.sets) < 2:
         return []
-    groups = cliques(list(found["ranks"].values()), found["critical"])
-    plots.save(plots.critical_difference(found["ranks"], found["critical"], groups), folder / "ranks.svg")
+    critical = math.nan if found.critical is None else found.critical
+    groups = cliques(list(found.ranks.values()), critical)
+    plots.save(plots.critical_difference(found.ranks, critical, groups), folder / "ranks.svg")
     caption = "Average ranks, 1 the best. Methods joined by a bar differ by less than the critical difference."
     return [Figure(folder / "ranks.svg", caption)]
 
 
 def _draw_costs(summary: Summary, folder: Path) -> list[Figure]:
-    ranks, drawn = summary["ranking"]["ranks"], []
+    ranks, drawn = summary.ranking.ranks, []
     for name, cost in _COSTS.items():
-        costs = {label: summary["costs"].get(label, {}).get(name) for label in ranks}
+        costs = {label: getattr(summary.costs.get(label), name, None) for label in ranks}
         points = {label: (value, ranks[label]) for label, value in costs.items() if value}
         if len(points) < 2:
             continue
@@ -196,9 +227,9 @@ def _draw_costs(summary: Summary, folder: Path) -> list[Figure]:
 
 
 def _draw_missing(summary: Summary, folder: Path) -> list[Figure]:
-    if not summary["conditions"]:
+    if not summary.conditions:
         return []
-    plots.save(plots.retained(summary["conditions"]), folder / "missing.svg")
+    plots.save(plots.retained(summary.conditions), folder / "missing.svg")
     caption = "What is left of the intact score when modalities are missing at test, mean over the data sets."
     return [Figure(folder / "missing.svg", caption)]
 
@@ -217,10 +248,10 @@ def _sections(config: BenchmarkConfig, summary: Summary, drawn: _Drawn) -> list[
         Section(
             "How this was made",
             [
-                "; ".join(str(value) for value in summary["made"].values()) + ".",
+                "; ".join(str(value) for value in (summary.made or {}).values()) + ".",
                 "The command, and the configuration in full (benchmark.yaml):",
             ],
-            code=[summary["command"], yaml.safe_dump(config.to_dict(), sort_keys=False).rstrip()],
+            code=[summary.command, yaml.safe_dump(config.to_dict(), sort_keys=False).rstrip()],
         ),
     ]
     return [section for section in sections if section is not None]
@@ -233,28 +264,28 @@ _INTERVALS = (
 
 
 def _rank_section(summary: Summary, figures: Sequence[Figure]) -> Section | None:
-    found = summary["ranking"]
-    if len(found["ranks"]) < 2:
+    found = summary.ranking
+    if len(found.ranks) < 2:
         return None
-    number = len(found["sets"])
+    number = len(found.sets)
     text = ["On one data set, which ranks little."] if number == 1 else []
     if number > 1:
         text.append(
             f"Over the {number} data sets on which every method has a result. "
-            f"Friedman's test that all are alike: {_p_is(found['friedman'])}."
+            f"Friedman's test that all are alike: {_p_is(found.friedman)}."
         )
-    ordered = sorted(found["ranks"], key=lambda label: found["ranks"][label])
-    rows = [[m, f"{found['ranks'][m]:.2f}", str(found["first"][m])] for m in ordered]
+    ordered = sorted(found.ranks, key=lambda label: found.ranks[label])
+    rows = [[m, f"{found.ranks[m]:.2f}", str(found.first[m])] for m in ordered]
     pairs = [
         [
-            f"{pair['a']} against {pair['b']}",
-            str(pair["sets"]),
-            str(pair["higher"]),
-            _p(pair["p"]),
-            _p(pair["p_holm"]),
-            f"{pair['win']} / {pair['tie']} / {pair['loss']}",
+            f"{pair.a} against {pair.b}",
+            str(pair.sets),
+            str(pair.higher),
+            _p(pair.p),
+            _p(pair.p_holm),
+            f"{pair.win} / {pair.tie} / {pair.loss}",
         ]
-        for pair in summary["pairs"]
+        for pair in summary.pairs
     ]
     header = ["pair", "data sets", "higher mean", "p", "p, corrected", "win / tie / loss"]
     caption = (
@@ -271,23 +302,23 @@ def _rank_section(summary: Summary, figures: Sequence[Figure]) -> Section | None
 
 
 def _win_matrix(summary: Summary) -> TextTable:
-    labels = summary["methods"]
-    cells = {(p["a"], p["b"]): f"{p['win']}/{p['tie']}/{p['loss']}" for p in summary["pairs"]}
-    cells |= {(p["b"], p["a"]): f"{p['loss']}/{p['tie']}/{p['win']}" for p in summary["pairs"]}
+    labels = summary.methods
+    cells = {(p.a, p.b): f"{p.win}/{p.tie}/{p.loss}" for p in summary.pairs}
+    cells |= {(p.b, p.a): f"{p.loss}/{p.tie}/{p.win}" for p in summary.pairs}
     rows = [[a, *(cells.get((a, b), "") for b in labels)] for a in labels]
     return TextTable(["", *labels], rows, "Wins / ties / losses of the row against the column, in data sets.")
 
 
 def _cost_section(summary: Summary, figures: Sequence[Figure]) -> Section | None:
-    costs = summary["costs"]
+    costs = summary.costs
     if not costs:
         return None
     rows = [
         [
             label,
-            _count(found["parameters"]),
-            _count(found["flops"]),
-            NONE if found["train_seconds"] is None else f"{found['train_seconds']:.2f}",
+            _count(found.parameters),
+            _count(found.flops),
+            NONE if found.train_seconds is None else f"{found.train_seconds:.2f}",
         ]
         for label, found in costs.items()
     ]
@@ -300,31 +331,31 @@ def _cost_section(summary: Summary, figures: Sequence[Figure]) -> Section | None
 
 
 def _missing_section(summary: Summary, figures: Sequence[Figure]) -> Section | None:
-    if not summary["conditions"]:
+    if not summary.conditions:
         return None
-    labels = summary["methods"]
+    labels = summary.methods
     rows = [
         [condition, *(f"{100 * by[label]:.1f}" if label in by else NONE for label in labels)]
-        for condition, by in summary["conditions"].items()
+        for condition, by in summary.conditions.items()
     ]
     caption = "Per cent of the intact score that is left (of an error: intact over damaged), mean over the data sets."
     return Section("Missing modalities", figures=figures, tables=[TextTable(["on test", *labels], rows, caption)])
 
 
 def _convergence_section(summary: Summary) -> Section | None:
-    found = summary["convergence"]
+    found = summary.convergence
     if not found:
         return None
     rows = [
         [
             label,
-            str(c["runs"]),
-            f"{100 * c['converged']:.2f} %",
-            f"{100 * c['worst']:.1f} %",
-            f"{c['steps_at_start']:.1f}",
-            f"{c['steps']:.1f}",
-            f"{c['most_steps']:.0f}",
-            f"{c['residual']:.1e}",
+            str(c.runs),
+            f"{100 * c.converged:.2f} %",
+            f"{100 * c.worst:.1f} %",
+            f"{c.steps_at_start:.1f}",
+            f"{c.steps:.1f}",
+            f"{c.most_steps:.0f}",
+            f"{c.residual:.1e}",
         ]
         for label, c in found.items()
     ]
@@ -334,12 +365,12 @@ def _convergence_section(summary: Summary) -> Section | None:
 
 
 def _protocol_section(summary: Summary) -> Section | None:
-    if LOOSE not in summary["scores"]:
+    if LOOSE not in summary.scores:
         return None
-    labels = [m for m in summary["methods"] if any(m in by for by in summary["difference"].values())]
+    labels = [m for m in summary.methods if any(m in by for by in summary.difference.values())]
     rows = []
-    for name, by in summary["difference"].items():
-        metric = summary["metrics"][name]
+    for name, by in summary.difference.items():
+        metric = summary.metrics[name]
         rows.append([name, metric, *(_signed(metric, by[label]) if label in by else NONE for label in labels)])
     text = [
         f"The loose protocol is not evidence: {PROTOCOLS[LOOSE]}, for all epochs. It is what the codes behind many "
@@ -356,12 +387,12 @@ def _signed(metric: str, value: float) -> str:
 
 
 def _tuning_section(config: BenchmarkConfig, summary: Summary) -> Section | None:
-    if not summary["tuned"]:
+    if not summary.tuned:
         return None
-    options = list(dict.fromkeys(o for by in summary["tuned"].values() for found in by.values() for o in found))
+    options = list(dict.fromkeys(o for by in summary.tuned.values() for found in by.values() for o in found))
     rows = [
         [f"{name}, {label}", *(_option(found.get(option)) for option in options)]
-        for name, by in summary["tuned"].items()
+        for name, by in summary.tuned.items()
         for label, found in by.items()
     ]
     caption = f"What {config.trials} trials chose."
@@ -372,12 +403,12 @@ def _data_section(summary: Summary) -> Section:
     rows = [
         [
             name,
-            found["task"],
-            " / ".join(str(count) for count in found["rows"].values()),
-            ", ".join(f"{m} {width}" for m, width in found["modalities"].items()),
-            found["fingerprint"],
+            found.task,
+            " / ".join(str(count) for count in found.rows.values()),
+            ", ".join(f"{m} {width}" for m, width in found.modalities.items()),
+            found.fingerprint,
         ]
-        for name, found in summary["sets"].items()
+        for name, found in summary.sets.items()
     ]
     header = ["data", "task", "train / val / test", "modalities", "fingerprint"]
     caption = "The fingerprint is of all values, split as with the first seed."
@@ -385,7 +416,7 @@ def _data_section(summary: Summary) -> Section:
 
 
 def _remarks_section(summary: Summary) -> Section | None:
-    remarks = [*summary["failures"], *summary["skipped"]]
+    remarks = [*summary.failures, *summary.skipped]
     return Section("Without a result", remarks) if remarks else None
 
 
