@@ -39,10 +39,6 @@ def benchmark(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Compare methods on data sets, tuned alike, over seeds: tables, tests, plots, and one page with all of it."""
-    from equifuse.runs.executors import preload
-
-    if workers != 0 and scheduler is None:
-        preload()
     from equifuse.benchmark import BenchmarkConfig, run_benchmark
     from equifuse.report.benchmark import PAGE, short_table
     from equifuse.report.tables import show

@@ -19,10 +19,10 @@ def demo(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Compare deq, gmf, gmf+deq and concat on the embedded digits: a small benchmark, in seconds."""
-    from equifuse.runs.executors import preload
+    from equifuse.runs.executors import begin_imports
 
     if workers != 0:
-        preload()
+        begin_imports()
     from equifuse.benchmark.presets import run_demo
     from equifuse.report.benchmark import PAGE, method_table
     from equifuse.report.tables import show

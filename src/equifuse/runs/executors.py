@@ -6,25 +6,25 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 
-import torch
-
 from equifuse.errors import InputError
 
 # More models at a time gain little on one machine unless asked for.
 _MOST_WORKERS = 4
-# What a training imports, Lightning above all.
-TRAINING = "equifuse.training.lightning_module"
+# What a training and its evaluation import, Lightning above all.
+TRAINING = ("equifuse.training.lightning_module", "equifuse.benchmark.job", "sklearn.metrics")
 
 
 @contextmanager
-def executor(workers: int | None = None, scheduler: str | None = None, preload: str = TRAINING) -> Iterator[Executor]:
+def executor(
+    workers: int | None = None, scheduler: str | None = None, preload: Sequence[str] = TRAINING
+) -> Iterator[Executor]:
     """An executor of :mod:`concurrent.futures`; what has not begun when the block is left is cancelled.
 
     Args:
@@ -34,7 +34,7 @@ def executor(workers: int | None = None, scheduler: str | None = None, preload: 
             same paths, and one thread each: PyTorch's random numbers are those of a process. Dask was chosen because
             it is plain Python, its futures are those of the standard library, and it starts on SSH, Slurm,
             Kubernetes and the clouds by tools of its own.
-        preload: module that the processes' work imports.
+        preload: modules that the processes' work imports.
 
     Raises:
         InputError: Dask is not installed, the scheduler does not answer, or a worker has several threads.
@@ -64,7 +64,22 @@ def executor(workers: int | None = None, scheduler: str | None = None, preload: 
     pool.shutdown()
 
 
-def _context(preload: str) -> BaseContext:
+def begin_imports(preload: Sequence[str] = TRAINING) -> None:
+    """Start the imports of the workers that will be asked for, while this process goes on with its own.
+
+    Only a server that workers are forked from can do it, as on Linux; elsewhere nothing happens.
+
+    Args:
+        preload: modules that the processes' work imports.
+    """
+    if sys.platform == "linux":
+        from multiprocessing import forkserver  # noqa: PLC0415 - there is none on Windows
+
+        _context(preload)
+        forkserver.ensure_running()
+
+
+def _context(preload: Sequence[str]) -> BaseContext:
     """How worker processes start.
 
     Forking this process could lock up, since it has used threads. On Linux a server that has imported everything and
@@ -74,7 +89,7 @@ def _context(preload: str) -> BaseContext:
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preload])
+    context.set_forkserver_preload(list(preload))
     return context
 
 
@@ -85,6 +100,8 @@ def _begin(environment: dict[str, str], folder: str) -> None:
         environment: variables of the caller; a forked worker has those of the time when the server was started.
         folder: the caller's.
     """
+    import torch  # noqa: PLC0415 - the caller may have nothing to compute
+
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

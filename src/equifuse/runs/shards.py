@@ -72,7 +72,7 @@ def predict_shards(
     failed: dict[str, str] = {}
     with (
         count_bar(len(shards), progress, "predicting", "shards") as advance,
-        executor(workers, scheduler, __name__) as pool,
+        executor(workers, scheduler, (__name__,)) as pool,
     ):
         left = {path: target for path, target in targets.items() if not target.is_file()}
         for path in targets.keys() - left.keys():
