@@ -110,7 +110,7 @@ def build() -> None:
     """Make the wheel and the source distribution in dist/, and check what they say of themselves."""
     setup("dev")
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
-    python("-m", "build")
+    python("-m", "build", "--no-isolation")
     python("-m", "twine", "check", "--strict", *sorted((ROOT / "dist").iterdir()))
 
 
