@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from os import PathLike, fspath
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from equifuse.errors import InputError
 
@@ -31,10 +31,10 @@ class Configurable:
         {'name': 'shape', 'width': 3.0, 'height': 1.0}
     """
 
-    name: ClassVar[Any]
+    __slots__ = ()
 
-    def __new__(cls, *arguments: Any, **options: Any) -> Self:
-        """The object, with a note of its arguments; containers are copied, as they may be changed later."""
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:  # noqa: D102
+        # Containers are copied, as they may be changed later.
         made = super().__new__(cls)
         given = [_copied(value) for value in arguments], {key: _copied(value) for key, value in options.items()}
         object.__setattr__(made, _GIVEN, given)  # also where a class is frozen, or registers what it is given
@@ -47,7 +47,7 @@ class Configurable:
             InputError: an argument is not a plain value, and no object that says how it was made.
         """
         arguments = {**_arguments(self), **self.current_options()}
-        return {"name": self.name, **{key: _described(value, key, self) for key, value in arguments.items()}}
+        return {"name": _name(self), **{key: _described(value, key, self) for key, value in arguments.items()}}
 
     def current_options(self) -> dict[str, Any]:
         """The options whose value is not what the constructor was given, by option.
@@ -92,6 +92,10 @@ def _arguments(made: Configurable) -> dict[str, Any]:
     }
 
 
+def _name(made: Configurable) -> str:
+    return str(getattr(made, "name", type(made).__name__))
+
+
 def _copied(value: Any) -> Any:
     """A container's copy, and anything else itself."""
     return type(value)(value) if type(value) in (dict, list, set) else value
@@ -112,6 +116,6 @@ def _described(value: Any, option: str, owner: Configurable) -> Any:
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a number of NumPy or PyTorch
         return value.item()
     raise InputError(
-        f"option {option!r} of {owner.name!r} is a {type(value).__name__}, which cannot be stored; "
+        f"option {option!r} of {_name(owner)!r} is a {type(value).__name__}, which cannot be stored; "
         "take numbers, strings, lists, or an object with a method config()"
     )

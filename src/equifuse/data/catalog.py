@@ -9,8 +9,8 @@ from typing import Any
 
 from equifuse.data.dataset import MultimodalDataset
 from equifuse.data.digits import load_digits_views
+from equifuse.data.formats import find_format
 from equifuse.data.formats.npz import read_npz
-from equifuse.data.formats.registry import find_format
 from equifuse.data.options import SourceOptions
 from equifuse.errors import UnknownNameError
 

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equifuse.data.dataset import Array, MultimodalDataset, Split
-from equifuse.data.formats.table import detect as is_table
-from equifuse.data.formats.table import read_table
+from equifuse.data.formats.table import is_table, read_table
 from equifuse.data.lazy import Floats, is_numeric
 from equifuse.data.options import SourceOptions
 

@@ -77,7 +77,7 @@ class FlatInputs:
         return mask
 
 
-class Fusion(Configurable, nn.Module, ABC):
+class Fusion(nn.Module, Configurable, ABC):
     """Base class of every fusion module: several modalities in, one representation out.
 
     Build one by its class or by :func:`make_fusion`; to write your own, derive from this class, set ``name`` and

@@ -1,1 +1,27 @@
 """Formats of data sets, one file each: what it looks like on disk, and how it is read."""
+
+from equifuse.data.formats.base import Format, find_format, known_formats
+from equifuse.data.formats.folder import FolderFormat
+from equifuse.data.formats.h5mu import MuDataFormat
+from equifuse.data.formats.hdf5 import HDF5Format
+from equifuse.data.formats.mat import MatFormat
+from equifuse.data.formats.mfeat import MfeatFormat
+from equifuse.data.formats.mmimdb import MMIMDBFormat
+from equifuse.data.formats.mogonet import MogonetFormat
+from equifuse.data.formats.npz import NpzFormat
+from equifuse.data.formats.table import TableFormat
+
+__all__ = [
+    "FolderFormat",
+    "Format",
+    "HDF5Format",
+    "MMIMDBFormat",
+    "MatFormat",
+    "MfeatFormat",
+    "MogonetFormat",
+    "MuDataFormat",
+    "NpzFormat",
+    "TableFormat",
+    "find_format",
+    "known_formats",
+]

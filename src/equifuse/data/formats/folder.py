@@ -15,7 +15,7 @@ An id that a modality's file does not have is a sample without this modality.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,13 @@ from numpy.typing import NDArray
 from equifuse.data.assemble import assemble, encode_target, part_rows, rows_by_id, with_presence
 from equifuse.data.dataset import MultimodalDataset
 from equifuse.data.formats import table as tables
+from equifuse.data.formats.base import Format
 from equifuse.data.formats.hdf5 import SUFFIXES as HDF5_SUFFIXES
 from equifuse.data.formats.hdf5 import opened, text_of
 from equifuse.data.lazy import Features, Floats, HDF5Array, loaded_if_small
 from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError, InputError
+from equifuse.registry import FORMATS
 
 _TABLES = tuple(f"{stem}{suffix}" for stem in ("split", "labels", "samples", "metadata") for suffix in tables.SUFFIXES)
 _MODALITY = (".npy", ".npz", *HDF5_SUFFIXES, *tables.SUFFIXES)
@@ -37,55 +39,61 @@ def _table_of(path: Path) -> Path | None:
     return next((path / name for name in _TABLES if (path / name).is_file()), None)
 
 
-def detect(path: Path) -> bool:
-    """A folder with such a table."""
-    return path.is_dir() and _table_of(path) is not None
+@FORMATS.register
+class FolderFormat(Format):
+    """A folder with one file of features per modality, and a table of labels and splits."""
 
+    name: ClassVar[str] = "folder"
+    description: ClassVar[str] = "folder of features with split.csv"
 
-def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) -> MultimodalDataset:
-    """Read the folder.
+    def detect(self, path: Path) -> bool:
+        """A folder with such a table."""
+        return path.is_dir() and _table_of(path) is not None
 
-    Raises:
-        DataError: a file is missing, damaged or does not fit the others.
-        InputError: the target is not told and cannot be guessed.
-    """
-    file = _table_of(path)
-    assert file is not None
-    table = tables.read_table(file)
-    columns = list(table.column_names)
-    id_column = options.id or "id"
-    ids = None
-    if id_column in columns:
-        ids = np.asarray([str(v) for v in table.column(id_column).to_pylist()])
-        if len(set(ids)) != len(ids):
-            raise DataError(f"{file}: column {id_column!r} has the same id more than once")
-    elif options.id is not None:
-        raise DataError(f"{file} has no column {id_column!r}; it has {', '.join(columns)}")
-    files = _modalities(path, file, options)
-    targets = list(options.target) or _usual_targets(columns, list(files))
-    rows = len(table.column(columns[0]))
-    target, task, classes = None, options.task or "retrieval", None
-    if targets:
-        for name in targets:
-            if name not in columns:
-                raise DataError(f"{file} has no target column {name!r}; it has {', '.join(columns)}")
-        target, task, classes = encode_target(tables.column_values(table, targets), options.task, targets)
-    elif options.task != "retrieval":
-        raise InputError(f"{file}: which column is the target? Pass target; it has {', '.join(columns)}")
-    split_column = options.split or "split"
-    parts = {}
-    if split_column in columns:
-        parts = part_rows(table.column(split_column).to_pylist(), f"{file}: {split_column!r}")
-    elif options.split is not None:
-        raise DataError(f"{file} has no column {split_column!r}; it has {', '.join(columns)}")
-    inputs: dict[str, Features] = {}
-    lengths: dict[str, NDArray[np.int64]] = {}
-    for m, source in files.items():
-        inputs[m], steps = _features(source, ids, rows, id_column)
-        if steps is not None:
-            lengths[m] = steps
-    whole = with_presence(inputs, target, ids, lengths)
-    return assemble(path.name, whole, task, parts, classes=classes, val_fraction=val_fraction, seed=seed)
+    def read(self, path: Path, options: SourceOptions, *, val_fraction: float, seed: int) -> MultimodalDataset:
+        """Read the folder.
+
+        Raises:
+            DataError: a file is missing, damaged or does not fit the others.
+            InputError: the target is not told and cannot be guessed.
+        """
+        file = _table_of(path)
+        assert file is not None
+        table = tables.read_table(file)
+        columns = list(table.column_names)
+        id_column = options.id or "id"
+        ids = None
+        if id_column in columns:
+            ids = np.asarray([str(v) for v in table.column(id_column).to_pylist()])
+            if len(set(ids)) != len(ids):
+                raise DataError(f"{file}: column {id_column!r} has the same id more than once")
+        elif options.id is not None:
+            raise DataError(f"{file} has no column {id_column!r}; it has {', '.join(columns)}")
+        files = _modalities(path, file, options)
+        targets = list(options.target) or _usual_targets(columns, list(files))
+        rows = len(table.column(columns[0]))
+        target, task, classes = None, options.task or "retrieval", None
+        if targets:
+            for name in targets:
+                if name not in columns:
+                    raise DataError(f"{file} has no target column {name!r}; it has {', '.join(columns)}")
+            target, task, classes = encode_target(tables.column_values(table, targets), options.task, targets)
+        elif options.task != "retrieval":
+            raise InputError(f"{file}: which column is the target? Pass target; it has {', '.join(columns)}")
+        split_column = options.split or "split"
+        parts = {}
+        if split_column in columns:
+            parts = part_rows(table.column(split_column).to_pylist(), f"{file}: {split_column!r}")
+        elif options.split is not None:
+            raise DataError(f"{file} has no column {split_column!r}; it has {', '.join(columns)}")
+        inputs: dict[str, Features] = {}
+        lengths: dict[str, NDArray[np.int64]] = {}
+        for m, source in files.items():
+            inputs[m], steps = _features(source, ids, rows, id_column)
+            if steps is not None:
+                lengths[m] = steps
+        whole = with_presence(inputs, target, ids, lengths)
+        return assemble(path.name, whole, task, parts, classes=classes, val_fraction=val_fraction, seed=seed)
 
 
 def _modalities(path: Path, table: Path, options: SourceOptions) -> dict[str, Path]:

@@ -8,58 +8,68 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equifuse.data.assemble import assemble, encode_target, part_rows, rows_by_id, with_presence
 from equifuse.data.dataset import MultimodalDataset
+from equifuse.data.formats.base import Format
 from equifuse.data.formats.hdf5 import opened
 from equifuse.data.lazy import Features
 from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError, InputError
 from equifuse.files import check_fits, parse_errors
+from equifuse.registry import FORMATS
 
 
-def detect(path: Path) -> bool:
-    """A ``.h5mu`` file."""
-    return path.suffix == ".h5mu"
+@FORMATS.register
+class MuDataFormat(Format):
+    """MuData files of single-cell omics."""
 
+    name: ClassVar[str] = "h5mu"
+    description: ClassVar[str] = "MuData .h5mu"
 
-def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) -> MultimodalDataset:
-    """Read the file.
+    def detect(self, path: Path) -> bool:
+        """A ``.h5mu`` file."""
+        return path.suffix == ".h5mu"
 
-    Raises:
-        DataError: the file is damaged, or a column is missing.
-        InputError: the extra is not installed, or the target is not told.
-    """
-    options.refuse("a MuData file", "target", "split", "task")
-    data = _opened(path)
-    if not options.target and options.task != "retrieval":
-        raise InputError(f"{path}: which column of obs is the target? Pass target; it has {_some(data.obs.columns)}")
-    ids = np.asarray([str(name) for name in data.obs_names])
-    inputs: dict[str, Features] = {}
-    features: dict[str, tuple[str, ...]] = {}
-    for m, part in data.mod.items():
-        check_fits(path, 4 * math.prod(part.X.shape))
-        matrix = part.X.toarray() if hasattr(part.X, "toarray") else np.asarray(part.X)
-        cells = [str(name) for name in part.obs_names]
-        inputs[m] = rows_by_id(matrix.astype(np.float32), cells, ids, f"{path}: {m}")
-        features[m] = tuple(str(name) for name in part.var_names)
-    if not inputs:
-        raise DataError(f"{path} has no modality")
-    target, task, classes = None, options.task or "retrieval", None
-    if options.target:
-        columns = np.stack([_column(path, data, name) for name in options.target], axis=1)
-        target, task, classes = encode_target(columns, options.task, options.target)
-    parts = {}
-    if options.split is not None:
-        parts = part_rows(list(_column(path, data, options.split)), f"{path}: {options.split!r}")
-    whole = with_presence(inputs, target, ids)
-    return assemble(
-        path.stem, whole, task, parts, classes=classes, features=features, val_fraction=val_fraction, seed=seed
-    )
+    def read(self, path: Path, options: SourceOptions, *, val_fraction: float, seed: int) -> MultimodalDataset:
+        """Read the file.
+
+        Raises:
+            DataError: the file is damaged, or a column is missing.
+            InputError: the extra is not installed, or the target is not told.
+        """
+        options.refuse("a MuData file", "target", "split", "task")
+        data = _opened(path)
+        if not options.target and options.task != "retrieval":
+            raise InputError(
+                f"{path}: which column of obs is the target? Pass target; it has {_some(data.obs.columns)}"
+            )
+        ids = np.asarray([str(name) for name in data.obs_names])
+        inputs: dict[str, Features] = {}
+        features: dict[str, tuple[str, ...]] = {}
+        for m, part in data.mod.items():
+            check_fits(path, 4 * math.prod(part.X.shape))
+            matrix = part.X.toarray() if hasattr(part.X, "toarray") else np.asarray(part.X)
+            cells = [str(name) for name in part.obs_names]
+            inputs[m] = rows_by_id(matrix.astype(np.float32), cells, ids, f"{path}: {m}")
+            features[m] = tuple(str(name) for name in part.var_names)
+        if not inputs:
+            raise DataError(f"{path} has no modality")
+        target, task, classes = None, options.task or "retrieval", None
+        if options.target:
+            columns = np.stack([_column(path, data, name) for name in options.target], axis=1)
+            target, task, classes = encode_target(columns, options.task, options.target)
+        parts = {}
+        if options.split is not None:
+            parts = part_rows(list(_column(path, data, options.split)), f"{path}: {options.split!r}")
+        whole = with_presence(inputs, target, ids)
+        return assemble(
+            path.stem, whole, task, parts, classes=classes, features=features, val_fraction=val_fraction, seed=seed
+        )
 
 
 def _opened(path: Path) -> Any:

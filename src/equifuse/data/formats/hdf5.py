@@ -10,18 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equifuse.data.assemble import assemble, assemble_parts, with_presence
 from equifuse.data.dataset import PARTS, MultimodalDataset, Split
+from equifuse.data.formats.base import Format
 from equifuse.data.formats.npz import integers, typed_target
 from equifuse.data.lazy import HDF5Array, blocks, loaded_if_small
 from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError
 from equifuse.files import atomic, check_fits, parse_errors
+from equifuse.registry import FORMATS
 
 SUFFIXES = (".hdf5", ".h5")
 
@@ -51,39 +53,45 @@ def array_of(path: Path, item: Any) -> NDArray[Any]:
     return np.asarray(item)
 
 
-def detect(path: Path) -> bool:
-    """An HDF5 file that names its modalities."""
-    if path.suffix not in SUFFIXES:
-        return False
-    with opened(path) as file:
-        return "modalities" in file or "modalities" in file.attrs
+@FORMATS.register
+class HDF5Format(Format):
+    """HDF5 files in the layouts of the ``.npz`` ones; large features stay on disk."""
 
+    name: ClassVar[str] = "hdf5"
+    description: ClassVar[str] = "HDF5 with one array per modality"
 
-def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) -> MultimodalDataset:
-    """Read the file.
+    def detect(self, path: Path) -> bool:
+        """An HDF5 file that names its modalities."""
+        if path.suffix not in SUFFIXES:
+            return False
+        with opened(path) as file:
+            return "modalities" in file or "modalities" in file.attrs
 
-    Raises:
-        DataError: a key is missing, or the content does not fit together.
-    """
-    options.refuse("an HDF5 data set")
-    with opened(path) as file:
-        names = [text_of(m) for m in np.atleast_1d(_entry(path, file, "modalities"))]
-        task = text_of(_entry(path, file, "task"))
-        classes = None
-        if "class_names" in file or "class_names" in file.attrs:
-            classes = tuple(text_of(c) for c in _entry(path, file, "class_names"))
-        indexed = "train_idx" in file
-        suffixes = {"": ""} if indexed else {p: f"_{p}" for p in PARTS if f"{names[0]}_{p}" in file}
-        splits = {part: _split(path, file, names, suffix, task) for part, suffix in suffixes.items()}
-        parts = {
-            p: integers(path, f"{p}_idx", array_of(path, file[f"{p}_idx"])).astype(np.intp)
-            for p in PARTS
-            if f"{p}_idx" in file
-        }
-    options_of_split: dict[str, Any] = {"classes": classes, "val_fraction": val_fraction, "seed": seed}
-    if indexed:
-        return assemble(path.stem, splits[""], task, parts, **options_of_split)
-    return assemble_parts(path.stem, splits, task, **options_of_split)
+    def read(self, path: Path, options: SourceOptions, *, val_fraction: float, seed: int) -> MultimodalDataset:
+        """Read the file.
+
+        Raises:
+            DataError: a key is missing, or the content does not fit together.
+        """
+        options.refuse("an HDF5 data set")
+        with opened(path) as file:
+            names = [text_of(m) for m in np.atleast_1d(_entry(path, file, "modalities"))]
+            task = text_of(_entry(path, file, "task"))
+            classes = None
+            if "class_names" in file or "class_names" in file.attrs:
+                classes = tuple(text_of(c) for c in _entry(path, file, "class_names"))
+            indexed = "train_idx" in file
+            suffixes = {"": ""} if indexed else {p: f"_{p}" for p in PARTS if f"{names[0]}_{p}" in file}
+            splits = {part: _split(path, file, names, suffix, task) for part, suffix in suffixes.items()}
+            parts = {
+                p: integers(path, f"{p}_idx", array_of(path, file[f"{p}_idx"])).astype(np.intp)
+                for p in PARTS
+                if f"{p}_idx" in file
+            }
+        options_of_split: dict[str, Any] = {"classes": classes, "val_fraction": val_fraction, "seed": seed}
+        if indexed:
+            return assemble(path.stem, splits[""], task, parts, **options_of_split)
+        return assemble_parts(path.stem, splits, task, **options_of_split)
 
 
 def _split(path: Path, file: Any, names: list[str], suffix: str, task: str) -> Split:

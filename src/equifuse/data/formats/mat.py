@@ -13,19 +13,21 @@ import sys
 import tempfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equifuse.data.assemble import assemble
 from equifuse.data.dataset import MultimodalDataset, Split
+from equifuse.data.formats.base import Format
 from equifuse.data.formats.hdf5 import array_of, opened
 from equifuse.data.formats.npz import read_arrays
 from equifuse.data.lazy import Features
 from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError
 from equifuse.files import check_fits, memory, parse_errors
+from equifuse.registry import FORMATS
 
 _READER = Path(__file__).with_name("loadmat.py")
 # The kind of a compressed element in files of version 7, and how much is unpacked at a time.
@@ -34,42 +36,48 @@ _VIEWS = ("X", "data", "fea", "views")
 _LABELS = ("Y", "y", "gt", "gnd", "label", "labels", "truth", "truelabel")
 
 
-def detect(path: Path) -> bool:
-    """A ``.mat`` file."""
-    return path.suffix == ".mat"
+@FORMATS.register
+class MatFormat(Format):
+    """Multi-view MATLAB files."""
 
+    name: ClassVar[str] = "mat"
+    description: ClassVar[str] = "multi-view .mat"
 
-def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) -> MultimodalDataset:
-    """Read the file.
+    def detect(self, path: Path) -> bool:
+        """A ``.mat`` file."""
+        return path.suffix == ".mat"
 
-    Raises:
-        DataError: it is damaged, or has no views or labels in the usual places.
-    """
-    options.refuse("a multi-view .mat file")
-    content = _content(path)
-    key = next((k for k in _VIEWS if k in content), None)
-    label_key = next((k for k in _LABELS if k in content), None)
-    if key is None or label_key is None:
-        raise DataError(
-            f"{path} has {', '.join(sorted(content)) or 'nothing'}; expected views in one of {', '.join(_VIEWS)} "
-            f"and labels in one of {', '.join(_LABELS)}"
-        )
-    labels = _labels(path, content[label_key])
-    rows = len(labels)
-    inputs: dict[str, Features] = {}
-    for i, view in enumerate(content[key], 1):
-        matrix = _matrix(path, view, i)
-        if matrix.shape[0] != rows and matrix.shape[1] == rows:
-            matrix = matrix.T
-        if matrix.shape[0] != rows:
-            raise DataError(f"{path}: view {i} has shape {matrix.shape}, {label_key} has {rows} labels")
-        inputs[f"view{i}"] = np.ascontiguousarray(matrix, dtype=np.float32)
-    if not inputs:
-        raise DataError(f"{path}: {key} holds no view")
-    names, codes = np.unique(labels, return_inverse=True)
-    classes = tuple(f"{name:g}" for name in names)
-    whole = Split(inputs, target=codes.astype(np.int64))
-    return assemble(path.stem, whole, "classification", {}, classes=classes, val_fraction=val_fraction, seed=seed)
+    def read(self, path: Path, options: SourceOptions, *, val_fraction: float, seed: int) -> MultimodalDataset:
+        """Read the file.
+
+        Raises:
+            DataError: it is damaged, or has no views or labels in the usual places.
+        """
+        options.refuse("a multi-view .mat file")
+        content = _content(path)
+        key = next((k for k in _VIEWS if k in content), None)
+        label_key = next((k for k in _LABELS if k in content), None)
+        if key is None or label_key is None:
+            raise DataError(
+                f"{path} has {', '.join(sorted(content)) or 'nothing'}; expected views in one of {', '.join(_VIEWS)} "
+                f"and labels in one of {', '.join(_LABELS)}"
+            )
+        labels = _labels(path, content[label_key])
+        rows = len(labels)
+        inputs: dict[str, Features] = {}
+        for i, view in enumerate(content[key], 1):
+            matrix = _matrix(path, view, i)
+            if matrix.shape[0] != rows and matrix.shape[1] == rows:
+                matrix = matrix.T
+            if matrix.shape[0] != rows:
+                raise DataError(f"{path}: view {i} has shape {matrix.shape}, {label_key} has {rows} labels")
+            inputs[f"view{i}"] = np.ascontiguousarray(matrix, dtype=np.float32)
+        if not inputs:
+            raise DataError(f"{path}: {key} holds no view")
+        names, codes = np.unique(labels, return_inverse=True)
+        classes = tuple(f"{name:g}" for name in names)
+        whole = Split(inputs, target=codes.astype(np.int64))
+        return assemble(path.stem, whole, "classification", {}, classes=classes, val_fraction=val_fraction, seed=seed)
 
 
 def _labels(path: Path, found: Any) -> NDArray[np.float64]:

@@ -9,50 +9,59 @@ without the attribute must have that many rows in that order. Features stay on d
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from equifuse.data.assemble import assemble, part_rows
 from equifuse.data.dataset import MultimodalDataset, Split
+from equifuse.data.formats.base import Format
 from equifuse.data.formats.hdf5 import SUFFIXES, array_of, opened, text_of
 from equifuse.data.lazy import HDF5Array, Indices, loaded_if_small
 from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError
+from equifuse.registry import FORMATS
 
 _FEATURES = {"text": "features", "image": "vgg_features"}
 _OFFICIAL = {"train": 15552, "val": 2608, "test": 7799}
 
 
-def detect(path: Path) -> bool:
-    """An HDF5 file with genres and poster features."""
-    if path.suffix not in SUFFIXES:
-        return False
-    with opened(path) as file:
-        return "genres" in file and any(key in file for key in _FEATURES.values())
+@FORMATS.register
+class MMIMDBFormat(Format):
+    """The HDF5 file of MM-IMDB."""
 
+    name: ClassVar[str] = "mmimdb"
+    description: ClassVar[str] = "MM-IMDB HDF5"
+    priority: ClassVar[int] = 10
 
-def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) -> MultimodalDataset:
-    """Read the file with its official split.
+    def detect(self, path: Path) -> bool:
+        """An HDF5 file with genres and poster features."""
+        if path.suffix not in SUFFIXES:
+            return False
+        with opened(path) as file:
+            return "genres" in file and any(key in file for key in _FEATURES.values())
 
-    Raises:
-        DataError: an array is missing or does not fit, or the split is unknown.
-    """
-    options.refuse("the MM-IMDB file")
-    with opened(path) as file:
-        for key in _FEATURES.values():
-            if key not in file:
-                raise DataError(f"{path} has genres but no array {key!r}")
-        genres = array_of(path, file["genres"])
-        parts = _fuel_split(path, file.attrs.get("split")) or _official_split(path, len(genres))
-    if genres.ndim != 2 or genres.dtype.kind not in "fiub":
-        raise DataError(f"{path}: genres must be (n, K), got shape {genres.shape}")
-    inputs = {m: loaded_if_small(HDF5Array(path, key)) for m, key in _FEATURES.items()}
-    for m, x in inputs.items():
-        if len(x) != len(genres):
-            raise DataError(f"{path}: {_FEATURES[m]} has {len(x)} rows, genres has {len(genres)}")
-    whole = Split(inputs, target=genres.astype(np.float32))
-    return assemble("mmimdb", whole, "multilabel", parts, val_fraction=val_fraction, seed=seed)
+    def read(self, path: Path, options: SourceOptions, *, val_fraction: float, seed: int) -> MultimodalDataset:
+        """Read the file with its official split.
+
+        Raises:
+            DataError: an array is missing or does not fit, or the split is unknown.
+        """
+        options.refuse("the MM-IMDB file")
+        with opened(path) as file:
+            for key in _FEATURES.values():
+                if key not in file:
+                    raise DataError(f"{path} has genres but no array {key!r}")
+            genres = array_of(path, file["genres"])
+            parts = _fuel_split(path, file.attrs.get("split")) or _official_split(path, len(genres))
+        if genres.ndim != 2 or genres.dtype.kind not in "fiub":
+            raise DataError(f"{path}: genres must be (n, K), got shape {genres.shape}")
+        inputs = {m: loaded_if_small(HDF5Array(path, key)) for m, key in _FEATURES.items()}
+        for m, x in inputs.items():
+            if len(x) != len(genres):
+                raise DataError(f"{path}: {_FEATURES[m]} has {len(x)} rows, genres has {len(genres)}")
+        whole = Split(inputs, target=genres.astype(np.float32))
+        return assemble("mmimdb", whole, "multilabel", parts, val_fraction=val_fraction, seed=seed)
 
 
 def _fuel_split(path: Path, table: Any) -> dict[str, Indices] | None:

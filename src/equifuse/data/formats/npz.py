@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equifuse.data.assemble import assemble, assemble_parts, with_presence
 from equifuse.data.dataset import PARTS, Array, MultimodalDataset, Split
+from equifuse.data.formats.base import Format
 from equifuse.data.lazy import Features, Indices, in_memory
 from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError
 from equifuse.files import atomic, check_unpacked_fits, parse_errors
+from equifuse.registry import FORMATS
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -84,15 +86,22 @@ def read_npz(path: str | os.PathLike[str], *, val_fraction: float = 0.2, seed: i
     return assemble_parts(path.stem, splits, task, **options)
 
 
-def detect(path: Path) -> bool:
-    """An ``.npz`` file."""
-    return path.suffix == ".npz"
+@FORMATS.register
+class NpzFormat(Format):
+    """NumPy archives, see :func:`read_npz`."""
 
+    name: ClassVar[str] = "npz"
+    description: ClassVar[str] = ".npz with one array per modality"
+    priority: ClassVar[int] = 20
 
-def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) -> MultimodalDataset:
-    """:func:`read_npz` as a format."""
-    options.refuse("an .npz data set")
-    return read_npz(path, val_fraction=val_fraction, seed=seed)
+    def detect(self, path: Path) -> bool:
+        """An ``.npz`` file."""
+        return path.suffix == ".npz"
+
+    def read(self, path: Path, options: SourceOptions, *, val_fraction: float, seed: int) -> MultimodalDataset:
+        """:func:`read_npz` as a format."""
+        options.refuse("an .npz data set")
+        return read_npz(path, val_fraction=val_fraction, seed=seed)
 
 
 def _index_layout(path: Path, arrays: Arrays, names: list[str]) -> tuple[Split, dict[str, Indices]]:

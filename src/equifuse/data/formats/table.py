@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equifuse.data.assemble import assemble, encode_target, part_rows, rows_by_id, with_presence
 from equifuse.data.dataset import MultimodalDataset
+from equifuse.data.formats.base import Format
 from equifuse.data.lazy import (
     Features,
     NpyArray,
@@ -29,6 +30,7 @@ from equifuse.data.lazy import (
 from equifuse.data.options import SourceOptions, matching
 from equifuse.errors import DataError, InputError
 from equifuse.files import check_fits, parse_errors
+from equifuse.registry import FORMATS
 
 SUFFIXES = (".csv", ".parquet")
 _JOINED = (*SUFFIXES, ".npy", ".npz")
@@ -36,58 +38,69 @@ _USUAL_SPLIT, _USUAL_ID = "split", "id"
 USUAL_TARGETS = ("label", "target", "y", "class")
 
 
-def detect(path: Path) -> bool:
-    """A CSV or Parquet file."""
+def is_table(path: Path) -> bool:
+    """Whether a file is CSV or Parquet, by its name."""
     return path.suffix in SUFFIXES
 
 
-def read(path: Path, options: SourceOptions, *, val_fraction: float, seed: int) -> MultimodalDataset:
-    """Read a table, and what is joined to it.
+@FORMATS.register
+class TableFormat(Format):
+    """CSV and Parquet tables, and files that are joined to them."""
 
-    Raises:
-        DataError: a file or column is missing or malformed, or ids do not fit.
-        InputError: modalities or target are not told and cannot be guessed.
-    """
-    table = read_table(path)
-    columns = list(table.column_names)
-    id_column = _chosen(options.id, columns, _USUAL_ID, f"{path}")
-    split_column = _chosen(options.split, columns, _USUAL_SPLIT, f"{path}")
-    targets = list(options.target) or [next((c for c in USUAL_TARGETS if c in columns), "")]
-    if not targets[0] and options.task != "retrieval":
-        raise InputError(f"{path}: which column is the target? Pass target; it has {_some(columns)}")
-    for column in targets:
-        if column and column not in columns:
-            raise DataError(f"{path} has no target column {column!r}; it has {_some(columns)}")
-    ids = None if id_column is None else np.asarray([str(v) for v in table.column(id_column).to_pylist()])
-    taken = {id_column, split_column, *targets}
-    free = [c for c in columns if c not in taken]
-    groups = dict(options.modalities) or {m: f"{m}:*" for m in _prefixes(free)}
-    if not groups:
-        raise InputError(
-            f"{path}: which columns are which modality? Pass modalities such as mrna='g_*'; it has {_some(free)}"
+    name: ClassVar[str] = "table"
+    description: ClassVar[str] = "CSV or Parquet table"
+
+    def detect(self, path: Path) -> bool:
+        """A CSV or Parquet file."""
+        return is_table(path)
+
+    def read(self, path: Path, options: SourceOptions, *, val_fraction: float, seed: int) -> MultimodalDataset:
+        """Read a table, and what is joined to it.
+
+        Raises:
+            DataError: a file or column is missing or malformed, or ids do not fit.
+            InputError: modalities or target are not told and cannot be guessed.
+        """
+        table = read_table(path)
+        columns = list(table.column_names)
+        id_column = _chosen(options.id, columns, _USUAL_ID, f"{path}")
+        split_column = _chosen(options.split, columns, _USUAL_SPLIT, f"{path}")
+        targets = list(options.target) or [next((c for c in USUAL_TARGETS if c in columns), "")]
+        if not targets[0] and options.task != "retrieval":
+            raise InputError(f"{path}: which column is the target? Pass target; it has {_some(columns)}")
+        for column in targets:
+            if column and column not in columns:
+                raise DataError(f"{path} has no target column {column!r}; it has {_some(columns)}")
+        ids = None if id_column is None else np.asarray([str(v) for v in table.column(id_column).to_pylist()])
+        taken = {id_column, split_column, *targets}
+        free = [c for c in columns if c not in taken]
+        groups = dict(options.modalities) or {m: f"{m}:*" for m in _prefixes(free)}
+        if not groups:
+            raise InputError(
+                f"{path}: which columns are which modality? Pass modalities such as mrna='g_*'; it has {_some(free)}"
+            )
+        inputs: dict[str, Features] = {}
+        features: dict[str, tuple[str, ...]] = {}
+        for m, pattern in groups.items():
+            file = joined_file(path, pattern)
+            if file is None:
+                names = tuple(matching(free, pattern, str(path)))
+                inputs[m] = _columns(path, table, names)
+                features[m] = names
+            else:
+                if ids is None:
+                    raise InputError(f"modality {m!r} comes from {file[0]}: pass the id column that both have")
+                inputs[m], features[m] = join(file[0], file[1], id_column or _USUAL_ID, ids)
+        target, task, classes = None, options.task or "retrieval", None
+        if targets[0]:
+            target, task, classes = encode_target(column_values(table, targets), options.task, targets)
+        parts = {}
+        if split_column is not None:
+            parts = part_rows(table.column(split_column).to_pylist(), f"{path}: {split_column!r}")
+        whole = with_presence(inputs, target, ids)
+        return assemble(
+            path.stem, whole, task, parts, classes=classes, features=features, val_fraction=val_fraction, seed=seed
         )
-    inputs: dict[str, Features] = {}
-    features: dict[str, tuple[str, ...]] = {}
-    for m, pattern in groups.items():
-        file = joined_file(path, pattern)
-        if file is None:
-            names = tuple(matching(free, pattern, str(path)))
-            inputs[m] = _columns(path, table, names)
-            features[m] = names
-        else:
-            if ids is None:
-                raise InputError(f"modality {m!r} comes from {file[0]}: pass the id column that both have")
-            inputs[m], features[m] = join(file[0], file[1], id_column or _USUAL_ID, ids)
-    target, task, classes = None, options.task or "retrieval", None
-    if targets[0]:
-        target, task, classes = encode_target(column_values(table, targets), options.task, targets)
-    parts = {}
-    if split_column is not None:
-        parts = part_rows(table.column(split_column).to_pylist(), f"{path}: {split_column!r}")
-    whole = with_presence(inputs, target, ids)
-    return assemble(
-        path.stem, whole, task, parts, classes=classes, features=features, val_fraction=val_fraction, seed=seed
-    )
 
 
 def _some(columns: Sequence[str]) -> str:
