@@ -20,7 +20,7 @@ from equifuse.model import FusionModel
 from equifuse.runs import TrainConfig
 from equifuse.runs.folder import load_data
 from equifuse.runs.prepare import prepare
-from equifuse.training.lightning_module import LitFusion, fit_on
+from equifuse.training import Trainer
 
 SETS = ("rosmap", "tcga_gbmlgg", "prokaryotic", "handwritten", "mosi_utterance", "cub10")
 FUSIONS = ("concat", "gmf", "deq", "bottleneck")
@@ -30,7 +30,7 @@ BALANCED = "concat, ogm_ge"
 def train_on(dataset: MultimodalDataset, config: TrainConfig) -> FusionModel:
     """A model with the best weights on validation."""
     prepared = prepare(config, dataset)
-    fit_on(dataset, LitFusion(prepared.model, prepared.task, config, prepared.balancer), watch=False)
+    Trainer(config, watch=False).fit(prepared.model, dataset, task=prepared.task, balancer=prepared.balancer)
     return prepared.model
 
 

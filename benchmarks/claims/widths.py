@@ -15,7 +15,7 @@ from equifuse.files import read_json, write_json
 from equifuse.model import LinearHead, Piece
 from equifuse.runs import TrainConfig
 from equifuse.runs.folder import load_data, task_of
-from equifuse.training.lightning_module import LitFusion, fit_on
+from equifuse.training import Trainer
 from equifuse.training.randomness import own_random_numbers
 
 SETS = ("handwritten", "scene15", "prokaryotic", "snare_seq", "pie68", "mosi_utterance")
@@ -40,7 +40,7 @@ def measure(config: TrainConfig, width_of: object) -> float:
     train = batches_of(dataset.splits["train"])
     model.fit_preprocessing_in_pieces(Piece(b.inputs, b.present, b.lengths, b.weight) for b in train)
     task = task_of(model, config)
-    fit_on(dataset, LitFusion(model, task, config), watch=False)
+    Trainer(config, watch=False).fit(model, dataset, task=task)
     return task.evaluate(model, batches_of(dataset.splits["test"])).metrics["accuracy"]
 
 

@@ -19,7 +19,8 @@ SCRIPT = """
     import os, random, signal, sys, time, warnings
     from pathlib import Path
     import torch
-    import equifuse.training.lightning_module, equifuse.report.figures, matplotlib.backends.backend_agg, sklearn.metrics
+    import equifuse.training.callbacks.equilibrium, equifuse.training.trainer
+    import equifuse.report.figures, matplotlib.backends.backend_agg, sklearn.metrics
     from equifuse.benchmark import BenchmarkConfig, run_benchmark
     from equifuse.data.conversion import convert
     from equifuse.runs import TrainConfig, predict_run, train

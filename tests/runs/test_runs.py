@@ -187,7 +187,7 @@ def test_preprocessing_is_fitted_on_the_training_part_alone(quick):
 
 
 def test_weight_decay_leaves_gains_and_biases_alone(quick):
-    from equifuse.training.lightning_module import split_by_decay
+    from equifuse.training.optimization import split_by_decay
 
     chosen = config(quick)
     model = training.initial_model(chosen, ef.datasets.load(chosen.data))

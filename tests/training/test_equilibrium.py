@@ -8,7 +8,7 @@ import torch
 from equifuse.data.batch import Batch
 from equifuse.model import build_model
 from equifuse.runs import TrainConfig, train
-from equifuse.training.lightning_module import WatchEquilibrium, _kind
+from equifuse.training.callbacks.equilibrium import WatchEquilibrium, kind_of
 
 
 def config(quick, **options):
@@ -44,7 +44,7 @@ def test_it_warns_once_of_each_thing_and_keeps_it(quick, tmp_path, caplog):
     alerts = result.metrics["alerts"]
     assert any("did not converge in 2 evaluations" in alert["message"] for alert in alerts)
     assert alerts[0]["epoch"] == 1
-    kinds = [_kind(alert["message"]) for alert in alerts]
+    kinds = [kind_of(alert["message"]) for alert in alerts]
     assert len(kinds) == len(set(kinds))
     assert [record.getMessage() for record in caplog.records] == [f"epoch {a['epoch']}: {a['message']}" for a in alerts]
 
@@ -53,15 +53,9 @@ def test_a_batch_on_another_device_is_moved_and_the_model_is_left_in_training_mo
     model = build_model({"a": 6, "b": (2, 2)}, "classification", 2, fusion="deq", fusion_options={"dim": 16}).train()
     batch = Batch({"a": torch.randn(5, 6), "b": torch.randn(5, 2, 2)})
 
-    class Module:
-        device, alerts, _row = torch.device("cpu"), [], {}
-
-    module = Module()
-    module.model = model
-    watch = WatchEquilibrium(batch)
-    watch.note(module, epoch=3)
+    numbers = WatchEquilibrium(batch).look(model, torch.device("cpu"), epoch=3)
     assert model.training
-    assert module._row["equilibrium_radius/fusion"] > 0
+    assert numbers["equilibrium_radius/fusion"] > 0
 
 
 @pytest.mark.slow

@@ -9,13 +9,11 @@ import pytest
 import torch
 
 import equifuse as ef
-from equifuse.data.loaders import batches_of
 from equifuse.datasets import Split
 from equifuse.runs import TrainConfig, train
 from equifuse.runs.folder import task_of
 from equifuse.runs.prepare import model_for
-from equifuse.training.lightning_module import LitFusion, fit
-from equifuse.training.randomness import own_random_numbers
+from equifuse.training import Trainer
 
 COUNTS = np.array([2, 0, 1, 3, 1, 0, 2, 1])
 
@@ -31,30 +29,27 @@ def _trained(split, **options):
         "x", **{"fusion": "sum", "hidden": 4, "dropout": 0.0, "batch_size": 64, "epochs": 1, **options}
     )
     model = model_for(config, split, "classification", 2)
-    module = LitFusion(model, task_of(model, config), config)
-    with own_random_numbers(config.seed):
-        fit(module, batches_of(split, config.batch_size, config.seed), None)
-    return module
+    return model, Trainer(config).fit(model, split, task=task_of(model, config))
 
 
 def test_a_step_with_weights_is_one_with_repeated_samples(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plain = _split()
-    weighted = _trained(replace(plain, weight=COUNTS.astype(float)))
-    repeated = _trained(plain.select(np.repeat(np.arange(len(COUNTS)), COUNTS)))
-    for name, tensor in repeated.model.state_dict().items():
-        torch.testing.assert_close(weighted.model.state_dict()[name], tensor, msg=lambda text, n=name: f"{n}: {text}")
-    unweighted = _trained(plain).model.state_dict()
-    assert any(not torch.allclose(unweighted[k], v) for k, v in weighted.model.state_dict().items())
+    weighted, _ = _trained(replace(plain, weight=COUNTS.astype(float)))
+    repeated, _ = _trained(plain.select(np.repeat(np.arange(len(COUNTS)), COUNTS)))
+    for name, tensor in repeated.state_dict().items():
+        torch.testing.assert_close(weighted.state_dict()[name], tensor, msg=lambda text, n=name: f"{n}: {text}")
+    unweighted = _trained(plain)[0].state_dict()
+    assert any(not torch.allclose(unweighted[k], v) for k, v in weighted.state_dict().items())
     assert not list(tmp_path.iterdir())  # nothing is written
 
 
 def test_without_validation_the_last_weights_stay():
-    module = _trained(_split(), epochs=3)
-    assert len(module.history) == 3
-    assert module.best is None
-    assert not module.model.training
-    assert not any(name.startswith("val_") for name in module.history[-1])
+    model, result = _trained(_split(), epochs=3)
+    assert len(result.history) == 3
+    assert result.best_epoch is None
+    assert not model.training
+    assert not any(name.startswith("val_") for name in result.history[-1])
 
 
 def test_divergence_without_validation():
@@ -64,16 +59,18 @@ def test_divergence_without_validation():
 
 def test_the_optimiser_goes_on_where_it_was():
     split = _split()
-    first = _trained(split)
-    state = first.trainer.optimizers[0].state_dict()["state"]
-    config = first.config
-    for known, steps in ((None, 1), (state, 2)):
-        module = LitFusion(first.model, first.task, replace(config, lr=1e-5))
-        module.optimizer_state = known
-        fit(module, batches_of(split, 64, 0), None)
-        found = module.trainer.optimizers[0]
-        assert {int(value["step"]) for value in found.state_dict()["state"].values()} == {steps}
-        assert {group["lr"] for group in found.param_groups} == {1e-5}
+    model, first = _trained(split)
+    made = []
+
+    def optimizer(groups):
+        made.append(torch.optim.AdamW(groups))
+        return made[-1]
+
+    for known, steps in ((None, 1), (first.optimizer_state, 2)):
+        trainer = Trainer(lr=1e-5, epochs=1, batch_size=64, optimizer=optimizer)
+        result = trainer.fit(model, split, optimizer_state=known)
+        assert {int(value["step"]) for value in result.optimizer_state.values()} == {steps}
+        assert {group["lr"] for group in made[-1].param_groups} == {1e-5}
 
 
 def test_in_a_thread_of_a_process_that_ignores_interrupts(small_set, tmp_path):

@@ -31,6 +31,7 @@ from equifuse.runs.metrics import Convergence
 from equifuse.runs.prepare import prepare
 from equifuse.tasks import Task, make_task
 from equifuse.training.protocol import CLEAN
+from equifuse.training.trainer import Trainer
 
 INTACT = Intact().name
 # Marks the seed of what is hidden, so that it is none of those of training.
@@ -155,8 +156,6 @@ def measure(unit: Job) -> JobResult:
 
 
 def _measure_fusion(unit: Job) -> JobResult:
-    from equifuse.training.lightning_module import LitFusion, fit_on  # noqa: PLC0415 - Lightning
-
     config = unit.config
     prepared = prepare(config)
     dataset, model, task = prepared.dataset, prepared.model, prepared.task
@@ -164,13 +163,13 @@ def _measure_fusion(unit: Job) -> JobResult:
     if unit.trial is None:
         info.convergence_at_start = Convergence.of(evaluate_quietly(model, task, dataset).convergence())
         info.flops = _flops(model, dataset)
-    module = LitFusion(model, task, config, prepared.balancer)
     # Convergence is measured on test at the end: looking every epoch would count as time of training.
-    fit_on(dataset, module, watch=False)
-    assert module.best is not None
-    info.train_seconds = sum(row["seconds"] for row in module.history)
-    info.epochs, info.best_epoch = len(module.history), int(module.best["epoch"]) + 1
-    record = JobResult(module.best["value"], info=info)
+    trained = Trainer(config, watch=False).fit(model, dataset, task=task, balancer=prepared.balancer)
+    assert trained.best_value is not None
+    assert trained.best_epoch is not None
+    info.train_seconds = trained.seconds
+    info.epochs, info.best_epoch = len(trained.history), trained.best_epoch
+    record = JobResult(trained.best_value, info=info)
     if unit.trial is not None:
         return record
     for condition, seed in conditions(dataset.modalities, task, unit.missing, config.seed).items():

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
-from equifuse.data.dataset import TASKS
-from equifuse.errors import DataError, InputError, UnknownNameError
+from equifuse.errors import DataError, InputError
+from equifuse.options import Check, Options, mapping, one_of, option, optional, some_of, text
 
 
 @dataclass(frozen=True)
-class SourceOptions:
+class _Patterns(Check):
+    """Modality -> pattern of its columns."""
+
+    def __call__(self, name: str, value: Any) -> Any:
+        value = super().__call__(name, value)
+        if not all(isinstance(key, str) and isinstance(entry, str) for key, entry in value.items()):
+            raise InputError(f"{name} must {self.must}, got {value!r}")
+        return dict(value)
+
+
+def _patterns() -> Check:
+    plain = mapping()
+    return _Patterns("map names to column patterns", plain.accepts, pairs=True, convert=plain.convert)
+
+
+def _tasks() -> Iterable[str]:
+    from equifuse.data.dataset import TASKS  # noqa: PLC0415 - NumPy
+
+    return TASKS
+
+
+@dataclass(frozen=True)
+class SourceOptions(Options):
     """Which columns of a table are what.
 
     Args:
@@ -30,24 +52,29 @@ class SourceOptions:
         UnknownNameError: an unknown task.
     """
 
-    modalities: dict[str, str] = field(default_factory=dict)
-    target: tuple[str, ...] = ()
-    id: str | None = None
-    split: str | None = None
-    task: str | None = None
+    _called = "source option"
 
-    def __post_init__(self) -> None:
-        target: Any = self.target
-        object.__setattr__(self, "target", (target,) if isinstance(target, str) else tuple(target or ()))
-        if not isinstance(self.modalities, Mapping) or not all(
-            isinstance(key, str) and isinstance(value, str) for key, value in self.modalities.items()
-        ):
-            raise InputError(f"modalities must map names to column patterns, got {self.modalities!r}")
-        for name in ("id", "split", "task"):
-            if not isinstance(getattr(self, name), str | None):
-                raise InputError(f"{name} must be a name, got {getattr(self, name)!r}")
-        if self.task is not None and self.task not in TASKS:
-            raise UnknownNameError("task", self.task, TASKS)
+    modalities: dict[str, str] = option(
+        dict,
+        _patterns(),
+        help="For tables: name='g_*', the columns of a modality, or name=file.csv; may be repeated.",
+        group="Data",
+        flag="--modality",
+    )
+    target: tuple[str, ...] = option((), some_of(), help="For tables: target column; may be repeated.", group="Data")
+    id: str | None = option(
+        None, optional(text()), help="For tables: column that names the samples.", group="Data", flag="--id"
+    )
+    split: str | None = option(
+        None, optional(text()), help="For tables: column of train, val, test.", group="Data", flag="--split-column"
+    )
+    task: str | None = option(
+        None,
+        optional(one_of(names=_tasks)),
+        help="classification, multilabel, regression, retrieval, survival; default by the target.",
+        group="Data",
+        flag="--task",
+    )
 
     @classmethod
     def of(cls, values: SourceOptions | Mapping[str, Any] | None) -> SourceOptions:
@@ -56,13 +83,7 @@ class SourceOptions:
         Raises:
             UnknownNameError: a key that is none.
         """
-        if isinstance(values, SourceOptions):
-            return values
-        known = [f.name for f in fields(cls)]
-        for key in values or {}:
-            if key not in known:
-                raise UnknownNameError("source option", str(key), known)
-        return cls(**(values or {}))
+        return values if isinstance(values, SourceOptions) else cls.from_dict(values or {})
 
     def given(self) -> dict[str, Any]:
         """The options that say something, as plain values."""

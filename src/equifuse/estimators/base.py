@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -21,43 +22,86 @@ from equifuse.encoders import POOLINGS
 from equifuse.errors import DataError, InputError
 from equifuse.estimators.layout import Columns, Layout, layout_of, names_columns
 from equifuse.model import FusionModel
+from equifuse.options import declarations, default_of, sentence
 from equifuse.runs.config import TrainConfig
 from equifuse.runs.folder import task_of
 from equifuse.runs.predict import predict_batches
 from equifuse.runs.prepare import model_for
 from equifuse.runs.training import check_accelerator
-from equifuse.training.randomness import own_random_numbers
-
-if TYPE_CHECKING:  # it imports Lightning
-    from equifuse.training.lightning_module import LitFusion
+from equifuse.training.trainer import Trainer, TrainingResult
 
 _DTYPES = ("float32", "float64")
 
 
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter that an estimator has and a training run has not."""
+
+    default: Any
+    help: str
+
+
 class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
-    """Base of the estimators; see :class:`FusionClassifier`."""
+    """Base of the estimators; see :class:`FusionClassifier`.
+
+    The parameters are the options of :class:`~equifuse.runs.TrainConfig` that are declared for estimators, with the
+    same names, defaults and checks, and those of :attr:`_own`.
+    """
 
     _task: ClassVar[str]
+    # Parameters beside the options of a training run.
+    _own: ClassVar[dict[str, Parameter]] = {
+        "modalities": Parameter(
+            None, 'Modality name -> columns: a pattern (``"g_*"`` or ``"g_*, h_*"``), names, numbers, or a slice.'
+        ),
+        "validation_fraction": Parameter(
+            0.2,
+            "Share of the samples held out for early stopping, in (0, 1), in classification stratified; the model is "
+            "that of the best epoch. None trains on all samples, for all epochs.",
+        ),
+        "dtype": Parameter("float32", '"float32" or "float64".'),
+        "random_state": Parameter(
+            None,
+            "Of the held-out samples, initial weights, order of the samples and dropout: a seed, a "
+            "``numpy.random.RandomState``, or None for NumPy's global one.",
+        ),
+    }
 
-    # The parameters that both have; see there.
-    fusion: str
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Give the class its parameters: a constructor that stores them, and their documentation."""
+        super().__init_subclass__(**kwargs)
+        parameters = _parameters(cls._task, cls._own)
+        if cls.__doc__:
+            described = "\n".join(f"        {name}: {text}" for name, (_, text) in parameters.items())
+            cls.__doc__ = cls.__doc__.replace("        {parameters}", described)
+        if "__init__" in cls.__dict__:
+            return
+        kinds = inspect.Parameter
+        given = [
+            kinds(name, kinds.POSITIONAL_OR_KEYWORD if name == "fusion" else kinds.KEYWORD_ONLY, default=default)
+            for name, (default, _) in parameters.items()
+        ]
+        own_self = kinds("self", kinds.POSITIONAL_OR_KEYWORD)
+        signature = inspect.Signature([own_self, *given])
+
+        def __init__(self: FusionEstimator, *args: Any, **named: Any) -> None:
+            bound = signature.bind(self, *args, **named)
+            bound.apply_defaults()
+            for name in parameters:
+                setattr(self, name, bound.arguments[name])
+
+        __init__.__signature__ = signature  # type: ignore[attr-defined]
+        __init__.__qualname__ = f"{cls.__qualname__}.__init__"
+        cls.__init__ = __init__  # type: ignore[assignment]
+
+    if TYPE_CHECKING:
+
+        def __init__(self, fusion: str = "deq", **parameters: Any) -> None: ...
+
+    # Some of the parameters.
     modalities: Mapping[str, Columns] | None
-    dim: int | None
-    backend: str | None
-    fusion_options: Mapping[str, Any] | None
     encoder: str
-    hidden: tuple[int, ...]
-    dropout: float
-    input_dropout: float
-    head_dropout: float
-    modality_dropout: float
-    epochs: int
-    patience: int
     validation_fraction: float | None
-    batch_size: int
-    lr: float
-    weight_decay: float
-    accelerator: str
     dtype: str
     random_state: Any
 
@@ -91,9 +135,9 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         whole = replace(whole, target=self._encode(target, anew=True))
         train, val = self._hold_out(whole, seed)
         self.model_ = self._build(config, train)
-        module = self._train(config, train, val, None)
-        self.history_ = module.history
-        self.n_iter_ = len(module.history)
+        result = self._train(config, train, val, None)
+        self.history_ = result.history
+        self.n_iter_ = len(result.history)
         self._steps: dict[str, Any] | None = None
         return self
 
@@ -101,15 +145,18 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         """One pass over the samples, from where the estimator is."""
         if anew:
             self.history_, self.n_iter_, self._steps, self._seed = [], 0, None, self._draw_seed()
-        config = replace(self._config(mix(self._seed, self.n_iter_) % 2**31), epochs=1)
+        config = self._config(mix(self._seed, self.n_iter_) % 2**31)
+        if config.schedule != "constant" or config.warmup:
+            raise InputError("partial_fit does not know how long training will be; use schedule='constant', warmup=0")
+        config = replace(config, epochs=1)
         train, target = self._read(X, y, sample_weight, anew=anew)
         train = replace(train, target=self._encode(target, anew=False))
         if anew:
             self.model_ = self._build(config, train)
-        module = self._train(config, train, None, self._steps)
-        self.history_ = [*self.history_, {**module.history[0], "epoch": float(self.n_iter_)}]
+        result = self._train(config, train, None, self._steps)
+        self.history_ = [*self.history_, {**result.history[0], "epoch": float(self.n_iter_)}]
         self.n_iter_ += 1
-        self._steps = module.trainer.optimizers[0].state_dict()["state"]
+        self._steps = result.optimizer_state
         return self
 
     def _draw_seed(self) -> int:
@@ -129,10 +176,9 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     def _config(self, seed: int) -> TrainConfig:
         """The parameters as a training run has them; they are checked there."""
         given = {name: _plain(value) for name, value in self.get_params(deep=False).items()}
-        names = {field.name for field in fields(TrainConfig)} & set(given)
         if given["dtype"] not in _DTYPES:
             raise InputError(f"dtype must be one of {', '.join(_DTYPES)}, got {self.dtype!r}")
-        values = {name: given[name] for name in names} | {"fusion_options": dict(self.fusion_options or {})}
+        values = {name: given[name] for name in _options(self._task) if name in given}
         config = TrainConfig(type(self).__name__, seed=seed, **values)
         check_accelerator(config)
         return config
@@ -188,22 +234,33 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         model.features = self._layout.features()
         return model
 
-    def _train(self, config: TrainConfig, train: Split, val: Split | None, steps: dict[str, Any] | None) -> LitFusion:
+    def _train(
+        self, config: TrainConfig, train: Split, val: Split | None, steps: dict[str, Any] | None
+    ) -> TrainingResult:
         """Train ``model_``, from a state of the optimiser if there is one."""
-        from equifuse.training.lightning_module import LitFusion, fit  # noqa: PLC0415
-
-        module = LitFusion(self.model_, task_of(self.model_, config, self._class_weights(train)), config)
-        module.optimizer_state = steps
-        batches = batches_of(train, config.batch_size, config.seed)
-        with own_random_numbers(config.seed):
-            fit(module, batches, None if val is None else batches_of(val), watch=False)
-        return module
+        task = task_of(self.model_, config, self._class_weights(train))
+        return Trainer(config, watch=False).fit(self.model_, train, val, task=task, optimizer_state=steps)
 
     def _raw(self, X: Any) -> Tensor:
         """The model's outputs ``(n, K)``."""
         check_is_fitted(self, "model_")
         table = validate_data(self, self._layout.table(X), reset=False, **self._table_options())
         return predict_batches(self.model_, batches_of(self._layout.split(table)), "X").prediction
+
+
+def _options(task: str) -> list[str]:
+    """The options of a training run that estimators of a task have."""
+    return [name for name, declared in declarations(TrainConfig).items() if declared.estimator in (True, task)]
+
+
+def _parameters(task: str, own: Mapping[str, Parameter]) -> dict[str, tuple[Any, str]]:
+    """Name -> default and description of each parameter; the fusion comes first."""
+    found: dict[str, tuple[Any, str]] = {}
+    for name in ("fusion", *(option for option in _options(task) if option != "fusion")):
+        default = default_of(TrainConfig, name)
+        # scikit-learn's parameters are never changed in place; no mapping is None.
+        found[name] = (None if isinstance(default, dict) else default, sentence(TrainConfig, name))
+    return found | {name: (parameter.default, parameter.help) for name, parameter in own.items()}
 
 
 def _plain(value: Any) -> Any:

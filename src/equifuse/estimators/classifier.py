@@ -13,8 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from equifuse.data import Split
 from equifuse.errors import DataError, InputError
-from equifuse.estimators.base import FusionEstimator
-from equifuse.estimators.layout import Columns
+from equifuse.estimators.base import FusionEstimator, Parameter
 from equifuse.runs.prepare import balanced
 from equifuse.tasks.base import probabilities
 
@@ -37,31 +36,7 @@ class FusionClassifier(ClassifierMixin, FusionEstimator):  # type: ignore[misc]
     mapping, or out of a data frame with all of its columns. A row with some NaN is refused: impute it.
 
     Args:
-        fusion: name of a fusion, see :func:`equifuse.available_fusions`.
-        modalities: modality name -> columns: a pattern (``"g_*"`` or ``"g_*, h_*"``), names, numbers, or a slice.
-        dim: the fusion's common width, None for its default.
-        backend: for "gmf": name of the fusion behind it, None for concatenation.
-        fusion_options: further options of the fusion.
-        encoder: "mlp", "identity", for sequences "mean", "max", "attention", "gru", "transformer" or "queries", or
-            "auto": "attention" for sequences, else "mlp".
-        hidden: widths of the encoders' layers.
-        dropout: dropout of the encoders' hidden layers, in [0, 1).
-        input_dropout: dropout of the encoders' inputs, in [0, 1).
-        head_dropout: dropout before the head, in [0, 1).
-        modality_dropout: probability with which each modality of each training sample is hidden, in [0, 1).
-        class_weight: class -> factor of its samples in the loss, "balanced" for the inverse of the frequency, or None.
-        label_smoothing: share of the probability spread over all classes in training, in [0, 1).
-        epochs: most passes over the samples, ≥ 1.
-        patience: epochs without a better validation loss after which training stops, ≥ 1.
-        validation_fraction: share of the samples held out for early stopping, in (0, 1), stratified; the model is that
-            of the best epoch. None trains on all samples, for all epochs.
-        batch_size: samples per step, ≥ 1.
-        lr: AdamW's learning rate, > 0.
-        weight_decay: AdamW's, ≥ 0.
-        accelerator: what training runs on: "cpu", "gpu" or "auto".
-        dtype: "float32" or "float64".
-        random_state: of the held-out samples, initial weights, order of the samples and dropout: a seed, a
-            ``numpy.random.RandomState``, or None for NumPy's global one.
+        {parameters}
 
     Attributes:
         classes_: the classes, sorted.
@@ -73,55 +48,14 @@ class FusionClassifier(ClassifierMixin, FusionEstimator):  # type: ignore[misc]
     """
 
     _task: ClassVar[str] = "classification"
+    _own: ClassVar[dict[str, Parameter]] = {
+        **FusionEstimator._own,
+        "class_weight": Parameter(
+            None, 'Class -> factor of its samples in the loss, "balanced" for the inverse of the frequency, or None.'
+        ),
+    }
 
-    def __init__(
-        self,
-        fusion: str = "deq",
-        *,
-        modalities: Mapping[str, Columns] | None = None,
-        dim: int | None = None,
-        backend: str | None = None,
-        fusion_options: Mapping[str, Any] | None = None,
-        encoder: str = "auto",
-        hidden: tuple[int, ...] = (128,),
-        dropout: float = 0.3,
-        input_dropout: float = 0.0,
-        head_dropout: float = 0.0,
-        modality_dropout: float = 0.0,
-        class_weight: Mapping[Any, float] | str | None = None,
-        label_smoothing: float = 0.0,
-        epochs: int = 100,
-        patience: int = 15,
-        validation_fraction: float | None = 0.2,
-        batch_size: int = 64,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-4,
-        accelerator: str = "cpu",
-        dtype: str = "float32",
-        random_state: Any = None,
-    ) -> None:
-        self.fusion = fusion
-        self.modalities = modalities
-        self.dim = dim
-        self.backend = backend
-        self.fusion_options = fusion_options
-        self.encoder = encoder
-        self.hidden = hidden
-        self.dropout = dropout
-        self.input_dropout = input_dropout
-        self.head_dropout = head_dropout
-        self.modality_dropout = modality_dropout
-        self.epochs = epochs
-        self.patience = patience
-        self.validation_fraction = validation_fraction
-        self.batch_size = batch_size
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.accelerator = accelerator
-        self.dtype = dtype
-        self.random_state = random_state
-        self.class_weight = class_weight
-        self.label_smoothing = label_smoothing
+    class_weight: Mapping[Any, float] | str | None
 
     def partial_fit(
         self, X: Any, y: Any, classes: ArrayLike | None = None, sample_weight: ArrayLike | None = None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -15,14 +14,11 @@ from torch import Tensor
 from equifuse.data import Split
 from equifuse.encoders import Standardize
 from equifuse.errors import DataError
-from equifuse.estimators.base import FusionEstimator
-from equifuse.estimators.layout import Columns
+from equifuse.estimators.base import FusionEstimator, Parameter
 from equifuse.model import FusionModel
 from equifuse.runs.config import TrainConfig
 from equifuse.runs.prepare import output_maps
-
-if TYPE_CHECKING:  # it imports Lightning
-    from equifuse.training.lightning_module import LitFusion
+from equifuse.training.trainer import TrainingResult
 
 
 class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
@@ -31,61 +27,22 @@ class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
     The targets are standardised in training, and the last affine map is rescaled to their units afterwards: neither
     their scale nor their offset has an effect on training, and ``model_`` predicts in their units.
 
-    What ``X`` may be, and the parameters and attributes not listed here, are those of
-    :class:`~equifuse.FusionClassifier`; held-out samples are drawn without strata.
+    What ``X`` may be, and the attributes, are those of :class:`~equifuse.FusionClassifier`.
 
     Args:
-        loss: "mse", "l1" or "huber" (threshold 1), of standardised targets; so are the numbers in ``history_``.
+        {parameters}
     """
 
     _task: ClassVar[str] = "regression"
+    _own: ClassVar[dict[str, Parameter]] = {
+        **FusionEstimator._own,
+        "loss": Parameter(
+            "mse",
+            '"mse", "l1" or "huber" (threshold 1), of standardised targets; so are the numbers in ``history_``.',
+        ),
+    }
 
-    def __init__(
-        self,
-        fusion: str = "deq",
-        *,
-        modalities: Mapping[str, Columns] | None = None,
-        dim: int | None = None,
-        backend: str | None = None,
-        fusion_options: Mapping[str, Any] | None = None,
-        encoder: str = "auto",
-        hidden: tuple[int, ...] = (128,),
-        dropout: float = 0.3,
-        input_dropout: float = 0.0,
-        head_dropout: float = 0.0,
-        modality_dropout: float = 0.0,
-        loss: str = "mse",
-        epochs: int = 100,
-        patience: int = 15,
-        validation_fraction: float | None = 0.2,
-        batch_size: int = 64,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-4,
-        accelerator: str = "cpu",
-        dtype: str = "float32",
-        random_state: Any = None,
-    ) -> None:
-        self.fusion = fusion
-        self.modalities = modalities
-        self.dim = dim
-        self.backend = backend
-        self.fusion_options = fusion_options
-        self.encoder = encoder
-        self.hidden = hidden
-        self.dropout = dropout
-        self.input_dropout = input_dropout
-        self.head_dropout = head_dropout
-        self.modality_dropout = modality_dropout
-        self.epochs = epochs
-        self.patience = patience
-        self.validation_fraction = validation_fraction
-        self.batch_size = batch_size
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.accelerator = accelerator
-        self.dtype = dtype
-        self.random_state = random_state
-        self.loss = loss
+    loss: str
 
     def __sklearn_tags__(self) -> Any:
         """Several targets will do."""
@@ -150,7 +107,9 @@ class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
         self._units = units
         return model
 
-    def _train(self, config: TrainConfig, train: Split, val: Split | None, steps: dict[str, Any] | None) -> LitFusion:
+    def _train(
+        self, config: TrainConfig, train: Split, val: Split | None, steps: dict[str, Any] | None
+    ) -> TrainingResult:
         units, model = self._units, self.model_
         _rescale(model, 1 / units.scale, -units.mean / units.scale)
         try:

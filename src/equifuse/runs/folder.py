@@ -17,7 +17,6 @@ from equifuse.tasks import Task, make_task
 from equifuse.training.protocol import arrange
 
 CONFIG, METRICS, HISTORY, MODEL, PLOTS = "config.yaml", "metrics.json", "history.json", "model", "plots"
-LAST = "checkpoints/last.ckpt"
 PathLike = str | os.PathLike[str]
 
 

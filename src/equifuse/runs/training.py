@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -17,15 +18,18 @@ from equifuse.errors import DataError, InputError
 from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly, score_without_each
 from equifuse.files import read_json, refuse_existing, write_json, write_yaml
 from equifuse.runs.config import RECORD, TrainConfig
-from equifuse.runs.folder import CONFIG, HISTORY, LAST, METRICS, MODEL, PLOTS, PathLike, load_data, read_run_config
+from equifuse.runs.folder import CONFIG, HISTORY, METRICS, MODEL, PLOTS, PathLike, load_data, read_run_config
 from equifuse.runs.metrics import Alert, Convergence, RunMetrics
 from equifuse.runs.prepare import Prepared, initial_model, prepare
 from equifuse.runs.progress import Tell, epoch_bar
 from equifuse.training.distributed import process_group_info
+from equifuse.training.optimization import OptimizerFactory
 from equifuse.training.protocol import CLEAN, PROTOCOLS
+from equifuse.training.trainer import Trainer, TrainingResult
 
-if TYPE_CHECKING:  # it imports Lightning
-    from equifuse.training.lightning_module import LitFusion
+if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.loggers import Logger
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,16 @@ class RunResult:
     history: list[dict[str, float]]
 
 
-def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress: bool | Tell = True) -> RunResult:
+def train(
+    config: TrainConfig,
+    out: PathLike,
+    *,
+    resume: bool = False,
+    progress: bool | Tell = True,
+    callbacks: Sequence[Callback] = (),
+    logger: str | Logger | Sequence[str | Logger] = (),
+    optimizer: OptimizerFactory | None = None,
+) -> RunResult:
     """Train a model into a run folder.
 
     The folder holds ``config.yaml`` (everything that decided the run), ``metrics.json``, ``history.json``, ``model/``,
@@ -56,6 +69,9 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
         out: the run folder to create.
         resume: go on with an interrupted run of the same configuration; a finished one is returned as it is.
         progress: show a bar on standard error, or call this after each epoch with its row and the best loss so far.
+        callbacks: Lightning callbacks; see :class:`equifuse.training.Trainer`, also for the others.
+        logger: loggers beside those of the configuration.
+        optimizer: makes the optimiser in the place of the configuration's.
 
     Returns:
         :class:`RunResult`.
@@ -71,8 +87,10 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
 
     out = Path(out)
     place = process_group_info(config)
+    if place.world > 1 and config.balance is not None:
+        raise InputError(f"balance {config.balance!r} looks at all samples; train it in one process")
     if not place.writes:
-        return _take_part(config, out)
+        return _take_part(config, out, callbacks, optimizer)
     if not resume:
         refuse_existing(out)
     elif not (out / CONFIG).is_file():
@@ -88,11 +106,13 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
         raise DataError(f"data set {config.data!r} has changed since {out} was started")
     prepared = prepare(config, dataset)
     model, task = prepared.model, prepared.task
+    trainer = Trainer(config, callbacks=callbacks, logger=logger, optimizer=optimizer, out=out)
+    trainer.check(model)
     if not resume:
         write_yaml(out / CONFIG, {**config.to_dict(), RECORD: _record(config, prepared)})
-    module = _fit(config, prepared, out, progress)
-    assert module.best is not None
-    history = module.history
+    result = _fit(trainer, prepared, config.fusion, progress)
+    assert result.best_epoch is not None
+    history = result.history
 
     parts = ("val", "test") if config.protocol == CLEAN else ("test",)
     evaluations = {part: evaluate_model(model, task, dataset, part) for part in parts}
@@ -103,13 +123,13 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
         val=dict(evaluations["val"].metrics) if "val" in evaluations else None,
         test=dict(evaluations["test"].metrics),
         without=without,
-        train_seconds=sum(row["seconds"] for row in history),
+        train_seconds=result.seconds,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         convergence=Convergence.of(evaluations["test"].convergence()),
         convergence_at_start=Convergence.of(evaluate_quietly(untrained, task, dataset).convergence()),
         epochs=len(history),
-        best_epoch=int(module.best["epoch"]) + 1,
-        alerts=[Alert.from_dict(alert) for alert in module.alerts],
+        best_epoch=result.best_epoch,
+        alerts=[Alert.from_dict(alert) for alert in result.alerts],
         protocol=f"{config.protocol}: {PROTOCOLS[config.protocol]}",
         undefined={part: why for part, why in undefined.items() if why} or None,
     )
@@ -122,12 +142,14 @@ def train(config: TrainConfig, out: PathLike, *, resume: bool = False, progress:
     return RunResult(out, metrics, history)
 
 
-def _take_part(config: TrainConfig, out: Path) -> RunResult:
+def _take_part(
+    config: TrainConfig, out: Path, callbacks: Sequence[Callback], optimizer: OptimizerFactory | None
+) -> RunResult:
     """Train along with the process that writes the run folder."""
-    config = _with_full_paths(config)
+    config = replace(_with_full_paths(config), logger=(), logger_options={})
     check_accelerator(config)
-    module = _fit(config, prepare(config), out, False)
-    return RunResult(out, None, module.history)
+    trainer = Trainer(config, callbacks=callbacks, optimizer=optimizer, out=out)
+    return RunResult(out, None, _fit(trainer, prepare(config), config.fusion, False).history)
 
 
 def check_accelerator(config: TrainConfig) -> None:
@@ -157,16 +179,13 @@ def _full_path(pattern: str) -> str:
     return f"{Path(name).resolve()}{separator}{columns}" if Path(name).is_file() else pattern
 
 
-def _fit(config: TrainConfig, prepared: Prepared, out: Path, progress: bool | Tell) -> LitFusion:
-    """Train with Lightning; leaves the best weights in the model."""
-    from equifuse.training.lightning_module import LitFusion, fit_on  # noqa: PLC0415
-
+def _fit(trainer: Trainer, prepared: Prepared, name: str, progress: bool | Tell) -> TrainingResult:
+    """Train with or without a bar; leaves the best weights in the model."""
     dataset = prepared.dataset
-    module = LitFusion(prepared.model, prepared.task, config, prepared.balancer)
-    bar = epoch_bar(config.epochs) if progress is True else nullcontext(lambda _: progress or None)
+    bar = epoch_bar(trainer.options.epochs) if progress is True else nullcontext(lambda _: progress or None)
     with bar as follow:
-        fit_on(dataset, module, out / LAST, follow(f"{config.fusion} on {dataset.name}"))
-    return module
+        trainer.on_epoch_end = follow(f"{name} on {dataset.name}")
+        return trainer.fit(prepared.model, dataset, task=prepared.task, balancer=prepared.balancer)
 
 
 def _record(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:

@@ -1,10 +1,17 @@
-"""Training of a model: the Lightning module, its callbacks, balancing of modalities, several processes."""
+"""Training of a model: options, trainer, callbacks, loggers, balancing of modalities, several processes."""
 
 from __future__ import annotations
 
 import warnings
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from equifuse._lazy import attach
+
+if TYPE_CHECKING:
+    from equifuse.training.options import TrainingOptions as TrainingOptions
+    from equifuse.training.trainer import Trainer as Trainer
+    from equifuse.training.trainer import TrainingResult as TrainingResult
 
 # What version 0.1 had here, and where it is now.
 _MOVED = {
@@ -25,11 +32,18 @@ _MOVED = {
     ),
     "evaluate_model": "equifuse.evaluation",
 }
+_own, __dir__, __all__ = attach(
+    __name__,
+    {
+        "equifuse.training.options": ["TrainingOptions"],
+        "equifuse.training.trainer": ["Trainer", "TrainingResult"],
+    },
+)
 
 
 def __getattr__(name: str) -> Any:
-    """A name of version 0.1, with a warning that says where it is now."""
+    """A name of this package, or one of version 0.1 with a warning that says where it is now."""
     if name not in _MOVED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _own(name)
     warnings.warn(f"equifuse.training.{name} is now {_MOVED[name]}.{name}", DeprecationWarning, stacklevel=2)
     return getattr(import_module(_MOVED[name]), name)

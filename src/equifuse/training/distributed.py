@@ -11,7 +11,7 @@ import torch
 from equifuse.data.batch import Batch
 from equifuse.data.loaders import Batches
 from equifuse.errors import InputError
-from equifuse.runs.config import TrainConfig
+from equifuse.training.options import TrainingOptions
 
 
 @dataclass(frozen=True)
@@ -39,27 +39,23 @@ class ProcessGroupInfo:
         return self.rank == 0
 
 
-def process_group_info(config: TrainConfig) -> ProcessGroupInfo:
-    """Where this process is: by what ``torchrun`` or Slurm says, or by the configuration.
+def process_group_info(options: TrainingOptions) -> ProcessGroupInfo:
+    """Where this process is: by what ``torchrun`` or Slurm says, or by the options.
 
     Raises:
-        InputError: ``torchrun`` started another number of processes than the configuration asks for, or an option does
-            not go with several processes.
+        InputError: ``torchrun`` started another number of processes than the options ask for.
     """
     started = os.environ.get("WORLD_SIZE"), os.environ.get("LOCAL_WORLD_SIZE")
-    devices, nodes = config.devices, config.nodes
+    devices, nodes = options.devices, options.nodes
     if started[0] and started[1]:  # torchrun; Lightning's own children have the first only
         devices, nodes = int(started[1]), int(started[0]) // int(started[1])
-        asked = config.devices * config.nodes
+        asked = options.devices * options.nodes
         if asked not in (1, devices * nodes):
             raise InputError(f"{devices * nodes} processes were started, devices and nodes ask for {asked}")
     local = int(os.environ.get("LOCAL_RANK", "0"))
     node = int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0")))
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", node * devices + local)))
-    place = ProcessGroupInfo(rank if devices * nodes > 1 else 0, devices, nodes)
-    if place.world > 1 and config.balance is not None:
-        raise InputError(f"balance {config.balance!r} looks at all samples; train it in one process")
-    return place
+    return ProcessGroupInfo(rank if devices * nodes > 1 else 0, devices, nodes)
 
 
 class ShardedBatches(Batches):

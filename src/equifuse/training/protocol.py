@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from equifuse.data import MultimodalDataset, Split
-from equifuse.data.lazy import in_memory
 from equifuse.errors import InputError
+
+if TYPE_CHECKING:
+    from equifuse.data import MultimodalDataset, Split
 
 CLEAN, LOOSE = "clean", "loose"
 PROTOCOLS = {
@@ -39,6 +38,12 @@ def arrange(dataset: MultimodalDataset, protocol: str) -> MultimodalDataset:
 
 
 def _join(a: Split, b: Split) -> Split:
+    # Only here: the names of the protocols are asked for where NumPy is not needed.
+    import numpy as np  # noqa: PLC0415
+
+    from equifuse.data import Split  # noqa: PLC0415
+    from equifuse.data.lazy import in_memory  # noqa: PLC0415
+
     def both(x: Mapping[str, Any], y: Mapping[str, Any]) -> dict[str, Any]:
         return {m: np.concatenate([x[m], y[m]]) for m in x}
 

@@ -1,0 +1,24 @@
+"""What a training does beside taking steps: ordinary callbacks of Lightning, one file each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from equifuse._lazy import attach
+
+if TYPE_CHECKING:
+    from equifuse.training.callbacks.checkpoint import BestWeights as BestWeights
+    from equifuse.training.callbacks.checkpoint import LastEpoch as LastEpoch
+    from equifuse.training.callbacks.equilibrium import WatchEquilibrium as WatchEquilibrium
+    from equifuse.training.callbacks.history import History as History
+    from equifuse.training.callbacks.progress import OnEpochEnd as OnEpochEnd
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "equifuse.training.callbacks.checkpoint": ["BestWeights", "LastEpoch"],
+        "equifuse.training.callbacks.equilibrium": ["WatchEquilibrium"],
+        "equifuse.training.callbacks.history": ["History"],
+        "equifuse.training.callbacks.progress": ["OnEpochEnd"],
+    },
+)

@@ -1,0 +1,227 @@
+"""What decides a training, beside the model and the data. Imports neither PyTorch nor Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from equifuse.errors import InputError, UnknownNameError
+from equifuse.options import Check, Options, mapping, number, one_of, option, optional, some_of, text, whole, yes_no
+from equifuse.training.protocol import CLEAN, LOOSE, PROTOCOLS
+
+SCHEDULES = ("constant", "cosine", "one_cycle", "plateau")
+# What a group of parameters may have of its own.
+GROUP_OPTIONS = ("lr", "weight_decay", "freeze")
+
+
+def _optimizers() -> Iterable[str]:
+    from equifuse.training.optimization import optimizers  # noqa: PLC0415 - PyTorch
+
+    return optimizers()
+
+
+def _loggers() -> Iterable[str]:
+    from equifuse.registry import LOGGERS  # noqa: PLC0415
+
+    return LOGGERS.names()
+
+
+@dataclass(frozen=True)
+class _Groups(Check):
+    """Pattern of parameters -> their own learning rate, weight decay, or that they are frozen."""
+
+    def __call__(self, name: str, value: Any) -> dict[str, dict[str, Any]]:
+        groups = super().__call__(name, value)
+        for pattern, own in groups.items():
+            if not isinstance(own, Mapping) or not own:
+                raise InputError(
+                    f"{name}: {pattern!r} must have {', '.join(GROUP_OPTIONS)} of its own, such as {{lr: 1e-4}}"
+                )
+            for key, number_ in own.items():
+                if key not in GROUP_OPTIONS:
+                    raise UnknownNameError(f"option of parameter group {pattern!r}:", str(key), GROUP_OPTIONS)
+                _OF_GROUP[key](f"{key} of parameter group {pattern!r}", number_)
+        return {str(pattern): dict(own) for pattern, own in groups.items()}
+
+
+_OF_GROUP: dict[str, Check] = {"lr": number(above=0), "weight_decay": number(least=0), "freeze": yes_no()}
+
+
+def _parameter_groups() -> Check:
+    plain = mapping()
+    return _Groups(plain.must, plain.accepts, pairs=True, convert=plain.convert)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(Options):
+    """How a model is trained; :class:`equifuse.runs.TrainConfig` adds which, and on what.
+
+    Example:
+        >>> from equifuse.training.options import TrainingOptions
+        >>> TrainingOptions(epochs=20, optimizer="sgd", optimizer_options={"momentum": 0.9}, schedule="cosine").lr
+        0.001
+
+    Raises:
+        UnknownNameError: an unknown name.
+        InputError: a value of the wrong type or out of range, or options that exclude each other.
+    """
+
+    epochs: int = option(100, whole(1), help="Most passes over the training part.", group="Training")
+    batch_size: int = option(
+        64, whole(1), help="Samples per step, of each process where there are several.", group="Training"
+    )
+    seed: int = option(
+        0,
+        whole(0, 2**31, "2^31"),
+        help="Seed of the initial weights, the order of the samples, dropout, and a split that the data do not have.",
+        group="Training",
+        estimator=False,
+    )
+    accumulate: int = option(
+        1, whole(1), help="Batches whose gradients are taken together for one step.", group="Training"
+    )
+    warm_start: bool = option(
+        False,
+        yes_no(),
+        help="Start each solve of an equilibrium from where the same sample's ended an epoch before; a resumed run "
+        "starts cold.",
+        group="Training",
+        estimator=False,
+    )
+    optimizer: str = option(
+        "adamw",
+        one_of(names=_optimizers),
+        help="Optimiser, by its PyTorch name in lower case: adamw, adam, sgd, rmsprop, ...",
+        group="Optimiser",
+    )
+    optimizer_options: dict[str, Any] = option(
+        dict,
+        mapping(),
+        help="Further option of the optimiser, such as momentum=0.9.",
+        group="Optimiser",
+        flag="--optimizer-option",
+    )
+    lr: float = option(1e-3, number(above=0), help="Learning rate.", group="Optimiser")
+    weight_decay: float = option(
+        1e-4, number(least=0), help="Weight decay; biases and the gains of norms are not decayed.", group="Optimiser"
+    )
+    schedule: str = option(
+        "constant",
+        one_of(*SCHEDULES),
+        help="Learning rate over time: constant, cosine, one_cycle, or plateau, which lowers it where validation "
+        "does not improve.",
+        group="Optimiser",
+    )
+    schedule_options: dict[str, Any] = option(
+        dict,
+        mapping(),
+        help="Option of the schedule, such as final=0.01 (cosine) or factor=0.5 (plateau).",
+        group="Optimiser",
+        flag="--schedule-option",
+    )
+    warmup: float = option(
+        0.0,
+        number(least=0),
+        help="Epochs over which the learning rate rises from near 0, before the schedule.",
+        group="Optimiser",
+    )
+    gradient_clip: float | None = option(
+        None, optional(number(above=0)), help="Largest norm of the gradient; larger ones are scaled.", group="Optimiser"
+    )
+    encoder_lr: float | None = option(
+        None, optional(number(above=0)), help="Learning rate of the encoders, where it is another.", group="Optimiser"
+    )
+    freeze_encoders: bool = option(False, yes_no(), help="Do not train the encoders.", group="Optimiser")
+    parameter_groups: dict[str, dict[str, Any]] = option(
+        dict,
+        _parameter_groups(),
+        help="Parameters with settings of their own, by a pattern of their names: "
+        "'encoders.text.*={lr: 1e-5, weight_decay: 0}' or 'head.*={freeze: true}'.",
+        group="Optimiser",
+        flag="--parameter-group",
+    )
+    modality_dropout: float = option(
+        0.0,
+        number(least=0, below=1),
+        help="Chance to hide each modality of each training sample; one that it has is always kept.",
+        group="Missing modalities",
+    )
+    patience: int = option(
+        15, whole(1), help="Epochs without improvement on validation after which training stops.", group="Selection"
+    )
+    monitor: str | None = option(
+        None,
+        optional(text()),
+        help="Validation metric that early stopping and the choice of the best epoch look at, such as f1_macro.",
+        group="Selection",
+        default_text="the task's loss",
+    )
+    metric: tuple[str, ...] = option(
+        (),
+        some_of(),
+        help="Metric to report, by name; the first is the one shown where there is room for one.",
+        group="Selection",
+        default_text="the task's own",
+    )
+    protocol: str = option(
+        CLEAN,
+        one_of(*PROTOCOLS),
+        help="clean: the best epoch on validation. loose: the best epoch on test, without early stopping, as the code "
+        "behind many published figures has it; everything such a run writes says so.",
+        group="Selection",
+        estimator=False,
+    )
+    accelerator: str = option(
+        "cpu", one_of("cpu", "gpu", "auto"), help="What to train on: cpu, gpu or auto.", group="Machine"
+    )
+    devices: int = option(
+        1,
+        whole(1),
+        help="Processes, or GPUs, that train one model on each machine; under torchrun or Slurm as many as started.",
+        group="Machine",
+        estimator=False,
+    )
+    nodes: int = option(1, whole(1), help="Machines.", group="Machine", estimator=False)
+    strategy: str = option(
+        "auto",
+        one_of("auto", "ddp", "fsdp"),
+        help="Several processes: ddp keeps the whole model in each, fsdp shares it out, on GPUs only.",
+        group="Machine",
+        estimator=False,
+    )
+    precision: str = option(
+        "32",
+        one_of("32", "bf16"),
+        help="32, or bf16 for mixed precision; fixed points keep the precision their tolerance needs.",
+        group="Machine",
+        estimator=False,
+    )
+    logger: tuple[str, ...] = option(
+        (),
+        some_of(_loggers),
+        help="Where the numbers of each epoch also go: csv, tensorboard, wandb or mlflow.",
+        group="Output",
+        estimator=False,
+    )
+    logger_options: dict[str, Any] = option(
+        dict,
+        mapping(),
+        help="Option of the logger, such as project=mine.",
+        group="Output",
+        flag="--logger-option",
+        estimator=False,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.monitor is not None:  # on Lightning's logs it is val_…, and some say it so
+            object.__setattr__(self, "monitor", self.monitor.removeprefix("val_"))
+        if self.protocol == LOOSE and self.monitor is not None:
+            raise InputError(f"protocol {LOOSE!r} chooses by the reported metric; give --metric, not --monitor")
+        if self.freeze_encoders and self.encoder_lr is not None:
+            raise InputError("freeze_encoders and encoder_lr exclude each other")
+        if self.logger_options and not self.logger:
+            raise InputError("logger_options go with a logger")
+        if self.warmup >= self.epochs and self.warmup > 0:
+            raise InputError(f"warmup must be shorter than training, {self.epochs} epochs; got {self.warmup:g}")

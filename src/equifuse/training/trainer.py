@@ -1,0 +1,370 @@
+"""Training of a fusion model, of a run or of one's own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from equifuse.data import MultimodalDataset, Split
+from equifuse.data.loaders import Batches, batches_of, first_rows
+from equifuse.errors import ConvergenceWarning, DataError, EquifuseError, InputError
+from equifuse.extras import require
+from equifuse.files import check_unpacked_fits, parse_errors
+from equifuse.fusion import DEQFusion
+from equifuse.model import FusionModel
+from equifuse.solve import EquilibriumCache
+from equifuse.tasks import Task, make_task
+from equifuse.training.balancing import Balancer
+from equifuse.training.distributed import ProcessGroupInfo, ShardedBatches, process_group_info
+from equifuse.training.loggers import make_loggers
+from equifuse.training.optimization import OptimizerFactory, ScheduleFactory, check_patterns, frozen
+from equifuse.training.options import TrainingOptions
+from equifuse.training.protocol import LOOSE
+from equifuse.training.randomness import own_random_numbers
+
+if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.loggers import Logger
+
+    from equifuse.training.lightning_module import LitFusion
+
+# Where the checkpoint is within the folder of a training.
+LAST = "checkpoints/last.ckpt"
+# Samples whose equilibria are watched.
+_WATCHED = 64
+Row = dict[str, float | None]
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training came to, beside the weights.
+
+    Attributes:
+        history: one row of numbers per epoch: ``epoch`` from 0, ``train_*``, ``val_*``, ``equilibrium_*``, ``seconds``.
+        best_epoch: whose weights the model has now, from 1; None without validation.
+        best_value: the monitored value of that epoch.
+        alerts: what was worrying about equilibria: epoch and message.
+        optimizer_state: what the optimiser knows of each parameter; None where nothing was left to train.
+    """
+
+    history: list[Row]
+    best_epoch: int | None = None
+    best_value: float | None = None
+    alerts: list[dict[str, Any]] = field(default_factory=list)
+    optimizer_state: dict[str, Any] | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Time of training, without what came before and after."""
+        return sum(row["seconds"] or 0.0 for row in self.history)
+
+
+class Trainer:
+    """Trains a :class:`~equifuse.FusionModel` with early stopping; the best weights end up in the model.
+
+    Example:
+        >>> import equifuse as ef
+        >>> from equifuse.training import Trainer
+        >>> data = ef.datasets.load("digits")
+        >>> model = ef.build_model(data.shapes, data.task, data.n_outputs, fusion="concat", classes=data.classes)
+        >>> result = Trainer(epochs=2, optimizer="sgd", optimizer_options={"momentum": 0.9}, lr=0.05).fit(model, data)
+        >>> len(result.history), "val_accuracy" in result.history[-1]
+        (2, True)
+
+    Args:
+        options: how to train; or the same as keywords, see :class:`~equifuse.training.options.TrainingOptions`.
+        callbacks: Lightning callbacks. On its logs they find ``train_*`` and ``val_*``, such as ``val_loss``.
+        logger: Lightning loggers, or names of :data:`equifuse.registry.LOGGERS`, beside those of the options.
+        optimizer: makes the optimiser from groups of parameters, such as ``torch.optim.SGD``; a name goes into the
+            options.
+        schedule: makes a scheduler from the optimiser and the number of steps; a name goes into the options.
+        out: folder for the checkpoint, from which an interrupted training goes on when ``fit`` is called again, and for
+            loggers; None writes nothing.
+        watch: whether to look after each epoch at the equilibria of some validation samples.
+        on_epoch_end: called after each epoch with its row of the history and the best monitored value.
+        **settings: fields of ``options``.
+
+    Raises:
+        UnknownNameError: an unknown option, or an unknown name.
+        InputError: a value out of range, a missing package, or options that exclude each other.
+    """
+
+    def __init__(
+        self,
+        options: TrainingOptions | None = None,
+        *,
+        callbacks: Sequence[Callback] = (),
+        logger: str | Logger | Sequence[str | Logger] = (),
+        optimizer: str | OptimizerFactory | None = None,
+        schedule: str | ScheduleFactory | None = None,
+        out: PathLike | None = None,
+        watch: bool = True,
+        on_epoch_end: Callable[[Row, float], None] | None = None,
+        **settings: Any,
+    ) -> None:
+        require("train", "lightning", "training")
+        if isinstance(optimizer, str):
+            settings["optimizer"], optimizer = optimizer, None
+        if isinstance(schedule, str):
+            settings["schedule"], schedule = schedule, None
+        if options is None:
+            options = TrainingOptions.from_dict(settings)
+        elif settings:
+            options = type(options).from_dict({**options.to_dict(), **settings})
+        self.options = options
+        self.out = None if out is None else Path(out)
+        self.callbacks, self.watch, self.on_epoch_end = list(callbacks), watch, on_epoch_end
+        self._optimizer, self._schedule = optimizer, schedule
+        self._loggers = make_loggers(options.logger, self.out, options.logger_options)
+        self._loggers += make_loggers(logger, self.out)
+
+    def fit(
+        self,
+        model: FusionModel,
+        train: MultimodalDataset | Split | Batches,
+        val: Split | Batches | None = None,
+        *,
+        task: Task | None = None,
+        balancer: Balancer | None = None,
+        optimizer_state: dict[str, Any] | None = None,
+    ) -> TrainingResult:
+        """Train in place; go on from the checkpoint if there is one.
+
+        Under the loose protocol nothing stops the training before its last epoch.
+
+        Args:
+            model: the model, its preprocessing fitted.
+            train: a data set, whose parts ``train`` and ``val`` are used; or the training part.
+            val: the validation part; without, there is no early stopping, and the last weights stay.
+            task: loss and metrics; by default those of the task that the model was built for.
+            balancer: what balances the modalities, prepared for the model.
+            optimizer_state: of an earlier training that this one goes on from, with other samples.
+
+        Raises:
+            InputError: training diverged, the monitored metric never had a value, or an option does not fit the model.
+            DataError: a checkpoint that is damaged or does not fit.
+            KeyboardInterrupt: the user interrupted; the checkpoint holds the last complete epoch.
+        """
+        from equifuse.training.lightning_module import LitFusion  # noqa: PLC0415 - Lightning
+
+        options = self.options
+        if isinstance(train, MultimodalDataset):
+            train, val = train.splits["train"], train.splits["val"]
+        if isinstance(train, Split):
+            train = batches_of(train, options.batch_size * process_group_info(options).world, options.seed)
+        if isinstance(val, Split):
+            val = batches_of(val)
+        task = default_task(model, options) if task is None else task
+        self.check(model)
+        module = LitFusion(model, task, options, balancer, optimizer=self._optimizer, schedule=self._schedule)
+        module.optimizer_state = optimizer_state
+        with own_random_numbers(options.seed), _frozen(model, options):
+            return self._fit(module, train, val)
+
+    def check(self, model: FusionModel) -> None:
+        """Refuse options that do not fit a model.
+
+        Raises:
+            InputError: a pattern of ``parameter_groups`` that none of its parameters has, or nothing is left to train.
+        """
+        check_patterns(model, self.options)
+        if len(frozen(model, self.options)) == sum(parameter.requires_grad for parameter in model.parameters()):
+            raise InputError("no parameter is left to train; freeze less")
+
+    def _fit(self, module: LitFusion, train: Batches, val: Batches | None) -> TrainingResult:
+        import lightning.pytorch as pl  # noqa: PLC0415
+        from lightning.pytorch.callbacks import EarlyStopping  # noqa: PLC0415
+
+        from equifuse.training.callbacks import BestWeights, History, LastEpoch, OnEpochEnd, WatchEquilibrium  # noqa: PLC0415
+        from equifuse.training.callbacks.stored import STATE  # noqa: PLC0415
+
+        options = self.options
+        last = None if self.out is None else self.out / LAST
+        place = process_group_info(options)
+        if place.world > 1:
+            train = ShardedBatches(train, place.rank, place.world)
+        history, best = History(), BestWeights()
+        watch = WatchEquilibrium(first_rows(val, _WATCHED)) if val and self.watch else None
+        resumed, over = last is not None and last.is_file(), False
+        if last is not None and resumed:
+            with parse_errors(last, "a checkpoint"):
+                check_unpacked_fits(last)
+                stored = torch.load(last, weights_only=True, map_location="cpu")[STATE]
+                for callback in (history, best, watch):
+                    if callback is not None:
+                        callback.recall(stored)
+                over = bool(stored["stopped"]) or len(history.rows) >= options.epochs
+        optimizer_state = None
+        if not over:
+            began = _began()
+            callbacks = [
+                *([watch] if watch else []),
+                history,
+                *([best] if val else []),
+                *([OnEpochEnd(self.on_epoch_end, history, best)] if self.on_epoch_end else []),
+                *self.callbacks,
+                *([LastEpoch(last)] if last else []),
+                began,
+            ]
+            if val:
+                patience = options.epochs if options.protocol == LOOSE else options.patience
+                stop = EarlyStopping("monitor", patience=patience, mode=module.mode, verbose=False, check_finite=False)
+                callbacks.insert(0, stop)
+            with _quiet(), _warm_starts(module.model, options.warm_start):
+                trainer = pl.Trainer(
+                    max_epochs=options.epochs,
+                    accelerator=options.accelerator,
+                    devices=place.devices,
+                    num_nodes=place.nodes,
+                    strategy=_strategy(options, place),
+                    use_distributed_sampler=False,
+                    accumulate_grad_batches=options.accumulate,
+                    gradient_clip_val=options.gradient_clip,
+                    precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+                    logger=self._loggers or False,
+                    enable_progress_bar=False,
+                    enable_model_summary=False,
+                    num_sanity_val_steps=0,
+                    enable_checkpointing=last is not None or _keeps_checkpoints(self.callbacks),
+                    callbacks=callbacks,
+                    default_root_dir=last.parent if last else None,
+                )
+                try:
+                    with _interruptible():
+                        trainer.fit(module, train, val, ckpt_path=last if resumed else None, weights_only=True)
+                except EquifuseError:
+                    raise
+                except Exception as error:
+                    if not resumed or began.training:
+                        raise
+                    reason = " ".join(str(error).split())[:500]
+                    raise DataError(f"{last} does not fit this training: {reason}; remove it to begin anew") from None
+            optimizer_state = trainer.optimizers[0].state_dict()["state"]
+        module.model.to("cpu").eval()
+        alerts = watch.alerts if watch else []
+        if val is None:
+            return TrainingResult(history.rows, alerts=alerts, optimizer_state=optimizer_state)
+        if best.best is None:
+            raise InputError(
+                f"the validation {module.monitor} was undefined in every epoch: {module.undefined}; watch another "
+                "metric, give a validation part that has it, or lower the learning rate if training diverged"
+            )
+        module.model.load_state_dict(best.best["weights"])
+        return TrainingResult(
+            history.rows, int(best.best["epoch"]) + 1, float(best.best["value"]), alerts, optimizer_state
+        )
+
+
+def default_task(model: FusionModel, options: TrainingOptions) -> Task:
+    """The task that a model was built for, with the metrics that the options name.
+
+    Raises:
+        InputError: it was built for none.
+    """
+    if model.task is None:
+        raise InputError("the model has no task; give one")
+    offered = {"classes": model.classes, "modalities": model.modalities}
+    return make_task(model.task, metrics=options.metric, monitor=options.monitor, offered=offered)
+
+
+def _began() -> Any:
+    """A callback that knows whether training has begun, so that what fails before is the checkpoint's fault."""
+    from lightning.pytorch.callbacks import Callback  # noqa: PLC0415
+
+    class Began(Callback):
+        training = False
+
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            self.training = True
+
+    return Began()
+
+
+def _keeps_checkpoints(callbacks: Sequence[Callback]) -> bool:
+    from lightning.pytorch.callbacks import Checkpoint  # noqa: PLC0415
+
+    return any(isinstance(callback, Checkpoint) for callback in callbacks)
+
+
+def _strategy(options: TrainingOptions, place: ProcessGroupInfo) -> Any:
+    from lightning.pytorch.strategies import DDPStrategy  # noqa: PLC0415
+
+    if options.strategy == "fsdp":
+        return "fsdp"
+    if place.world == 1:
+        return "auto"
+    # A batch without a modality leaves its encoder without a gradient.
+    return DDPStrategy(find_unused_parameters=True)
+
+
+@contextmanager
+def _frozen(model: nn.Module, options: TrainingOptions) -> Iterator[None]:
+    """Parameters that the options freeze do not ask for gradients during training."""
+    still = frozen(model, options)
+    for parameter in still:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in still:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _warm_starts(model: nn.Module, wanted: bool) -> Iterator[None]:
+    """Caches for the model's equilibria during training."""
+    fusions = [m for m in model.modules() if isinstance(m, DEQFusion)] if wanted else []
+    for fusion in fusions:
+        fusion.warm_start = EquilibriumCache()
+    try:
+        yield
+    finally:
+        for fusion in fusions:
+            fusion.warm_start = None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's banners and hints away; unconverged samples are counted in the history instead."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning(\.|$)")
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lightning turns Ctrl-C into ``SystemExit`` and leaves it switched off; make it a KeyboardInterrupt again."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        # What was ignored before, as in the background, stays ignored; and only the main thread may ask.
+        switched_off = signal.getsignal(signal.SIGINT) is signal.SIG_IGN and handler is not signal.SIG_IGN
+        if switched_off and not sys.is_finalizing() and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
