@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 from equifuse.errors import InputError, UnknownNameError
 
@@ -50,7 +50,8 @@ class Check:
         kind: what the command line reads: ``str``, ``int``, ``float`` or ``bool``.
         range: the same in short, for help: ``">= 1"``.
         many: the value is a list, and its flag may be repeated.
-        pairs: the value is a mapping, and its flag, ``key=value``, may be repeated.
+        pairs: for a mapping, whose flag ``key=value`` may be repeated: ``"nested"`` where dots in a key nest,
+            ``"flat"`` where they do not, ``"text"`` where the values are text and not YAML; ``""`` for what is none.
         convert: from what YAML gives to what is stored.
     """
 
@@ -59,7 +60,7 @@ class Check:
     kind: type = str
     range: str = ""
     many: bool = False
-    pairs: bool = False
+    pairs: Literal["", "nested", "flat", "text"] = ""
     convert: Callable[[Any], Any] = _same
 
     def __call__(self, name: str, value: Any) -> Any:
@@ -122,7 +123,7 @@ def number(*, least: float | None = None, above: float | None = None, below: flo
         must,
         lambda v: _is(v, int, float) and (v > low if strictly else v >= low) and v < below,
         float,
-        f"in {span}" if math.isfinite(below) else span,
+        f"{low:g} {'<' if strictly else '<='} value < {below:g}" if math.isfinite(below) else span,
     )
 
 
@@ -168,7 +169,7 @@ def wholes(least: int = 1) -> Check:
 
 def mapping() -> Check:
     """Options of something by name."""
-    return Check("be a mapping", lambda v: isinstance(v, Mapping), pairs=True, convert=_plain)
+    return Check("be a mapping", lambda v: isinstance(v, Mapping), pairs="nested", convert=_plain)
 
 
 def optional(check: Check) -> Check:
@@ -295,8 +296,8 @@ def default_of(kind: type, name: str) -> Any:
     return ... if found.default_factory is MISSING else found.default_factory()
 
 
-def sentence(kind: type, name: str) -> str:
-    """An option's help with its range and default: ``"Samples per step.  [>= 1; default: 64]"``."""
+def sentence(kind: type, name: str, more: str = "") -> str:
+    """An option's help, and ``more``, with its range and default: ``"Samples per step.  [>= 1; default: 64]"``."""
     declared, default = declarations(kind)[name], default_of(kind, name)
     if declared.default_text is not None:
         default = declared.default_text
@@ -305,7 +306,7 @@ def sentence(kind: type, name: str) -> str:
     elif default is ... or default is None or isinstance(default, bool | dict):
         default = ""
     notes = [note for note in (declared.check.range, f"default: {default}" if default != "" else "") if note]
-    return declared.help + (f"  [{'; '.join(notes)}]" if notes else "")
+    return declared.help + more + (f"  [{'; '.join(notes)}]" if notes else "")
 
 
 def documented(kind: type) -> str:

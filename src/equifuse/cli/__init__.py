@@ -1,49 +1,12 @@
-"""The command line: one file per command, no logic of its own."""
+"""The command line: one file per command, no logic of its own. Only Typer is imported before a command runs."""
 
 from __future__ import annotations
 
 import sys
-import warnings
+from typing import Any
 
-import typer
-from typer.exceptions import TyperException
-from typer.main import get_command
-
-from equifuse.cli import benchmark, data, demo, evaluate, export, predict, report, robustness, serve, train
-from equifuse.errors import EquifuseError
-
-app = typer.Typer(
-    name="equifuse",
-    help="Multimodal fusion: train, evaluate and use models of several modalities.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("predict")(predict.predict)
-app.command("export")(export.export)
-app.command("robustness")(robustness.robustness)
-app.command("report")(report.report)
-app.command("serve")(serve.serve)
-app.command("benchmark")(benchmark.benchmark)
-app.add_typer(data.app, name="datasets")
-app.command("demo")(demo.demo)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        from equifuse import __version__
-
-        typer.echo(f"equifuse {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: bool = typer.Option(False, "--version", help="Print the version.", callback=_version, is_eager=True),
-) -> None:
-    """Multimodal fusion: train, evaluate and use models of several modalities."""
+from equifuse.errors import InputError
+from equifuse.extras import require
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -52,26 +15,20 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: words of the command line; default those of the process.
     """
-    warnings.showwarning = _one_line
-    words = sys.argv[1:] if arguments is None else arguments
     try:
-        code = get_command(app).main(words or ["--help"], prog_name="equifuse", standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except TyperException as error:  # a wrong option
-        _complain(error.format_message() if hasattr(error, "format_message") else str(error))
-    except EquifuseError as error:
-        _complain(str(error))
-    except MemoryError as error:
-        _complain(f"not enough memory: {error}")
-    except OSError as error:  # a full disk, a folder that may not be written
-        where = error.filename2 or error.filename
-        _complain(f"{error.strerror or error}: {where}" if where else str(error))
+        require("train", "typer", "the command line")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    from equifuse.cli.command_line import run
+
+    run(sys.argv[1:] if arguments is None else arguments)
 
 
-def _one_line(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+def __getattr__(name: str) -> Any:
+    """``app``, the Typer application, once it is asked for."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from equifuse.cli.command_line import app
 
-
-def _complain(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    return app

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from equifuse.cli.source import IdColumn, Modalities, SplitColumn, Targets, TaskName, source_options
+from equifuse.cli.options import with_options
+from equifuse.data.options import SourceOptions
 
 
+@with_options(SourceOptions, "source")
 def benchmark(
+    source: dict[str, Any],
     config: Annotated[Path | None, typer.Argument(help="YAML file; options given here win.")] = None,
     out: Annotated[Path, typer.Option(help="Folder to create.")] = Path("runs/benchmark"),
     data: Annotated[list[str] | None, typer.Option(help="Name or path of a data set; repeat for more.")] = None,
-    modality: Modalities = None,
-    target: Targets = None,
-    id_column: IdColumn = None,
-    split_column: SplitColumn = None,
-    task: TaskName = None,
     method: Annotated[
         list[str] | None, typer.Option(help="deq, gmf, gmf+deq, concat, linear, ...; repeat for more.")
     ] = None,
@@ -52,7 +50,6 @@ def benchmark(
         "missing": None if missing is None else [_number(entry) for entry in missing],
         "protocols": protocol or None,
     }
-    source = source_options(modality, target, id_column, split_column, task)
     settings = {**parse_settings(setting or []), **({"source": source} if source else {})}
     resolved = BenchmarkConfig.from_options(config, given, settings)
     try:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from equifuse.cli.source import IdColumn, Modalities, SplitColumn, Targets, TaskName, source_options
+from equifuse.cli.options import with_options
+from equifuse.data.options import SourceOptions
 
 app = typer.Typer(help="List, inspect and convert data sets.", invoke_without_command=True, rich_markup_mode=None)
 
@@ -29,13 +30,10 @@ def datasets(
 
 
 @app.command()
+@with_options(SourceOptions, "given")
 def inspect(
     path: Annotated[str, typer.Argument(help="Name of a data set, or path of a file or folder.")],
-    modality: Modalities = None,
-    target: Targets = None,
-    id_column: IdColumn = None,
-    split_column: SplitColumn = None,
-    task: TaskName = None,
+    given: dict[str, Any],
 ) -> None:
     """Say what is in a data set, what is suspicious about it, and how to train on it."""
     from equifuse import datasets as catalog
@@ -44,7 +42,7 @@ def inspect(
     from equifuse.errors import InputError
     from equifuse.report.tables import inspection_tables, show
 
-    source = catalog.SourceOptions.of(source_options(modality, target, id_column, split_column, task))
+    source = SourceOptions.of(given)
     try:
         dataset = catalog.load(path, source=source)
     except InputError as error:
@@ -62,18 +60,15 @@ def inspect(
 
 
 @app.command()
+@with_options(SourceOptions, "given")
 def convert(
     source: Annotated[Path, typer.Argument(help="File or folder in any known format, or a pickle of MMSA.")],
     out: Annotated[Path, typer.Argument(help="File to create: .npz or .hdf5.")],
-    modality: Modalities = None,
-    target: Targets = None,
-    id_column: IdColumn = None,
-    split_column: SplitColumn = None,
-    task: TaskName = None,
+    given: dict[str, Any],
 ) -> None:
     """Write a data set as one file of plain arrays, split included."""
     from equifuse.data.conversion import convert as run
 
-    dataset = run(source, out, source_options(modality, target, id_column, split_column, task))
+    dataset = run(source, out, given)
     rows = ", ".join(f"{len(split)} {part}" for part, split in dataset.splits.items())
     typer.echo(f"{out}: {dataset.task}, {', '.join(dataset.modalities)}; {rows}")

@@ -24,7 +24,7 @@ class _Patterns(Check):
 
 def _patterns() -> Check:
     plain = mapping()
-    return _Patterns("map names to column patterns", plain.accepts, pairs=True, convert=plain.convert)
+    return _Patterns("map names to column patterns", plain.accepts, pairs="text", convert=plain.convert)
 
 
 def _tasks() -> Iterable[str]:
@@ -57,11 +57,11 @@ class SourceOptions(Options):
     modalities: dict[str, str] = option(
         dict,
         _patterns(),
-        help="For tables: name='g_*', the columns of a modality, or name=file.csv; may be repeated.",
+        help="For tables: name='g_*', the columns of a modality, or name=file.csv.",
         group="Data",
         flag="--modality",
     )
-    target: tuple[str, ...] = option((), some_of(), help="For tables: target column; may be repeated.", group="Data")
+    target: tuple[str, ...] = option((), some_of(), help="For tables: target column.", group="Data")
     id: str | None = option(
         None, optional(text()), help="For tables: column that names the samples.", group="Data", flag="--id"
     )

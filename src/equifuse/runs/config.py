@@ -78,7 +78,11 @@ class TrainConfig(TrainingOptions):
         group="Model",
     )
     fusion_options: dict[str, Any] = option(
-        dict, mapping(), help="Further option of the fusion, key=value; may be repeated.", group="Model", flag="--set"
+        dict,
+        mapping(),
+        help="Further option of the fusion, such as combine=mean or solver.tol=1e-5.",
+        group="Model",
+        flag="--set",
     )
     source: dict[str, Any] = option(
         dict,
@@ -130,7 +134,7 @@ class TrainConfig(TrainingOptions):
     task_options: dict[str, Any] = option(
         dict,
         mapping(),
-        help="Option of the task, e.g. focal=2, loss=triplet, sentiment=true; may be repeated.",
+        help="Option of the task, e.g. focal=2, loss=triplet, sentiment=true.",
         group="Task",
         flag="--task-option",
         estimator=False,
@@ -145,7 +149,7 @@ class TrainConfig(TrainingOptions):
     balance_options: dict[str, Any] = option(
         dict,
         mapping(),
-        help="Option of the balance, e.g. alpha=0.3; may be repeated.",
+        help="Option of the balance, e.g. alpha=0.3.",
         group="Training",
         flag="--balance-option",
         estimator=False,
@@ -267,8 +271,8 @@ def read_config(path: Path) -> dict[str, Any]:
     return {key: _numbers(value) for key, value in read_yaml(path).items() if key != RECORD}
 
 
-def parse_settings(settings: list[str]) -> dict[str, Any]:
-    """A mapping from ``"key=value"`` settings: values are YAML, dots in keys nest.
+def parse_settings(settings: list[str], *, nested: bool = True) -> dict[str, Any]:
+    """A mapping from ``"key=value"`` settings: values are YAML, dots in keys nest unless ``nested`` is False.
 
     Raises:
         InputError: one cannot be read.
@@ -285,7 +289,7 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
             value = _numbers(yaml.safe_load(text))
         except (yaml.YAMLError, ValueError, RecursionError):
             raise InputError(f"cannot read the value of {setting!r}") from None
-        *path, last = key.strip().split(".")
+        *path, last = key.strip().split(".") if nested else [key.strip()]
         place = parsed
         for step in path:
             place = place.setdefault(step, {})

@@ -50,7 +50,7 @@ _OF_GROUP: dict[str, Check] = {"lr": number(above=0), "weight_decay": number(lea
 
 def _parameter_groups() -> Check:
     plain = mapping()
-    return _Groups(plain.must, plain.accepts, pairs=True, convert=plain.convert)
+    return _Groups(plain.must, plain.accepts, pairs="flat", convert=plain.convert)
 
 
 @dataclass(frozen=True, kw_only=True)

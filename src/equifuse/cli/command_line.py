@@ -1,0 +1,72 @@
+"""The application that all commands belong to, and what becomes of errors."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import typer
+from typer.exceptions import TyperException
+from typer.main import get_command
+
+from equifuse import __version__
+from equifuse.cli import benchmark, data, demo, evaluate, export, predict, report, robustness, serve, train
+from equifuse.cli.options import GroupedCommand
+from equifuse.errors import EquifuseError
+
+app = typer.Typer(
+    name="equifuse",
+    help="Multimodal fusion: train, evaluate and use models of several modalities.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("train", cls=GroupedCommand)(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("export")(export.export)
+app.command("robustness")(robustness.robustness)
+app.command("report")(report.report)
+app.command("serve")(serve.serve)
+app.command("benchmark", cls=GroupedCommand)(benchmark.benchmark)
+app.add_typer(data.app, name="datasets")
+app.command("demo")(demo.demo)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"equifuse {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", help="Print the version.", callback=_version, is_eager=True),
+) -> None:
+    """Multimodal fusion: train, evaluate and use models of several modalities."""
+
+
+def run(words: list[str]) -> None:
+    """Run a command line and exit; see :func:`equifuse.cli.main`."""
+    warnings.showwarning = _one_line
+    try:
+        code = get_command(app).main(words or ["--help"], prog_name="equifuse", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except TyperException as error:  # a wrong option
+        _complain(error.format_message() if hasattr(error, "format_message") else str(error))
+    except EquifuseError as error:
+        _complain(str(error))
+    except MemoryError as error:
+        _complain(f"not enough memory: {error}")
+    except OSError as error:  # a full disk, a folder that may not be written
+        where = error.filename2 or error.filename
+        _complain(f"{error.strerror or error}: {where}" if where else str(error))
+
+
+def _one_line(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _complain(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

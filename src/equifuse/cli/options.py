@@ -1,0 +1,136 @@
+"""Flags of a command from declared options, grouped in its help."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from equifuse.errors import InputError
+from equifuse.options import GROUPS, Option, Options, declarations, sentence
+
+Command = Callable[..., Any]
+
+
+def with_options(kind: type[Options], into: str) -> Callable[[Command], Command]:
+    """Decorate a command: beside its own parameters it has a flag for each option of a class.
+
+    Args:
+        kind: the class.
+        into: parameter that gets what was given, a mapping as ``kind.from_dict`` takes it.
+    """
+
+    def decorate(command: Command) -> Command:
+        own = inspect.signature(command, eval_str=True)
+        flags = parameters(kind)
+
+        @wraps(command)
+        def run(**values: Any) -> Any:
+            options = {name: values.pop(name) for name in flags}
+            return command(**values, **{into: collected(kind, options)})
+
+        every = [*flags.values(), *(p for name, p in own.parameters.items() if name != into)]
+        # Arguments, which have a place, come first; Typer takes all by name.
+        every = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in every]
+        run.__signature__ = own.replace(parameters=every)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in every}
+        return run
+
+    return decorate
+
+
+def parameters(kind: type[Options]) -> dict[str, inspect.Parameter]:
+    """Parameters that Typer makes flags of; an option of parts has one for each of them."""
+    found: dict[str, inspect.Parameter] = {}
+    for name, declared in declarations(kind).items():
+        if declared.parts is not None:
+            found |= parameters(declared.parts)
+        elif declared.flag != "":
+            check = declared.check
+            many = " May be repeated." if check.many or check.pairs else ""
+            option = typer.Option(
+                flag(name, declared),
+                help=sentence(kind, name, many),
+                rich_help_panel=declared.group,
+                metavar="KEY=VALUE" if check.pairs else f"<{check.kind.__name__}>" if check.many else None,
+                show_default=False,
+            )
+            annotation: Any = Annotated[_read_as(declared), option]
+            default = False if declared.const is not None else None
+            found[name] = inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+            )
+    return found
+
+
+def flag(name: str, declared: Option) -> str:
+    """The flag of an option."""
+    return declared.flag or "--" + name.replace("_", "-")
+
+
+def _read_as(declared: Option) -> Any:
+    check = declared.check
+    if declared.const is not None:
+        return bool
+    if check.pairs:
+        return list[str] | None
+    kind: Any = check.kind
+    return list[kind] | None if check.many else kind | None
+
+
+def collected(kind: type[Options], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given, as ``kind.from_dict`` takes them.
+
+    Raises:
+        InputError: words that are not ``key=value`` where they should be.
+    """
+    given: dict[str, Any] = {}
+    for name, declared in declarations(kind).items():
+        if declared.parts is not None:
+            value: Any = collected(declared.parts, values)
+        else:
+            value = values.get(name)
+        if declared.const is not None:
+            value = declared.const if value else None
+        if value is None or value == [] or value == {}:
+            continue
+        given[name] = _pairs(flag(name, declared), declared, value) if declared.check.pairs and value else value
+    return given
+
+
+def _pairs(flag: str, declared: Option, words: Any) -> dict[str, Any]:
+    if isinstance(words, Mapping):  # of parts
+        return dict(words)
+    if declared.check.pairs != "text":
+        from equifuse.runs.config import parse_settings
+
+        return parse_settings(words, nested=declared.check.pairs == "nested")
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name or not value:
+            raise InputError(f"expected {flag} name=pattern, got {word!r}")
+        found[name] = value
+    return found
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose help lists its options under the headings of their groups."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments, then each group's options."""
+        groups: dict[str, list[tuple[str, str]]] = {"Arguments": [], **{group: [] for group in GROUPS}, "Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                heading = "Arguments" if parameter.param_type_name == "argument" else None
+                heading = heading or getattr(parameter, "rich_help_panel", None) or "Options"
+                groups.setdefault(heading, []).append(record)
+        for heading, records in groups.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
