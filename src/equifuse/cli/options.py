@@ -96,7 +96,7 @@ def collected(kind: type[Options], values: Mapping[str, Any]) -> dict[str, Any]:
             value = values.get(name)
         if declared.const is not None:
             value = declared.const if value else None
-        if value is None or value == [] or value == {}:
+        if value is None or value in ([], {}):
             continue
         given[name] = _pairs(flag(name, declared), declared, value) if declared.check.pairs and value else value
     return given
