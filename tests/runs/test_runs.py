@@ -8,12 +8,12 @@ import torch
 import yaml
 
 import equifuse as ef
-from equifuse import training
 from equifuse.cli import main
 from equifuse.data.batch import as_batch
 from equifuse.data.loaders import batches_of
 from equifuse.evaluation.conditions import drop_modalities
-from equifuse.runs import TrainConfig, evaluate_run, load_run, predict_run, train
+from equifuse.runs import TrainConfig, evaluate_run, initial_model, load_run, predict_run, train
+from equifuse.runs.folder import load_data
 from equifuse.tasks import Classification
 
 
@@ -170,14 +170,14 @@ def test_nothing_is_written_for_a_mistake(quick, tmp_path):
 
 
 def test_a_diverging_run_says_so(quick, tmp_path):
-    with pytest.raises(ef.InputError, match="training diverged in epoch|never finite"):
+    with pytest.raises(ef.InputError, match="training diverged"):
         train(config(quick, fusion="concat", dim=None, lr=1e30), tmp_path / "run", progress=False)
 
 
 def test_preprocessing_is_fitted_on_the_training_part_alone(quick):
     chosen = config(quick)
     dataset = ef.datasets.load(chosen.data)
-    model = training.initial_model(chosen, dataset)
+    model = initial_model(chosen, dataset)
     train_part = dataset.splits["train"]
     torch.testing.assert_close(
         model.encoders["a"][0].mean, torch.from_numpy(train_part.inputs["a"].mean(0)), rtol=1e-5, atol=1e-6
@@ -190,7 +190,7 @@ def test_weight_decay_leaves_gains_and_biases_alone(quick):
     from equifuse.training.optimization import split_by_decay
 
     chosen = config(quick)
-    model = training.initial_model(chosen, ef.datasets.load(chosen.data))
+    model = initial_model(chosen, ef.datasets.load(chosen.data))
     matrices, others = split_by_decay(model)
     names = {id(p): name for name, p in model.named_parameters()}
     assert len(matrices) + len(others) == len(names)
@@ -313,8 +313,8 @@ def test_the_other_tasks_train(task, tmp_path):
 @pytest.mark.slow
 def test_the_loose_protocol_trains_on_more_and_selects_on_test(quick, tmp_path, capsys):
     loose = config(quick, epochs=6, patience=1, protocol="loose")
-    dataset = training.folder.load_data(loose)
-    clean = training.folder.load_data(config(quick))
+    dataset = load_data(loose)
+    clean = load_data(config(quick))
     joined = dataset.splits["train"]
     assert len(joined) == len(clean.splits["train"]) + len(clean.splits["val"])
     assert list(joined.ids) == [*clean.splits["train"].ids, *clean.splits["val"].ids]

@@ -139,21 +139,6 @@ class TrainConfig(TrainingOptions):
         flag="--task-option",
         estimator=False,
     )
-    balance: str | None = option(
-        None,
-        optional(text()),
-        help="Balance the modalities: ogm_ge, pmr or gradient_blending.",
-        group="Training",
-        estimator=False,
-    )
-    balance_options: dict[str, Any] = option(
-        dict,
-        mapping(),
-        help="Option of the balance, e.g. alpha=0.3.",
-        group="Training",
-        flag="--balance-option",
-        estimator=False,
-    )
     val_fraction: float = option(
         0.2,
         number(above=0, below=1),
@@ -163,14 +148,9 @@ class TrainConfig(TrainingOptions):
     )
 
     def __post_init__(self) -> None:
-        from equifuse.training.balancing import make_balancer  # noqa: PLC0415 - PyTorch
-
         super().__post_init__()
         object.__setattr__(self, "source", SourceOptions.of(self.source).given())
         self.resolved_fusion_options()
-        make_balancer(self.balance, self.balance_options)
-        if self.balance is not None and self.freeze_encoders:
-            raise InputError(f"balance {self.balance!r} acts on the encoders, which freeze_encoders keeps as they are")
 
     def resolved_fusion_options(self) -> dict[str, Any]:
         """The fusion's options with ``dim`` and ``backend`` put where the fusion expects them.

@@ -93,9 +93,10 @@ def task_of(model: FusionModel, config: TrainConfig, weights: list[float] | None
     """
     if model.task is None:
         raise InputError("the model has no task")
-    options: dict[str, Any] = {"classes": model.classes, **config.task_options}
-    if model.task == "classification":
-        options |= {"label_smoothing": config.label_smoothing, "class_weights": weights}
-    elif model.task == "retrieval":
-        options["modalities"] = model.modalities
-    return make_task(model.task, **options)
+    offered = {
+        "classes": model.classes,
+        "modalities": model.modalities,
+        "label_smoothing": config.label_smoothing,
+        "class_weights": weights,
+    }
+    return make_task(model.task, metrics=config.metric, monitor=config.monitor, offered=offered, **config.task_options)

@@ -19,8 +19,9 @@ from equifuse.model import FusionModel, LinearHead, Piece, build_model
 from equifuse.runs.config import TrainConfig
 from equifuse.runs.folder import load_data, task_of
 from equifuse.tasks import Task
-from equifuse.training.balancing import Balancer, make_balancer
+from equifuse.training.balancing import Balancer
 from equifuse.training.randomness import own_random_numbers
+from equifuse.training.trainer import balancer_for
 
 # Rows that preprocessing is fitted on at a time.
 _PREPROCESSING_BATCH = 4096
@@ -61,7 +62,7 @@ def prepare(config: TrainConfig, dataset: MultimodalDataset | None = None) -> Pr
     model = initial_model(config, dataset)
     weights = class_weights(config, dataset)
     task = task_of(model, config, weights)
-    return Prepared(dataset, model, task, balancer_of(config, model, task), weights)
+    return Prepared(dataset, model, task, balancer_for(model, task, config), weights)
 
 
 def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionModel:
@@ -157,15 +158,3 @@ def balanced(target: Array, n_classes: int, weight: Array | None = None) -> list
     """
     counts = np.bincount(target.astype(np.int64), weights=weight, minlength=n_classes)
     return [float(w) for w in counts.sum() / (len(counts) * counts)]
-
-
-def balancer_of(config: TrainConfig, model: FusionModel, task: Task) -> Balancer:
-    """The configuration's balancer, prepared for the model.
-
-    Raises:
-        InputError: it is not for this task, or there is nothing to balance.
-    """
-    balancer = make_balancer(config.balance, config.balance_options)
-    with own_random_numbers(config.seed):
-        balancer.prepare(model, task)
-    return balancer

@@ -87,8 +87,6 @@ def train(
 
     out = Path(out)
     place = process_group_info(config)
-    if place.world > 1 and config.balance is not None:
-        raise InputError(f"balance {config.balance!r} looks at all samples; train it in one process")
     if not place.writes:
         return _take_part(config, out, callbacks, optimizer)
     if not resume:

@@ -43,7 +43,8 @@ def process_group_info(options: TrainingOptions) -> ProcessGroupInfo:
     """Where this process is: by what ``torchrun`` or Slurm says, or by the options.
 
     Raises:
-        InputError: ``torchrun`` started another number of processes than the options ask for.
+        InputError: ``torchrun`` started another number of processes than the options ask for, or an option does not go
+            with several processes.
     """
     started = os.environ.get("WORLD_SIZE"), os.environ.get("LOCAL_WORLD_SIZE")
     devices, nodes = options.devices, options.nodes
@@ -55,7 +56,10 @@ def process_group_info(options: TrainingOptions) -> ProcessGroupInfo:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     node = int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0")))
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", node * devices + local)))
-    return ProcessGroupInfo(rank if devices * nodes > 1 else 0, devices, nodes)
+    place = ProcessGroupInfo(rank if devices * nodes > 1 else 0, devices, nodes)
+    if place.world > 1 and options.balance is not None:
+        raise InputError(f"balance {options.balance!r} looks at all samples; train it in one process")
+    return place
 
 
 class ShardedBatches(Batches):

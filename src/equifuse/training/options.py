@@ -21,6 +21,12 @@ def _optimizers() -> Iterable[str]:
     return optimizers()
 
 
+def _balancers() -> Iterable[str]:
+    from equifuse.registry import BALANCERS  # noqa: PLC0415
+
+    return BALANCERS.names()
+
+
 def _loggers() -> Iterable[str]:
     from equifuse.registry import LOGGERS  # noqa: PLC0415
 
@@ -141,6 +147,21 @@ class TrainingOptions(Options):
         group="Optimiser",
         flag="--parameter-group",
     )
+    balance: str | None = option(
+        None,
+        optional(one_of(names=_balancers)),
+        help="Balance the modalities: ogm_ge, pmr or gradient_blending.",
+        group="Training",
+        estimator=False,
+    )
+    balance_options: dict[str, Any] = option(
+        dict,
+        mapping(),
+        help="Option of the balance, e.g. alpha=0.3.",
+        group="Training",
+        flag="--balance-option",
+        estimator=False,
+    )
     modality_dropout: float = option(
         0.0,
         number(least=0, below=1),
@@ -221,6 +242,12 @@ class TrainingOptions(Options):
             raise InputError(f"protocol {LOOSE!r} chooses by the reported metric; give --metric, not --monitor")
         if self.freeze_encoders and self.encoder_lr is not None:
             raise InputError("freeze_encoders and encoder_lr exclude each other")
+        if self.balance is not None and self.freeze_encoders:
+            raise InputError(f"balance {self.balance!r} acts on the encoders, which freeze_encoders keeps as they are")
+        if self.balance is not None or self.balance_options:
+            from equifuse.training.balancing import make_balancer  # noqa: PLC0415 - PyTorch
+
+            make_balancer(self.balance, self.balance_options)
         if self.logger_options and not self.logger:
             raise InputError("logger_options go with a logger")
         if self.warmup >= self.epochs and self.warmup > 0:

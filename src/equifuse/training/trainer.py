@@ -26,7 +26,7 @@ from equifuse.fusion import DEQFusion
 from equifuse.model import FusionModel
 from equifuse.solve import EquilibriumCache
 from equifuse.tasks import Task, make_task
-from equifuse.training.balancing import Balancer
+from equifuse.training.balancing import Balancer, make_balancer
 from equifuse.training.distributed import ProcessGroupInfo, ShardedBatches, process_group_info
 from equifuse.training.loggers import make_loggers
 from equifuse.training.optimization import OptimizerFactory, ScheduleFactory, check_patterns, frozen
@@ -150,7 +150,7 @@ class Trainer:
             train: a data set, whose parts ``train`` and ``val`` are used; or the training part.
             val: the validation part; without, there is no early stopping, and the last weights stay.
             task: loss and metrics; by default those of the task that the model was built for.
-            balancer: what balances the modalities, prepared for the model.
+            balancer: what balances the modalities, prepared for the model; by default what the options name.
             optimizer_state: of an earlier training that this one goes on from, with other samples.
 
         Raises:
@@ -169,6 +169,7 @@ class Trainer:
             val = batches_of(val)
         task = default_task(model, options) if task is None else task
         self.check(model)
+        balancer = balancer_for(model, task, options) if balancer is None else balancer
         module = LitFusion(model, task, options, balancer, optimizer=self._optimizer, schedule=self._schedule)
         module.optimizer_state = optimizer_state
         with own_random_numbers(options.seed), _frozen(model, options):
@@ -278,6 +279,18 @@ def default_task(model: FusionModel, options: TrainingOptions) -> Task:
         raise InputError("the model has no task; give one")
     offered = {"classes": model.classes, "modalities": model.modalities}
     return make_task(model.task, metrics=options.metric, monitor=options.monitor, offered=offered)
+
+
+def balancer_for(model: FusionModel, task: Task, options: TrainingOptions) -> Balancer:
+    """The balancer that the options name, prepared for the model.
+
+    Raises:
+        InputError: it is not for this task, or there is nothing to balance.
+    """
+    balancer = make_balancer(options.balance, options.balance_options)
+    with own_random_numbers(options.seed):
+        balancer.prepare(model, task)
+    return balancer
 
 
 def _began() -> Any:
