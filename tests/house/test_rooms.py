@@ -13,8 +13,6 @@ AGAINST = {
     "runs/training.py imports report",
     "training/comparison.py imports report",
     "training/comparison.py imports runs",
-    "training/distributed.py imports runs",
-    "training/lightning_module.py imports runs",
 }
 
 
