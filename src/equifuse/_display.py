@@ -50,7 +50,7 @@ def short_text(title: str, rows: Sequence[Sequence[object]]) -> str:
     columns = max((len(row) for row in cells), default=0)
     widths = [max((len(row[i]) for row in cells if i < len(row) - 1), default=0) for i in range(columns)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in cells]
-    return "\n".join([shorten(title), *(shorten(f"  {line}".rstrip()) for line in lines)])
+    return "\n".join([shorten(title), *(f"  {line}".rstrip()[:_MOST_CHARACTERS] for line in lines)])
 
 
 def html_table(title: str, header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from equifuse._display import html_table, short_text
 from equifuse.data.lazy import Features, Floats, Indices, LazyArray, blocks, select
 from equifuse.errors import DataError, InputError, UnknownNameError
 
@@ -43,6 +44,22 @@ class Split:
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
+
+    def __repr__(self) -> str:
+        rows = [[m, *self._facts(m)] for m in self.inputs]
+        return short_text(f"Split: {len(self)} rows, {len(self.inputs)} modalities{self._target_fact()}", rows)
+
+    def _repr_html_(self) -> str:
+        title = f"Split: {len(self)} rows{self._target_fact()}"
+        return html_table(title, ["modality", "shape", "present"], [[m, *self._facts(m)] for m in self.inputs])
+
+    def _facts(self, modality: str) -> list[str]:
+        """Shape of a row, and the share of the rows that have the modality."""
+        present = float(self.present[modality].mean()) if modality in self.present and len(self) else 1.0
+        return [" x ".join(map(str, self.inputs[modality].shape[1:])), f"{present:.0%} present"]
+
+    def _target_fact(self) -> str:
+        return ", no target" if self.target is None else f", target {self.target.dtype}{self.target.shape}"
 
     @property
     def on_disk(self) -> bool:
@@ -114,6 +131,28 @@ class MultimodalDataset:
         for part, split in self.splits.items():
             self._check_split(part, split)
         self._check_labels()
+
+    def __repr__(self) -> str:
+        return short_text(self._title(), [["modality", "shape", *PARTS], *self._table()])
+
+    def _repr_html_(self) -> str:
+        return html_table(self._title(), ["modality", "shape", *PARTS], self._table())
+
+    def _title(self) -> str:
+        outputs = f", {self.n_outputs} outputs" if self.n_outputs else ""
+        if self.task == "classification":
+            outputs = f", {self.n_outputs} classes"
+        return f"MultimodalDataset {self.name!r}: {self.task}{outputs}"
+
+    def _table(self) -> list[list[str]]:
+        """The number of rows of each part, in all and with each modality."""
+        sizes = [str(len(self.splits[part])) for part in PARTS]
+        rows = [["all rows", "", *sizes]]
+        for m, shape in self.shapes.items():
+            masks = [self.splits[part].present.get(m) for part in PARTS]
+            counts = [size if mask is None else str(int(mask.sum())) for mask, size in zip(masks, sizes, strict=True)]
+            rows.append([m, " x ".join(map(str, shape)), *counts])
+        return rows
 
     def _check_split(self, part: str, split: Split) -> None:
         reference = self.splits["train"]

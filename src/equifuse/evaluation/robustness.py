@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from equifuse._display import html_table, short_text
 from equifuse.data import MultimodalDataset, Split
 from equifuse.data.loaders import batches_of
 from equifuse.encoders import Standardize
@@ -62,6 +63,25 @@ class RobustnessReport(Record):
     repeats: int
     metric: str
     runs: dict[str, Robustness]
+
+    def __repr__(self) -> str:
+        return short_text(f"Robustness: {self.metric} on {self.split}", self._table())
+
+    def _repr_html_(self) -> str:
+        return html_table(f"{self.metric} on {self.split}", ["run", "intact", "lowest", "where"], self._table())
+
+    def _table(self) -> list[list[str]]:
+        """Each run's intact score, its lowest one, and what was done there."""
+        rows = []
+        for label, found in self.runs.items():
+            scores = {f"only {kept}": value for kept, value in found.subsets.items()}
+            scores |= {f"missing {rate}": spread.mean for rate, spread in found.missing.items()}
+            for m, by in found.corrupted.items():
+                scores |= {f"{m} {what}": spread.mean for what, spread in by.items()}
+            where = min(scores, key=scores.__getitem__, default="")
+            lowest = [f"{scores[where]:.4f}", where] if where else ["–", ""]
+            rows.append([label, f"{found.intact:.4f}", *lowest])
+        return rows
 
 
 def check_options(rates: Sequence[float], noise: Sequence[float], repeats: int) -> None:

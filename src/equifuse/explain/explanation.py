@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from equifuse._display import html_table, short_text
 from equifuse.data.batch import Batch
 from equifuse.errors import InputError
 from equifuse.explain.attribution import Attributions, attribute_batch, join_attributions
@@ -70,6 +71,23 @@ class Explanation:
     def modalities(self) -> tuple[str, ...]:
         """Modality names in order."""
         return tuple(self.contributions.values)
+
+    def __repr__(self) -> str:
+        return short_text(self._title(), [["modality", "mean", "mean size"], *self._table()])
+
+    def _repr_html_(self) -> str:
+        return html_table(self._title(), ["modality", f"mean change of the {self.value}", "mean size"], self._table())
+
+    def _title(self) -> str:
+        return f"Explanation of {len(self.outputs)} samples ({self.task}): contributions to the {self.value}"
+
+    def _table(self) -> list[list[str]]:
+        """Each modality's contribution, mean and mean size over the samples that have it."""
+        rows = []
+        for m, has in zip(self.modalities, self.present.T, strict=True):
+            x = self.contributions.values[m][has]
+            rows.append([m, *([f"{x.mean():+.3g}", f"{np.abs(x).mean():.3g}"] if len(x) else ["–", "–"])])
+        return rows
 
     def summary(self, features: int = 10) -> dict[str, Any]:
         """Plain values for JSON, means over the samples that have a modality.

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from equifuse._display import short_text
 from equifuse.data.batch import Batch
 from equifuse.errors import ConvergenceWarning, InputError
 from equifuse.explain.targets import (
@@ -143,6 +144,10 @@ class Contributions:
     errors: ByModality | None
     empty: Floats
     full: Floats
+
+    def __repr__(self) -> str:
+        rows = [[m, f"{np.mean(x):+.3g}"] for m, x in self.values.items()]
+        return short_text(f"Contributions: from {np.mean(self.empty):.3g} to {np.mean(self.full):.3g}, means", rows)
 
     def summary(self) -> dict[str, Any]:
         """Plain numbers: means over whatever axes there are."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from equifuse._display import html_table, short_text
 from equifuse.errors import DataError
 from equifuse.files import read_json
 from equifuse.records import OPTIONAL, Record
@@ -82,6 +83,17 @@ class RunMetrics(Record):
     protocol: str = "clean"
     undefined: dict[str, dict[str, str]] | None = field(default=None, metadata=OPTIONAL)
 
+    def __repr__(self) -> str:
+        return short_text("RunMetrics", self._table())
+
+    def _repr_html_(self) -> str:
+        return html_table("Metrics of a run", ["metric", "val", "test"], self._table())
+
+    def _table(self) -> list[list[str]]:
+        """Each metric on both parts."""
+        val = self.val or {}
+        return [[name, _shown(val.get(name)), _shown(value)] for name, value in self.test.items()]
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """From what the file holds."""
@@ -106,3 +118,7 @@ class RunMetrics(Record):
             return cls.from_dict(values)
         except (TypeError, AttributeError) as error:
             raise DataError(f"{path} does not hold the metrics of a run: {error}") from None
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

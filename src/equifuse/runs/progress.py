@@ -1,11 +1,18 @@
-"""Progress bars: over the epochs of one training, and over many trainings."""
+"""Progress over the epochs of one training, and over many trainings: a bar, or a line in a notebook without widgets."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
 
-Tell = Callable[[dict[str, float | None], float], None]
+Tell = Callable[[dict[str, float], float], None]
+# Called with what changes: ``description``, ``completed`` or ``advance``, ``losses``.
+Update = Callable[..., None]
+# Seconds between two versions of a notebook's line.
+_EVERY = 0.5
 
 
 @contextmanager
@@ -19,18 +26,7 @@ def epoch_bar(epochs: int, runs: int = 1) -> Iterator[Callable[[str], Tell]]:
     Yields:
         A function from a label to what the next run calls after each epoch, with its row and the best loss.
     """
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("epochs {task.fields[losses]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("", total=epochs * runs, losses="")
+    with _bar("{task.description}", "epochs {task.fields[losses]}", "epochs", epochs * runs) as update:
         begun = 0
 
         def follow(label: str) -> Tell:
@@ -38,12 +34,11 @@ def epoch_bar(epochs: int, runs: int = 1) -> Iterator[Callable[[str], Tell]]:
             # A run that stopped early, or was already there, counts in full.
             start = epochs * begun
             begun += 1
-            progress.update(bar, description=label, completed=start)
+            update(description=label, completed=start)
 
-            def tell(row: dict[str, float | None], best: float) -> None:
-                loss = row["val_loss"]
-                losses = f" val loss {'-' if loss is None else f'{loss:.4f}'}  best {best:.4f} "
-                progress.update(bar, completed=start + (row["epoch"] or 0.0) + 1, losses=losses)
+            def tell(row: dict[str, float], best: float) -> None:
+                losses = f" val loss {row['val_loss']:.4f}  best {best:.4f} "
+                update(completed=start + row["epoch"] + 1, losses=losses)
 
             return tell
 
@@ -65,16 +60,52 @@ def count_bar(
     Yields:
         A function that takes the label of the piece just finished.
     """
+    with _bar(doing, f"{what} {{task.description}}", f"{doing}, {what}", total, shown) as update:
+        yield lambda label: update(advance=1, description=f"(latest: {label})")
+
+
+@contextmanager
+def _bar(before: str, after: str, unit: str, total: int, shown: bool = True) -> Iterator[Update]:
+    """Rich's bar between two texts; in a notebook that cannot show one, a line that is written over."""
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
+    console = Console(stderr=True)
+    if console.is_jupyter and find_spec("ipywidgets") is None:
+        with _line(unit, total, shown) as write:
+            yield write
+        return
     columns = (
-        TextColumn(doing),
+        TextColumn(before),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn(f"{what} {{task.description}}"),
+        TextColumn(after),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as progress:
-        job = progress.add_task("", total=total)
-        yield lambda label: progress.update(job, advance=1, description=f"(latest: {label})")
+    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
+        task = progress.add_task("", total=total, losses="")
+        yield lambda **changes: progress.update(task, **changes)
+
+
+@contextmanager
+def _line(unit: str, total: int, shown: bool) -> Iterator[Update]:
+    """One line on standard output, written over at most twice a second, and a last one at the end."""
+    state: dict[str, Any] = {"description": "", "completed": 0.0, "losses": ""}
+    written, width = -_EVERY, 0
+
+    def write(**changes: Any) -> None:
+        nonlocal written, width
+        state["completed"] += changes.pop("advance", 0)
+        state.update(changes)
+        now = time.monotonic()
+        if shown and (now - written >= _EVERY or state["completed"] >= total):
+            words = (f"{state['completed']:.0f}/{total} {unit}", state["description"], state["losses"])
+            line = "  ".join(word.strip() for word in words if word.strip())
+            print(f"\r{line:<{width}}", end="", flush=True)
+            written, width = now, max(width, len(line))
+
+    try:
+        yield write
+    finally:
+        if shown and width:
+            print(flush=True)

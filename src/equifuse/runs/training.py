@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equifuse._display import short_text
 from equifuse.errors import DataError, InputError
 from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly, score_without_each
 from equifuse.files import read_json, refuse_existing, write_json, write_yaml
@@ -45,6 +46,11 @@ class RunResult:
     path: Path
     metrics: RunMetrics | None
     history: list[dict[str, float]]
+
+    def __repr__(self) -> str:
+        shown = {} if self.metrics is None else self.metrics.test
+        rows = [[name, "–" if value is None else f"{value:.4f}"] for name, value in shown.items()]
+        return short_text(f"RunResult {str(self.path)!r}: {len(self.history)} epochs", rows)
 
 
 def train(
