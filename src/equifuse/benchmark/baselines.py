@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +11,10 @@ from numpy.typing import NDArray
 from equifuse.data import MultimodalDataset, Split
 from equifuse.data.lazy import in_memory
 from equifuse.errors import InputError
-from equifuse.tasks import Task
+from equifuse.tasks import Measurement, Task
+from equifuse.tasks.linear import LinearFit
 
 LINEAR = "linear"
-LINEAR_TASKS = ("classification", "multilabel", "regression", "retrieval")
-_STRENGTHS = (1e-3, 1e-2, 0.1, 1.0)
-_DIRECTIONS = (2, 5, 10)
 # As the networks' inputs: standardised features are clipped.
 _CLIP = 5.0
 
@@ -31,32 +28,39 @@ class LinearModel:
         modalities: their names in order.
         means: modality name -> mean of its features ``(l,)``.
         scales: modality name -> standard deviation, 1 where it is 0.
-        fitted: scikit-learn's model.
-        parameters: number of coefficients.
+        fit: the task's fit, of features to raw outputs.
     """
 
     task: Task
     modalities: tuple[str, ...]
     means: dict[str, NDArray[np.float64]]
     scales: dict[str, NDArray[np.float64]]
-    fitted: Any
-    parameters: int
+    fit: LinearFit
 
-    def metrics(self, split: Split) -> dict[str, float]:
-        """The task's metrics on a split, modalities missing in it counted as average."""
+    @property
+    def parameters(self) -> int:
+        """Number of coefficients."""
+        return self.fit.parameters
+
+    def metrics(self, split: Split) -> dict[str, float | None]:
+        """The task's metrics on a split, None where undefined; modalities missing in it count as average."""
+        return self.measure(split).values
+
+    def measure(self, split: Split) -> Measurement:
+        """:meth:`metrics`, and why some have no value."""
         target = None if split.target is None else torch.from_numpy(split.target)
-        prediction = torch.from_numpy(_predict(self.task.name, self.fitted, self._features(split))).float()
-        return {"loss": self.task.loss(prediction, target).item(), **self.task.metrics(prediction, target)}
+        prediction = torch.from_numpy(self.fit.predict(self._features(split))).float()
+        return self.task.assess(prediction, target)
 
     def _features(self, split: Split) -> list[NDArray[np.float64]]:
         return [_scaled(split, m, self.means[m], self.scales[m]) for m in self.modalities]
 
 
 def fit_linear(dataset: MultimodalDataset, task: Task) -> LinearModel:
-    """Logistic regression, ridge regression or canonical directions on all features, chosen on validation.
+    """The task's linear model on all features, of the strength that is best on validation.
 
-    The strength of the penalty (for retrieval: the number of directions between the first two modalities) is the one
-    with the lowest loss on the validation part.
+    Logistic regression, ridge regression, or canonical directions between the first two modalities; of the strengths of
+    the penalty (of retrieval: the numbers of directions) the one with the lowest loss on the validation part.
 
     Args:
         dataset: the data.
@@ -65,8 +69,6 @@ def fit_linear(dataset: MultimodalDataset, task: Task) -> LinearModel:
     Raises:
         InputError: a task there is no linear baseline for.
     """
-    if dataset.task not in LINEAR_TASKS:
-        raise InputError(f"there is no linear baseline for {dataset.task}; take it out of the methods")
     train, val = dataset.splits["train"], dataset.splits["val"]
     means, scales = {}, {}
     for m in dataset.modalities:
@@ -75,46 +77,15 @@ def fit_linear(dataset: MultimodalDataset, task: Task) -> LinearModel:
         means[m], deviation = there.mean(axis=0), there.std(axis=0)
         scales[m] = np.where(deviation > 0, deviation, 1.0)
     features = [_scaled(train, m, means[m], scales[m]) for m in dataset.modalities]
-    candidates: list[tuple[float, int, LinearModel]] = []
-    for fitted, parameters in _candidates(dataset.task, features, train.target):
-        model = LinearModel(task, dataset.modalities, means, scales, fitted, parameters)
-        candidates.append((model.metrics(val)["loss"], len(candidates), model))
-    return min(candidates)[2]
-
-
-def _candidates(task: str, features: list[NDArray[np.float64]], target: Any) -> list[tuple[Any, int]]:
-    from sklearn.cross_decomposition import PLSSVD  # noqa: PLC0415
-    from sklearn.linear_model import LogisticRegression, Ridge  # noqa: PLC0415
-    from sklearn.multiclass import OneVsRestClassifier  # noqa: PLC0415
-
-    x = np.concatenate(features, axis=1)
-    if task == "retrieval":
-        a, b = features[:2]
-        counts = [k for k in _DIRECTIONS if k <= min(a.shape[1], b.shape[1])] or [min(a.shape[1], b.shape[1])]
-        return [(PLSSVD(n_components=k).fit(a, b), k * (a.shape[1] + b.shape[1])) for k in counts]
-    if task == "regression":
-        fits: list[Any] = [Ridge(alpha=10 / c).fit(x, target) for c in _STRENGTHS]
-    elif task == "multilabel":
-        fits = [OneVsRestClassifier(LogisticRegression(C=c, max_iter=500)).fit(x, target) for c in _STRENGTHS]
-    else:
-        fits = [LogisticRegression(C=c, max_iter=500).fit(x, target) for c in _STRENGTHS]
-    outputs = 1 if task == "classification" and int(target.max()) == 1 else target.max() + 1
-    outputs = target.shape[1] if target.ndim == 2 else outputs
-    return [(fit, int(outputs) * (x.shape[1] + 1)) for fit in fits]
-
-
-def _predict(task: str, fitted: Any, features: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Raw outputs ``(n, K)`` as the task takes them: logits, values, or two embeddings ``(n, 2, k)``."""
-    if task == "retrieval":
-        return np.stack(fitted.transform(*features[:2]), axis=1)
-    x = np.concatenate(features, axis=1)
-    if task == "regression":
-        values: NDArray[np.float64] = fitted.predict(x)
-        return values.reshape(len(x), -1)
-    if task == "multilabel":
-        return np.column_stack([estimator.decision_function(x) for estimator in fitted.estimators_])
-    scores = fitted.decision_function(x)
-    return np.stack([-scores / 2, scores / 2], axis=1) if scores.ndim == 1 else scores
+    best: tuple[float, LinearModel] | None = None
+    for fit in task.linear_fits(features, train.target):
+        model = LinearModel(task, dataset.modalities, means, scales, fit)
+        loss = model.metrics(val)["loss"]
+        if loss is not None and (best is None or loss < best[0]):
+            best = (loss, model)
+    if best is None:
+        raise InputError(f"the linear baseline has no loss on the validation part of {dataset.name!r}")
+    return best[1]
 
 
 def _flat(split: Split, modality: str) -> NDArray[np.float64]:

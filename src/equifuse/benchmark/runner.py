@@ -9,7 +9,6 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future
 from pathlib import Path
 from typing import Any
 
-from equifuse.benchmark.baselines import LINEAR_TASKS
 from equifuse.benchmark.config import BenchmarkConfig, Method
 from equifuse.benchmark.job import Job, JobResult, measure
 from equifuse.benchmark.sets import SetInfo, look_at, short_names
@@ -19,7 +18,7 @@ from equifuse.benchmark.summary import Summary
 from equifuse.benchmark.tuning import Tuning
 from equifuse.errors import DataError, EquifuseError, InputError
 from equifuse.files import refuse_existing, write_yaml
-from equifuse.registry import FUSIONS
+from equifuse.registry import FUSIONS, TASKS
 from equifuse.runs.config import read_config
 from equifuse.runs.executors import executor
 from equifuse.runs.progress import count_bar
@@ -208,7 +207,7 @@ def _outcome(future: Future[JobResult]) -> JobResult | str:
 def _not_applicable(method: Method, task: str) -> str | None:
     """Why a method has no result on a task, or None."""
     if method.linear:
-        return None if task in LINEAR_TASKS else f"there is no linear baseline for {task}"
+        return None if TASKS.get(task).has_linear_baseline() else f"there is no linear baseline for {task}"
     for name in (method.options["fusion"], method.options.get("backend")):
         tasks = FUSIONS.get(name).tasks if name else None
         if tasks is not None and task not in tasks:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from equifuse.data.dataset import PARTS, Array, MultimodalDataset, Split, missing_rows
 from equifuse.data.lazy import Features, Indices, select
 from equifuse.data.split import partition
-from equifuse.errors import DataError
+from equifuse.errors import DataError, InputError
+from equifuse.registry import TASKS
 
 # What a part of a split column or file may be called.
 _PART_NAMES = {
@@ -26,8 +27,6 @@ _PART_NAMES = {
     "te": "test",
 }
 _TEST_FRACTION = 0.2
-# A number with more distinct values than this is a quantity, not a class.
-_MOST_CLASSES = 20
 
 
 def assemble(
@@ -44,7 +43,7 @@ def assemble(
     """A data set from all rows and the rows of each part.
 
     What is not given is split off: a test part from all rows if there are no parts at all (20 %), a validation part
-    from the training part; stratified for classification.
+    from the training part; stratified where the task has classes.
 
     Args:
         name: for reports.
@@ -60,7 +59,7 @@ def assemble(
         DataError: parts that overlap, point outside of the rows or lack a training part, or ``val_fraction`` is
             out of range.
     """
-    labels = whole.target if task == "classification" else None
+    labels = strata(whole, task)
     rows = len(whole)
     found = {part: np.asarray(index, dtype=np.intp) for part, index in parts.items()}
     used = np.zeros(rows, dtype=np.int64)
@@ -103,11 +102,16 @@ def assemble_parts(
     )
 
 
+def strata(split: Split, task: str) -> Array | None:
+    """The labels by which a part that is split off is stratified, or None."""
+    return None if split.target is None else TASKS.get(task).targets.strata(split.target)
+
+
 def _hold_out(train: Split, task: str, val_fraction: float, seed: int) -> tuple[Split, Split]:
     """What stays for training, and what is held out for validation."""
     if not 0 < val_fraction < 1:
         raise DataError(f"val_fraction must be between 0 and 1, got {val_fraction}")
-    labels = train.target if task == "classification" else None
+    labels = strata(train, task)
     if labels is not None and len(labels) != len(train):
         raise DataError(f"{len(labels)} labels for {len(train)} rows")
     keep, val = partition(len(train), (1 - val_fraction, val_fraction), seed=seed, labels=labels)
@@ -196,27 +200,33 @@ def encode_target(
     if empty.any():
         raise DataError(f"target {', '.join(names)} is empty in {int(empty.sum())} of {len(values)} rows")
     if task is None:
-        task = _guess_task(values, text)
-    if task in ("multilabel", "regression", "survival"):
-        if text:
-            raise DataError(f"target {names[0]} holds text such as {values[0, 0]!r}; task {task!r} needs numbers")
-        return values.astype(np.float32), task, None if task == "survival" else tuple(names)
-    if values.shape[1] > 1:
-        raise DataError(f"task {task!r} needs one target column, got {', '.join(names)}")
-    column = values[:, 0]
-    if not text and np.array_equal(column, np.floor(column.astype(float))):
-        column = column.astype(np.int64)
-    elif not text:
-        raise DataError(f"target {names[0]} holds numbers such as {column[0]}, which are no classes")
-    classes, codes = np.unique(column, return_inverse=True)
-    return codes.astype(np.int64), task, tuple(str(c) for c in classes)
+        task = infer_task(values)
+    target, classes = TASKS.get(task).targets.encode(values, names, task)
+    return target, task, classes
 
 
-def _guess_task(values: NDArray[np.generic], text: bool) -> str:
-    if text:
-        return "classification"
-    numbers = values.astype(float)
-    if values.shape[1] > 1:
-        return "multilabel" if np.isin(numbers, (0, 1)).all() else "regression"
-    whole = np.array_equal(numbers, np.floor(numbers))
-    return "classification" if whole and len(np.unique(numbers)) <= _MOST_CLASSES else "regression"
+def needs_target(task: str | None) -> bool:
+    """Whether a source has to have a target; only a task that is told can do without."""
+    return task is None or not TASKS.get(task).targets.optional
+
+
+def infer_task(values: NDArray[np.generic]) -> str:
+    """The one task that says of targets ``(n, K)`` that they are its own.
+
+    Raises:
+        InputError: none does, or several do.
+    """
+    found = [name for name in TASKS if TASKS.get(name).infers(values)]
+    if len(found) != 1:
+        raise InputError(f"the target may be for {' or '.join(found) or 'no known task'}; say which with task")
+    return found[0]
+
+
+def typed_target(target: Array, task: str) -> Array:
+    """Targets that are numbers already, in the dtype of their task.
+
+    Raises:
+        DataError: text, or values that do not fit the task.
+        UnknownNameError: an unknown task.
+    """
+    return TASKS.get(task).targets.typed(target)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from equifuse._display import html_table, short_text
 from equifuse.data.lazy import Features, Floats, Indices, LazyArray, blocks, select
 from equifuse.errors import DataError, InputError, UnknownNameError
+from equifuse.registry import TASKS
 
 Array = NDArray[np.generic]
-TASKS = ("classification", "multilabel", "regression", "retrieval", "survival")
 PARTS = ("train", "val", "test")
 
 
@@ -107,7 +107,7 @@ class MultimodalDataset:
     Attributes:
         name: for reports.
         splits: ``"train"``, ``"val"`` and ``"test"``.
-        task: "classification", "multilabel", "regression", "retrieval" or "survival".
+        task: "classification", "multilabel", "regression", "retrieval", "survival", or a registered one.
         classes: names of the classes or targets, or None.
         features: modality name -> names of its features, where a source has them, or None.
 
@@ -123,8 +123,7 @@ class MultimodalDataset:
     features: dict[str, tuple[str, ...]] | None = None
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise UnknownNameError("task", self.task, TASKS)
+        TASKS.get(self.task)
         missing = [part for part in PARTS if part not in self.splits]
         if missing:
             raise DataError(f"data set {self.name!r} has no {missing[0]!r} split")
@@ -184,38 +183,14 @@ class MultimodalDataset:
         check_weight(split.weight, rows, f"split {part!r}")
 
     def _check_labels(self) -> None:
-        if self.task == "retrieval" and all(split.target is None for split in self.splits.values()):
+        kind = TASKS.get(self.task).targets
+        targets = {part: split.target for part, split in self.splits.items()}
+        if kind.optional and all(target is None for target in targets.values()):
             return
-        for part, split in self.splits.items():
-            target = split.target
+        for part, target in targets.items():
             if target is None:
                 raise DataError(f"split {part!r} of {self.name!r} has no labels; task {self.task!r} needs them")
-            if self.task in ("regression", "multilabel", "survival"):
-                _check_numbers(self.task, part, target)
-            elif target.ndim != 1 or target.dtype.kind not in "iu":
-                raise DataError(
-                    f"labels of split {part!r} must be integers (n,), got {target.dtype} of shape {target.shape}"
-                )
-        if self.task in ("regression", "multilabel", "survival"):
-            return
-        seen = np.unique(_target(self.splits["train"]))
-        if seen[0] < 0:
-            raise DataError(f"labels must start at 0, got {seen[0]}")
-        for part, split in self.splits.items():
-            unseen = np.setdiff1d(_target(split), seen)
-            if len(unseen):
-                raise DataError(f"class {self._class_name(int(unseen[0]))} of split {part!r} does not occur in 'train'")
-        expected = len(self.classes) if self.classes else int(seen[-1]) + 1
-        if len(seen) != expected or seen[-1] != expected - 1:
-            gaps = np.flatnonzero(seen != np.arange(len(seen)))
-            absent = int(gaps[0]) if len(gaps) else len(seen)
-            raise DataError(
-                f"labels must run from 0 to {expected - 1} without gaps in 'train'; "
-                + (f"{absent} is missing" if absent < expected else f"{seen[-1]} is too large")
-            )
-
-    def _class_name(self, label: int) -> str:
-        return repr(self.classes[label]) if self.classes and 0 <= label < len(self.classes) else str(label)
+        kind.check({part: y for part, y in targets.items() if y is not None}, self.classes, self.task)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -236,11 +211,7 @@ class MultimodalDataset:
     def n_outputs(self) -> int:
         """Number of classes, labels or targets, 1 for survival; 0 for retrieval without labels."""
         target = self.splits["train"].target
-        if self.task == "survival":
-            return 1
-        if target is None:
-            return 0
-        return int(target.shape[1]) if target.ndim == 2 else int(target.max()) + 1
+        return 0 if target is None else TASKS.get(self.task).targets.n_outputs(target)
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits of a SHA-256 over all values and splits: equal data, equal digits."""
@@ -263,18 +234,6 @@ class MultimodalDataset:
                     digest.update(f"{array.dtype}{array.shape}".encode())
                     digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
-
-
-def _check_numbers(task: str, part: str, target: Array) -> None:
-    values = target.astype(np.float64)
-    if target.ndim != 2 or not np.isfinite(values).all():
-        raise DataError(f"targets of split {part!r} must be finite numbers (n, K), got shape {target.shape}")
-    if task == "multilabel" and not np.isin(values, (0, 1)).all():
-        raise DataError(f"multilabel targets of split {part!r} must be 0 or 1")
-    if task == "survival":
-        fits = values.shape[1] == 2 and bool((values[:, 0] >= 0).all()) and bool(np.isin(values[:, 1], (0, 1)).all())
-        if not fits:
-            raise DataError(f"survival targets of split {part!r} must be (n, 2): time of at least 0, and event 0 or 1")
 
 
 def check_finite(modality: str, x: Features, present: NDArray[np.bool_] | None, where: str) -> None:
@@ -318,8 +277,3 @@ def missing_rows(x: Features) -> NDArray[np.bool_] | None:
 
 def _flat(x: Floats) -> Floats:
     return x.reshape(len(x), math.prod(x.shape[1:]))
-
-
-def _target(split: Split) -> Array:
-    assert split.target is not None
-    return split.target

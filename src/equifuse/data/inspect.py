@@ -6,23 +6,18 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equifuse.data.dataset import Array, MultimodalDataset, Split
 from equifuse.data.formats.table import is_table, read_table
 from equifuse.data.lazy import Floats, is_numeric
 from equifuse.data.options import SourceOptions
+from equifuse.registry import TASKS
 
 # Columns are judged by at most this many rows of the training part.
 _ROWS = 20_000
-# A feature with at most this many different values is judged by them, not by its order.
-_FEW = 50
-# A correlation with the target beyond this is the target.
-_SAME = 0.9999
 _LISTED = 5
 
 
@@ -114,9 +109,9 @@ def _modality(dataset: MultimodalDataset, m: str, target: Array | None) -> Modal
     names = _names(dataset, m, flat.shape[1])
     constant = np.ptp(flat, axis=0) == 0 if len(flat) else np.zeros(flat.shape[1], bool)
     leaking: list[int] = []
-    if target is not None and padded is None and len(flat) > 1 and dataset.task in ("classification", "regression"):
-        y = target[rows]
-        leaking = [int(j) for j in np.flatnonzero(~constant) if _tells(flat[:, j], y, dataset.task)]
+    if target is not None and padded is None and len(flat) > 1:
+        y, kind = target[rows], TASKS.get(dataset.task).targets
+        leaking = [int(j) for j in np.flatnonzero(~constant) if kind.told_by(flat[:, j], y)]
     return ModalityReport(
         dataset.shapes[m],
         {part: _share_missing(split, m) for part, split in dataset.splits.items()},
@@ -144,34 +139,11 @@ def _repeated(flat: Floats) -> list[int]:
     return repeated
 
 
-def _tells(values: Floats, target: Array, task: str) -> bool:
-    """Whether one feature says what the target is: classes of it do not overlap, or it moves with it."""
-    if task == "regression":
-        columns = target.astype(np.float64).T
-        x = values - values.mean(dtype=np.float64)
-        size = np.linalg.norm(x)
-        return any(
-            size * np.linalg.norm(y - y.mean()) > 0
-            and abs(x @ (y - y.mean())) / (size * np.linalg.norm(y - y.mean())) > _SAME
-            for y in columns
-        )
-    different = np.unique(values)
-    if len(different) <= _FEW:
-        if len(different) == len(values):
-            return False  # every sample has its own value: nothing can be told from so few
-        return all(len(np.unique(target[values == v])) == 1 for v in different)
-    spans = sorted((float(values[target == c].min()), float(values[target == c].max())) for c in np.unique(target))
-    return all(a[1] < b[0] for a, b in pairwise(spans))
-
-
 def _balance(dataset: MultimodalDataset) -> dict[str, float]:
     target = dataset.splits["train"].target
-    if target is None or dataset.task not in ("classification", "multilabel", "retrieval"):
+    shares = None if target is None else TASKS.get(dataset.task).targets.shares(target)
+    if shares is None:
         return {}
-    if dataset.task == "multilabel":
-        shares: NDArray[np.float64] = target.astype(np.float64).mean(axis=0)
-    else:
-        shares = np.bincount(target.astype(np.int64)) / len(target)
     names = dataset.classes or tuple(str(i) for i in range(len(shares)))
     return {str(name): float(share) for name, share in zip(names, shares, strict=True)}
 
@@ -191,7 +163,8 @@ def _warnings(dataset: MultimodalDataset, found: Inspection) -> list[str]:
             said.append(f"{m}: {len(report.duplicated)} features repeat another one ({_some(report.duplicated)})")
         if max(report.missing.values()) > 0.5:
             said.append(f"{m} is missing in more than half of the samples of a part")
-    if found.balance and dataset.task == "classification" and min(found.balance.values()) < 0.2 / len(found.balance):
+    weighed = "class_weights" in TASKS.options(dataset.task)
+    if found.balance and weighed and min(found.balance.values()) < 0.2 / len(found.balance):
         rarest = min(found.balance, key=lambda name: found.balance[name])
         said.append(f"class {rarest} is rare ({found.balance[rarest]:.1%}): look at the macro F1, and try --balanced")
     crossing = _crossing(dataset)

@@ -16,6 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor
 
 from equifuse.data import Split
+from equifuse.data.assemble import strata
 from equifuse.data.loaders import batches_of, mix
 from equifuse.data.split import partition
 from equifuse.encoders import POOLINGS
@@ -219,7 +220,7 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             raise InputError(
                 f"validation_fraction must be between 0 and 1, or None for no validation, got {fraction!r}"
             )
-        labels = whole.target if self._task == "classification" else None
+        labels = strata(whole, self._task)
         keep, held = partition(len(whole), (1 - fraction, fraction), seed=seed, labels=labels)
         if len(held) == 0:
             raise DataError(

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from equifuse.errors import InputError
 from equifuse.explain.targets import Floats, plain
+from equifuse.registry import TASKS
 
 Labels = NDArray[np.int64]
 # Temperatures that are looked at. Without a single error the loss falls towards 0 for ever; one where it rounds to 0 is
@@ -97,19 +98,21 @@ def as_choices(task: str, logits: ArrayLike, target: ArrayLike | None) -> tuple[
     A multilabel sample is one choice per label between no, of logit 0, and yes: its softmax is the label's sigmoid.
 
     Args:
-        task: ``"classification"`` or ``"multilabel"``.
+        task: ``"classification"``, ``"multilabel"``, or another with such choices.
         logits: ``(n, K)``.
         target: ``(n,)`` or ``(n, K)``, or None.
 
     Returns:
         ``(n, K)`` and ``(n,)``; ``(n·K, 2)`` and ``(n·K,)`` for labels.
+
+    Raises:
+        InputError: a task whose outputs are no such choices.
     """
-    x = np.asarray(logits, dtype=np.float64)
-    y = None if target is None else np.asarray(target).astype(np.int64)
-    if task == "multilabel":
-        x = np.stack([np.zeros(x.size), x.ravel()], axis=1)
-        y = None if y is None else y.ravel()
-    return x, y
+    y = None if target is None else np.asarray(target)
+    found: tuple[Floats, Labels | None] | None = TASKS.get(task).choices(np.asarray(logits, dtype=np.float64), y)
+    if found is None:
+        raise InputError(f"the outputs of {task} are no choices of classes: there is nothing to calibrate")
+    return found
 
 
 def fit_temperature(logits: ArrayLike, target: ArrayLike) -> float:

@@ -203,7 +203,7 @@ def explain(
     if validation is not None:
         fitted_on = _labelled(model, task, validation)
         measured_on = (outputs.numpy(), table.target)
-        if task.name in ("classification", "multilabel"):
+        if task.choices(*fitted_on) is not None:
             calibration = calibrate(task.name, fitted_on, measured_on, bins)
         sets = _conformal(task, fitted_on, measured_on, alpha, conformal, seed, selected_on_validation)
     return Explanation(
@@ -258,10 +258,10 @@ def _conformal(
     seed: int,
     reused: bool,
 ) -> PredictionSets | Intervals | None:
-    """Sets of classes, intervals of regression; None for other tasks."""
-    if task.name == "regression":
+    """Sets of classes or intervals about values, as the task has them, or None."""
+    if task.conformal == "intervals":
         return intervals(fitted_on, *measured_on, alpha=alpha, reused=reused)
-    if task.name != "classification":
+    if task.conformal != "sets":
         return None
     from scipy.special import softmax  # noqa: PLC0415
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from equifuse.data.batch import Batch
 from equifuse.errors import ConvergenceWarning, InputError, UnknownNameError
@@ -21,15 +20,6 @@ from equifuse.tasks import Task
 Floats = NDArray[np.float64]
 ByModality = dict[str, Floats]
 
-_OF_CLASSES = ("probability", "log_probability", "logit")
-# Task -> what of an output can be explained, the default first.
-VALUES: dict[str, tuple[str, ...]] = {
-    "classification": _OF_CLASSES,
-    "multilabel": _OF_CLASSES,
-    "regression": ("output",),
-    "survival": ("output",),
-}
-
 
 def value_of(task: Task, value: str | None = None) -> str:
     """The name of a value of ``task``; None for its default.
@@ -38,9 +28,9 @@ def value_of(task: Task, value: str | None = None) -> str:
         InputError: the task has no prediction of a single sample.
         UnknownNameError: a value the task does not have.
     """
-    if task.name not in VALUES:
+    known = task.values
+    if not known:
         raise InputError(f"there is nothing to explain in {task.name}: its outputs are compared, none stands alone")
-    known = VALUES[task.name]
     if value is not None and value not in known:
         raise UnknownNameError(f"value of {task.name}:", value, known)
     return value or known[0]
@@ -66,11 +56,7 @@ def explained(task: Task, outputs: Tensor, output: int | None = None) -> Tensor:
         if not 0 <= output < count:
             raise InputError(f"output must be from 0 to {count - 1}, got {output}")
         return outputs.new_full((len(outputs),), output, dtype=torch.int64)
-    if VALUES[task.name] is _OF_CLASSES:
-        return outputs.argmax(-1)
-    if count > 1:
-        raise InputError(f"the model has {count} targets; say which one to explain: output=0 to output={count - 1}")
-    return outputs.new_zeros(len(outputs), dtype=torch.int64)
+    return task.explained_output(outputs)
 
 
 def read(task: Task, value: str, outputs: Tensor, chosen: Tensor) -> Tensor:
@@ -87,7 +73,7 @@ def read(task: Task, value: str, outputs: Tensor, chosen: Tensor) -> Tensor:
         ``(n, ...)``.
     """
     if value in ("probability", "log_probability"):
-        outputs = F.log_softmax(outputs, dim=-1) if task.name == "classification" else F.logsigmoid(outputs)
+        outputs = task.log_probabilities(outputs)
     index = chosen.view(-1, *[1] * (outputs.dim() - 1)).expand(*outputs.shape[:-1], 1)
     picked = outputs.gather(-1, index).squeeze(-1)
     return picked.exp() if value == "probability" else picked

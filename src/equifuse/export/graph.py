@@ -19,10 +19,9 @@ from equifuse.errors import ConvergenceWarning, InputError, UnknownNameError
 from equifuse.fusion import GMF, DEQFusion, Fusion
 from equifuse.fusion.deq.monitor import find_equilibrium
 from equifuse.model import FusionModel
+from equifuse.registry import TASKS
 from equifuse.solve import StaticAnderson
 
-# What a model's raw outputs are called, by its task.
-_OUTPUTS = {"classification": "logits", "multilabel": "logits", "retrieval": "embedding"}
 # Samples that are made up where none are given, and the steps of a made-up sequence.
 _MADE_UP, _MADE_UP_STEPS = 64, 8
 
@@ -88,7 +87,7 @@ class InferenceGraph(nn.Module):
         if self.equilibrium is not None:
             self.equilibrium.strict = False
             self.equilibrium.warm_start = None
-        self.output = _OUTPUTS.get(model.task or "", "prediction")
+        self.output = "prediction" if model.task is None else TASKS.get(model.task).output_name
 
     def forward(
         self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor], lengths: Mapping[str, Tensor]

@@ -112,7 +112,7 @@ class MMDynamics(Fusion):
             self.target_loss_weights |= self.backend.target_loss_weights
 
     def _check(self, backend: Fusion) -> None:
-        if backend.tasks is not None and "classification" not in backend.tasks:
+        if backend.tasks is not None and not set(self.tasks) <= set(backend.tasks):
             raise InputError(f"mm_dynamics classifies, its backend is for {', '.join(backend.tasks)}")
         if backend.decides and backend.out_dim != self.outputs:
             raise InputError(

@@ -66,11 +66,11 @@ def build_model(
     for option in options:
         if option not in allowed:
             raise UnknownNameError("option of an encoder:", option, allowed)
-    TASKS.get(task)
+    kind = TASKS.get(task)
     if n_outputs < 1:
         raise InputError(f"n_outputs must be at least 1, got {n_outputs}")
-    # Of retrieval they are those of the samples, which some of its metrics count; its outputs have no names.
-    if classes is not None and task != "retrieval" and len(classes) != n_outputs:
+    # Of an embedding they are those of the samples, which some metrics count; its outputs have no names.
+    if classes is not None and not kind.embeds and len(classes) != n_outputs:
         raise InputError(f"classes names {len(classes)} outputs, n_outputs is {n_outputs}")
     encoders: dict[str, nn.Module | None] = {}
     dims: dict[str, int] = {}

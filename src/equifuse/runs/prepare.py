@@ -16,6 +16,7 @@ from equifuse.data.dataset import Array
 from equifuse.data.loaders import batches_of
 from equifuse.errors import InputError
 from equifuse.model import FusionModel, LinearHead, Piece, build_model
+from equifuse.registry import TASKS
 from equifuse.runs.config import TrainConfig
 from equifuse.runs.folder import load_data, task_of
 from equifuse.tasks import Task
@@ -73,14 +74,15 @@ def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionMode
         InputError: a value that does not fit.
     """
     train = dataset.splits["train"]
-    outputs = config.embedding if dataset.task == "retrieval" else dataset.n_outputs
+    kind = TASKS.get(dataset.task)
+    outputs = config.embedding if kind.embeds else dataset.n_outputs
     model = model_for(config, train, dataset.task, outputs, dataset.classes)
     model.features = dict(dataset.features or {})
-    if dataset.task == "regression" and train.target is not None:
-        # Start from the mean of the targets: from zero, most epochs would be spent on getting there.
+    start = None if train.target is None else kind.initial_output(torch.from_numpy(train.target))
+    if start is not None:
         with torch.no_grad():
             for last in output_maps(model):
-                last.bias.copy_(torch.from_numpy(train.target).mean(0))
+                last.bias.copy_(start)
     return model
 
 
@@ -141,7 +143,7 @@ def class_weights(config: TrainConfig, dataset: MultimodalDataset) -> list[float
     if config.class_weights is None:
         return None
     target = dataset.splits["train"].target
-    if dataset.task != "classification" or target is None:
+    if "class_weights" not in TASKS.options(dataset.task) or target is None:
         raise InputError(f"class_weights are for classification, the task is {dataset.task}")
     if isinstance(config.class_weights, list):
         return config.class_weights

@@ -19,7 +19,7 @@ from equifuse.data.loaders import batches_of
 from equifuse.encoders.preprocessed import takes_lengths
 from equifuse.errors import ConvergenceWarning, UnknownNameError
 from equifuse.explain import evaluate_coalitions
-from equifuse.explain.targets import VALUES, explained, value_of
+from equifuse.explain.targets import explained, value_of
 from equifuse.runs.folder import PathLike, load_run
 from equifuse.runs.predict import arrow_table, predict_split
 from equifuse.serve.limits import Limits
@@ -63,7 +63,7 @@ class Service:
     def __init__(self, run: PathLike, explain: bool, limits: Limits) -> None:
         self.run, self.limits = load_run(run), limits
         model = self.run.model
-        self.values = VALUES.get(self.run.task.name, ()) if explain else ()
+        self.values = self.run.task.values if explain else ()
         self.outputs = output_names(model.classes, model.n_outputs or 0)
         sequences = [m for m in model.modalities if takes_lengths(model.encoders[m])]
         self.predicted = RequestFormat(model.shapes, sequences, limits.max_rows)

@@ -19,10 +19,13 @@ from equifuse.fusion import FusionOutput
 from equifuse.model import FusionModel, ModelOutput
 from equifuse.registry import METRICS
 from equifuse.solve import SolverStats
+from equifuse.tasks.linear import LinearFit
 from equifuse.tasks.metrics import LOSS, Measurement, Metric
 from equifuse.tasks.targets import Targets
 
 Columns = dict[str, NDArray[Any]]
+Floats = NDArray[np.float64]
+OF_CLASSES = ("probability", "log_probability", "logit")
 _PREFIX = "val_"
 
 
@@ -99,6 +102,10 @@ class Task(ABC):
         hidden_at_rates: whether hiding modalities of single samples makes it harder, as a test condition should.
         embeds: whether outputs are an embedding, of a width that is chosen, and not one for each class or target.
         output_name: what the raw outputs of an exported model are called.
+        values: what of a sample's output can be explained, the default first: ``"probability"``, ``"log_probability"``,
+            ``"logit"``, or ``"output"`` in the target's own units; empty where no output stands alone.
+        predicts_largest: whether the largest output is the one predicted, and explained where none is named.
+        conformal: kind of conformal prediction: ``"sets"`` of classes, ``"intervals"`` about values, or None.
     """
 
     name: ClassVar[str]
@@ -110,10 +117,91 @@ class Task(ABC):
     hidden_at_rates: ClassVar[bool] = True
     embeds: ClassVar[bool] = False
     output_name: ClassVar[str] = "prediction"
+    values: ClassVar[tuple[str, ...]] = ()
+    predicts_largest: ClassVar[bool] = False
+    conformal: ClassVar[Literal["sets", "intervals"] | None] = None
     _asked: tuple[str, ...] = ()
 
     def __init__(self, classes: tuple[str, ...] | None = None) -> None:
         self.classes = classes
+
+    @classmethod
+    def infers(cls, values: NDArray[Any]) -> bool:
+        """Whether columns of a table ``(n, K)``, numbers or text, are plainly targets of this task where none is named.
+
+        Of all tasks only one may say yes of the same columns, so a task of one's own had better say no, as by default.
+        """
+        return False
+
+    @classmethod
+    def initial_output(cls, target: Tensor) -> Tensor | None:
+        """What an untrained model's outputs ``(K,)`` start from, from the training part's targets; None for nothing."""
+        return None
+
+    @classmethod
+    def linear_fits(cls, features: list[Floats], target: NDArray[Any] | None) -> list[LinearFit]:
+        """Linear models of several strengths, for the baseline that any fusion has to beat.
+
+        Args:
+            features: of each modality ``(n, l)``, standardised; 0 where missing.
+            target: of the training part.
+
+        Raises:
+            InputError: the task has none; by default.
+        """
+        raise InputError(f"there is no linear baseline for {cls.name}; take it out of the methods")
+
+    @classmethod
+    def has_linear_baseline(cls) -> bool:
+        """Whether the task has a linear baseline: it does where :meth:`linear_fits` is overridden."""
+        return cls.linear_fits.__func__ is not Task.linear_fits.__func__  # type: ignore[attr-defined]
+
+    # What explanations ask for.
+
+    def explained_output(self, outputs: Tensor) -> Tensor:
+        """Which of the outputs ``(n, K)`` of each sample is explained where none is named: int64 ``(n,)``.
+
+        Raises:
+            InputError: there are several, and none of them is the prediction.
+        """
+        if self.predicts_largest:
+            return outputs.argmax(-1)
+        if outputs.shape[-1] > 1:
+            most = outputs.shape[-1] - 1
+            raise InputError(f"the model has {most + 1} targets; say which one to explain: output=0 to output={most}")
+        return outputs.new_zeros(len(outputs), dtype=torch.int64)
+
+    def log_probabilities(self, outputs: Tensor) -> Tensor:
+        """Logarithms of the probabilities of outputs ``(..., K)``, where one of the ``values`` is a probability."""
+        raise InputError(f"the outputs of {self.name} have no probabilities")
+
+    def base_output(self, target: NDArray[Any], outputs: int) -> NDArray[np.float64]:
+        """Raw outputs ``(K,)`` of a predictor that knows nothing but the targets; by default zeros."""
+        return np.zeros(outputs)
+
+    @classmethod
+    def choices(cls, outputs: Floats, target: NDArray[Any] | None) -> tuple[Floats, NDArray[np.int64] | None] | None:
+        """Raw outputs ``(n, K)`` and targets as choices of one class each, which calibration is about.
+
+        Returns:
+            Logits ``(m, C)`` and classes ``(m,)``, or None where the task has nothing of the kind, as by default.
+        """
+        return None
+
+    # What balancing asks for.
+
+    def sample_scores(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """How well each sample is predicted, ``(n,)`` in [0, 1].
+
+        Raises:
+            InputError: the task has no such scores; by default.
+        """
+        raise InputError(f"{self.name} has no score of a single sample")
+
+    @classmethod
+    def scores_samples(cls) -> bool:
+        """Whether the task scores single samples: it does where :meth:`sample_scores` is overridden."""
+        return cls.sample_scores is not Task.sample_scores
 
     @property
     def mode(self) -> Literal["min", "max"]:

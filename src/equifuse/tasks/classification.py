@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equifuse.errors import InputError
-from equifuse.tasks.base import Columns, Task, average, needed, output_names, probabilities, tiny
+from equifuse.tasks.base import OF_CLASSES, Columns, Task, average, needed, output_names, probabilities, tiny
+from equifuse.tasks.linear import LinearFit, logistic
 from equifuse.tasks.metrics import Metric
-from equifuse.tasks.targets import Classes, Targets
+from equifuse.tasks.targets import Classes, Targets, are_classes
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -112,6 +113,9 @@ class Classification(Task):
     )
     headline = "accuracy"
     output_name: ClassVar[str] = "logits"
+    values: ClassVar[tuple[str, ...]] = OF_CLASSES
+    predicts_largest: ClassVar[bool] = True
+    conformal: ClassVar[Literal["sets", "intervals"] | None] = "sets"
 
     def __init__(
         self,
@@ -151,6 +155,34 @@ class Classification(Task):
     def readable(self, prediction: Tensor, target: Tensor | None) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Probabilities float64 ``(n, K)``, and int64 ``(n,)``."""
         return probabilities(prediction), needed(target).numpy()
+
+    @classmethod
+    def infers(cls, values: NDArray[Any]) -> bool:
+        """A column of text, or of few whole numbers."""
+        return are_classes(values)
+
+    @classmethod
+    def linear_fits(cls, features: list[Floats], target: NDArray[Any] | None) -> list[LinearFit]:
+        """Logistic regressions."""
+        assert target is not None
+        return logistic(features, target)
+
+    def log_probabilities(self, outputs: Tensor) -> Tensor:
+        """Of the classes."""
+        return F.log_softmax(outputs, dim=-1)
+
+    def base_output(self, target: NDArray[Any], outputs: int) -> Floats:
+        """Logarithms of the class frequencies, counted once more than seen (Laplace), so that all are finite."""
+        return np.log((np.bincount(target, minlength=outputs) + 1) / (len(target) + outputs))
+
+    @classmethod
+    def choices(cls, outputs: Floats, target: NDArray[Any] | None) -> tuple[Floats, Labels | None] | None:
+        """As they are."""
+        return outputs, None if target is None else target.astype(np.int64)
+
+    def sample_scores(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """The probability of the true class."""
+        return torch.softmax(prediction, dim=-1).gather(1, target[:, None]).squeeze(1)
 
     def predict(self, prediction: Tensor) -> Columns:
         """``prediction`` (class name, or number where classes have no names) and ``prob_<class>``."""

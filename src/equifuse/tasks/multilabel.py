@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from equifuse.tasks.base import Columns, Task, average, needed, output_names
+from equifuse.tasks.base import OF_CLASSES, Columns, Task, average, needed, output_names
+from equifuse.tasks.linear import LinearFit, logistic_by_label
 from equifuse.tasks.metrics import Metric
-from equifuse.tasks.targets import Labels, Targets
+from equifuse.tasks.targets import Labels, Targets, are_labels
 
 Floats = NDArray[np.float64]
 Decisions = NDArray[np.int64]
@@ -79,6 +80,8 @@ class Multilabel(Task):
     )
     headline = "f1_weighted"
     output_name: ClassVar[str] = "logits"
+    values: ClassVar[tuple[str, ...]] = OF_CLASSES
+    predicts_largest: ClassVar[bool] = True
 
     def loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Tensor:
         """Mean binary cross-entropy over samples and labels."""
@@ -87,6 +90,35 @@ class Multilabel(Task):
     def readable(self, prediction: Tensor, target: Tensor | None) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Probabilities float64 ``(n, K)``, and int64 ``(n, K)``, 0 or 1."""
         return torch.sigmoid(prediction.double()).numpy(), needed(target).numpy().astype(np.int64)
+
+    @classmethod
+    def infers(cls, values: NDArray[Any]) -> bool:
+        """Several columns of 0 and 1."""
+        return are_labels(values)
+
+    @classmethod
+    def linear_fits(cls, features: list[Floats], target: NDArray[Any] | None) -> list[LinearFit]:
+        """A logistic regression for each label."""
+        assert target is not None
+        return logistic_by_label(features, target)
+
+    def log_probabilities(self, outputs: Tensor) -> Tensor:
+        """Of the labels, each on its own."""
+        return F.logsigmoid(outputs)
+
+    def base_output(self, target: NDArray[Any], outputs: int) -> Floats:
+        """Log-odds of the labels' frequencies, counted once more than seen (Laplace), so that all are finite."""
+        return np.log((target.sum(axis=0) + 1) / ((1 - target).sum(axis=0) + 1))
+
+    @classmethod
+    def choices(cls, outputs: Floats, target: NDArray[Any] | None) -> tuple[Floats, Decisions | None] | None:
+        """One per label, between no, of logit 0, and yes: its softmax is the label's sigmoid."""
+        pairs = np.stack([np.zeros(outputs.size), outputs.ravel()], axis=1)
+        return pairs, None if target is None else target.astype(np.int64).ravel()
+
+    def sample_scores(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """The probability of the true value of each label, on average."""
+        return torch.sigmoid(torch.where(target > 0.5, prediction, -prediction)).mean(dim=-1)
 
     def predict(self, prediction: Tensor) -> Columns:
         """``prediction`` (names of the labels above 0.5, joined by ``;``) and ``prob_<label>``."""

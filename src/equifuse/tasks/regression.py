@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.tasks.base import Columns, Task, average, needed, output_names
+from equifuse.tasks.linear import LinearFit, ridge
 from equifuse.tasks.metrics import Metric
-from equifuse.tasks.targets import Quantities, Targets
+from equifuse.tasks.targets import Quantities, Targets, are_quantities
 
 Floats = NDArray[np.float64]
 _LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
@@ -147,6 +149,8 @@ class Regression(Task):
         Metric("pearson", pearson, undefined_when=_constant, description="Correlation."),
     )
     headline = "mae"
+    values: ClassVar[tuple[str, ...]] = ("output",)
+    conformal: ClassVar[Literal["sets", "intervals"] | None] = "intervals"
 
     def __init__(self, classes: tuple[str, ...] | None = None, loss: str = "mse", sentiment: bool = False) -> None:
         super().__init__(classes)
@@ -163,6 +167,34 @@ class Regression(Task):
     def readable(self, prediction: Tensor, target: Tensor | None) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Both float64 ``(n, K)``, in the targets' units."""
         return prediction.double().numpy(), needed(target).double().numpy()
+
+    @classmethod
+    def infers(cls, values: NDArray[Any]) -> bool:
+        """Numbers that are neither classes nor labels."""
+        return are_quantities(values)
+
+    @classmethod
+    def initial_output(cls, target: Tensor) -> Tensor | None:
+        """The mean: from zero, most epochs would be spent on getting there."""
+        return target.mean(0)
+
+    @classmethod
+    def linear_fits(cls, features: list[Floats], target: NDArray[Any] | None) -> list[LinearFit]:
+        """Ridge regressions."""
+        assert target is not None
+        return ridge(features, target)
+
+    def base_output(self, target: NDArray[Any], outputs: int) -> Floats:
+        """The mean of the targets."""
+        return np.asarray(target.mean(axis=0, dtype=np.float64))
+
+    def sample_scores(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """``1 / (1 + e²)``, ``e²`` the squared error in variances of the given targets, on average over the targets.
+
+        The mean of the targets scores about ½.
+        """
+        variance = target.var(0, correction=0).clamp(min=torch.finfo(target.dtype).eps)
+        return 1 / (1 + ((prediction - target) ** 2 / variance).mean(dim=-1))
 
     def predict(self, prediction: Tensor) -> Columns:
         """``prediction`` for one target, ``prediction_<target>`` for several."""

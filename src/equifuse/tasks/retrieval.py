@@ -19,6 +19,7 @@ from equifuse.fusion import FusionOutput
 from equifuse.model import FusionModel, ModelOutput
 from equifuse.solve import SolverStats
 from equifuse.tasks.base import Columns, Task
+from equifuse.tasks.linear import LinearFit, canonical_directions
 from equifuse.tasks.metrics import Detailed, Metric
 from equifuse.tasks.targets import OptionalClasses, Targets
 
@@ -195,6 +196,11 @@ class Retrieval(Task):
     def readable(self, prediction: Tensor, target: Tensor | None) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Unit embeddings float32 ``(n, M, K)``, NaN where a sample lacks the modality, and labels or None."""
         return F.normalize(prediction, dim=-1).numpy(), None if target is None else target.numpy()
+
+    @classmethod
+    def linear_fits(cls, features: list[NDArray[np.float64]], target: NDArray[Any] | None) -> list[LinearFit]:
+        """Canonical directions between the first two modalities."""
+        return canonical_directions(features)
 
     def predict(self, prediction: Tensor) -> Columns:
         """``embedding_<k>``, L2-normalised, of fused embeddings ``(n, K)``."""

@@ -47,6 +47,7 @@ class Survival(Task):
         ),
     )
     headline = "c_index"
+    values: ClassVar[tuple[str, ...]] = ("output",)
 
     def loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Tensor:
         """Negative partial log-likelihood per event; weights count in the events and among those at risk.

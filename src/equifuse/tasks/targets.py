@@ -15,7 +15,7 @@ from equifuse.errors import DataError
 Array = NDArray[np.generic]
 Floats = NDArray[np.floating[Any]]
 # A number with more distinct values than this is a quantity, not a class.
-MOST_CLASSES = 20
+_MOST_CLASSES = 20
 # A feature with at most this many different values is judged by them, not by its order.
 _FEW = 50
 # A correlation with the target beyond this is the target.
@@ -273,10 +273,22 @@ def is_text(values: Array) -> bool:
     return values.dtype.kind in "OUS"
 
 
-def is_whole(values: Array) -> bool:
-    """Whether all of an array's numbers are whole."""
+def are_classes(values: Array) -> bool:
+    """Whether columns of a table ``(n, K)`` look like classes: one column, of text or of few whole numbers."""
+    if values.shape[1] > 1 or is_text(values):
+        return values.shape[1] == 1
     numbers = values.astype(float)
-    return bool(np.array_equal(numbers, np.floor(numbers)))
+    return bool(np.array_equal(numbers, np.floor(numbers))) and len(np.unique(numbers)) <= _MOST_CLASSES
+
+
+def are_labels(values: Array) -> bool:
+    """Whether columns of a table ``(n, K)`` look like labels: several columns of 0 and 1."""
+    return values.shape[1] > 1 and not is_text(values) and bool(np.isin(values.astype(float), (0, 1)).all())
+
+
+def are_quantities(values: Array) -> bool:
+    """Whether columns of a table ``(n, K)`` look like quantities: numbers, and nothing of the above."""
+    return not (is_text(values) or are_classes(values) or are_labels(values))
 
 
 def _need_numbers(target: Array) -> None:

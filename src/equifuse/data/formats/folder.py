@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from equifuse.data.assemble import assemble, encode_target, part_rows, rows_by_id, with_presence
+from equifuse.data.assemble import assemble, encode_target, needs_target, part_rows, rows_by_id, with_presence
 from equifuse.data.dataset import MultimodalDataset
 from equifuse.data.formats import table as tables
 from equifuse.data.formats.base import Format
@@ -72,13 +72,13 @@ class FolderFormat(Format):
         files = _modalities(path, file, options)
         targets = list(options.target) or _usual_targets(columns, list(files))
         rows = len(table.column(columns[0]))
-        target, task, classes = None, options.task or "retrieval", None
+        target, task, classes = None, options.task or "", None
         if targets:
             for name in targets:
                 if name not in columns:
                     raise DataError(f"{file} has no target column {name!r}; it has {', '.join(columns)}")
             target, task, classes = encode_target(tables.column_values(table, targets), options.task, targets)
-        elif options.task != "retrieval":
+        elif needs_target(options.task):
             raise InputError(f"{file}: which column is the target? Pass target; it has {', '.join(columns)}")
         split_column = options.split or "split"
         parts = {}

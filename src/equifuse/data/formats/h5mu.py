@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from equifuse.data.assemble import assemble, encode_target, part_rows, rows_by_id, with_presence
+from equifuse.data.assemble import assemble, encode_target, needs_target, part_rows, rows_by_id, with_presence
 from equifuse.data.dataset import MultimodalDataset
 from equifuse.data.formats.base import Format
 from equifuse.data.formats.hdf5 import opened
@@ -44,7 +44,7 @@ class MuDataFormat(Format):
         """
         options.refuse("a MuData file", "target", "split", "task")
         data = _opened(path)
-        if not options.target and options.task != "retrieval":
+        if not options.target and needs_target(options.task):
             raise InputError(
                 f"{path}: which column of obs is the target? Pass target; it has {_some(data.obs.columns)}"
             )
@@ -59,7 +59,7 @@ class MuDataFormat(Format):
             features[m] = tuple(str(name) for name in part.var_names)
         if not inputs:
             raise DataError(f"{path} has no modality")
-        target, task, classes = None, options.task or "retrieval", None
+        target, task, classes = None, options.task or "", None
         if options.target:
             columns = np.stack([_column(path, data, name) for name in options.target], axis=1)
             target, task, classes = encode_target(columns, options.task, options.target)

@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from equifuse.data.assemble import assemble, assemble_parts, with_presence
+from equifuse.data.assemble import assemble, assemble_parts, typed_target, with_presence
 from equifuse.data.dataset import PARTS, MultimodalDataset, Split
 from equifuse.data.formats.base import Format
-from equifuse.data.formats.npz import integers, typed_target
+from equifuse.data.formats.npz import integers
 from equifuse.data.lazy import HDF5Array, blocks, loaded_if_small
 from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError

@@ -22,7 +22,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from equifuse.data.assemble import assemble_parts
+from equifuse.data.assemble import assemble_parts, typed_target
 from equifuse.data.dataset import MultimodalDataset, Split
 from equifuse.data.lazy import Features, Floats
 from equifuse.errors import DataError, InputError
@@ -171,7 +171,7 @@ def _split(path: Path, part: str, content: Mapping[str, Any], task: str) -> Spli
     labels = np.asarray(content[_LABELS[task]])
     if labels.dtype.kind not in "fiub":
         raise DataError(f"{path}: {part}/{_LABELS[task]} holds {labels.dtype}, expected numbers")
-    target = labels.astype(np.float32).reshape(len(labels), -1) if task == "regression" else labels.astype(np.int64)
+    target = typed_target(labels, task)
     ids = content.get("id")
     return Split(inputs, {}, target, None if ids is None else np.asarray([str(i) for i in ids]), lengths)
 

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from equifuse.data.assemble import assemble, assemble_parts, with_presence
-from equifuse.data.dataset import PARTS, Array, MultimodalDataset, Split
+from equifuse.data.assemble import assemble, assemble_parts, typed_target, with_presence
+from equifuse.data.dataset import PARTS, MultimodalDataset, Split
 from equifuse.data.formats.base import Format
 from equifuse.data.lazy import Features, Indices, in_memory
 from equifuse.data.options import SourceOptions
@@ -55,9 +55,9 @@ def read_npz(path: str | os.PathLike[str], *, val_fraction: float = 0.2, seed: i
     - ready split: ``<modality>_train``, optionally ``_val``, ``_test``; ``y_train``, …
     - index split: one array per modality, ``y``, ``train_idx``, optionally ``val_idx``, ``test_idx``.
 
-    A missing validation part is split off the training part (stratified for classification). A row that is all NaN is
-    a missing modality. Optional: ``class_names``, ``sample_ids``, and ``<modality>_len`` (``<modality>_len_train``, …):
-    how many steps of a sequence ``(n, T, l)`` count.
+    A missing validation part is split off the training part (stratified where the task has classes). A row that is all
+    NaN is a missing modality. Optional: ``class_names``, ``sample_ids``, and ``<modality>_len``
+    (``<modality>_len_train``, …): how many steps of a sequence ``(n, T, l)`` count.
 
     Args:
         path: the file.
@@ -172,21 +172,6 @@ def _typed(split: Split, task: str) -> Split:
     """Targets in the dtype of their task; presence from rows that are all NaN."""
     target = None if split.target is None else typed_target(split.target, task)
     return with_presence(split.inputs, target, split.ids, split.lengths)
-
-
-def typed_target(target: Array, task: str) -> Array:
-    """Targets in the dtype of their task: int64 ``(n,)`` or float32 ``(n, K)``.
-
-    Raises:
-        DataError: text, or fractions as classes.
-    """
-    if target.dtype.kind not in "fiub":
-        raise DataError(f"labels must be numbers, got {target.dtype}; encode classes as 0, 1, ...")
-    if task in ("regression", "multilabel", "survival"):
-        return target.astype(np.float32).reshape(len(target), -1)
-    if target.dtype.kind == "f" and not np.array_equal(target, np.floor(target.astype(np.float64))):
-        raise DataError(f"class labels must be whole numbers, got values such as {target[0]}")
-    return target.astype(np.int64)
 
 
 def write_npz(path: str | os.PathLike[str], dataset: MultimodalDataset) -> None:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from equifuse.data.assemble import assemble, encode_target, part_rows, rows_by_id, with_presence
+from equifuse.data.assemble import assemble, encode_target, needs_target, part_rows, rows_by_id, with_presence
 from equifuse.data.dataset import MultimodalDataset
 from equifuse.data.formats.base import Format
 from equifuse.data.lazy import (
@@ -66,7 +66,7 @@ class TableFormat(Format):
         id_column = _chosen(options.id, columns, _USUAL_ID, f"{path}")
         split_column = _chosen(options.split, columns, _USUAL_SPLIT, f"{path}")
         targets = list(options.target) or [next((c for c in USUAL_TARGETS if c in columns), "")]
-        if not targets[0] and options.task != "retrieval":
+        if not targets[0] and needs_target(options.task):
             raise InputError(f"{path}: which column is the target? Pass target; it has {_some(columns)}")
         for column in targets:
             if column and column not in columns:
@@ -91,7 +91,7 @@ class TableFormat(Format):
                 if ids is None:
                     raise InputError(f"modality {m!r} comes from {file[0]}: pass the id column that both have")
                 inputs[m], features[m] = join(file[0], file[1], id_column or _USUAL_ID, ids)
-        target, task, classes = None, options.task or "retrieval", None
+        target, task, classes = None, options.task or "", None
         if targets[0]:
             target, task, classes = encode_target(column_values(table, targets), options.task, targets)
         parts = {}
