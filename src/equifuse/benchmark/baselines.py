@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ class LinearModel:
         means: modality name -> mean of its features ``(l,)``.
         scales: modality name -> standard deviation, 1 where it is 0.
         fit: the task's fit, of features to raw outputs.
+        loss: on the validation part.
     """
 
     task: Task
@@ -36,6 +38,7 @@ class LinearModel:
     means: dict[str, NDArray[np.float64]]
     scales: dict[str, NDArray[np.float64]]
     fit: LinearFit
+    loss: float = math.nan
 
     @property
     def parameters(self) -> int:
@@ -82,7 +85,7 @@ def fit_linear(dataset: MultimodalDataset, task: Task) -> LinearModel:
         model = LinearModel(task, dataset.modalities, means, scales, fit)
         loss = model.metrics(val)["loss"]
         if loss is not None and (best is None or loss < best[0]):
-            best = (loss, model)
+            best = (loss, replace(model, loss=loss))
     if best is None:
         raise InputError(f"the linear baseline has no loss on the validation part of {dataset.name!r}")
     return best[1]

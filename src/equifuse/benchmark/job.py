@@ -22,14 +22,14 @@ from equifuse.data.loaders import batches_of
 from equifuse.errors import ConvergenceWarning
 from equifuse.evaluation.conditions import Condition, Intact, Missing, Seed, only_each, without_each
 from equifuse.evaluation.costs import flops_per_sample
-from equifuse.evaluation.evaluate import evaluate_quietly, least_modalities
+from equifuse.evaluation.evaluate import evaluate_quietly
 from equifuse.model import FusionModel
 from equifuse.records import OPTIONAL, Record
 from equifuse.runs.config import TrainConfig
 from equifuse.runs.folder import load_data
 from equifuse.runs.metrics import Convergence
 from equifuse.runs.prepare import prepare
-from equifuse.tasks import Task, make_task
+from equifuse.tasks import Measurement, Task, make_task
 from equifuse.training.protocol import CLEAN
 from equifuse.training.trainer import Trainer
 
@@ -139,6 +139,12 @@ class JobResult:
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     info: JobInfo = field(default_factory=JobInfo)
 
+    def put(self, condition: Condition, found: Measurement) -> None:
+        """Enter the metrics under a condition; why some have no value goes to the info."""
+        self.scores[condition.name] = {name: value for name, value in found.values.items() if value is not None}
+        if found.undefined:
+            self.info.undefined = {**(self.info.undefined or {}), condition.name: found.undefined}
+
 
 def measure(unit: Job) -> JobResult:
     """Train and measure; the same unit gives the same scores on the same machine.
@@ -174,10 +180,7 @@ def _measure_fusion(unit: Job) -> JobResult:
         return record
     for condition, seed in conditions(dataset.modalities, task, unit.missing, config.seed).items():
         evaluation = evaluate_quietly(model, task, dataset, condition=condition, seed=seed)
-        undefined = getattr(evaluation, "undefined", {})
-        record.scores[condition.name] = {m: v for m, v in evaluation.metrics.items() if v is not None}
-        if undefined:
-            info.undefined = {**(info.undefined or {}), condition.name: undefined}
+        record.put(condition, Measurement(evaluation.metrics, evaluation.undefined))
         if isinstance(condition, Intact):
             info.convergence = Convergence.of(evaluation.convergence())
     return record
@@ -186,17 +189,17 @@ def _measure_fusion(unit: Job) -> JobResult:
 def _measure_linear(unit: Job) -> JobResult:
     config = unit.config
     dataset = load_data(config)
-    task = make_task(dataset.task, **({"modalities": dataset.modalities} if dataset.task == "retrieval" else {}))
+    offered = {"classes": dataset.classes, "modalities": dataset.modalities}
+    task = make_task(dataset.task, offered=offered, **config.task_options)
     began = time.perf_counter()
     model = fit_linear(dataset, task)
     info = JobInfo(parameters=model.parameters, flops=2 * model.parameters, train_seconds=time.perf_counter() - began)
     test = dataset.splits["test"]
     every = conditions(dataset.modalities, task, unit.missing, config.seed)
-    return JobResult(
-        model.metrics(dataset.splits["val"])["loss"],
-        {condition.name: model.metrics(condition(test, seed)) for condition, seed in every.items()},
-        info,
-    )
+    record = JobResult(model.loss, info=info)
+    for condition, seed in every.items():
+        record.put(condition, model.measure(condition(test, seed)))
+    return record
 
 
 def conditions(
@@ -212,14 +215,14 @@ def conditions(
         missing: rates, ``"without"``, ``"only"``.
         seed: of what is hidden; the same for every method.
     """
-    least = least_modalities(task)
+    least = task.least_modalities
     found: list[Condition] = [Intact()]
     for entry in missing:
         if entry == WITHOUT:
             found += without_each(modalities, least)
         elif entry == ONLY:
             found += only_each(modalities, least)
-        elif not isinstance(entry, str) and least == 1:
+        elif not isinstance(entry, str) and task.hidden_at_rates:
             found.append(Missing(entry))
     return dict.fromkeys(found, (seed, _HIDING))
 

@@ -22,7 +22,6 @@ from equifuse.benchmark.store import Row
 from equifuse.evaluation.conditions import kind_of
 from equifuse.records import Record
 from equifuse.tasks import make_task
-from equifuse.tasks.base import direction
 from equifuse.training.protocol import CLEAN, LOOSE
 
 # Differences below this level, after correction, count as wins and losses.
@@ -231,7 +230,10 @@ def summarise(config: BenchmarkConfig, sets: Mapping[str, SetInfo], rows: Sequen
         sets: the data sets by name.
         rows: the store's rows of that configuration.
     """
-    metrics = {name: make_task(found.task).headline for name, found in sets.items()}
+    tasks = {name: make_task(found.task, metrics=_asked(config)) for name, found in sets.items()}
+    metrics = {name: task.headline for name, task in tasks.items()}
+    better = {name: task.metric(task.headline).mode for name, task in tasks.items()}
+    signs = {name: 1.0 if mode == "max" else -1.0 for name, mode in better.items()}
     runs = [row for row in rows if row.trial is None and row.error is None]
     labels = [method.label for method in config.methods]
     values = {protocol: _values(runs, metrics, protocol, INTACT) for protocol in config.protocols}
@@ -239,10 +241,10 @@ def summarise(config: BenchmarkConfig, sets: Mapping[str, SetInfo], rows: Sequen
         protocol: {name: {m: _described(by) for m, by in methods.items()} for name, methods in found.items()}
         for protocol, found in values.items()
     }
-    left = _conditions(runs, metrics, labels)
+    left = _conditions(runs, metrics, signs, labels)
     return Summary(
         metrics=metrics,
-        better={name: direction(metric) for name, metric in metrics.items()},
+        better=dict(better),
         sets={
             name: SetSummary(found.source, found.task, found.fingerprint, found.rows, found.modalities)
             for name, found in sets.items()
@@ -250,8 +252,8 @@ def summarise(config: BenchmarkConfig, sets: Mapping[str, SetInfo], rows: Sequen
         methods=labels,
         seeds=len(config.seeds),
         scores=scores,
-        ranking=_ranking(values[CLEAN], metrics, labels),
-        pairs=_pairs(values[CLEAN], metrics, labels),
+        ranking=_ranking(values[CLEAN], signs, labels),
+        pairs=_pairs(values[CLEAN], signs, labels),
         conditions_by_set=left,
         conditions={condition: _averaged(by_set, labels) for condition, by_set in left.items()},
         convergence=_convergence(runs, labels),
@@ -296,8 +298,10 @@ def _described(by_seed: Mapping[int, float]) -> Score:
     return Score(mean, _known(half), {str(seed): value for seed, value in sorted(by_seed.items())})
 
 
-def _sign(metric: str) -> float:
-    return 1.0 if direction(metric) == "max" else -1.0
+def _asked(config: BenchmarkConfig) -> tuple[str, ...]:
+    """The metrics that the trainings are asked for, the first of which is the headline."""
+    asked = config.settings.get("metric") or ()
+    return (asked,) if isinstance(asked, str) else tuple(asked)
 
 
 def _complete(values: _Values, labels: Sequence[str]) -> list[str]:
@@ -310,18 +314,18 @@ def _ranked_labels(values: _Values, labels: Sequence[str]) -> list[str]:
     return [label for label in labels if any(label in methods for methods in values.values())]
 
 
-def _means(values: _Values, metrics: Mapping[str, str], names: Sequence[str], labels: Sequence[str]) -> Any:
+def _means(values: _Values, signs: Mapping[str, float], names: Sequence[str], labels: Sequence[str]) -> Any:
     return np.array(
-        [[_sign(metrics[name]) * st.fmean(values[name][label].values()) for label in labels] for name in names]
+        [[signs[name] * st.fmean(values[name][label].values()) for label in labels] for name in names]
     ).reshape(len(names), len(labels))
 
 
-def _ranking(values: _Values, metrics: Mapping[str, str], labels: Sequence[str]) -> RankTable:
+def _ranking(values: _Values, signs: Mapping[str, float], labels: Sequence[str]) -> RankTable:
     labels = _ranked_labels(values, labels)
     names = _complete(values, labels)
     if not names:
         return RankTable()
-    scores = _means(values, metrics, names, labels)
+    scores = _means(values, signs, names, labels)
     found = ranking(scores)
     best = scores.max(axis=1, keepdims=True)
     return RankTable(
@@ -333,18 +337,18 @@ def _ranking(values: _Values, metrics: Mapping[str, str], labels: Sequence[str])
     )
 
 
-def _pairs(values: _Values, metrics: Mapping[str, str], labels: Sequence[str]) -> list[Pair]:
+def _pairs(values: _Values, signs: Mapping[str, float], labels: Sequence[str]) -> list[Pair]:
     found: list[Pair] = []
     raw: list[float] = []
     for a, b in combinations(labels, 2):
         names = _complete(values, (a, b))
         if not names:
             continue
-        scores = _means(values, metrics, names, (a, b))
+        scores = _means(values, signs, names, (a, b))
         p_values, signs = [], []
         for name in names:
             seeds = sorted(set(values[name][a]) & set(values[name][b]))
-            sign = _sign(metrics[name])
+            sign = signs[name]
             x, y = ([sign * values[name][label][seed] for seed in seeds] for label in (a, b))
             p_values.append(paired_test(x, y))
             signs.append(math.copysign(1.0, sum(x) - sum(y)))
@@ -358,7 +362,7 @@ def _pairs(values: _Values, metrics: Mapping[str, str], labels: Sequence[str]) -
 
 
 def _conditions(
-    rows: Sequence[Row], metrics: Mapping[str, str], labels: Sequence[str]
+    rows: Sequence[Row], metrics: Mapping[str, str], signs: Mapping[str, float], labels: Sequence[str]
 ) -> dict[str, dict[str, dict[str, float]]]:
     left: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for row in rows:
@@ -369,7 +373,7 @@ def _conditions(
         for condition, found in row.scores.items():
             value = found.get(metric)
             if condition != INTACT and value:
-                share = value / intact if direction(metric) == "max" else intact / value
+                share = value / intact if signs[row.data] > 0 else intact / value
                 left[kind_of(condition)][row.data][row.method].append(share)
     return {
         condition: {name: {m: st.fmean(by[m]) for m in labels if m in by} for name, by in by_set.items()}

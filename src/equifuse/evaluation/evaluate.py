@@ -14,7 +14,8 @@ from equifuse.data.loaders import batches_of
 from equifuse.errors import ConvergenceWarning, DataError, UnknownNameError
 from equifuse.evaluation.conditions import Condition, Seed, Without, without_each
 from equifuse.model import FusionModel
-from equifuse.tasks import Evaluation, Task
+from equifuse.registry import TASKS
+from equifuse.tasks import Evaluation, Measurement, Task
 
 
 def check_fits(model: FusionModel, dataset: MultimodalDataset) -> None:
@@ -25,7 +26,7 @@ def check_fits(model: FusionModel, dataset: MultimodalDataset) -> None:
     """
     if dataset.task != model.task:
         raise DataError(f"data set {dataset.name!r} is for {dataset.task}, the model was built for {model.task}")
-    if dataset.task != "retrieval" and dataset.n_outputs != model.n_outputs:
+    if not TASKS.get(dataset.task).embeds and dataset.n_outputs != model.n_outputs:
         raise DataError(f"data set {dataset.name!r} has {dataset.n_outputs} outputs, the model has {model.n_outputs}")
     if dataset.classes is not None and model.classes is not None and dataset.classes != model.classes:
         raise DataError(f"data set {dataset.name!r} has classes {dataset.classes}, the model has {model.classes}")
@@ -90,21 +91,16 @@ def evaluate_quietly(
         return task.evaluate(model, batches)
 
 
-def least_modalities(task: Task) -> int:
-    """How many modalities a sample needs for a result: retrieval finds one by another."""
-    return 2 if task.name == "retrieval" else 1
+def score_without_each(model: FusionModel, task: Task, dataset: MultimodalDataset, split: str = "test") -> Measurement:
+    """The task's headline metric with each modality taken away in turn, by the modality's name.
 
-
-def score_without_each(
-    model: FusionModel, task: Task, dataset: MultimodalDataset, split: str = "test"
-) -> dict[str, float | None]:
-    """The task's headline metric with each modality taken away in turn; None where it is undefined.
-
-    Empty where nothing could be measured: with one modality, or in retrieval between two.
+    Empty where nothing could be measured: where too few modalities would be left for the task.
     """
-    conditions = without_each(model.modalities, least_modalities(task))
-    found = [evaluate_quietly(model, task, dataset, split, condition=condition) for condition in conditions]
-    return {m: one.metrics.get(task.headline) for m, one in zip(model.modalities, found, strict=False)}
+    scores = Measurement()
+    for m, condition in zip(model.modalities, without_each(model.modalities, task.least_modalities), strict=False):
+        found = evaluate_quietly(model, task, dataset, split, condition=condition)
+        scores.put(m, found.metrics.get(task.headline), found.undefined.get(task.headline, "it has no value here"))
+    return scores
 
 
 def traces(model: FusionModel, dataset: MultimodalDataset, split: str = "test") -> dict[str, NDArray[np.float32]]:

@@ -15,7 +15,6 @@ from equifuse.data.loaders import batches_of
 from equifuse.encoders import Standardize
 from equifuse.errors import ConvergenceWarning, InputError, UnknownNameError
 from equifuse.evaluation.conditions import Condition, Intact, Missing, Noise, Permuted, subsets
-from equifuse.evaluation.evaluate import least_modalities
 from equifuse.model import FusionModel
 from equifuse.records import Record
 from equifuse.tasks import Task
@@ -130,13 +129,13 @@ def measure_robustness(
     if split not in dataset.splits:
         raise UnknownNameError("split", split, dataset.splits)
     samples = dataset.splits[split]
-    names, least = list(samples.inputs), least_modalities(task)
+    names, least = list(samples.inputs), task.least_modalities
 
     def score(condition: Condition, times: int = repeats) -> Spread:
         return _spread([_score(model, task, condition(samples, seed)) for seed in range(times)])
 
     # What is hidden is no candidate any more, and among fewer of them retrieval only gets easier.
-    hidden = [Missing(rate) for rate in rates] if least == 1 else []
+    hidden = [Missing(rate) for rate in rates] if task.hidden_at_rates else []
     corrupted: dict[str, dict[str, Spread]] = {}
     for m in names:
         deviation = _deviation(model, m)

@@ -22,7 +22,6 @@ from equifuse.report.page import Figure, Section, render_page
 from equifuse.report.tables import NONE, TextTable, number, undefined_notes
 from equifuse.runs.folder import HISTORY, METRICS, PLOTS, PathLike, Run, load_run
 from equifuse.runs.metrics import RunMetrics
-from equifuse.tasks.base import direction
 from equifuse.training.protocol import CLEAN
 
 PAGE, EXPLANATION = "report.html", "explanation.json"
@@ -88,14 +87,14 @@ def _rows(record: Mapping[str, Any]) -> str:
 
 
 def _explained(run: Run, features: bool, samples: int) -> dict[str, Any]:
-    """The explanation's summary; {} for retrieval, which has nothing of the kind."""
-    if run.task.name == "retrieval":
+    """The explanation's summary; {} for a task that has nothing of the kind."""
+    if not run.task.values:
         return {}
     dataset = run.dataset()
     test, val = (batches_of(dataset.splits[part]) for part in ("test", "val"))
     clean = run.config.protocol == CLEAN
     # Of several targets, single samples are explained for the first.
-    output = 0 if run.task.name == "regression" and (run.model.n_outputs or 1) > 1 else None
+    output = 0 if _of_one_output(run) else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the page has the share
         # Under the loose protocol there is no part left that calibration could be fitted on.
@@ -148,6 +147,11 @@ def _learning_section(run: Path, folder: Path, history: Sequence[Mapping[str, fl
     return Section("Learning", alerts, figures)
 
 
+def _of_one_output(run: Run) -> bool:
+    """Whether single samples are explained for one of several outputs, none of which is the one predicted."""
+    return not run.task.predicts_largest and (run.model.n_outputs or 1) > 1
+
+
 def _watched(history: Sequence[Mapping[str, float]]) -> list[str]:
     """The columns of the history that hold a spectral radius."""
     return [key for key in (history[0] if history else {}) if key.startswith("equilibrium_radius/")]
@@ -162,7 +166,7 @@ def _contribution_section(run: Run, found: Mapping[str, Any], folder: Path) -> S
     if headline in overall:
         whole = overall[headline]
         plots.save(plots.contributions(whole["values"], headline), folder / "contributions.svg")
-        lower = ", negative where it helps" if direction(headline) == "min" else ""
+        lower = ", negative where it helps" if run.task.metric(headline).mode == "min" else ""
         figures.append(
             Figure(folder / "contributions.svg", f"Share of each modality in the {headline} on test{lower}.")
         )
@@ -177,7 +181,7 @@ def _contribution_section(run: Run, found: Mapping[str, Any], folder: Path) -> S
     if len(each["by_output"]) > 1:
         rows = [[name, *(_number(values.get(m)) for m in modalities)] for name, values in by_output]
         tables.append(TextTable(["predicted", *modalities], rows, f"Mean contribution to the {found['value']}."))
-    elif run.task.name == "regression" and (run.model.n_outputs or 1) > 1:
+    elif tables and _of_one_output(run):
         tables[0] = replace(
             tables[0], caption=f"{tables[0].caption} Per sample: of target {next(iter(each['by_output']))}."
         )

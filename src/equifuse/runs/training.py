@@ -122,11 +122,12 @@ def train(
     evaluations = {part: evaluate_model(model, task, dataset, part) for part in parts}
     without = score_without_each(model, task, dataset)
     untrained = initial_model(config, dataset)
-    undefined = {part: getattr(evaluation, "undefined", {}) for part, evaluation in evaluations.items()}
+    undefined = {part: evaluation.undefined for part, evaluation in evaluations.items()}
+    undefined["without"] = without.undefined
     metrics = RunMetrics(
         val=dict(evaluations["val"].metrics) if "val" in evaluations else None,
         test=dict(evaluations["test"].metrics),
-        without=without,
+        without=without.values,
         train_seconds=result.seconds,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         convergence=Convergence.of(evaluations["test"].convergence()),

@@ -29,11 +29,6 @@ OF_CLASSES = ("probability", "log_probability", "logit")
 _PREFIX = "val_"
 
 
-def direction(metric: str) -> Literal["min", "max"]:
-    """Which way a metric of this library's tasks is better; ask the task's :meth:`Task.metric` instead."""
-    return "min" if metric in ("loss", "log_loss", "mae", "rmse") else "max"
-
-
 @dataclass
 class Evaluation:
     """A model's result on a whole split, on the CPU.

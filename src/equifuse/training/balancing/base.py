@@ -13,8 +13,8 @@ from equifuse.data.batch import Batch
 from equifuse.data.loaders import Batches
 from equifuse.errors import InputError
 from equifuse.model import FusionModel, ModelOutput
-from equifuse.registry import BALANCERS
-from equifuse.tasks import Task
+from equifuse.registry import BALANCERS, TASKS
+from equifuse.tasks import Task, make_task
 from equifuse.tasks.base import needed
 
 # What an option that is a number may be.
@@ -68,12 +68,21 @@ class Balancer(nn.Module):
 
 
 class BalancingMethod(Balancer):
-    """A balancer that does something, and therefore needs something to work on."""
+    """A balancer that does something, and therefore needs something to work on.
+
+    Attributes:
+        needs_scores: whether it asks for the task's :meth:`~equifuse.tasks.Task.sample_scores`.
+    """
+
+    needs_scores: ClassVar[bool] = False
 
     def prepare(self, model: FusionModel, task: Task) -> None:
         """See :meth:`Balancer.prepare`."""
-        if self.tasks is not None and task.name not in self.tasks:
-            raise InputError(f"balance {self.name!r} is for {', '.join(self.tasks)}, the task is {task.name}")
+        fitting = self.tasks
+        if fitting is None and self.needs_scores:
+            fitting = tuple(name for name in TASKS if TASKS.get(name).scores_samples())
+        if fitting is not None and task.name not in fitting:
+            raise InputError(f"balance {self.name!r} is for {', '.join(fitting)}, the task is {task.name}")
         if len(model.modalities) < 2:
             raise InputError(f"there is nothing to balance with a single modality, {model.modalities[0]!r}")
         if not any(parameter.requires_grad for parameter in model.encoders.parameters()):
@@ -103,18 +112,11 @@ def scores(task: str, prediction: Tensor, target: Tensor) -> Tensor:
     """How well each sample is predicted, ``(n,)`` in [0, 1].
 
     Args:
-        task: ``"classification"``: the probability of the true class; ``"multilabel"``: that of the true value of each
-            label, on average; ``"regression"``: ``1 / (1 + e²)``, ``e²`` the squared error in variances of the given
-            targets, on average over the targets, so that the mean of the targets scores about ½.
+        task: name of a task; what it takes for a score is said at its method ``sample_scores``.
         prediction: raw outputs ``(n, K)``.
         target: int64 ``(n,)``, or ``(n, K)``.
     """
-    if task == "classification":
-        return torch.softmax(prediction, dim=-1).gather(1, target[:, None]).squeeze(1)
-    if task == "multilabel":
-        return torch.sigmoid(torch.where(target > 0.5, prediction, -prediction)).mean(dim=-1)
-    variance = target.var(0, correction=0).clamp(min=torch.finfo(target.dtype).eps)
-    return 1 / (1 + ((prediction - target) ** 2 / variance).mean(dim=-1))
+    return make_task(task).sample_scores(prediction, target)
 
 
 def discrepancy(score: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ from equifuse.training.balancing.base import (
     each_alone,
     evaluating,
     ratios,
-    scores,
 )
 
 
@@ -28,7 +27,7 @@ from equifuse.training.balancing.base import (
 class OGMGE(BalancingMethod):
     """On-the-fly gradient modulation with generalisation enhancement (Peng et al. 2022, arXiv 2203.15332).
 
-    With the score ``s_m`` of a modality, the mean of :func:`scores` over the samples of the batch that have it, and
+    With the score ``s_m`` of a modality, the mean of the task's scores over the samples of the batch that have it, and
     ``ρ_m = s_m / mean_{j≠m} s_j`` (:func:`discrepancy`), the gradients ``g`` of the encoder of ``m`` become
     ``k_m g + ε`` with :func:`modulation` ``k_m = 1 − tanh(α ρ_m)`` where ``ρ_m > 1``, else 1 (their eq. 10), and ``ε``
     normal with the standard deviation of ``g``'s entries, tensor by tensor.
@@ -53,7 +52,7 @@ class OGMGE(BalancingMethod):
     """
 
     name: ClassVar[str | None] = "ogm_ge"
-    tasks: ClassVar[tuple[str, ...] | None] = ("classification", "multilabel", "regression")
+    needs_scores: ClassVar[bool] = True
 
     def __init__(self, *, alpha: float = 0.3, noise: bool = True) -> None:
         super().__init__()
@@ -71,7 +70,7 @@ class OGMGE(BalancingMethod):
         with evaluating(model.fusion, model.head):
             for m, encoded, target in each_alone(output.encoded, batch):
                 prediction = model.head(model.fusion({m: encoded}).fused)
-                found[m] = scores(task.name, prediction, target).mean()
+                found[m] = task.sample_scores(prediction, target).mean()
         self._coefficients = {m: modulation(ratio, self.alpha) for m, ratio in ratios(found).items()}
         return loss, {m: self._coefficients.get(m, loss.new_ones(())) for m in model.modalities}
 
