@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial as partial_of
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import equifuse as ef
 from equifuse.datasets import load, write_npz
 from equifuse.files import atomic, atomic_folder
 from equifuse.runs import TrainConfig, train
+from tests.processes import command_line
 
 pytestmark = pytest.mark.slow
 resource = pytest.importorskip("resource", reason="limits of files and folders as POSIX has them")
@@ -27,7 +29,7 @@ WORK = {
 }  # fmt: skip
 OUTPUTS = {"train": ["run"], "predict": ["p.csv", "p.parquet", "p.npz"], "convert": ["d.npz", "d.hdf5"],
            "export": ["m.onnx", "m.pt2"], "benchmark": ["b"]}  # fmt: skip
-_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1
+_CAPABILITY_VERSION, _CAP_DAC_OVERRIDE = 0x20080522, 1
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +43,8 @@ def place(tmp_path_factory):
 
 def run(words, folder, before=None):
     """The command line in a process of its own; exit code and what it complained of."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "equifuse", *words], cwd=folder, preexec_fn=before, capture_output=True, text=True,
-        env=environment, check=False, timeout=300,
-    )  # fmt: skip
-    return done.returncode, done.stderr
+    code, _, errors = command_line(words, folder, before)
+    return code, errors
 
 
 def one_line(code, errors, out):
@@ -72,7 +70,9 @@ def test_a_file_that_may_not_grow(work, output, place):
     out = Path("small") / output
     if output.startswith("m."):
         pytest.importorskip("onnxscript")
-    code, errors = run([*WORK[work], str(out)], place, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048)))
+    code, errors = run(
+        [*WORK[work], str(out)], place, partial_of(resource.setrlimit, resource.RLIMIT_FSIZE, (2048, 2048))
+    )
     line = one_line(code, errors, "small")
     assert "File too large" in line or "disk I/O error" in line or "disk is full" in line
     assert partial(place / "small") == []
@@ -106,8 +106,14 @@ def test_a_full_disk(work, output, place):
 
 def _obey_permissions():
     """Root may write anywhere; without this capability it may not."""
-    if os.geteuid() == 0:
-        ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0)
+    if os.geteuid() != 0:
+        return
+    libc = ctypes.CDLL(None)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    sets = (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0
+    sets[0] &= ~(1 << _CAP_DAC_OVERRIDE)  # of those in effect
+    assert libc.capset(header, sets) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="permissions as on Linux")
