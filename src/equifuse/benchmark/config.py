@@ -24,7 +24,7 @@ class Method:
 
     Args:
         label: what it is called in tables.
-        options: of :class:`~equifuse.training.TrainConfig`; ``{}`` for the linear baseline.
+        options: of :class:`~equifuse.runs.TrainConfig`; ``{}`` for the linear baseline.
         space: what is tuned of it beside, or in place of, the benchmark's own space.
     """
 
@@ -71,7 +71,7 @@ class BenchmarkConfig:
         missing: conditions on test beside the intact one: rates in (0, 1) at which modalities are hidden, ``"without"``
             (each modality taken away in turn) and ``"only"`` (each alone).
         protocols: ``"clean"`` (default) and ``"loose"``; see :mod:`equifuse.training.protocol`.
-        settings: options of :class:`~equifuse.training.TrainConfig` for every method.
+        settings: options of :class:`~equifuse.runs.TrainConfig` for every method.
         space: what is tuned, option -> range; see :mod:`equifuse.benchmark.space`. Default: the same space of encoder
             and optimiser options for every method.
 

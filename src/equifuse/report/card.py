@@ -62,7 +62,7 @@ def model_card(run: Run) -> str:
     """The card of a run's model: data, results, convergence, use. Local paths are left out; the licence is not stated.
 
     Args:
-        run: a finished run, of :func:`equifuse.training.load_run`.
+        run: a finished run, of :func:`equifuse.runs.load_run`.
 
     Raises:
         DataError: its ``metrics.json`` is damaged.

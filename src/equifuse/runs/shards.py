@@ -42,7 +42,7 @@ def predict_shards(
     Args:
         run: the run folder.
         folder: shards, each as of :func:`equifuse.data.read_inputs`; names that begin with ``.`` or ``_`` are none.
-        out: folder to create; columns as of :func:`~equifuse.training.predict_run`, ``row`` counted within a shard.
+        out: folder to create; columns as of :func:`~equifuse.runs.predict_run`, ``row`` counted within a shard.
         resume: go on with what is there.
         workers: shards at a time, see :func:`~equifuse.runs.executors.executor`.
         scheduler: address of a Dask scheduler whose workers see the same paths.
