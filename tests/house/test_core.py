@@ -81,7 +81,7 @@ def test_layers_losses_models_and_solvers_work(tmp_path):
         import equifuse as ef
         from equifuse.runs import TrainConfig, train
         try:
-            train(TrainConfig(data="digits", out="nowhere"))
+            train(TrainConfig(data="digits"), "nowhere")
         except ef.InputError as error:
             sys.exit(f"error: {error}")
         """,
