@@ -18,6 +18,7 @@ from torch.nn import functional as F
 import equifuse as ef
 from equifuse.data.batch import as_batch
 from equifuse.evaluation.costs import flops_per_sample
+from equifuse.fusion.deq.problem import observed
 
 TOLERANCE = 1e-6
 STEPS = 40
@@ -97,7 +98,7 @@ def histories() -> Figure:
     figure, panels = axes(8, 3.2, 3)
     for ax, contraction in zip(panels, (None, 0.9, 0.5), strict=True):
         fusion = trained(contraction, 2e-3)
-        with fusion.observed() as seen:
+        with observed(fusion) as seen:
             fusion(some())
         f, fused = seen[0].fusion_map, seen[0].fused
         plain = ef.Picard(tol=TOLERANCE, max_steps=STEPS, patience=0)

@@ -1,4 +1,4 @@
-"""Objects that can say how they were made: the base of fusions, solvers and gradient rules."""
+"""Objects that know how they were made, so that they can be stored: the base of fusions, solvers and gradient rules."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ _GIVEN = "_constructor_arguments"
 
 
 class Configurable:
-    """An object that is described by the arguments of its constructor, and can be built anew from them.
+    """Base of objects that are described by the arguments of their constructor, and can be built again from them.
 
-    Nothing has to be written for it: the arguments are captured, and those that were not given are the defaults. A
-    parameter ``**options`` stands for the parameters of the base class. An argument that is such an object itself is
-    described by its own configuration, a mapping, from which the constructor has to make it (``make_solver`` and
-    ``make_fusion`` do).
+    >>> from equifuse.configurable import Configurable
+    >>> class Shape(Configurable):
+    ...     name = "shape"
+    ...     def __init__(self, width, height=1.0):
+    ...         self.area = width * height
+    >>> Shape(3.0).config()
+    {'name': 'shape', 'width': 3.0, 'height': 1.0}
 
-    Example:
-        >>> from equifuse.configurable import Configurable
-        >>> class Shape(Configurable):
-        ...     name = "shape"
-        ...     def __init__(self, width, height=1.0):
-        ...         self.area = width * height
-        >>> Shape(3.0).config()
-        {'name': 'shape', 'width': 3.0, 'height': 1.0}
+    A subclass needs no code for it: the arguments are recorded, and those that were not given are the defaults. A
+    parameter ``**options`` stands for the parameters of the base class. An argument that is a ``Configurable`` itself
+    is described by its own configuration, a mapping, from which the constructor must be able to build it
+    (``make_solver`` and ``make_fusion`` do).
     """
 
     __slots__ = ()
@@ -41,18 +40,14 @@ class Configurable:
         return made
 
     def config(self) -> dict[str, Any]:
-        """Name and arguments as plain values, from which the same object can be made.
-
-        Raises:
-            InputError: an argument is not a plain value, and no object that says how it was made.
-        """
+        """Name and arguments as plain values, from which the same object can be built."""
         arguments = {**_arguments(self), **self.current_options()}
         return {"name": _name(self), **{key: _described(value, key, self) for key, value in arguments.items()}}
 
     def current_options(self) -> dict[str, Any]:
-        """The options whose value is not what the constructor was given, by option.
+        """Options whose present value differs from the argument of the constructor, by name.
 
-        To be overridden where an attribute may be replaced later, or where a default is found out.
+        Override it where an attribute may be replaced later, or where the constructor determines a default.
         """
         return {}
 
@@ -75,7 +70,7 @@ def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:
 
 
 def _arguments(made: Configurable) -> dict[str, Any]:
-    """The arguments that an object was made with, defaults among them."""
+    """The arguments that an object was made with, including defaults."""
     positional, named = getattr(made, _GIVEN)
     bound = inspect.signature(type(made)).bind(*positional, **named)
     given: dict[str, Any] = {}

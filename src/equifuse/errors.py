@@ -1,4 +1,4 @@
-"""What can go wrong, by name; every error a user can cause is an :class:`EquifuseError` with one clear line."""
+"""The errors of this library: each one that a user can cause is an :class:`EquifuseError` with one clear line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ _LONGEST = 2000
 
 
 class EquifuseError(Exception):
-    """Base of every error this library raises on purpose; its message is one line, whatever names it quotes."""
+    """Base of all errors that this library raises on purpose; the message is always one line.
+
+    Catch it to handle every mistake of a user at once.
+
+    >>> try:
+    ...     ef.make_fusion("sum", {})
+    ... except ef.EquifuseError as error:
+    ...     print(error)
+    a fusion needs at least one modality
+    """
 
     def __init__(self, message: str = "") -> None:
         line = " ".join(message.splitlines())
@@ -20,11 +29,21 @@ class EquifuseError(Exception):
 
 
 class InputError(EquifuseError, ValueError):
-    """An argument, tensor or option does not fit: wrong width, shape, range, or an unusable combination."""
+    """An argument, tensor or option does not fit: a wrong width or shape, a value out of range, or a bad combination.
+
+    >>> ef.Anderson(tol=-1)
+    Traceback (most recent call last):
+    equifuse.errors.InputError: tol must be positive, got -1
+    """
 
 
 class UnknownNameError(EquifuseError, LookupError):
-    """A modality, fusion, data set or option that does not exist; the message names the nearest one that does."""
+    """There is no modality, fusion, data set or option of this name; the message has the closest name that exists.
+
+    >>> ef.make_fusion("weigted_sum", {"a": 3})
+    Traceback (most recent call last):
+    equifuse.errors.UnknownNameError: unknown fusion 'weigted_sum'; did you mean 'weighted_sum'? known: ...
+    """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], advice: str = "") -> None:
         known = list(known)
@@ -39,20 +58,49 @@ class UnknownNameError(EquifuseError, LookupError):
 
 
 class DataError(EquifuseError, ValueError):
-    """A data file is missing, malformed, or holds values that cannot be used (NaN, bad labels)."""
+    """A data file is missing or malformed, or holds values that cannot be used (NaN, unknown labels).
+
+    >>> ef.datasets.load("nowhere.csv")
+    Traceback (most recent call last):
+    equifuse.errors.DataError: ...
+    """
 
 
 class OutputExistsError(EquifuseError, FileExistsError):
-    """An output path already exists; nothing is ever overwritten without being asked to."""
+    """The output path already exists; nothing is overwritten unless you ask for it.
+
+    >>> model = ef.build_model({"a": 3}, "classification", 2, fusion="concat")
+    >>> model.save("model")
+    >>> model.save("model")
+    Traceback (most recent call last):
+    equifuse.errors.OutputExistsError: ...
+    """
 
 
 class OutputError(EquifuseError, OSError):
-    """An output cannot be written: a full disk, a folder that may not be written to. What was there is untouched."""
+    """An output cannot be written: the disk is full, or the folder is not writable. Existing files are unchanged.
+
+    >>> issubclass(ef.OutputError, OSError)
+    True
+    """
 
 
 class NotConvergedError(EquifuseError, ArithmeticError):
-    """A fixed-point solve with ``strict=True`` did not reach its tolerance for some sample."""
+    """A fixed-point solve with ``strict=True`` did not reach its tolerance for some sample.
+
+    >>> ef.fixed_point(lambda z: 2 * z + 1, torch.ones(1, 1), solver=ef.Picard(max_steps=5), strict=True)
+    Traceback (most recent call last):
+    equifuse.errors.NotConvergedError: 1 of 1 samples did not converge in the forward solve ...
+    """
 
 
 class ConvergenceWarning(UserWarning):
-    """Some samples of a fixed-point solve did not reach the tolerance; their best iterate was returned."""
+    """Some samples of a fixed-point solve did not reach the tolerance; their best iterate was returned.
+
+    >>> import warnings
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     z, stats = ef.fixed_point(lambda z: 2 * z + 1, torch.ones(1, 1), solver=ef.Picard(max_steps=5))
+    >>> caught[0].category.__name__, bool(stats.converged.all())
+    ('ConvergenceWarning', False)
+    """

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub: what is stored there is a model's own folder. Needs the extra ``equifuse[hub]``."""
+"""Models on the Hugging Face hub, stored as a model's own folder. Needs the extra ``equifuse[hub]``."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def _hub() -> Any:
 
 
 def download(repository: str, files: Collection[str], **options: Any) -> Path:
-    """The local folder of a repository's ``files``, fetched unless they are in the cache already.
+    """The local folder of a repository's ``files``, downloaded unless they are in the hub's cache already.
 
     Args:
         repository: ``owner/name``.
-        files: which of its files.
+        files: names of the files.
         **options: ``revision``, ``cache_dir``, ``token``, ``local_files_only``; None for the hub's default.
 
     Raises:
         InputError: the extra is not installed.
-        DataError: it cannot be had.
+        DataError: the repository or a file cannot be downloaded.
     """
     hub = _hub()
     given = {name: value for name, value in options.items() if value is not None}
@@ -40,7 +40,7 @@ def download(repository: str, files: Collection[str], **options: Any) -> Path:
 
 
 def upload(folder: Path, repository: str, message: str, *, private: bool | None, token: str | None) -> str:
-    """Put a folder into a repository, made if there is none; returns the commit's address.
+    """Upload a folder to a repository, which is created if it does not exist; returns the commit's address.
 
     Raises:
         InputError: the extra is not installed.

@@ -8,6 +8,7 @@ import equifuse as ef
 from equifuse.data.batch import Batch
 from equifuse.explain import look_inside
 from equifuse.explain.internals import gated
+from equifuse.fusion.deq.problem import observed
 
 DIMS = {"a": 5, "b": 6, "c": 7}
 TIGHT = ef.Anderson(tol=1e-12, max_steps=400)
@@ -40,7 +41,7 @@ def test_the_purified_states_add_up_to_what_is_combined(options, missing):
     with torch.no_grad():
         fusion.norm.bias.add_(1.0)  # some of the state is beyond 1, where a contraction clamps it
     batch = batch_of(missing=missing)
-    with torch.no_grad(), fusion.observed() as seen:
+    with torch.no_grad(), observed(fusion) as seen:
         fusion(batch.inputs, batch.present)
     solved = seen[-1]
     with torch.no_grad():

@@ -7,6 +7,7 @@ import equifuse as ef
 from equifuse.fusion.deq.group_norm import group_norm
 from equifuse.fusion.deq.modality_map import ModalityMap
 from equifuse.fusion.deq.module import DEQFusion
+from equifuse.fusion.deq.problem import observed
 from equifuse.solve import Evaluated
 from equifuse.solve.explicit import ExplicitMap
 from equifuse.solve.loop import iterate
@@ -23,7 +24,7 @@ def steep_fusion(**options):
 
 
 def modality_map(fusion, inputs):
-    with fusion.observed() as seen, torch.no_grad():
+    with observed(fusion) as seen, torch.no_grad():
         fusion(inputs)
     return seen[0].modality_map
 

@@ -10,6 +10,7 @@ import torch
 import equifuse as ef
 from equifuse.fusion.deq import products
 from equifuse.fusion.deq.module import DEQFusion
+from equifuse.fusion.deq.problem import observed
 from equifuse.solve.krylov import GMRES, Product, solve_adjoint
 
 TOL = 1e-4
@@ -220,7 +221,7 @@ def test_gmres_takes_exact_products_first_where_rough_cycles_lead_nowhere():
 
 def test_the_evaluation_after_a_solve_is_rough_once_and_only_near_it():
     fusion, inputs = fusion_of("hard")
-    with fusion.observed() as seen:
+    with observed(fusion) as seen:
         fusion({m: x.detach() for m, x in inputs.items()})
     f = seen[0].modality_map
     with torch.no_grad():
@@ -243,7 +244,7 @@ def test_an_absent_modality_has_no_error():
     """Its state and image are 0, and so is what rounding adds to its residual."""
     fusion, inputs = fusion_of("hard")
     present = {m: torch.arange(50) % 7 != i for i, m in enumerate(inputs)}
-    with fusion.observed() as seen:
+    with observed(fusion) as seen:
         fusion(inputs, present)
     f = seen[0].modality_map
     _, stats = ef.fixed_point(f, f.at_zero(), solver=fusion.solver)

@@ -24,7 +24,10 @@ def _root(root: str | os.PathLike[str] | None) -> Path | None:
 
 
 def available(root: str | os.PathLike[str] | None = None) -> list[str]:
-    """Names :func:`load` knows: the embedded ``"digits"`` and the ``.npz`` files of ``root``.
+    """Names of the data sets that :func:`load` knows: the embedded ``"digits"``, and the ``.npz`` files of ``root``.
+
+    >>> "digits" in ef.datasets.available()
+    True
 
     Args:
         root: folder of data sets; default the environment variable ``EQUIFUSE_DATA``, else none.
@@ -41,20 +44,27 @@ def load(
     seed: int = 0,
     source: SourceOptions | Mapping[str, Any] | None = None,
 ) -> MultimodalDataset:
-    """Load a data set.
+    """Load a data set by name or path.
+
+    >>> data = ef.datasets.load("digits")
+    >>> data.task, data.n_outputs, data.dims
+    ('classification', 10, {'pixels': 64, 'fourier': 40, 'zernike': 47, 'profiles': 48, 'morphology': 12})
 
     Args:
         name_or_path: a name of :func:`available`, or the path of a file or folder in one of the formats of
             :mod:`equifuse.data.formats`.
         root: folder of data sets; default the environment variable ``EQUIFUSE_DATA``, else none.
-        val_fraction: share of the training part used for validation where the set has none.
-        seed: of that split.
-        source: which columns of a table are what; see :class:`~equifuse.data.SourceOptions`.
+        val_fraction: share of the training part used for validation if the data set has no validation part.
+        seed: seed of that split.
+        source: which columns of a table are what; see :class:`~equifuse.datasets.SourceOptions`.
+
+    Returns:
+        The data set with splits ``train``, ``val`` and ``test``.
 
     Raises:
-        UnknownNameError: no data set of that name.
+        UnknownNameError: there is no data set of that name.
         DataError: the file is missing, of an unknown kind, or unusable.
-        InputError: an option is missing, or of no use for the format.
+        InputError: an option is missing, or cannot be used with the format.
     """
     text = os.fspath(name_or_path)
     if text == _EMBEDDED:

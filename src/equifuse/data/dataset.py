@@ -1,4 +1,4 @@
-"""A data set: splits of modalities, presence and targets, in memory or on disk, checked once when it is made."""
+"""A data set: splits of modalities, presence and targets, in memory or on disk, checked when it is made."""
 
 from __future__ import annotations
 
@@ -22,17 +22,22 @@ PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a data set.
+    """One part of a data set: features of each modality, which samples have them, targets and ids.
+
+    >>> split = ef.datasets.Split({"a": np.zeros((4, 3), np.float32)}, target=np.array([0, 1, 0, 1]))
+    >>> len(split), split.select(np.array([0, 2])).target.tolist()
+    (4, [0, 0])
 
     Attributes:
-        inputs: modality name -> float32 ``(n, *shape)``, an array or :class:`~equifuse.data.lazy.LazyArray` on disk.
-        present: modality name -> bool ``(n,)``; a modality without a key is present in every row. Absent rows hold NaN.
+        inputs: modality name -> float32 ``(n, *shape)``, an array or a :class:`~equifuse.data.lazy.LazyArray` on disk.
+        present: modality name -> bool ``(n,)``, True where present; a modality without a key is present in every row.
+            Rows of an absent modality hold NaN.
         target: int64 ``(n,)`` class indices, or float32 ``(n, K)`` for regression and multilabel, or float32 ``(n, 2)``
             for survival (time, and 1 where the event was seen), or None (retrieval without labels).
         ids: ``(n,)`` row identifiers, or None.
-        lengths: modality name -> int64 ``(n,)``, how many steps of a sequence ``(n, T, l)`` count; a modality without a
-            key has no padding.
-        weight: ``(n,)``, ≥ 0, what each row counts in the loss and in preprocessing; None for the same.
+        lengths: modality name -> int64 ``(n,)``, numbers of valid steps of sequences ``(n, T, l)``; a modality without
+            a key has no padding.
+        weight: ``(n,)``, ≥ 0, weight of each row in the loss and in preprocessing; None for equal weights.
     """
 
     inputs: dict[str, Features]
@@ -63,15 +68,15 @@ class Split:
 
     @property
     def on_disk(self) -> bool:
-        """Whether a modality's rows are read when they are asked for."""
+        """Whether the rows of some modality are read only when they are needed."""
         return any(isinstance(x, LazyArray) for x in self.inputs.values())
 
     def without(self, modalities: Iterable[str]) -> Split:
-        """The same samples with whole modalities taken away.
+        """The same samples without whole modalities.
 
         Raises:
-            UnknownNameError: a modality the split does not have.
-            InputError: nothing would be left.
+            UnknownNameError: a modality that the split does not have.
+            InputError: no modality would remain.
         """
         dropped = set(modalities)
         for name in sorted(dropped):
@@ -89,7 +94,7 @@ class Split:
         )
 
     def select(self, rows: Indices) -> Split:
-        """The given rows as a new split; what is on disk stays there."""
+        """The given rows as a new split; features on disk stay there."""
         return Split(
             {m: select(x, rows) for m, x in self.inputs.items()},
             {m: mask[rows] for m, mask in self.present.items()},

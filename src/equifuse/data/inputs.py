@@ -1,4 +1,4 @@
-"""LazyArray to predict for, from CSV, Parquet or NumPy archives."""
+"""Read rows to predict for, from CSV, Parquet or NumPy archives."""
 
 from __future__ import annotations
 
@@ -27,12 +27,18 @@ def read_inputs(
     shapes: Mapping[str, tuple[int, ...]],
     features: Mapping[str, Sequence[str]] | None = None,
 ) -> Split:
-    """Read rows for a model.
+    """Read rows to predict for.
 
-    - CSV or Parquet: the columns of modality ``mrna`` are those that the model was trained on, by name; or they start
-      with ``mrna:`` (``mrna:TP53``); or, if there are none such, are ``mrna_0``, ``mrna_1``, …; their order in the file
-      is then the order of the features (by number in the last form). An ``id`` column is kept, others are ignored.
-    - ``.npz``, HDF5: arrays named by modality; or a data set file, whose test part is taken.
+    >>> with open("rows.csv", "w", encoding="utf-8") as file:
+    ...     _ = file.write("id,text_0,text_1,image_0" + chr(10) + "s1,0.5,1.0,2.0" + chr(10))
+    >>> rows = ef.datasets.read_inputs("rows.csv", {"text": (2,), "image": (1,)})
+    >>> rows.inputs["text"].tolist(), rows.ids.tolist()
+    ([[0.5, 1.0]], ['s1'])
+
+    - CSV or Parquet: the columns of modality ``mrna`` are those that the model was trained on, by name; or those that
+      start with ``mrna:`` (``mrna:TP53``); or ``mrna_0``, ``mrna_1``, …. An ``id`` column is kept; others are ignored.
+      The order in the file is the order of the features (in the last form the order of the numbers).
+    - ``.npz``, HDF5: arrays named by modality; or a data set file, of which the test part is used.
 
     A row in which a modality is entirely empty (or NaN) does not have it; a modality without columns is absent
     everywhere.
@@ -40,7 +46,7 @@ def read_inputs(
     Args:
         path: the file.
         shapes: modality name -> shape of one row, as the model was built for.
-        features: modality name -> names of the columns it was trained on, where these are known.
+        features: modality name -> names of the columns it was trained on, if they are known.
 
     Returns:
         The rows: inputs (NaN where missing), presence, and ids; without targets.
@@ -66,16 +72,21 @@ def read_input_pieces(
     features: Mapping[str, Sequence[str]] | None = None,
     rows: int = 65_536,
 ) -> Iterator[Split]:
-    """:func:`read_inputs` of a file that may be larger than memory: Parquet comes in pieces, everything else whole.
+    """:func:`read_inputs` for a file larger than memory: Parquet is read in pieces, other formats as a whole.
+
+    >>> data = ef.datasets.load("digits")
+    >>> ef.datasets.write_npz("digits.npz", data)
+    >>> [len(piece) for piece in ef.datasets.read_input_pieces("digits.npz", data.shapes)]
+    [359]
 
     Args:
         path: see :func:`read_inputs`.
         shapes: likewise.
         features: likewise.
-        rows: of a piece at most.
+        rows: largest number of rows of a piece.
 
     Yields:
-        The rows in their order, one piece or more; none for Parquet without rows.
+        The rows in order, one piece or more; none for Parquet without rows.
 
     Raises:
         DataError: as :func:`read_inputs`.

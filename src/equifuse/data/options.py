@@ -1,4 +1,4 @@
-"""What a reader has to be told about a source that does not say it itself."""
+"""The columns of a source: what a reader must know that the source does not say itself."""
 
 from __future__ import annotations
 
@@ -35,17 +35,21 @@ def _tasks() -> Iterable[str]:
 
 @dataclass(frozen=True)
 class SourceOptions(Options):
-    """Which columns of a table are what.
+    """Which columns of a table are modalities, target, id and split.
+
+    >>> options = ef.datasets.SourceOptions(modalities={"mrna": "g_*", "clinical": "age, sex"}, target="outcome")
+    >>> options.target
+    ('outcome',)
 
     Args:
-        modalities: modality name -> pattern of its columns with ``*`` and ``?`` (several, with ``,`` in between), or
-            the file that holds it, joined on the id (``expression.parquet``, or ``expression.parquet::g_*`` for some
-            of its columns).
-        target: target columns; one for classes or a quantity, several for labels or quantities, and for survival the
-            time and the event.
+        modalities: modality name -> pattern of its columns with ``*`` and ``?`` (several patterns are separated by
+            ``,``), or the file that holds it, joined by the id (``expression.parquet``, or
+            ``expression.parquet::g_*`` for some of its columns).
+        target: target columns: one for classes or a quantity, several for labels or quantities; for survival the time
+            and the event.
         id: column that names the samples.
         split: column that says train, val or test.
-        task: the task; told by the target's values if None.
+        task: the task; None derives it from the target's values.
 
     Raises:
         InputError: a value of the wrong kind.
@@ -78,21 +82,21 @@ class SourceOptions(Options):
 
     @classmethod
     def of(cls, values: SourceOptions | Mapping[str, Any] | None) -> SourceOptions:
-        """From plain values.
+        """Read options from plain values.
 
         Raises:
-            UnknownNameError: a key that is none.
+            UnknownNameError: a key is not an option.
         """
         return values if isinstance(values, SourceOptions) else cls.from_dict(values or {})
 
     def given(self) -> dict[str, Any]:
-        """The options that say something, as plain values."""
+        """The options that are set, as plain values."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["target"] = list(self.target)
         return {name: value for name, value in values.items() if value}
 
     def refuse(self, where: str, *allowed: str) -> None:
-        """Refuse what a format has no use for.
+        """Raise an error for options that a format cannot use.
 
         Raises:
             InputError: an option other than ``allowed`` was given.

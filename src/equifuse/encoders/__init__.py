@@ -1,4 +1,4 @@
-"""Encoders: a modality's raw features -> one vector per sample. Know nothing of fusion."""
+"""Encoders: from a modality's raw features to one vector per sample. Independent of fusion."""
 
 from equifuse.encoders.mlp import MLPEncoder
 from equifuse.encoders.preprocessed import Preprocessed

@@ -1,4 +1,4 @@
-"""Hidden layers over the flattened features of a modality."""
+"""Hidden layers for the flattened features of a modality."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from equifuse.errors import InputError
 
 
 class MLPEncoder(nn.Module):
-    """Hidden layers of Linear, LayerNorm, ReLU and Dropout over the flattened features of a modality.
+    """Hidden layers for a modality of plain features: Linear, LayerNorm, ReLU and Dropout, one after the other.
 
-    LayerNorm and not BatchNorm: a sample's result must not depend on its batch-mates.
+    >>> encoder = ef.encoders.MLPEncoder(1000, hidden=(256, 128))
+    >>> encoder(torch.randn(8, 1000)).shape
+    torch.Size([8, 128])
 
     Args:
-        width: flattened input width ``l``.
-        hidden: width of each hidden layer; the last is the output width.
-        dropout: probability after each hidden layer, in [0, 1).
-        input_dropout: probability of each input feature, in [0, 1); of use where features outnumber samples.
+        width: width of the input, flattened.
+        hidden: width of each hidden layer, the last of which is the output width; default (128,).
+        dropout: rate after each hidden layer, in [0, 1); default 0.3.
+        input_dropout: rate of each input feature, in [0, 1); default 0. Useful if there are more features than samples.
 
     Raises:
-        InputError: no hidden layer, or a value out of range.
+        InputError: there is no hidden layer, or a value is out of range.
+
+    It uses LayerNorm and not BatchNorm, because a sample's result must not depend on the other samples of its batch.
     """
 
     kind: ClassVar[str] = "mlp"

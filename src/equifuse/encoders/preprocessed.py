@@ -1,4 +1,4 @@
-"""Preprocessing and an encoder in a row."""
+"""Preprocessing followed by an encoder."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from equifuse.errors import InputError
 
 
 def takes_lengths(encoder: nn.Module) -> bool:
-    """Whether an encoder's call has the lengths of sequences as its second argument."""
+    """Whether an encoder takes the lengths of sequences as its second argument."""
     return bool(getattr(encoder, "takes_lengths", False))
 
 
 def encode(encoder: nn.Module, x: Tensor, lengths: Tensor | None) -> Any:
-    """Call an encoder, with lengths where it takes them.
+    """Call an encoder, with lengths if it takes them.
 
     Raises:
-        InputError: there are lengths, and it does not.
+        InputError: there are lengths, and the encoder does not take them.
     """
     if takes_lengths(encoder):
         return encoder(x, lengths)
@@ -28,11 +28,19 @@ def encode(encoder: nn.Module, x: Tensor, lengths: Tensor | None) -> Any:
 
 
 class Preprocessed(nn.Sequential):
-    """Layers without an idea of lengths, and an encoder, which may have one."""
+    """Preprocessing layers followed by an encoder; only the encoder gets the lengths of padded sequences.
+
+    >>> layers = ef.encoders.Preprocessed(ef.encoders.Standardize((5,)), ef.encoders.MLPEncoder(5, hidden=(4,)))
+    >>> layers(torch.randn(8, 5)).shape
+    torch.Size([8, 4])
+
+    Args:
+        *args: the layers, the encoder last.
+    """
 
     @property
     def takes_lengths(self) -> bool:
-        """Whether the encoder at the end takes lengths."""
+        """Whether the encoder takes lengths."""
         return takes_lengths(self[-1])
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Any:

@@ -1,8 +1,8 @@
-"""Text, images and sound through pretrained models of Hugging Face transformers or timm, from a local folder, offline.
+"""Text, images and sound by pretrained models of Hugging Face transformers or timm, from a local folder, offline.
 
 Needs the extra ``equifuse[transformers]``, or ``equifuse[timm]`` for image models in timm's format.
-:class:`PretrainedEncoder` is a module for one's own model, frozen or fine-tuned; :func:`extract` runs a frozen one
-over raw items once, and keeps the features on disk.
+:class:`PretrainedEncoder` is a module to train with, frozen or fine-tuned; :func:`extract` runs a frozen model over
+raw items once and stores the features.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _timm() -> Any:
 
 
 def _is_timm(folder: Path) -> bool:
-    """Whether a model is stored as timm does, by the name of its architecture."""
+    """Whether a model is stored in timm's format, which names an architecture."""
     try:
         described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
@@ -62,10 +62,10 @@ def _load_timm(folder: Path) -> Any:
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:
-    """A folder with a model whose weights are no pickle.
+    """A folder with a model whose weights are not a pickle.
 
     Raises:
-        DataError: it is not one.
+        DataError: there is no such model.
     """
     folder = Path(path)
     if not (folder / "config.json").is_file():
@@ -85,22 +85,22 @@ def _load(kind: Any, folder: Path, **options: Any) -> Any:
 
 
 class PretrainedEncoder(nn.Module):
-    """A pretrained model as an encoder: ``(B, …) -> (B, d)``, ``d`` its hidden width.
+    """A pretrained model as an encoder: ``(B, …) -> (B, d)``, with its hidden width ``d``.
 
     Args:
         path: local folder with ``config.json`` and ``model.safetensors``.
         kind: "text" (inputs are token numbers ``(B, T)`` with lengths), "image" (pixel values ``(B, C, H, W)``) or
             "audio" (waveforms ``(B, T)`` with lengths).
-        pooling: "mean" over the states of steps that count, or the "first" state (``[CLS]``); a model of timm pools as
-            it was made to.
-        frozen: no gradients, and evaluation mode always; False fine-tunes it with the rest.
+        pooling: "mean" of the states of valid steps, or the "first" state (``[CLS]``); a model of timm always uses its
+            own pooling.
+        frozen: True (default): no gradients, and always evaluation mode; False fine-tunes it with the rest.
 
     Attributes:
         out_dim: the width ``d``.
 
     Raises:
         InputError: the extra is not installed.
-        DataError: no model there, or one that cannot be read.
+        DataError: there is no model, or it cannot be read.
         UnknownNameError: an unknown kind or pooling.
     """
 
@@ -131,7 +131,7 @@ class PretrainedEncoder(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> PretrainedEncoder:
-        """A frozen model stays in evaluation mode."""
+        """Set the mode; a frozen model stays in evaluation mode."""
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
@@ -171,25 +171,25 @@ def extract(
     batch_size: int = 32,
     sampling_rate: int = 16_000,
 ) -> NDArray[np.float32]:
-    """Features of raw items by a frozen pretrained model.
+    """Features of raw items (texts, images, sound) by a frozen pretrained model.
 
     Args:
         items: texts; or images, as arrays ``(H, W, 3)`` of bytes or paths of image files; or waveforms ``(T,)``.
-            None stands for a missing one, whose features are NaN.
+            None stands for a missing item, whose features are NaN.
         path: local folder of the model and its tokenizer or preprocessor.
         kind: "text", "image" or "audio".
-        cache: folder to keep features in. They are found again by the content of the items, the files of the model and
-            the options; a change of any of them is another entry. Entries are written atomically.
+        cache: folder to store features in. They are found again by the content of the items, the files of the model
+            and the options; a change of any of them makes a new entry. Entries are written atomically.
         pooling: see :class:`PretrainedEncoder`.
-        batch_size: items at a time.
-        sampling_rate: of the waveforms, Hz.
+        batch_size: items per batch.
+        sampling_rate: of the waveforms, in Hz.
 
     Returns:
         Float32 ``(n, d)``.
 
     Raises:
         InputError: the extra is not installed, or there are no items.
-        DataError: no model there, or items that cannot be read.
+        DataError: there is no model, or items cannot be read.
         UnknownNameError: an unknown kind or pooling.
     """
     if kind not in KINDS:
@@ -256,7 +256,7 @@ def _run(
 
 
 def _preparation(folder: Path, kind: str, sampling_rate: int) -> Any:
-    """What makes tensors and lengths of raw items."""
+    """The function that turns raw items into tensors and lengths."""
     if kind == "image":
         process = _image_processing(folder)
 
@@ -284,7 +284,7 @@ def _preparation(folder: Path, kind: str, sampling_rate: int) -> Any:
 
 
 def _image_processing(folder: Path) -> Callable[[list[Any]], Tensor]:
-    """RGB images -> pixel values ``(B, 3, H, W)``, as the model in a folder wants them."""
+    """The function that turns RGB images into pixel values ``(B, 3, H, W)`` for the model in a folder."""
     if not _is_timm(folder):
         processor = _load(_transformers().AutoImageProcessor, folder)
         return lambda images: processor(images, return_tensors="pt")["pixel_values"]
@@ -295,10 +295,10 @@ def _image_processing(folder: Path) -> Callable[[list[Any]], Tensor]:
 
 
 def _opened(image: Any) -> Any:
-    """An RGB image of an array or a file.
+    """An RGB image from an array or a file.
 
     Raises:
-        DataError: it is none.
+        DataError: it is not an image.
     """
     from PIL import Image, UnidentifiedImageError  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Sequences of any length per modality -> one vector, so that every fusion works on them. Padding has no effect."""
+"""Sequences of any length to one vector per sample, so that every fusion can use them. Padding has no effect."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POOLINGS = ("mean", "max", "attention", "gru", "transformer", "queries")
 
 
 def valid_steps(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Bool ``(B, T)``: which steps of sequences ``(B, T, …)`` count.
+    """Bool ``(B, T)``: which steps of padded sequences ``(B, T, …)`` are data.
 
     Raises:
         InputError: the lengths do not fit.
@@ -29,30 +29,35 @@ def valid_steps(x: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 class SequenceEncoder(nn.Module):
-    """Encodes each step, and pools the steps that count.
+    """Encodes each step of a sequence, and pools the valid steps to one vector.
 
-    A step is mapped by Linear, LayerNorm, ReLU and Dropout to ``dim``; then
+    >>> encoder = ef.encoders.SequenceEncoder(74, dim=32, pooling="attention")
+    >>> encoder(torch.randn(8, 50, 74), lengths=torch.full((8,), 40)).shape  # 50 steps, of which 40 are valid
+    torch.Size([8, 32])
 
-    - ``"mean"``, ``"max"``: over the steps;
+    Args:
+        width: width of a step ``l``.
+        dim: width of the output; even for "gru", a multiple of ``2 · heads`` for "transformer" and "queries".
+            Default 128.
+        pooling: default "attention"; see below.
+        layers: of the GRU or transformer; default 1.
+        heads: attention heads in "transformer" and "queries"; default 4.
+        queries: number of learned queries; default 4.
+        dropout: rate in [0, 1); default 0.1.
+
+    A step is mapped by Linear, LayerNorm, ReLU and Dropout to ``dim``; then the pooling is
+
+    - ``"mean"`` or ``"max"`` over the steps;
     - ``"attention"``: a weighted mean, the weights a softmax of ``v · tanh(U h_t)`` (Lin et al. 2017, one hop);
     - ``"gru"``: the mean of a bidirectional GRU's states;
     - ``"transformer"``: self-attention layers with sinusoidal positions, and the mean;
     - ``"queries"``: learned queries that attend to the steps (Jaegle et al. 2021), joined by a linear map.
 
-    A sequence without any step gives what a single step of zeros would.
-
-    Args:
-        width: of a step, ``l``.
-        dim: of the output; for attention and GRU even, for transformer and queries a multiple of ``heads``.
-        pooling: one of the above.
-        layers: of the GRU or transformer.
-        heads: of attention in transformer and queries.
-        queries: number of learned queries.
-        dropout: in [0, 1).
+    A sequence without a valid step gives the same result as a single step of zeros.
 
     Raises:
         UnknownNameError: an unknown pooling.
-        InputError: a value out of range.
+        InputError: a value is out of range.
     """
 
     kind: ClassVar[str] = "sequence"
@@ -94,7 +99,7 @@ class SequenceEncoder(nn.Module):
             self.join = nn.Linear(queries * dim, dim)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """``(B, T, l)`` and int64 ``(B,)`` (None: no padding) ``-> (B, dim)``.
+        """``(B, T, l)`` and int64 lengths ``(B,)`` (None: no padding) ``-> (B, dim)``.
 
         Raises:
             InputError: not a batch of sequences of this width, or lengths that do not fit.

@@ -12,11 +12,16 @@ from equifuse.errors import InputError
 
 
 class Standardize(nn.Module):
-    """``(x − mean) / scale``, clipped; a part of the model, so that a stored model takes raw features.
+    """Standardise features to mean 0 and deviation 1, as a layer of the model: a stored model then takes raw features.
+
+    >>> layer = ef.encoders.Standardize((2,))
+    >>> layer.fit(torch.tensor([[0.0, 10.0], [2.0, 30.0]]))
+    >>> layer(torch.tensor([[2.0, 20.0]]))
+    tensor([[1., 0.]])
 
     Args:
-        shape: trailing shape of one sample, or of one step where the samples are sequences.
-        clip: absolute bound after standardising, > 0, or None for no bound.
+        shape: trailing shape of one sample, or of one step if the samples are sequences.
+        clip: largest absolute value after standardising, > 0, or None for no bound; default 5.
 
     Raises:
         InputError: ``clip`` is not positive.
@@ -36,18 +41,18 @@ class Standardize(nn.Module):
         self._seen: tuple[Tensor, Tensor, Tensor] | None = None  # count, mean, sum of squared deviations; while fitting
 
     def fit(self, x: Tensor, lengths: Tensor | None = None) -> None:
-        """Set mean and deviation per feature from ``x`` ``(n, *shape)``; a constant feature is only centred."""
+        """Set mean and deviation of each feature from ``x`` ``(n, *shape)``; a constant feature is only centred."""
         self.update(x, lengths)
         self.finish()
 
     @torch.no_grad()
     def update(self, x: Tensor, lengths: Tensor | None = None, weight: Tensor | None = None) -> None:
-        """Take in a piece of the training part (Chan et al. 1979).
+        """Add a piece of the training part; call :meth:`finish` after the last one (Chan et al. 1979).
 
         Args:
             x: ``(n, *shape)``, or sequences ``(n, T, *shape)``.
-            lengths: int64 ``(n,)``, which steps of the sequences count; None for all.
-            weight: ``(n,)``, ≥ 0, what each sample counts; None for the same.
+            lengths: int64 ``(n,)``, numbers of valid steps of the sequences; None for all.
+            weight: ``(n,)``, ≥ 0, weight of each sample; None for equal weights.
         """
         weight = torch.ones(len(x), device=x.device) if weight is None else weight
         if x.dim() > self.mean.dim() + 1:
@@ -69,7 +74,7 @@ class Standardize(nn.Module):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Set mean and deviation from all pieces; without any, leave them."""
+        """Set mean and deviation from all pieces; without any, leave them unchanged."""
         if self._seen is None:
             return
         count, mean, deviations = self._seen

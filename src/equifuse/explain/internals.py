@@ -13,7 +13,7 @@ from torch import Tensor
 from equifuse.data.batch import Batch
 from equifuse.explain.targets import ByModality, Floats, evaluating, joined, means, presence
 from equifuse.fusion import GMF, DEQFusion, FoldedGMF, find_equilibrium
-from equifuse.fusion.deq.problem import Solved
+from equifuse.fusion.deq.problem import Solved, observed
 from equifuse.model import FusionModel
 
 
@@ -111,7 +111,7 @@ def gated(fusion: DEQFusion, solved: Solved) -> tuple[Tensor | None, Tensor]:
 
     Args:
         fusion: the module.
-        solved: what :meth:`DEQFusion.observed` has seen.
+        solved: a solve recorded by :func:`equifuse.fusion.deq.problem.observed`.
 
     Returns:
         ``α`` and ``z'``, ``(M', R, d)``; None for ``α`` without a gate.
@@ -138,7 +138,7 @@ def _gate_activity(
     fusion = find_equilibrium(model.fusion)
     if fusion is None:
         return None
-    with fusion.observed() as seen:
+    with observed(fusion) as seen:
         model.fusion(encoded, batch.present)
     solved = seen[-1]
     alpha, purified = gated(fusion, solved)

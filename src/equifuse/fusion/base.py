@@ -136,7 +136,7 @@ class Fusion(nn.Module, Configurable, ABC):
         """Fuse flattened rows ``(R, l_m)``; all outputs are ``(R, ...)``. Implemented by each fusion."""
 
     def current_options(self) -> dict[str, Any]:
-        """The widths, and the weights of losses, of which a weight ``kl_weight`` is the one of the loss ``kl``."""
+        """The widths, and the weights of losses: the option ``kl_weight`` is the weight of the loss ``kl``."""
         weights = {
             f"{label}_weight": weight for label, weight in {**self.loss_weights, **self.target_loss_weights}.items()
         }
@@ -146,12 +146,7 @@ class Fusion(nn.Module, Configurable, ABC):
     def target_losses(
         self, output: FusionOutput, target: Tensor, present: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Losses of the method that compare with the target; :class:`FusionOutput` has those that do not.
-
-        Takes the result ``output`` of a call with leading shape ``(B,)``, the target (for classification int64
-        ``(B,)``), and ``present`` as in the call. Returns unweighted scalars by name, {} for most methods;
-        ``fusion.target_loss_weights`` has the weights.
-        """
+        """Losses that compare the ``output`` of a call with the target: unweighted, by name, {} for most methods."""
         return {}
 
     def output_maps(self) -> list[nn.Linear]:
@@ -168,11 +163,11 @@ class Fusion(nn.Module, Configurable, ABC):
         """Fuse a batch.
 
         Args:
-            inputs: modality name -> ``(B, ..., l_m)``, with the same leading shape for all. A modality of ``dims``
-                without a key is absent from the whole batch. Every leading position is fused on its own.
-            present: modality name -> bool, ``(B,)`` or the full leading shape, True where the modality is present; a
-                modality without a key is present in every sample. Rows of an absent modality may hold anything, NaN
-                included, and get no gradient. A sample's result is the same as if the modality had never been given.
+            inputs: modality name -> ``(B, ..., l_m)``, with the same leading shape for all, whose positions are fused
+                independently. A modality of ``dims`` without a key is absent from the whole batch.
+            present: modality name -> bool, ``(B,)`` or the full leading shape, True (default) where the modality is
+                present. Rows of an absent modality may hold anything, NaN included, get no gradient and do not affect
+                the result.
             index: int64, the positions' numbers in the data set, ≥ 0; for a fusion with an ``EquilibriumCache``.
 
         Returns:

@@ -22,8 +22,6 @@ def register(kind: type[Fusion]) -> type[Fusion]:
     ...     def fuse(self, rows):
     ...         first = next(iter(self.dims))
     ...         return ef.FusionOutput(rows.values[first], dict(rows.values))
-    ...     def config(self):
-    ...         return {"name": self.name, "dims": self.dims}
     >>> ef.make_fusion("first_only", {"a": 5, "b": 2}).out_dim
     5
     """

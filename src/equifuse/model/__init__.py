@@ -1,4 +1,4 @@
-"""Encoders + fusion + head as one module: built from names, stored without code."""
+"""Models: encoders, a fusion and a head as one module; built from names, stored without code."""
 
 from equifuse.model.build import build_model
 from equifuse.model.heads import LinearHead

@@ -1,4 +1,4 @@
-"""Models from names and numbers, as the command line builds them."""
+"""Build models from names and numbers, as the command line does."""
 
 from __future__ import annotations
 
@@ -31,30 +31,36 @@ def build_model(
     head_dropout: float = 0.0,
     clip: float | None = 5.0,
 ) -> FusionModel:
-    """A model from names and numbers, as the command line builds it; it can be stored without any code.
+    """Build a model from names and numbers, as the command line does; it can be stored and loaded without any code.
 
-    Every modality is standardised (fit with :meth:`FusionModel.fit_preprocessing`) and encoded.
+    Every modality is standardised (fit it with :meth:`FusionModel.fit_preprocessing`) and encoded.
+
+    >>> model = ef.build_model({"text": 300, "image": 512}, "classification", 3, fusion="gmf")
+    >>> model({"text": torch.randn(8, 300), "image": torch.randn(8, 512)}).prediction.shape
+    torch.Size([8, 3])
 
     Args:
         shapes: modality name -> shape of one sample (or its width).
         task: "classification", "multilabel", "regression", "retrieval" or "survival".
         n_outputs: number of outputs ``K``: classes, labels, targets, 1 for survival, or the embedding width.
-        fusion: name of a fusion.
+        fusion: name of a fusion; default "deq".
         fusion_options: its options.
-        encoder: "mlp" or "identity" (on flattened features), a pooling of
-            :class:`~equifuse.encoders.SequenceEncoder` (on shapes ``(T, l)``), or "auto": "attention" for the
-            ``sequences``, else "mlp". One for all modalities, or a mapping modality name -> encoder ("auto" for those
-            not in it).
-        encoder_options: ``hidden`` (widths, default [128]; the last is the output's, also of sequences), ``dropout``
-            (default 0.3) and ``input_dropout`` (default 0).
+        encoder: "mlp" or "identity" (on flattened features), a pooling of :class:`~equifuse.encoders.SequenceEncoder`
+            (on shapes ``(T, l)``), or "auto" (default): "attention" for the ``sequences``, else "mlp". One for all
+            modalities, or a mapping from modality name to encoder ("auto" for the others).
+        encoder_options: ``hidden`` (widths, default [128]; the last one is the output width, also for sequences),
+            ``dropout`` (default 0.3) and ``input_dropout`` (default 0).
         sequences: modalities whose samples are padded sequences.
         classes: names of the outputs.
-        head_dropout: dropout before the head, in [0, 1).
-        clip: bound on standardised inputs, or None.
+        head_dropout: dropout rate before the head, in [0, 1); default 0.
+        clip: bound on standardised inputs, or None; default 5.
+
+    Returns:
+        The model, with fresh weights.
 
     Raises:
         UnknownNameError: an unknown fusion, encoder, task, modality or option.
-        InputError: a value out of range, or an encoder that does not fit a modality's shape.
+        InputError: a value is out of range, or an encoder does not fit a modality's shape.
     """
     given = {name: (shape,) if isinstance(shape, int) else tuple(shape) for name, shape in shapes.items()}
     options = dict(encoder_options or {})
@@ -96,7 +102,7 @@ def build_model(
 
 
 def _with_outputs(fusion: str, options: Mapping[str, Any] | None, n_outputs: int) -> dict[str, Any]:
-    """A fusion's options; one that decides by itself, or whose backend does, is told how many outputs there are."""
+    """A fusion's options, with the number of outputs for a fusion (or its backend) that decides itself."""
     given = dict(options or {})
     known, backend = options_of(fusion), given.get("backend")
     if "outputs" in known:
@@ -109,7 +115,7 @@ def _with_outputs(fusion: str, options: Mapping[str, Any] | None, n_outputs: int
 def _encoder(
     name: str, shape: tuple[int, ...], kind: str, options: Mapping[str, Any], padded: bool, clip: float | None
 ) -> tuple[nn.Module, int]:
-    """The encoder of a modality, standardising included, and the width of what it gives."""
+    """The encoder of a modality, with standardising, and the width of its output."""
     if kind not in ENCODERS:
         raise UnknownNameError("encoder", kind, ENCODERS)
     if kind == "auto":

@@ -10,12 +10,15 @@ from equifuse.errors import InputError
 
 
 class LinearHead(nn.Module):
-    """Dropout and one affine map ``(B, in_dim) -> (B, outputs)``, on features normalised to unit size.
+    """The usual last layer of a model: LayerNorm, dropout and one affine map to the outputs.
+
+    >>> ef.model.LinearHead(64, outputs=3)(torch.randn(8, 64)).shape
+    torch.Size([8, 3])
 
     Args:
         in_dim: width of the fused representation.
         outputs: number of outputs ``K``.
-        dropout: probability, in [0, 1).
+        dropout: rate in [0, 1); default 0.
 
     Raises:
         InputError: ``dropout`` is out of range.

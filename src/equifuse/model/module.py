@@ -1,4 +1,4 @@
-"""Encoders + fusion + head as one module."""
+"""Encoders, a fusion and a head as one module."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ from equifuse.registry import TASKS
 
 
 class Piece(NamedTuple):
-    """A part of a split: inputs, presence and lengths by modality, and the samples' weights, all as in a batch."""
+    """A part of a split, for preprocessing: inputs, presence and lengths by modality, and weights, as in a batch.
+
+    >>> piece = ef.model.Piece({"a": torch.randn(8, 3)}, present={}, lengths={})
+    >>> piece.weight is None
+    True
+    """
 
     inputs: Mapping[str, Tensor]
     present: Mapping[str, Tensor]
@@ -31,11 +36,16 @@ class Piece(NamedTuple):
 class ModelOutput:
     """What a :class:`FusionModel` returns.
 
+    >>> model = ef.build_model({"a": 3, "b": 4}, "regression", 1, fusion="mean")
+    >>> out = model({"a": torch.randn(8, 3), "b": torch.randn(8, 4)})
+    >>> out.prediction.shape, out.fusion.fused.shape, out.encoded["a"].shape
+    (torch.Size([8, 1]), torch.Size([8, 128]), torch.Size([8, 128]))
+
     Attributes:
-        prediction: ``(B, K)`` raw outputs: logits, regression values, or embeddings for retrieval.
-        fusion: the fusion's output, with its regularisers and convergence.
-        encoded: per modality given, its encoder's output ``(B, ..., l_m)``; what an absent sample's holds does not
-            matter. {} where there is not one output for all modalities.
+        prediction: ``(B, K)`` raw outputs: logits, values, or embeddings for retrieval.
+        fusion: the fusion's output, with its losses and convergence.
+        encoded: for each modality given its encoder's output ``(B, ..., l_m)``; rows of an absent modality have no
+            meaning. {} if there is no single output for all modalities.
     """
 
     prediction: Tensor
@@ -44,20 +54,27 @@ class ModelOutput:
 
 
 class FusionModel(nn.Module):
-    """Encoders per modality, a fusion, and a head: ``dict of raw inputs -> predictions``.
+    """Encoders for the modalities, a fusion and a head: from a dict of raw inputs to predictions.
+
+    :func:`build_model` makes one from names; use this class to combine modules of your own.
+
+    >>> fusion = ef.DEQFusion({"text": 300, "image": 64}, dim=32)
+    >>> encoders = {"text": None, "image": torch.nn.Linear(512, 64)}
+    >>> model = ef.FusionModel(encoders, fusion, torch.nn.Linear(32, 3), task="classification")
+    >>> model({"text": torch.randn(8, 300), "image": torch.randn(8, 512)}).prediction.shape
+    torch.Size([8, 3])
 
     Args:
-        encoders: modality name -> module ``(B, …) -> (B, ..., l_m)``, ``l_m`` the width the fusion was built for, or
-            None for the identity. Exactly the fusion's modalities. An encoder only ever sees the samples that have
-            the modality.
+        encoders: modality name -> module ``(B, …) -> (B, ..., l_m)`` with the width ``l_m`` of the fusion, or None for
+            the identity; exactly the fusion's modalities. An encoder only gets samples that have the modality.
         fusion: any :class:`~equifuse.Fusion`.
         head: module ``(B, ..., out_dim) -> (B, ..., K)``.
-        task: "classification", "multilabel", "regression", "retrieval", "survival", or None where the model is only a
-            module.
-        classes: class or target names, K of them, or None.
+        task: "classification", "multilabel", "regression", "retrieval" or "survival"; None (default) if the model is
+            not trained or evaluated by this library.
+        classes: names of the ``K`` classes or targets, or None.
 
     Raises:
-        UnknownNameError: an encoder for a modality the fusion does not have, or an unknown task.
+        UnknownNameError: an encoder for a modality that the fusion does not have, or an unknown task.
         InputError: a modality has no encoder.
     """
 
@@ -95,7 +112,7 @@ class FusionModel(nn.Module):
 
     @property
     def n_outputs(self) -> int | None:
-        """Number of outputs ``K`` if the model was made by :func:`build_model`, else None."""
+        """Number of outputs ``K`` of a model made by :func:`build_model`, else None."""
         return None if self.recipe is None else int(self.recipe["n_outputs"])
 
     def forward(
@@ -110,16 +127,16 @@ class FusionModel(nn.Module):
 
         Args:
             inputs: modality name -> ``(B, …)``; a modality left out is absent from the whole batch.
-            present: modality name -> bool ``(B,)``; what an absent sample's input holds does not matter.
-            lengths: modality name -> int64 ``(B,)``, how many steps of padded sequences ``(B, T, …)`` count; the
+            present: modality name -> bool ``(B,)``, True where present; rows of an absent modality may hold anything.
+            lengths: modality name -> int64 ``(B,)``, numbers of valid steps of padded sequences ``(B, T, …)``; the
                 modality's encoder must take lengths, as :class:`~equifuse.encoders.SequenceEncoder` does.
-            index: the samples' numbers, for a fusion with a cache; see :meth:`Fusion.forward`.
+            index: the samples' numbers, for a fusion with warm starts; see :meth:`Fusion.forward`.
 
         Returns:
             :class:`ModelOutput`.
 
         Raises:
-            UnknownNameError: a modality the model does not have.
+            UnknownNameError: a modality that the model does not have.
             InputError: a shape, width or mask does not fit.
         """
         encoded = self.encode(inputs, present, lengths=lengths)
@@ -133,7 +150,7 @@ class FusionModel(nn.Module):
         *,
         lengths: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """What the fusion is given: each modality's ``(B, ..., l_m)``; arguments and errors as in the call."""
+        """The inputs of the fusion: ``(B, ..., l_m)`` for each modality; arguments and errors as in the call."""
         present, lengths = present or {}, lengths or {}
         for name in (*inputs, *present, *lengths):
             if name not in self.encoders:
@@ -164,12 +181,12 @@ class FusionModel(nn.Module):
         present: Mapping[str, Tensor] | None = None,
         lengths: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Fit each :class:`Standardize` on the *training* part: ``inputs`` ``(n, *shape)``, ``present`` ``(n,)``."""
+        """Fit every :class:`Standardize` on the *training* part: ``inputs`` ``(n, *shape)``, ``present`` ``(n,)``."""
         self.fit_preprocessing_in_pieces([Piece(inputs, present or {}, lengths or {})])
 
     @torch.no_grad()
     def fit_preprocessing_in_pieces(self, pieces: Iterable[Piece]) -> None:
-        """:meth:`fit_preprocessing` on a training part that comes in pieces; none of them is kept."""
+        """:meth:`fit_preprocessing` on a training part that comes in pieces, which are not stored."""
         layers = {
             name: [module for module in encoder.modules() if isinstance(module, Standardize)]
             for name, encoder in self.encoders.items()
@@ -188,8 +205,8 @@ class FusionModel(nn.Module):
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Store the model as a folder of ``model.safetensors`` and ``model.json``; atomic, never a pickle.
 
-        The recipe of a model made by :func:`build_model` is stored with it. For other models the fusion's recipe is
-        stored, and :func:`load` needs the encoders and the head.
+        A model made by :func:`build_model` can be loaded without code. For others the fusion's configuration is stored,
+        and :func:`load` needs the encoders and the head.
 
         Args:
             path: folder to create.
@@ -205,7 +222,7 @@ class FusionModel(nn.Module):
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, card: str | None = None, overwrite: bool = False
     ) -> None:
-        """:meth:`save` into a folder as it goes on the Hugging Face hub; an empty one may be there already.
+        """:meth:`save` into a folder for the Hugging Face hub, which may exist if it is empty.
 
         Args:
             folder: folder to create.
@@ -213,7 +230,7 @@ class FusionModel(nn.Module):
             overwrite: replace an existing folder.
 
         Raises:
-            OutputExistsError: there is something in the folder and ``overwrite`` is False.
+            OutputExistsError: the folder is not empty and ``overwrite`` is False.
         """
         from equifuse.model import store  # noqa: PLC0415
 
@@ -231,20 +248,20 @@ class FusionModel(nn.Module):
         token: str | None = None,
         local_files_only: bool | None = None,
     ) -> FusionModel:
-        """:func:`load` from a local folder, or else from a repository ``owner/name`` of the Hugging Face hub.
+        """:func:`load` from a local folder, or from a repository ``owner/name`` of the Hugging Face hub.
 
         Args:
             name: folder or repository.
             encoders: see :func:`load`.
             head: see :func:`load`.
             revision: branch, tag or commit of the repository.
-            cache_dir: where downloads are kept; default the hub's cache.
+            cache_dir: folder for downloads; default the hub's cache.
             token: for private repositories; default the one stored by the hub's own login.
-            local_files_only: take it from the cache, never from the network.
+            local_files_only: never use the network.
 
         Raises:
-            DataError: nothing there, or a damaged file.
-            InputError: a repository, and the extra ``equifuse[hub]`` is not installed.
+            DataError: there is no model, or a file is damaged.
+            InputError: it is a repository, and the extra ``equifuse[hub]`` is not installed.
         """
         from equifuse.model import store  # noqa: PLC0415
 
@@ -267,13 +284,13 @@ class FusionModel(nn.Module):
         private: bool | None = None,
         token: str | None = None,
     ) -> str:
-        """Upload the model to a repository of the Hugging Face hub, made if there is none.
+        """Upload the model to a repository of the Hugging Face hub, which is created if it does not exist.
 
         Args:
             repository: ``owner/name``.
-            card: content of its ``README.md``; None leaves the one that is there.
-            message: of the commit.
-            private: whether a new repository is; default the owner's setting.
+            card: content of its ``README.md``; None keeps an existing one.
+            message: commit message.
+            private: whether a new repository is private; default the owner's setting.
             token: default the one stored by the hub's own login.
 
         Returns:
@@ -289,7 +306,7 @@ class FusionModel(nn.Module):
 
 
 def _encode(encoder: nn.Module, x: Tensor, lengths: Tensor | None, mask: Tensor | None, width: int) -> Tensor:
-    """Encode the samples that have the modality; the others get zeros, which the fusion masks out anyway."""
+    """Encode the samples that have the modality; the others get zeros, which the fusion ignores."""
     if mask is None:
         encoded: Tensor = encode(encoder, x, lengths)
         return encoded

@@ -60,7 +60,7 @@ def load_pretrained(
     head: nn.Module | None,
     **download: Any,
 ) -> FusionModel:
-    """:func:`load` from a local folder, or else from the hub; see :meth:`FusionModel.from_pretrained`."""
+    """:func:`load` from a local folder, or from the hub; see :meth:`FusionModel.from_pretrained`."""
     folder = Path(name)
     if not folder.is_dir():
         folder = hub.download(str(name), (DESCRIPTION, WEIGHTS), **download)
@@ -84,13 +84,23 @@ def load(
 ) -> FusionModel:
     """Load a model stored by :meth:`FusionModel.save`, in evaluation mode, on the CPU.
 
+    >>> model = ef.build_model({"text": 300, "image": 512}, "classification", 3, fusion="gmf").eval()
+    >>> model.save("model")
+    >>> inputs = {"text": torch.randn(8, 300), "image": torch.randn(8, 512)}
+    >>> torch.equal(ef.load("model")(inputs).prediction, model(inputs).prediction)
+    True
+
     Args:
         path: the folder.
         encoders: needed for a model that was not made by :func:`build_model`: modules of the same structure.
         head: likewise.
 
+    Returns:
+        The model.
+
     Raises:
-        DataError: nothing there, a damaged or unknown file, weights that do not fit, or modules that must be given.
+        DataError: there is no model, a file is damaged or of an unknown version, weights do not fit, or modules are
+            needed.
     """
     from safetensors.torch import load_file  # noqa: PLC0415
 
@@ -133,7 +143,7 @@ def load(
 
 
 def _check_sizes(path: Path, described: Any, build: Callable[[], FusionModel], tensors: Mapping[str, Tensor]) -> None:
-    """Refuse a description of a model larger than its weights before any memory is claimed for it."""
+    """Refuse a description of a model that is larger than its weights, before any memory is allocated for it."""
     most = max(_ALWAYS_ADMITTED, sum(tensor.numel() for tensor in tensors.values()))
     left = [described["fusion"], described["recipe"], described["shapes"]]
     while left:
@@ -152,5 +162,5 @@ def _check_sizes(path: Path, described: Any, build: Callable[[], FusionModel], t
 
 
 def _float_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
-    """The dtype the model was stored in: that of its first floating-point tensor."""
+    """The dtype of the first floating-point tensor, in which the model was stored."""
     return next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)

@@ -50,19 +50,26 @@ def _codes(text: NDArray[np.generic]) -> NDArray[np.uint32]:
 def read_npz(path: str | os.PathLike[str], *, val_fraction: float = 0.2, seed: int = 0) -> MultimodalDataset:
     """Read a data set from an ``.npz`` file.
 
-    Keys ``modalities`` (names in order) and ``task``, and either layout:
+    >>> ef.datasets.write_npz("digits.npz", ef.datasets.load("digits"))
+    >>> ef.datasets.read_npz("digits.npz").modalities
+    ('pixels', 'fourier', 'zernike', 'profiles', 'morphology')
+
+    Keys ``modalities`` (names in order) and ``task``, and one of two layouts:
 
     - ready split: ``<modality>_train``, optionally ``_val``, ``_test``; ``y_train``, …
     - index split: one array per modality, ``y``, ``train_idx``, optionally ``val_idx``, ``test_idx``.
 
-    A missing validation part is split off the training part (stratified where the task has classes). A row that is all
-    NaN is a missing modality. Optional: ``class_names``, ``sample_ids``, and ``<modality>_len``
-    (``<modality>_len_train``, …): how many steps of a sequence ``(n, T, l)`` count.
+    A missing validation part is split off the training part (stratified for classification). A row that is all NaN is
+    a missing modality. Optional: ``class_names``, ``sample_ids``, and ``<modality>_len`` (``<modality>_len_train``, …),
+    the numbers of valid steps of sequences ``(n, T, l)``.
 
     Args:
         path: the file.
-        val_fraction: share of the training part used for validation where the file has none, in (0, 1).
-        seed: of that split.
+        val_fraction: share of the training part used for validation if the file has no validation part, in (0, 1).
+        seed: seed of that split.
+
+    Returns:
+        The data set.
 
     Raises:
         DataError: the file is missing or damaged, a key is missing, or the content does not fit together.
@@ -175,7 +182,12 @@ def _typed(split: Split, task: str) -> Split:
 
 
 def write_npz(path: str | os.PathLike[str], dataset: MultimodalDataset) -> None:
-    """Write a data set in the ready-split layout, atomically; missing modalities become NaN rows."""
+    """Write a data set as an ``.npz`` file with a ready split, atomically; missing modalities become NaN rows.
+
+    >>> ef.datasets.write_npz("digits.npz", ef.datasets.load("digits"))
+    >>> ef.datasets.load("digits.npz").task
+    'classification'
+    """
     path = Path(path)
     arrays: Arrays = {"modalities": np.array(dataset.modalities), "task": np.array(dataset.task)}
     if dataset.classes is not None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import torch
@@ -61,25 +60,21 @@ class DEQFusion(Fusion):
         dim: width ``d`` of every state, a multiple of 4; default 128.
         combine: ``"sum"`` (the paper, default) or ``"mean"`` of the gated states of the modalities present.
         solver: a solver, its name, or ``{"name": …, options}``; default Anderson to 1e-4 in at most 100 evaluations.
-            ``solver`` and ``gradient`` are attributes that may be replaced later.
-        gradient: likewise a gradient rule; default :class:`~equifuse.Implicit`.
+        gradient: likewise a gradient rule; default :class:`~equifuse.Implicit`. Both may be replaced later.
         jacobian_weight: default weight of the ``jacobian`` loss, see :func:`equifuse.jacobian_penalty`; default 0.
         spectral_weight: default weight of the ``spectral`` loss, see :func:`equifuse.spectral_penalty`; default 0.
         spectral_band: lowest and highest spectral radius that is not penalised; default (0.7, 0.9).
         residual_weight: default weight of the ``residual`` loss, the relative residual after 3 plain steps; default 0.
         contraction: κ in (0, 1): every part of the map contracts at least by κ for any weights and inputs, so the
-            equilibrium exists, is unique and is found by plain iteration. None (default), as in the paper: no
-            guarantee.
+            equilibrium exists, is unique and is found by plain iteration. Default None, as in the paper.
         mixed_precision: whether products may use bfloat16 where that is faster and tolerances hold; default True.
         projection: False uses inputs as they are; all widths must then equal ``dim``. Default True.
         strict: raise :class:`~equifuse.errors.NotConvergedError` instead of warning; default False.
         iterations: ablation: apply the map this many times from zero, without an equilibrium. Default None.
-        modality_blocks, gate: ablations: False leaves out the modality blocks, or the gate. Default True.
-        weighted_sum_only: ablation: True returns a learned weighted sum of the inputs. Default False.
+        modality_blocks, gate, weighted_sum_only: ablations: no modality blocks, no gate, only a weighted sum of inputs.
 
-    Attributes:
-        warm_start: an :class:`~equifuse.EquilibriumCache`, or None (default). In training mode, calls with ``index=``
-            then start from the samples' previous equilibria.
+    With an :class:`~equifuse.EquilibriumCache` as attribute ``warm_start`` (default None), calls with ``index=`` in
+    training mode start from the samples' previous equilibria.
 
     ``fused`` and ``modalities`` are the equilibria (zeros where absent). ``stats.parts`` has the statistics of each
     modality and of ``"fusion"``, ``stats`` the largest residual, and the steps of the slowest modality plus "fusion".
@@ -143,7 +138,7 @@ class DEQFusion(Fusion):
         self.loss_weights = {label: weight for label, weight in weights.items() if weight}
 
         self.warm_start: EquilibriumCache | None = None
-        self._observers: list[list[Solved]] = []
+        self.observers: list[list[Solved]] = []
 
         count = len(self.dims)
         self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in self.dims.items()} if projection else {})
@@ -153,7 +148,7 @@ class DEQFusion(Fusion):
         self.gate = nn.Linear(dim, dim) if gate and not weighted_sum_only else None
         self.mix = nn.Linear(dim, dim) if not weighted_sum_only else None
         self.norm = NormParameters(dim, gain=OUTER_GAIN) if not weighted_sum_only else None
-        self.reset_parameters()
+        initialize(self)
 
     @property
     def cache(self) -> EquilibriumCache | None:
@@ -166,12 +161,8 @@ class DEQFusion(Fusion):
         warnings.warn("use warm_start in place of cache", DeprecationWarning, stacklevel=2)
         self.warm_start = value
 
-    def reset_parameters(self) -> None:
-        """Draw new initial weights; see :mod:`equifuse.fusion.deq.initialization`."""
-        initialize(self)
-
     def current_options(self) -> dict[str, Any]:
-        """The solver and the gradient rule, which may be replaced."""
+        """The solver and the gradient rule, which may have been replaced."""
         return {**super().current_options(), "solver": self.solver, "gradient": self.gradient}
 
     # ---- the mathematics -------------------------------------------------------------------------------------
@@ -248,12 +239,7 @@ class DEQFusion(Fusion):
     def equilibrium_map(
         self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
     ) -> tuple[JointMap, Tensor]:
-        """The map of the whole state and its start, e.g. for ``ef.spectral_radius(*fusion.equilibrium_map(inputs))``.
-
-        For ``R`` leading positions and the ``M'`` modalities given: ``f: (R, M' + 1, d) -> (R, M' + 1, d)``, the fusion
-        state last, and the start (zeros). Raises :class:`InputError` for a ``weighted_sum_only`` fusion, which has
-        none.
-        """
+        """The joint map of states ``(R, M' + 1, d)``, fusion state last, and its start; for ``spectral_radius``."""
         if self.mix is None:
             raise InputError("a weighted_sum_only fusion has no equilibrium map")
         _, rows = flatten(inputs, present, self.dims)
@@ -307,21 +293,11 @@ class DEQFusion(Fusion):
         parts[_FUSION] = stats
         merged = merge_stats(modality_parts, stats, parts)
         report(merged, "forward")
-        if self._observers:
+        if self.observers:
             solved = Solved(p.names, p.x, p.mask, modality_map, states, fusion_map, fused, parts)
-            for seen in self._observers:
+            for seen in self.observers:
                 seen.append(solved)
         return FusionOutput(fused, self._by_name(states, p), stats=merged)
-
-    @contextmanager
-    def observed(self) -> Iterator[list[Solved]]:
-        """A context that yields a list, to which every solve inside it is appended; for monitors."""
-        seen: list[Solved] = []
-        self._observers.append(seen)
-        try:
-            yield seen
-        finally:
-            self._observers = [other for other in self._observers if other is not seen]
 
     def _fixed_point(
         self, f: ModalityMap | FusionMap, names: list[str], index: Tensor | None
@@ -366,12 +342,9 @@ class DEQFusion(Fusion):
 
     @classmethod
     def from_reference(cls, state_dict: Mapping[str, Tensor], **options: Any) -> Self:
-        """Build the fusion from weights in the key layout of the authors' public code, without projections.
+        """Build the fusion from a state dict of the authors' code; modalities are then named ``"0"``, ``"1"``, ….
 
-        The keys: ``func_.branches.{m}.conv1|conv2.weight|bias``, ``.gn1|gn2|gn3.weight|bias``; the last branch has
-        ``gate``, ``fuse`` and ``gn3``; ``weights.{m}`` and ``bias`` make the weighted sum. Modalities are named
-        ``"0"``, ``"1"``, … in index order; the module gets the dtype of the tensors and the constructor's ``options``.
-        Raises :class:`InputError` for a key that is missing, unexpected, or of the wrong shape.
+        ``options`` are the constructor's; :mod:`equifuse.fusion.deq.reference_weights` has the layout of the keys.
         """
         return from_reference(cls, state_dict, **options)
 

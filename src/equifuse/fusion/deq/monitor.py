@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equifuse.errors import InputError
 from equifuse.fusion.deq.module import DEQFusion
-from equifuse.fusion.deq.problem import Solved
+from equifuse.fusion.deq.problem import Solved, observed
 from equifuse.solve import spectral_radius
 
 # Above this spectral radius iteration is slow, and convergence may be lost with little more training.
@@ -134,7 +134,7 @@ class EquilibriumMonitor:
         training = self.module.training
         self.module.eval()
         try:
-            with torch.no_grad(), self.fusion.observed() as seen:
+            with torch.no_grad(), observed(self.fusion) as seen:
                 self.module(inputs, present)
         finally:
             self.module.train(training)
@@ -142,7 +142,7 @@ class EquilibriumMonitor:
 
     @torch.no_grad()
     def describe(self, solved: Solved) -> EquilibriumReport:
-        """Report on one of the solves that :meth:`DEQFusion.observed` recorded."""
+        """Report on one of the solves that :func:`equifuse.fusion.deq.problem.observed` recorded."""
         parts: dict[str, PartReport] = {}
         count = solved.fused.shape[0]
         if solved.modality_map is not None:

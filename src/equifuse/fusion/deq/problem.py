@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,6 +13,9 @@ from torch import Tensor
 from equifuse.fusion.deq.fusion_map import FusionMap, FusionWeights
 from equifuse.fusion.deq.modality_map import BlockWeights, ModalityMap
 from equifuse.solve import SolverStats
+
+if TYPE_CHECKING:
+    from equifuse.fusion.deq.module import DEQFusion
 
 
 @dataclass
@@ -39,7 +45,7 @@ class Problem:
 
 @dataclass
 class Solved:
-    """A finished solve, as monitors receive it; see :meth:`DEQFusion.observed`.
+    """A finished solve, as monitors receive it; see :func:`observed`.
 
     Attributes:
         names: the ``M'`` modalities given.
@@ -60,6 +66,17 @@ class Solved:
     fusion_map: FusionMap
     fused: Tensor
     stats: dict[str, SolverStats]
+
+
+@contextmanager
+def observed(fusion: DEQFusion) -> Iterator[list[Solved]]:
+    """A context that yields a list, to which every solve of ``fusion`` inside it is appended; for monitors."""
+    seen: list[Solved] = []
+    fusion.observers.append(seen)
+    try:
+        yield seen
+    finally:
+        fusion.observers = [other for other in fusion.observers if other is not seen]
 
 
 def split_stats(stats: SolverStats, p: Problem) -> dict[str, SolverStats]:

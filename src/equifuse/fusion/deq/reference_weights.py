@@ -1,4 +1,9 @@
-"""Weights in the key layout of the authors' public code."""
+"""Weights in the key layout of the authors' public code.
+
+``func_.branches.{m}.conv1|conv2.weight|bias`` and ``.gn1|gn2|gn3.weight|bias`` are the block of modality ``m``; the
+last branch has ``gate``, ``fuse`` and ``gn3``; ``weights.{m}`` and ``bias`` make the weighted sum. There are no
+projections: inputs have width ``d``. The dtype of the tensors becomes the module's.
+"""
 
 from __future__ import annotations
 
