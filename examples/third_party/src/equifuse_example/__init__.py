@@ -1,0 +1,1 @@
+"""One of each part that equifuse takes from other packages."""
