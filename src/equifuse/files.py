@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from equifuse.errors import DataError, EquifuseError, OutputError, OutputExistsError
+from equifuse.extras import require
 
 # Errors that only writing can be the reason of, whatever else happens meanwhile; and all there are.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -222,7 +223,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is missing or damaged, is no mapping, or repeats itself beyond measure.
     """
-    import yaml  # noqa: PLC0415
+    yaml = require("train", "yaml", "YAML")
 
     if not path.is_file():
         raise DataError(f"no such file: {path}")
@@ -243,7 +244,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def write_yaml(path: Path, content: dict[str, Any]) -> None:
     """Write YAML atomically, keys in the given order."""
-    import yaml  # noqa: PLC0415
+    yaml = require("train", "yaml", "YAML")
 
     write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 

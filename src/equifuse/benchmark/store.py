@@ -12,6 +12,7 @@ from typing import Any
 
 from equifuse.benchmark.job import Job, JobInfo, JobResult
 from equifuse.errors import DataError
+from equifuse.extras import require
 from equifuse.files import atomic, parse_errors
 
 _FORMAT = 1
@@ -139,8 +140,8 @@ class Store:
 
     def to_parquet(self, path: Path) -> None:
         """Write every score as one row of a Parquet table: data, method, seed, protocol, condition, metric, value."""
-        import pyarrow as pa  # noqa: PLC0415
-        from pyarrow import parquet  # noqa: PLC0415
+        pa = require("train", "pyarrow", "reading and writing tables")
+        parquet = require("train", "pyarrow.parquet", "reading and writing tables")
 
         query = (
             "SELECT data, method, seed, protocol, condition, metric, value, key, fingerprint, finished "

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
+from equifuse.extras import require
 from equifuse.report.tables import Strong, TextTable
 
 _KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
@@ -61,7 +62,7 @@ def render_page(
         lead: paragraphs before the first section.
         facts: name and value pairs before the first section.
     """
-    import jinja2  # noqa: PLC0415
+    jinja2 = require("train", "jinja2", "a page")
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.tests["strong"] = lambda cell: isinstance(cell, Strong)

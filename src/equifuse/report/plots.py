@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equifuse.evaluation.robustness import RobustnessReport
+from equifuse.extras import require
 from equifuse.files import atomic
 
 if TYPE_CHECKING:  # it takes half a second to import
@@ -43,7 +44,7 @@ def save(figure: Figure, path: Path) -> None:
         figure: as the functions of this module return it.
         path: PNG, SVG or PDF file; replaced if it is there.
     """
-    import matplotlib as mpl  # noqa: PLC0415
+    mpl = require("train", "matplotlib", "a plot")
 
     with atomic(path) as staging, mpl.rc_context({"svg.hashsalt": "equifuse"}):
         figure.savefig(staging, format=path.suffix.removeprefix("."), metadata=_UNDATED.get(path.suffix))
@@ -61,6 +62,7 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[An
 @cache
 def _figure_class() -> Any:
     """Matplotlib's figure, which a notebook shows although pyplot does not know it."""
+    require("train", "matplotlib", "a plot")
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     class NotebookFigure(Figure):  # type: ignore[misc, unused-ignore]

@@ -10,6 +10,7 @@ from equifuse._display import html_table
 from equifuse.data import MultimodalDataset
 from equifuse.data.inspect import Inspection
 from equifuse.evaluation.robustness import RobustnessReport
+from equifuse.extras import require
 
 if TYPE_CHECKING:  # it takes a moment to import, and pages do without
     from rich.table import Table
@@ -70,6 +71,7 @@ def number(value: float | None, form: str = ".4f") -> str:
 
 def show(table: Table | TextTable) -> None:
     """Print a table to standard output."""
+    require("train", "rich", "a table")
     from rich.console import Console  # noqa: PLC0415
 
     Console().print(table if not isinstance(table, TextTable) else text_table(table.caption, table.header, table.rows))
@@ -77,6 +79,7 @@ def show(table: Table | TextTable) -> None:
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
     """Metrics of splits side by side; other entries of ``metrics.json``, and what is undefined, go to the caption."""
+    require("train", "rich", "a table")
     from rich import box  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
@@ -110,6 +113,7 @@ def undefined_notes(undefined: Mapping[str, Mapping[str, str]] | None) -> list[s
 
 def datasets_table(sets: Iterable[MultimodalDataset]) -> Table:
     """Task, modalities with widths, and rows of each data set."""
+    require("train", "rich", "a table")
     from rich import box  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
@@ -123,6 +127,7 @@ def datasets_table(sets: Iterable[MultimodalDataset]) -> Table:
 
 def inspection_tables(found: Inspection) -> list[Table]:
     """Modalities, and the balance of the classes, of an inspected data set."""
+    require("train", "rich", "a table")
     from rich import box  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
@@ -164,6 +169,7 @@ def robustness_table(report: RobustnessReport) -> TextTable:
 
 def text_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Rows of text under a header; all columns but the first are aligned to the right."""
+    require("train", "rich", "a table")
     from rich import box  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 

@@ -257,8 +257,7 @@ def parse_settings(settings: list[str], *, nested: bool = True) -> dict[str, Any
     Raises:
         InputError: one cannot be read.
     """
-    require("train", "yaml", "reading key=value")
-    import yaml  # noqa: PLC0415
+    yaml = require("train", "yaml", "YAML")
 
     parsed: dict[str, Any] = {}
     for setting in settings:

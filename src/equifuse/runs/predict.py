@@ -16,6 +16,7 @@ from equifuse.data import Split
 from equifuse.data.loaders import Batches, batches_of
 from equifuse.errors import ConvergenceWarning, DataError, InputError
 from equifuse.evaluation.evaluate import warn_unconverged
+from equifuse.extras import require
 from equifuse.files import atomic, refuse_existing
 from equifuse.model import FusionModel
 from equifuse.runs.folder import PathLike, Run, load_run
@@ -128,7 +129,7 @@ def _predict_quietly(model: FusionModel, batches: Batches) -> Evaluation:
 
 def arrow_table(columns: Columns) -> Any:
     """Columns ``(n,)`` as an Arrow table."""
-    import pyarrow as pa  # noqa: PLC0415
+    pa = require("train", "pyarrow", "reading and writing tables")
 
     return pa.table({name: _plain(column) for name, column in columns.items()})
 
@@ -140,11 +141,11 @@ def _write_table(path: Path, columns: Columns) -> None:
         return
     table = arrow_table(columns)
     if path.suffix == ".parquet":
-        from pyarrow import parquet  # noqa: PLC0415
+        parquet = require("train", "pyarrow.parquet", "reading and writing tables")
 
         parquet.write_table(table, path)
     else:
-        from pyarrow import csv  # noqa: PLC0415
+        csv = require("train", "pyarrow.csv", "reading and writing tables")
 
         csv.write_csv(table, path, csv.WriteOptions(quoting_style="needed"))
 

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-Tell = Callable[[dict[str, float], float], None]
+from equifuse.extras import require
+
+Tell = Callable[[dict[str, float | None], float], None]
 # Called with what changes: ``description``, ``completed`` or ``advance``, ``losses``.
 Update = Callable[..., None]
 # Seconds between two versions of a notebook's line.
@@ -67,6 +69,7 @@ def count_bar(
 @contextmanager
 def _bar(before: str, after: str, unit: str, total: int, shown: bool = True) -> Iterator[Update]:
     """Rich's bar between two texts; in a notebook that cannot show one, a line that is written over."""
+    require("train", "rich", "a progress bar")
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 

@@ -12,6 +12,7 @@ import numpy as np
 from equifuse.data.inputs import SUFFIXES
 from equifuse.errors import DataError, EquifuseError, InputError
 from equifuse.evaluation.evaluate import warn_unconverged
+from equifuse.extras import require
 from equifuse.files import atomic, read_json, refuse_existing, write_json
 from equifuse.runs.executors import executor
 from equifuse.runs.folder import MODEL, PathLike, Run, load_run
@@ -134,7 +135,7 @@ def _opened(run: str, digest: str) -> Run:
 
 
 def _predict_shard(run: str, digest: str, path: Path, out: Path) -> None:
-    from pyarrow import parquet  # noqa: PLC0415
+    parquet = require("train", "pyarrow.parquet", "reading and writing tables")
 
     with atomic(out) as staging:
         writer = None
@@ -150,7 +151,7 @@ def _predict_shard(run: str, digest: str, path: Path, out: Path) -> None:
 
 def _summary(files: list[Path], where: str) -> dict[str, float]:
     """Of what was written, earlier or now."""
-    from pyarrow import parquet  # noqa: PLC0415
+    parquet = require("train", "pyarrow.parquet", "reading and writing tables")
 
     rows, shares, residuals = 0, [], []
     for path in files:

@@ -15,6 +15,7 @@ from equifuse.data import Split
 from equifuse.data.inputs import input_columns, inputs_of_table
 from equifuse.data.lazy import Features
 from equifuse.errors import DataError, EquifuseError, InputError
+from equifuse.extras import require
 from equifuse.serve.limits import Limits, Refusal
 from equifuse.serve.schema import RequestFormat, Shapes
 
@@ -105,8 +106,8 @@ def rows_of_parquet(
 
 def _table_of(body: bytes, shapes: Shapes, features: Mapping[str, Sequence[str]], max_rows: int, limits: Limits) -> Any:
     """The columns of a Parquet body that are needed, as an Arrow table."""
-    import pyarrow as pa  # noqa: PLC0415
-    from pyarrow import parquet  # noqa: PLC0415
+    pa = require("train", "pyarrow", "reading and writing tables")
+    parquet = require("train", "pyarrow.parquet", "reading and writing tables")
 
     with _readable():
         file = parquet.ParquetFile(pa.BufferReader(body))
@@ -141,7 +142,7 @@ def _table_of(body: bytes, shapes: Shapes, features: Mapping[str, Sequence[str]]
 @contextmanager
 def _readable() -> Iterator[None]:
     """Whatever pyarrow raises for damaged files, of text that is none or sizes that are none, is a refusal."""
-    import pyarrow as pa  # noqa: PLC0415
+    pa = require("train", "pyarrow", "reading and writing tables")
 
     try:
         yield
@@ -191,7 +192,7 @@ def _text_ids(kind: Any) -> list[str]:
     Raises:
         DataError: it is neither text nor whole numbers.
     """
-    import pyarrow as pa  # noqa: PLC0415
+    pa = require("train", "pyarrow", "reading and writing tables")
 
     if pa.types.is_integer(kind) or pa.types.is_null(kind):
         return []
@@ -203,8 +204,8 @@ def _text_ids(kind: Any) -> list[str]:
 
 
 def _check_ids(column: Any) -> None:
-    import pyarrow as pa  # noqa: PLC0415
-    from pyarrow import compute  # noqa: PLC0415
+    pa = require("train", "pyarrow", "reading and writing tables")
+    compute = require("train", "pyarrow.compute", "reading and writing tables")
 
     for chunk in column.chunks:
         if pa.types.is_dictionary(chunk.type):

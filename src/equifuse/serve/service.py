@@ -20,6 +20,8 @@ from equifuse.encoders.preprocessed import takes_lengths
 from equifuse.errors import ConvergenceWarning, UnknownNameError
 from equifuse.explain import evaluate_coalitions
 from equifuse.explain.targets import explained, value_of
+from equifuse.explain.targets import VALUES, explained, value_of
+from equifuse.extras import require
 from equifuse.runs.folder import PathLike, load_run
 from equifuse.runs.predict import arrow_table, predict_split
 from equifuse.serve.limits import Limits
@@ -181,8 +183,8 @@ def _json(content: Any) -> bytes:
 
 
 def _parquet(columns: Columns) -> bytes:
-    import pyarrow as pa  # noqa: PLC0415
-    from pyarrow import parquet  # noqa: PLC0415
+    pa = require("train", "pyarrow", "reading and writing tables")
+    parquet = require("train", "pyarrow.parquet", "reading and writing tables")
 
     sink = pa.BufferOutputStream()
     parquet.write_table(arrow_table(columns), sink)

@@ -22,6 +22,7 @@ from equifuse.data.formats.npz import integers
 from equifuse.data.lazy import HDF5Array, blocks, loaded_if_small
 from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError
+from equifuse.extras import require
 from equifuse.files import atomic, check_fits, parse_errors
 from equifuse.registry import FORMATS
 
@@ -35,7 +36,7 @@ def opened(path: Path) -> Iterator[Any]:
     Raises:
         DataError: it is missing or not HDF5, or anything was raised while it was open.
     """
-    import h5py  # noqa: PLC0415
+    h5py = require("train", "h5py", "HDF5")
 
     with parse_errors(path, "HDF5"), h5py.File(path, "r") as file:
         yield file
@@ -125,7 +126,7 @@ def write_hdf5(path: Path, dataset: MultimodalDataset) -> None:
         path: file to create; what is there is replaced only once all is written.
         dataset: what to write.
     """
-    import h5py  # noqa: PLC0415
+    h5py = require("train", "h5py", "HDF5")
 
     with atomic(path) as staging, h5py.File(staging, "w") as file:
         file.attrs["modalities"] = list(dataset.modalities)

@@ -26,6 +26,7 @@ from equifuse.data.formats.npz import read_arrays
 from equifuse.data.lazy import Features
 from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError
+from equifuse.extras import require
 from equifuse.files import check_fits, memory, parse_errors
 from equifuse.registry import FORMATS
 
@@ -100,7 +101,7 @@ def _matrix(path: Path, view: Any, number: int) -> NDArray[np.generic]:
 
 def _content(path: Path) -> dict[str, Any]:
     """Variables by name, cell arrays as lists."""
-    import h5py  # noqa: PLC0415
+    h5py = require("train", "h5py", "HDF5")
 
     if h5py.is_hdf5(path):
         return _content_of_hdf5(path)
@@ -145,7 +146,7 @@ def _unpacked(path: Path) -> int:
 
 
 def _content_of_hdf5(path: Path) -> dict[str, Any]:
-    import h5py  # noqa: PLC0415
+    h5py = require("train", "h5py", "HDF5")
 
     def value(file: Any, item: Any) -> Any:
         if item.dtype == h5py.ref_dtype:

@@ -22,6 +22,7 @@ from equifuse.data.formats.base import Format
 from equifuse.data.lazy import Floats, as_numbers
 from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError
+from equifuse.extras import require
 from equifuse.files import parse_errors
 from equifuse.registry import FORMATS
 
@@ -84,7 +85,7 @@ def _numbers(path: Path) -> Floats:
     """A CSV file of numbers without a header, ``(n, d)``."""
     if not path.is_file():
         raise DataError(f"no such file: {path}")
-    from pyarrow import csv  # noqa: PLC0415
+    csv = require("train", "pyarrow.csv", "reading and writing tables")
 
     with parse_errors(path, "a table of numbers"):
         table = csv.read_csv(path, csv.ReadOptions(autogenerate_column_names=True))

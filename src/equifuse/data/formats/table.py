@@ -29,6 +29,7 @@ from equifuse.data.lazy import (
 )
 from equifuse.data.options import SourceOptions, matching
 from equifuse.errors import DataError, InputError
+from equifuse.extras import require
 from equifuse.files import check_fits, parse_errors
 from equifuse.registry import FORMATS
 
@@ -187,7 +188,7 @@ class _Schema:
     """A Parquet file of which only what is asked for is read."""
 
     def __init__(self, path: Path) -> None:
-        from pyarrow import parquet  # noqa: PLC0415
+        parquet = require("train", "pyarrow.parquet", "reading and writing tables")
 
         with parse_errors(path, "Parquet"):
             self._file = parquet.ParquetFile(path)
@@ -206,7 +207,7 @@ class _Schema:
 
     def pieces(self, names: Sequence[str], rows: int) -> Iterator[Any]:
         """These columns as Arrow tables of at most ``rows`` rows."""
-        import pyarrow as pa  # noqa: PLC0415
+        pa = require("train", "pyarrow", "reading and writing tables")
 
         with parse_errors(self.path, "Parquet"):
             for batch in self._file.iter_batches(rows, columns=list(names)):
@@ -227,7 +228,7 @@ def read_table(path: Path) -> Any:
     """
     if not path.is_file():
         raise DataError(f"no such file: {path}")
-    from pyarrow import csv  # noqa: PLC0415
+    csv = require("train", "pyarrow.csv", "reading and writing tables")
 
     if path.suffix == ".parquet":
         table: Any = _Schema(path)

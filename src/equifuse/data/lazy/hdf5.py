@@ -9,6 +9,7 @@ import numpy as np
 
 from equifuse.data.lazy.base import BYTES_PER_ROW, Floats, Indices, LazyArray, opened
 from equifuse.errors import DataError
+from equifuse.extras import require
 from equifuse.files import check_fits, parse_errors
 
 # LazyArray at most this far apart are read as one span, and picked from.
@@ -57,7 +58,7 @@ class HDF5Array(LazyArray):
 
 def _hdf5(path: Path) -> Any:
     def opener() -> Any:
-        import h5py  # noqa: PLC0415
+        h5py = require("train", "h5py", "HDF5")
 
         with parse_errors(path, "HDF5"):
             return h5py.File(path, "r")

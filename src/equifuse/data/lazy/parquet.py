@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from equifuse.data.lazy.base import BYTES_PER_ROW, Floats, Indices, LazyArray, opened
 from equifuse.errors import DataError
+from equifuse.extras import require
 from equifuse.files import check_fits, parse_errors
 
 
@@ -74,7 +75,7 @@ class ParquetArray(LazyArray):
 
 def is_numeric(kind: Any) -> bool:
     """Whether an Arrow type holds numbers (or nothing)."""
-    import pyarrow as pa  # noqa: PLC0415
+    pa = require("train", "pyarrow", "reading and writing tables")
 
     tests = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
     return any(test(kind) for test in tests)
@@ -94,7 +95,7 @@ def rows_of_groups(path: Path, metadata: Any) -> list[int]:
 
 def as_numbers(column: Any) -> NDArray[np.float64]:
     """An Arrow column as float64 ``(n,)``: NaN where it is empty, whole numbers too large for a float rounded."""
-    import pyarrow as pa  # noqa: PLC0415
+    pa = require("train", "pyarrow", "reading and writing tables")
 
     numbers: NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return numbers
@@ -106,7 +107,7 @@ def columns_of(table: Any, names: tuple[str, ...]) -> Floats:
     Raises:
         DataError: a damaged file's column is longer or shorter than the others.
     """
-    import pyarrow as pa  # noqa: PLC0415
+    pa = require("train", "pyarrow", "reading and writing tables")
 
     values = np.empty((table.num_rows, len(names)), dtype=np.float32)
     for i, name in enumerate(names):
@@ -123,7 +124,7 @@ def columns_of(table: Any, names: tuple[str, ...]) -> Floats:
 
 def _parquet(path: Path) -> Any:
     def opener() -> Any:
-        from pyarrow import parquet  # noqa: PLC0415
+        parquet = require("train", "pyarrow.parquet", "reading and writing tables")
 
         with parse_errors(path, "Parquet"):
             return parquet.ParquetFile(path)
