@@ -35,6 +35,7 @@ def benchmark(
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to work on.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue; nothing finished is repeated.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Compare methods on data sets, tuned alike, over seeds: tables, tests, plots, and one page with all of it."""
     from equifuse.benchmark import BenchmarkConfig, run_benchmark
@@ -57,6 +58,11 @@ def benchmark(
     except KeyboardInterrupt:
         typer.echo(f"interrupted; continue with the same options, --out {out} and --resume", err=True)
         raise typer.Exit(130) from None
+    if as_json:
+        import json
+
+        typer.echo(json.dumps({"out": str(out), **summary.to_dict()}, indent=1))
+        return
     show(short_table(summary))
     for line in [*summary.failures, *summary.skipped]:
         typer.echo(f"note: {line}", err=True)

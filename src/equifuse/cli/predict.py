@@ -20,6 +20,7 @@ def predict(
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to work on.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on; no finished file is repeated.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Predict the rows of a file, or of every file of a folder.
 
@@ -44,5 +45,10 @@ def predict(
             typer.echo("interrupted; continue with the same options and --resume", err=True)
             raise typer.Exit(130) from None
         rows = int(found["rows"])
+    if as_json:
+        import json
+
+        typer.echo(json.dumps({"n": rows, "out": str(out), "convergence": found or None}, indent=1))
+        return
     note = f", {found['converged']:.1%} converged" if found and "converged" in found else ""
     typer.echo(f"{rows} predictions: {out}{note}")

@@ -8,7 +8,9 @@ from equifuse._lazy import attach
 
 if TYPE_CHECKING:
     from equifuse.runs.config import TrainConfig as TrainConfig
+    from equifuse.runs.evaluate import Measured as Measured
     from equifuse.runs.evaluate import evaluate_run as evaluate_run
+    from equifuse.runs.evaluate import measure_run as measure_run
     from equifuse.runs.export import export_run as export_run
     from equifuse.runs.folder import Run as Run
     from equifuse.runs.folder import load_run as load_run
@@ -23,7 +25,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "equifuse.runs.config": ["TrainConfig"],
-        "equifuse.runs.evaluate": ["evaluate_run"],
+        "equifuse.runs.evaluate": ["Measured", "evaluate_run", "measure_run"],
         "equifuse.runs.export": ["export_run"],
         "equifuse.runs.folder": ["Run", "load_run"],
         "equifuse.runs.predict": ["predict_run"],

@@ -10,7 +10,7 @@ from typing import Any
 
 from equifuse.extras import require
 
-Tell = Callable[[dict[str, float | None], float], None]
+OnEpochEnd = Callable[[dict[str, float | None], float], None]
 # Called with what changes: ``description``, ``completed`` or ``advance``, ``losses``.
 Update = Callable[..., None]
 # Seconds between two versions of a notebook's line.
@@ -18,7 +18,7 @@ _EVERY = 0.5
 
 
 @contextmanager
-def epoch_bar(epochs: int, runs: int = 1) -> Iterator[Callable[[str], Tell]]:
+def epoch_bar(epochs: int, runs: int = 1) -> Iterator[Callable[[str], OnEpochEnd]]:
     """A bar on standard error over ``runs`` trainings of at most ``epochs`` epochs each.
 
     Args:
@@ -31,18 +31,19 @@ def epoch_bar(epochs: int, runs: int = 1) -> Iterator[Callable[[str], Tell]]:
     with _bar("{task.description}", "epochs {task.fields[losses]}", "epochs", epochs * runs) as update:
         begun = 0
 
-        def follow(label: str) -> Tell:
+        def follow(label: str) -> OnEpochEnd:
             nonlocal begun
             # A run that stopped early, or was already there, counts in full.
             start = epochs * begun
             begun += 1
             update(description=label, completed=start)
 
-            def tell(row: dict[str, float], best: float) -> None:
-                losses = f" val loss {row['val_loss']:.4f}  best {best:.4f} "
-                update(completed=start + row["epoch"] + 1, losses=losses)
+            def on_epoch_end(row: dict[str, float | None], best: float) -> None:
+                loss = row["val_loss"]
+                losses = f" val loss {'-' if loss is None else f'{loss:.4f}'}  best {best:.4f} "
+                update(completed=start + (row["epoch"] or 0.0) + 1, losses=losses)
 
-            return tell
+            return on_epoch_end
 
         yield follow
 

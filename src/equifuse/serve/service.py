@@ -20,7 +20,6 @@ from equifuse.encoders.preprocessed import takes_lengths
 from equifuse.errors import ConvergenceWarning, UnknownNameError
 from equifuse.explain import evaluate_coalitions
 from equifuse.explain.targets import explained, value_of
-from equifuse.explain.targets import VALUES, explained, value_of
 from equifuse.extras import require
 from equifuse.runs.folder import PathLike, load_run
 from equifuse.runs.predict import arrow_table, predict_split

@@ -307,6 +307,10 @@ class Task(ABC):
     def predict(self, prediction: Tensor) -> Columns:
         """Raw outputs ``(n, K)`` as named columns ``(n,)`` for a table."""
 
+    def confusion(self, prediction: Tensor, target: Tensor) -> NDArray[np.int64] | None:
+        """Samples of each class, rows, by predicted class, columns; None where outputs are no classes."""
+        return None
+
     def forward(self, model: FusionModel, batch: Batch) -> ModelOutput:
         """What :meth:`loss` and :meth:`metrics` are computed from; by default the model's output."""
         output: ModelOutput = model(batch.inputs, batch.present, lengths=batch.lengths, index=batch.index)

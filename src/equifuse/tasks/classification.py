@@ -184,6 +184,12 @@ class Classification(Task):
         """The probability of the true class."""
         return torch.softmax(prediction, dim=-1).gather(1, target[:, None]).squeeze(1)
 
+    def confusion(self, prediction: Tensor, target: Tensor) -> NDArray[np.int64] | None:
+        """See :meth:`Task.confusion`."""
+        count = prediction.shape[1]
+        pairs = target.numpy().astype(np.int64) * count + prediction.argmax(dim=1).numpy()
+        return np.bincount(pairs, minlength=count * count).reshape(count, count)
+
     def predict(self, prediction: Tensor) -> Columns:
         """``prediction`` (class name, or number where classes have no names) and ``prob_<class>``."""
         p = probabilities(prediction)

@@ -1,0 +1,55 @@
+"""How far metrics may be off because the samples are few: percentile intervals by the bootstrap."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equifuse.tasks import Task
+
+DRAWS = 200
+LEVEL = 0.95
+
+
+def bootstrap_intervals(
+    task: Task, prediction: Tensor, target: Tensor | None, *, draws: int = DRAWS, level: float = LEVEL, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Percentile intervals of a task's metrics over resampled samples.
+
+    Example:
+        >>> import torch
+        >>> from equifuse.evaluation.intervals import bootstrap_intervals
+        >>> from equifuse.tasks import make_task
+        >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0]]).repeat(50, 1)
+        >>> target = torch.tensor([0, 1]).repeat(50)
+        >>> bootstrap_intervals(make_task("classification"), logits, target)["accuracy"]
+        (1.0, 1.0)
+
+    Args:
+        task: whose metrics.
+        prediction: raw outputs ``(n, K)`` on the CPU.
+        target: as the task has it.
+        draws: how often ``n`` samples are drawn with replacement.
+        level: share of the draws that lies within an interval.
+        seed: of the draws.
+
+    Returns:
+        Metric -> lowest and highest value; without metrics that are undefined in most draws. Empty where a sample drawn
+        twice makes the task easier or harder, as in retrieval, or where there are no targets.
+    """
+    if target is None or not task.hidden_at_rates:
+        return {}
+    generator = np.random.default_rng(seed)
+    found: dict[str, list[float]] = {}
+    for _ in range(draws):
+        rows = torch.from_numpy(generator.integers(0, len(prediction), len(prediction)))
+        for name, value in task.metrics(prediction[rows], target[rows]).items():
+            if value is not None:
+                found.setdefault(name, []).append(value)
+    tail = 100 * (1 - level) / 2
+    return {
+        name: (float(np.percentile(values, tail)), float(np.percentile(values, 100 - tail)))
+        for name, values in found.items()
+        if len(values) > draws / 2
+    }
