@@ -65,6 +65,34 @@ def test_train_evaluate_predict(run, tmp_path):
     assert again["test"] == metrics["test"]
 
 
+def test_one_json_object_and_nothing_else(run, tmp_path):
+    """Also in folders with spaces and umlauts."""
+    folder = tmp_path / "mit Leerzeichen" / "größe"
+    code, out, _ = run("train", "--data", "digits", *QUICK, "--out", folder, "--json", "--logger", "csv")
+    assert code == 0
+    trained = json.loads(out)
+    assert (folder / "logs/version_0/metrics.csv").is_file()
+    code, out, _ = run("evaluate", folder, "--json")
+    evaluated = json.loads(out)
+    test = load("digits").splits["test"]
+    for found in (trained, evaluated):
+        assert found["n"] == len(test) == 359
+        assert found["classes"] == [str(i) for i in range(10)]
+        confusion = np.array(found["confusion_matrix"])
+        np.testing.assert_array_equal(confusion.sum(axis=1), np.bincount(test.target))
+        assert found["metrics"]["accuracy"] == pytest.approx(np.trace(confusion) / 359)
+        for name, (low, high) in found["intervals"].items():
+            assert low < found["metrics"][name] < high, name
+        low, high = found["intervals"]["accuracy"]
+        error = np.sqrt(found["metrics"]["accuracy"] * (1 - found["metrics"]["accuracy"]) / 359)
+        assert high - low == pytest.approx(2 * 1.96 * error, rel=0.3)
+    assert trained["run"] == str(folder)
+    assert trained["metrics"] == evaluated["metrics"]
+    np.savez(tmp_path / "neue Daten.npz", pixels=test.inputs["pixels"][:7])
+    code, out, _ = run("predict", folder, "--input", "neue Daten.npz", "--out", folder / "tränen.csv", "--json")
+    assert json.loads(out) == {"n": 7, "out": str(folder / "tränen.csv"), "convergence": None}
+
+
 def test_balance_and_its_options_are_used_and_recorded(run, tmp_path):
     given = ["--balance", "ogm_ge", "--balance-option", "alpha=0.2", "--balance-option", "noise=false"]
     code, _, _ = run("train", "--data", "digits", *QUICK, *given, "--out", "balanced")
