@@ -22,7 +22,7 @@ from equifuse.runs.config import RECORD, TrainConfig
 from equifuse.runs.folder import CONFIG, HISTORY, METRICS, MODEL, PLOTS, PathLike, load_data, read_run_config
 from equifuse.runs.metrics import Alert, Convergence, RunMetrics
 from equifuse.runs.prepare import Prepared, initial_model, prepare
-from equifuse.runs.progress import Tell, epoch_bar
+from equifuse.runs.progress import OnEpochEnd, epoch_bar
 from equifuse.training.distributed import process_group_info
 from equifuse.training.optimization import OptimizerFactory
 from equifuse.training.protocol import CLEAN, PROTOCOLS
@@ -58,7 +58,7 @@ def train(
     out: PathLike,
     *,
     resume: bool = False,
-    progress: bool | Tell = True,
+    progress: bool | OnEpochEnd = True,
     callbacks: Sequence[Callback] = (),
     logger: str | Logger | Sequence[str | Logger] = (),
     optimizer: OptimizerFactory | None = None,
@@ -184,7 +184,7 @@ def _full_path(pattern: str) -> str:
     return f"{Path(name).resolve()}{separator}{columns}" if Path(name).is_file() else pattern
 
 
-def _fit(trainer: Trainer, prepared: Prepared, name: str, progress: bool | Tell) -> TrainingResult:
+def _fit(trainer: Trainer, prepared: Prepared, name: str, progress: bool | OnEpochEnd) -> TrainingResult:
     """Train with or without a bar; leaves the best weights in the model."""
     dataset = prepared.dataset
     bar = epoch_bar(trainer.options.epochs) if progress is True else nullcontext(lambda _: progress or None)
