@@ -7,16 +7,16 @@ import math
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from equifuse.errors import ConvergenceWarning, DataError, EquifuseError, InputError, UnknownNameError
 from equifuse.export import onnx, program
+from equifuse.export.description import ExportDescription, ExportedExamples, ExportedSolver
 from equifuse.export.graph import (
     Examples,
     InferenceGraph,
@@ -49,7 +49,7 @@ def export_model(
     steps: int | None = None,
     loop: bool = False,
     memory: int = 10,
-) -> dict[str, Any]:
+) -> ExportDescription:
     """Write a model, preprocessing and encoders included, as a program that runs without this library.
 
     The batch size is free, and so is the length of sequences. Inputs are named by modality, in the model's order,
@@ -109,28 +109,28 @@ def export_model(
         file = onnx.OnnxProgram(recorded, examples, list(outputs[0]))
     else:
         file = program.TorchProgram(recorded)
-    description = {
-        "format": _FORMAT,
-        "versions": {"equifuse": _own_version(), **versions},
-        "task": model.task,
-        "classes": None if model.classes is None else list(model.classes),
-        "fusion": model.fusion.name,
-        "modalities": {m: list(x.shape[1:]) for m, x in examples.inputs.items()},
-        "sequences": list(examples.lengths),
-        "features": {m: list(feature_names) for m, feature_names in model.features.items()},
-        "inputs": names,
-        "outputs": list(outputs[0]),
-        "examples": {"count": len(examples), "made_up": examples.made_up},
-        "solver": None if solver is None else {**_options(solver), **_achieved(solver, outputs)},
-        "error": _checked(file, graph, sets, outputs),
-        "difference": _difference(file, model, sets, graph.output),
-    }
+    description = ExportDescription(
+        format=_FORMAT,
+        versions={"equifuse": _own_version(), **versions},
+        task=model.task,
+        classes=None if model.classes is None else list(model.classes),
+        fusion=model.fusion.name,
+        modalities={m: list(x.shape[1:]) for m, x in examples.inputs.items()},
+        sequences=list(examples.lengths),
+        features={m: list(feature_names) for m, feature_names in model.features.items()},
+        inputs=list(names),
+        outputs=list(outputs[0]),
+        examples=ExportedExamples(len(examples), examples.made_up),
+        solver=None if solver is None else _achieved(solver, outputs),
+        error=_checked(file, graph, sets, outputs),
+        difference=_difference(file, model, sets, graph.output),
+    )
     with atomic(path) as staging:
-        file.write(staging, description)
+        file.write(staging, description.to_dict())
     return description
 
 
-def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+def describe(path: str | os.PathLike[str]) -> ExportDescription:
     """What :func:`export_model` stored in a file beside the program.
 
     Raises:
@@ -140,7 +140,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"no such file: {path}")
-    return onnx.read_description(path) if _kind(path, None) == "onnx" else program.read_description(path)
+    onnx_file = _kind(path, None) == "onnx"
+    return ExportDescription.from_dict(onnx.read_description(path) if onnx_file else program.read_description(path))
 
 
 def _kind(path: Path, wanted: str | None) -> str:
@@ -181,13 +182,8 @@ def _prepare_solver(
     return solver
 
 
-def _options(solver: StaticAnderson) -> dict[str, Any]:
-    options = asdict(solver)
-    return {"steps": options["max_steps"], **{name: options[name] for name in ("loop", "memory", "tol")}}
-
-
-def _achieved(solver: StaticAnderson, outputs: list[dict[str, Tensor]]) -> dict[str, float]:
-    """How the examples' solves went; one warning if some did not converge."""
+def _achieved(solver: StaticAnderson, outputs: list[dict[str, Tensor]]) -> ExportedSolver:
+    """The solver, and how the examples' solves went; one warning if some did not converge."""
     converged = torch.cat([found["converged"] for found in outputs]).double().mean().item()
     residual = torch.cat([found["residual"] for found in outputs]).max().item()
     if converged < 1:
@@ -197,7 +193,7 @@ def _achieved(solver: StaticAnderson, outputs: list[dict[str, Tensor]]) -> dict[
             ConvergenceWarning,
             stacklevel=3,
         )
-    return {"converged": converged, "largest_residual": residual}
+    return ExportedSolver(solver.max_steps, solver.loop, solver.memory, solver.tol, converged, residual)
 
 
 def _checked(

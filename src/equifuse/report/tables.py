@@ -15,6 +15,8 @@ from equifuse.extras import require
 if TYPE_CHECKING:  # it takes a moment to import, and pages do without
     from rich.table import Table
 
+    from equifuse.export.description import ExportDescription
+
 # In place of a number that there is not.
 NONE = "–"
 # With more classes than this, the most and least frequent ones are shown.
@@ -187,19 +189,19 @@ def plus_minus(mean_and_deviation: Sequence[float], scale: float = 100) -> str:
     return f"{mean * scale:.1f} ± {deviation * scale:.1f}"
 
 
-def export_lines(out: str, description: Mapping[str, Any]) -> list[str]:
+def export_lines(out: str, description: ExportDescription) -> list[str]:
     """What an exported model is and how well it agrees; see :func:`equifuse.export.export_model`."""
-    solver, examples = description["solver"], description["examples"]
-    where = f"{examples['count']} {'made-up samples' if examples['made_up'] else 'validation samples'}"
-    lines = [f"{out}: {', '.join(description['inputs'])} -> {', '.join(description['outputs'])}"]
+    solver, examples = description.solver, description.examples
+    where = f"{examples.count} {'made-up samples' if examples.made_up else 'validation samples'}"
+    lines = [f"{out}: {', '.join(description.inputs)} -> {', '.join(description.outputs)}"]
     if solver is not None:
-        most = "at most " if solver["loop"] else ""
+        most = "at most " if solver.loop else ""
         lines.append(
-            f"equilibrium: {most}{solver['steps']} evaluations, {solver['converged']:.1%} converged, largest relative "
-            f"residual {solver['largest_residual']:.1e} (tolerance {solver['tol']:g})"
+            f"equilibrium: {most}{solver.steps} evaluations, {solver.converged:.1%} converged, largest relative "
+            f"residual {solver.largest_residual:.1e} (tolerance {solver.tol:g})"
         )
-    differs = f"largest difference {description['error']:.1e} from the same steps in PyTorch"
-    return [*lines, f"{where}: {differs}, {description['difference']:.1e} from the model itself"]
+    differs = f"largest difference {description.error:.1e} from the same steps in PyTorch"
+    return [*lines, f"{where}: {differs}, {description.difference:.1e} from the model itself"]
 
 
 def to_markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

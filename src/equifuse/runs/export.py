@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from equifuse.data.batch import Batch
 from equifuse.data.loaders import batches_of, first_rows
 from equifuse.errors import DataError, UnknownNameError
 from equifuse.export import export_model
+from equifuse.export.description import ExportDescription
 from equifuse.runs.folder import PathLike, Run, load_run
 
 # Samples of the validation part that the steps are chosen with, and the file is checked on.
@@ -16,7 +15,7 @@ _EXAMPLES = 256
 
 def export_run(
     run: PathLike, out: PathLike, *, format: str | None = None, steps: int | None = None, loop: bool = False
-) -> dict[str, Any]:
+) -> ExportDescription:
     """Export the model of a finished run, with samples of its validation part as examples.
 
     Where the run's data are not there any more, or have changed, the examples are made up, and the description says so.
