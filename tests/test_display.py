@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 
 from equifuse._display import html_table, listed, short_text, shorten
 from equifuse.benchmark.presets import preset
@@ -15,6 +16,7 @@ from equifuse.explain import Explanation
 from equifuse.explain.shapley import Contributions
 from equifuse.report.tables import TextTable
 from equifuse.runs.metrics import RunMetrics
+from equifuse.tasks import Evaluation
 
 HOSTILE = "<script>alert('x')</script>\n\x1b[31m\"&"
 
@@ -61,6 +63,7 @@ OBJECTS = {
     "metrics": lambda names: RunMetrics(
         test=dict.fromkeys(names), train_seconds=1.0, parameters=3, epochs=2, best_epoch=1
     ),
+    "evaluation": lambda names: Evaluation(dict.fromkeys(names), torch.zeros(500, 3), undefined={names[0]: "no class"}),
     "table": lambda names: TextTable(["x"], [[m] for m in names], names[0]),
 }
 

@@ -9,6 +9,12 @@ from typing import Any, Self
 
 # Metadata of a field that a stored record leaves out where it is None.
 OPTIONAL: dict[str, Any] = {"left out where None": True}
+_KEY = "key"
+
+
+def stored_as(key: str) -> dict[str, Any]:
+    """Metadata of a field that a stored record has under another name."""
+    return {_KEY: key}
 
 
 class Record(Mapping[str, Any]):
@@ -28,23 +34,22 @@ class Record(Mapping[str, Any]):
         ((3, 4), [3, 4], True)
     """
 
-    def _names(self) -> list[str]:
-        found = []
-        for entry in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
-            if not (entry.metadata == OPTIONAL and getattr(self, entry.name) is None):
-                found.append(entry.name)
-        return found
+    def _stored(self) -> dict[str, str]:
+        """Key -> name of the field, of those that are stored."""
+        return {
+            entry.metadata.get(_KEY, entry.name): entry.name
+            for entry in fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass
+            if not (entry.metadata == OPTIONAL and getattr(self, entry.name) is None)
+        }
 
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._names():
-            raise KeyError(name)
-        return plain(getattr(self, name))
+    def __getitem__(self, key: str) -> Any:
+        return plain(getattr(self, self._stored()[key]))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names())
+        return iter(self._stored())
 
     def __len__(self) -> int:
-        return len(self._names())
+        return len(self._stored())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values as JSON has them: lists for tuples, None for NaN."""
@@ -57,8 +62,8 @@ class Record(Mapping[str, Any]):
         Raises:
             TypeError: a value without which there is no such record is missing.
         """
-        known = {entry.name for entry in fields(cls)}  # type: ignore[arg-type]
-        return cls(**{name: value for name, value in values.items() if name in known})
+        known = {entry.metadata.get(_KEY, entry.name): entry.name for entry in fields(cls)}  # type: ignore[arg-type]
+        return cls(**{known[key]: value for key, value in values.items() if key in known})
 
 
 def plain(value: Any) -> Any:

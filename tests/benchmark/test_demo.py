@@ -28,7 +28,7 @@ def test_folder_and_table(demo):
     assert summary.methods == METHODS == ["deq", "gmf", "gmf+deq", "concat"]
     for label, measured in summary.measures["digits"].items():
         assert 0.3 < measured["accuracy"].mean <= 1
-        values = summary.scores["clean"]["digits"][label].values.values()
+        values = summary.scores["clean"]["digits"][label].by_seed.values()
         assert measured["accuracy"].mean == pytest.approx(sum(values) / 2)
         assert (label in summary.convergence) == ("deq" in label)
     table = method_table(summary, "digits")

@@ -20,7 +20,7 @@ from equifuse.benchmark.space import DEFAULT_SPACE
 from equifuse.benchmark.statistics import holm, mean_interval, paired_test, ranking, signed_rank_test
 from equifuse.benchmark.store import Row
 from equifuse.evaluation.conditions import kind_of
-from equifuse.records import Record
+from equifuse.records import Record, stored_as
 from equifuse.tasks import make_task
 from equifuse.training.protocol import CLEAN, LOOSE
 
@@ -38,12 +38,12 @@ class Score(Record):
     Attributes:
         mean: over the seeds.
         interval: half of Student's 95 % interval; None for a single seed.
-        values: seed as text -> value.
+        by_seed: seed as text -> value; stored as ``values``.
     """
 
     mean: float
     interval: float | None
-    values: dict[str, float]
+    by_seed: dict[str, float] = field(metadata=stored_as("values"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +206,11 @@ class Summary(Record):
     made: Circumstances | None = None
 
     def __repr__(self) -> str:
-        rows = [["methods", listed(self.methods)], ["data sets", listed(self.sets)], ["seeds", self.seeds]]
+        rows: list[list[object]] = [
+            ["methods", listed(self.methods)],
+            ["data sets", listed(self.sets)],
+            ["seeds", self.seeds],
+        ]
         if len(self.ranking.ranks) > 1:
             ranks = sorted(self.ranking.ranks.items(), key=lambda pair: pair[1])
             rows.append(["average ranks", listed(f"{label} {rank:.2f}" for label, rank in ranks)])

@@ -27,7 +27,7 @@ CAPTIONS = {
 
 def run_figures(
     label: str,
-    history: Sequence[Mapping[str, float]],
+    history: Sequence[Mapping[str, float | None]],
     metrics: RunMetrics,
     headline: str,
     untrained: FusionModel,

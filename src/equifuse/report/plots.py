@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # it takes half a second to import
     from matplotlib.figure import Figure
 
 # One mapping of numbers per epoch.
-Rows = Sequence[Mapping[str, float]]
+Rows = Sequence[Mapping[str, float | None]]
 # Subsets of modalities that still get a name each on an axis.
 _MOST_NAMED = 15
 # Okabe and Ito's palette: told apart by colour-blind readers too.
@@ -50,8 +50,8 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(staging, format=path.suffix.removeprefix("."), metadata=_UNDATED.get(path.suffix))
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
-    figure = _figure_class()(figsize=(width, height), dpi=120, layout="constrained")
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Any]]:
+    figure: Figure = _figure_class()(figsize=(width, height), dpi=120, layout="constrained")
     axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
@@ -88,11 +88,11 @@ def learning_curves(histories: Rows | Mapping[str, Rows]) -> Figure:
     labelled = histories if isinstance(histories, Mapping) else {"": histories}
     figure, (axis,) = _figure(6.5, 4)
     for colour, (label, history) in zip(_cycle(len(labelled)), labelled.items(), strict=True):
-        epochs = [row["epoch"] + 1 for row in history]
+        epochs = [_known(row["epoch"]) + 1 for row in history]
         prefix = f"{label}: " if label else ""
-        train = [row.get("train_task_loss", math.nan) for row in history]
+        train, val = ([_known(row.get(name)) for row in history] for name in ("train_task_loss", "val_loss"))
         axis.plot(epochs, train, color=colour, linestyle="--", alpha=0.6, label=f"{prefix}training")
-        axis.plot(epochs, [row["val_loss"] for row in history], color=colour, label=f"{prefix}validation")
+        axis.plot(epochs, val, color=colour, label=f"{prefix}validation")
     axis.set_xlabel("epoch")
     axis.set_ylabel("task loss")
     axis.set_yscale("log" if _positive(labelled) else "linear")
@@ -101,7 +101,13 @@ def learning_curves(histories: Rows | Mapping[str, Rows]) -> Figure:
 
 
 def _positive(histories: Mapping[str, Rows]) -> bool:
-    return all(row["val_loss"] > 0 and row.get("train_task_loss", 1) > 0 for h in histories.values() for row in h)
+    values = [_known(row.get(k)) for h in histories.values() for row in h for k in ("train_task_loss", "val_loss")]
+    return all(value > 0 for value in values if not math.isnan(value))
+
+
+def _known(value: float | None) -> float:
+    """NaN, which a line leaves out, where there is no number."""
+    return math.nan if value is None else value
 
 
 def convergence(traces: Mapping[str, Mapping[str, Any]], *, tol: float | None = None) -> Figure:
@@ -367,7 +373,7 @@ def over_epochs(curves: Mapping[str, Sequence[float | None]], name: str) -> Figu
     """
     figure, (axis,) = _figure(6.5, 4)
     for colour, (label, values) in zip(_cycle(len(curves)), curves.items(), strict=True):
-        axis.plot(range(1, len(values) + 1), [math.nan if v is None else v for v in values], color=colour, label=label)
+        axis.plot(range(1, len(values) + 1), [_known(v) for v in values], color=colour, label=label)
     axis.set_xlabel("epoch")
     axis.set_ylabel(name)
     axis.legend(frameon=False, fontsize="small")

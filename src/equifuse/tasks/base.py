@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from equifuse._display import html_table, short_text
 from equifuse.data.batch import Batch
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion import FusionOutput
@@ -59,6 +60,21 @@ class Evaluation:
             "max_steps": float(self.steps.max().item()),
             "max_residual": self.residual.max().item(),
         }
+
+    def __repr__(self) -> str:
+        return short_text(f"Evaluation of {len(self.prediction)} samples", self._table())
+
+    def _repr_html_(self) -> str:
+        return html_table(f"Evaluation of {len(self.prediction)} samples", ["metric", "value"], self._table())
+
+    def _table(self) -> list[list[str]]:
+        """Each metric, or why it has no value, and how many equilibria were found."""
+        rows = []
+        for name, value in self.metrics.items():
+            reason = self.undefined.get(name, "")
+            rows.append([name, f"– {f'({reason})' if reason else ''}".rstrip() if value is None else f"{value:.4f}"])
+        found = self.convergence()
+        return [*rows, ["converged", f"{found['converged']:.1%}"]] if found else rows
 
 
 class Task(ABC):
