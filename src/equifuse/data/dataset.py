@@ -107,7 +107,11 @@ class Split:
 
 @dataclass(frozen=True)
 class MultimodalDataset:
-    """Named train, val and test splits of several modalities and a task.
+    """A data set: train, val and test splits of several modalities, and a task.
+
+    >>> data = ef.datasets.load("digits")
+    >>> data.modalities, len(data.splits["train"])
+    (('pixels', 'fourier', 'zernike', 'profiles', 'morphology'), 1079)
 
     Attributes:
         name: for reports.

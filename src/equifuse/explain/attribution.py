@@ -26,7 +26,13 @@ _GROWTH, _MOST_STEPS = 4, 1024
 
 @dataclass(frozen=True)
 class Attributions:
-    """Integrated gradients.
+    """The result of :func:`attribute`: how much each feature contributed to each sample's value.
+
+    >>> model = ef.build_model({"a": 3, "b": 4}, "regression", 1, fusion="mean").eval()
+    >>> batch = ef.tasks.Batch({"a": torch.randn(8, 3), "b": torch.randn(8, 4)})
+    >>> found = attribute(model, ef.tasks.make_task("regression"), [batch])
+    >>> found.values["a"].shape, len(found.top(2)["a"])
+    ((8, 3), 2)
 
     Attributes:
         values: modality -> ``(n, *shape)``, in the units of the value explained; 0 where a sample lacks the modality.

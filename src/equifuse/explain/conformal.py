@@ -44,7 +44,12 @@ def assumption(reused: bool) -> str:
 
 @dataclass(frozen=True)
 class PredictionSets:
-    """Sets of classes.
+    """Sets of classes that contain the true class with a chosen probability; see :func:`prediction_sets`.
+
+    >>> probabilities, labels = np.array([[0.8, 0.2]] * 19), np.zeros(19, int)
+    >>> found = prediction_sets((probabilities, labels), np.array([[0.9, 0.1], [0.5, 0.5]]))
+    >>> found.members.tolist()
+    [[True, False], [False, False]]
 
     Attributes:
         method: ``"lac"`` or ``"aps"``.
@@ -78,7 +83,11 @@ class PredictionSets:
 
 @dataclass(frozen=True)
 class Intervals:
-    """Intervals of the same width for all samples, for each target on its own.
+    """Intervals that contain the true value with a chosen probability, of the same width for all samples.
+
+    >>> found = intervals((np.zeros((19, 1)), np.ones((19, 1))), np.array([[5.0]]))
+    >>> found.lower.tolist(), found.upper.tolist()
+    ([[4.0]], [[6.0]])
 
     Attributes:
         alpha: the share of misses allowed.

@@ -35,7 +35,13 @@ from equifuse.tasks.base import output_names
 
 @dataclass(frozen=True)
 class Explanation:
-    """What :func:`explain` found out.
+    """The result of :func:`explain`: contributions of modalities, activity inside the fusion, and uncertainty.
+
+    >>> model = ef.build_model({"a": 3, "b": 4}, "classification", 2, fusion="mean")
+    >>> batch = ef.tasks.Batch({"a": torch.randn(8, 3), "b": torch.randn(8, 4)}, target=torch.arange(8) % 2)
+    >>> found = explain(model, ef.tasks.make_task("classification"), [batch])
+    >>> found.value, found.outputs.shape, found.modalities
+    ('probability', (8, 2), ('a', 'b'))
 
     Attributes:
         task: name of the task.

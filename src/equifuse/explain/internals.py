@@ -19,7 +19,13 @@ from equifuse.model import FusionModel
 
 @dataclass(frozen=True)
 class GateActivity:
-    """What the purifying gate of a deep-equilibrium fusion lets through at the equilibrium.
+    """How much each modality passes through the gate of a deep-equilibrium fusion.
+
+    >>> model = ef.build_model({"a": 3, "b": 4}, "regression", 1, fusion="deq").eval()
+    >>> batch = ef.tasks.Batch({"a": torch.randn(8, 3), "b": torch.randn(8, 4)})
+    >>> gate = look_inside(model, [batch]).gate
+    >>> bool(np.allclose(gate.share["a"] + gate.share["b"], 1, atol=1e-4))
+    True
 
     Attributes:
         openness: modality -> ``(n,)`` root mean square over the features of ``α_m``: 0 is shut, 1 passes the fusion
@@ -39,7 +45,12 @@ class GateActivity:
 
 @dataclass(frozen=True)
 class PartEnergies:
-    """Size of the two parts into which GMF takes each modality's encoding.
+    """Sizes of the invariant (shared) and the specific part of each modality in GMF.
+
+    >>> model = ef.build_model({"a": 3, "b": 4}, "regression", 1, fusion="gmf").eval()
+    >>> batch = ef.tasks.Batch({"a": torch.randn(8, 3), "b": torch.randn(8, 4)})
+    >>> look_inside(model, [batch]).parts.invariant["a"].shape
+    (8,)
 
     Attributes:
         invariant: modality -> ``(n,)`` ``‖inv_m‖²``; NaN where the modality is absent.

@@ -42,7 +42,10 @@ _ROWS = 4096
 
 @dataclass(frozen=True)
 class Coalitions:
-    """The coalitions of ``M`` players that a game is played by.
+    """The subsets (coalitions) of ``M`` players for which a game is evaluated.
+
+    >>> all_coalitions(2).codes.tolist()  # nobody, the first, the second, both
+    [0, 1, 2, 3]
 
     Attributes:
         players: ``M``.
@@ -63,7 +66,11 @@ def all_coalitions(players: int) -> Coalitions:
 
 
 def sampled_coalitions(players: int, pairs: int = 64, seed: int = 0) -> Coalitions:
-    """The coalitions along random orders of the players and their reverses.
+    """The coalitions along random orders of the players and their reverses, for many players.
+
+    >>> sampled = sampled_coalitions(10, pairs=4)
+    >>> sampled.orders.shape, len(sampled.codes) <= 2 * 4 * 11
+    ((4, 2, 10), True)
 
     The reverse of an order is as likely as the order itself, and its error tends to the other side (antithetic
     sampling; Mitchell et al. 2022, arXiv 2104.12199, section 3.2).
@@ -132,6 +139,13 @@ def shapley_values(values: ArrayLike, coalitions: Coalitions) -> tuple[Floats, F
 @dataclass(frozen=True)
 class Contributions:
     """Shapley values of the modalities; they add up to ``full − empty``.
+
+    >>> model = ef.build_model({"a": 3, "b": 4}, "regression", 1, fusion="mean").eval()
+    >>> batch = ef.tasks.Batch({"a": torch.randn(8, 3), "b": torch.randn(8, 4)})
+    >>> task = ef.tasks.make_task("regression")
+    >>> found = evaluate_coalitions(model, task, [batch]).per_sample(task)
+    >>> bool(np.allclose(found.values["a"] + found.values["b"], found.full - found.empty))
+    True
 
     Attributes:
         values: modality -> ``(...)``, 0 where a sample does not have it.

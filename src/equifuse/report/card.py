@@ -59,7 +59,12 @@ Not stated. Whoever publishes this model chooses its licence, with regard to tha
 
 
 def model_card(run: Run) -> str:
-    """The card of a run's model: data, results, convergence, use. Local paths are left out; the licence is not stated.
+    """The model card of a training run, in the form of the Hugging Face hub: data, results, convergence and use.
+
+    >>> run = ef.runs.load_run("run")  # doctest: +SKIP
+    >>> card = model_card(run)  # doctest: +SKIP
+
+    Local paths are left out, and no licence is stated.
 
     Args:
         run: a finished run, of :func:`equifuse.runs.load_run`.
