@@ -33,6 +33,6 @@ def evaluate(
     else:
         from equifuse.report.tables import metrics_table, show
 
-        show(metrics_table({split: flat}))
+        show(metrics_table({split: flat, "undefined": {split: measured.undefined}}))
     if read_run_config(run)[0].protocol == LOOSE:
         typer.echo(f"note: protocol {LOOSE}: {PROTOCOLS[LOOSE]}", err=True)

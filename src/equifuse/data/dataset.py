@@ -147,9 +147,8 @@ class MultimodalDataset:
         return html_table(self._title(), ["modality", "shape", *PARTS], self._table())
 
     def _title(self) -> str:
-        outputs = f", {self.n_outputs} outputs" if self.n_outputs else ""
-        if self.task == "classification":
-            outputs = f", {self.n_outputs} classes"
+        called = TASKS.get(self.task).targets.outputs_called
+        outputs = f", {self.n_outputs} {called}" if self.n_outputs else ""
         return f"MultimodalDataset {self.name!r}: {self.task}{outputs}"
 
     def _table(self) -> list[list[str]]:

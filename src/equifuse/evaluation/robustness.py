@@ -16,7 +16,7 @@ from equifuse.encoders import Standardize
 from equifuse.errors import ConvergenceWarning, InputError, UnknownNameError
 from equifuse.evaluation.conditions import Condition, Intact, Missing, Noise, Permuted, subsets
 from equifuse.model import FusionModel
-from equifuse.records import Record
+from equifuse.records import OPTIONAL, Record
 from equifuse.tasks import Task
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -39,12 +39,14 @@ class Robustness(Record):
         subsets: ``"a + b"``, the modalities that stayed -> score.
         missing: rate as text -> scores with each modality of each sample hidden at that rate; {} in retrieval.
         corrupted: modality -> ``"noise 2"`` or ``"permuted"`` -> scores.
+        undefined: what was done -> why there is no score, which is NaN there; None where all have one.
     """
 
     intact: float
     subsets: dict[str, float] = field(default_factory=dict)
     missing: dict[str, Spread] = field(default_factory=dict)
     corrupted: dict[str, dict[str, Spread]] = field(default_factory=dict)
+    undefined: dict[str, str] | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +133,12 @@ def measure_robustness(
     samples = dataset.splits[split]
     names, least = list(samples.inputs), task.least_modalities
 
+    undefined: dict[str, str] = {}
+
     def score(condition: Condition, times: int = repeats) -> Spread:
-        return _spread([_score(model, task, condition(samples, seed)) for seed in range(times)])
+        found = [_score(model, task, condition(samples, seed)) for seed in range(times)]
+        undefined.update({condition.name: why for _, why in found if why is not None})
+        return _spread([value for value, _ in found])
 
     # What is hidden is no candidate any more, and among fewer of them retrieval only gets easier.
     hidden = [Missing(rate) for rate in rates] if task.hidden_at_rates else []
@@ -146,14 +152,17 @@ def measure_robustness(
         {" + ".join(kept.modalities): score(kept, 1).mean for kept in subsets(names, least)},
         {f"{condition.rate:g}": score(condition, 1 if condition.rate == 0 else repeats) for condition in hidden},
         corrupted,
+        undefined or None,
     )
 
 
-def _score(model: FusionModel, task: Task, split: Split) -> float:
+def _score(model: FusionModel, task: Task, split: Split) -> tuple[float, str | None]:
+    """The headline metric; NaN where it is undefined, and why it is."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        value = task.evaluate(model, batches_of(split)).metrics.get(task.headline)
-    return math.nan if value is None else float(value)
+        found = task.evaluate(model, batches_of(split))
+    value = found.metrics.get(task.headline)
+    return (math.nan, found.undefined.get(task.headline, "it has no value here")) if value is None else (value, None)
 
 
 def _spread(values: list[float]) -> Spread:

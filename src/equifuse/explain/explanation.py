@@ -52,6 +52,7 @@ class Explanation:
         present: bool ``(n, M)``, which sample has which modality.
         contributions: of the modalities to each sample's value.
         overall: metric -> contributions of the modalities to it; {} without labels.
+        undefined: metric -> why it is not in ``overall``, as far as there are labels.
         internals: gate and parts, where the fusion has such.
         attributions: of the features, or None where not asked for.
         calibration: None without a validation part, or classes.
@@ -72,6 +73,7 @@ class Explanation:
     calibration: Calibration | None = None
     conformal: PredictionSets | Intervals | None = None
     converged: float | None = None
+    undefined: dict[str, str] = field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -121,6 +123,7 @@ class Explanation:
                 "by_output": of_output,
             },
             "overall": {metric: found.summary() for metric, found in self.overall.items()},
+            "undefined": self.undefined,
             "gate": None if gate is None else gate.summary(),
             "parts": None if parts is None else parts.summary(),
             "attributions": None if self.attributions is None else self.attributions.summary(features),
@@ -212,6 +215,14 @@ def explain(
         if task.choices(*fitted_on) is not None:
             calibration = calibrate(task.name, fitted_on, measured_on, bins)
         sets = _conformal(task, fitted_on, measured_on, alpha, conformal, seed, selected_on_validation)
+    overall: dict[str, Contributions] = {}
+    undefined: dict[str, str] = {}
+    for metric in (task.headline, "loss") if table.target is not None else ():
+        contributions = table.overall(task, metric)
+        if contributions is None:
+            undefined[metric] = str(table.why_undefined(task, metric))
+        else:
+            overall[metric] = contributions
     return Explanation(
         task.name,
         value,
@@ -220,18 +231,14 @@ def explain(
         output_names(model.classes, outputs.shape[1]),
         table.present,
         table.per_sample(task, value, output),
-        {} if table.target is None else _overall(table, task),
+        overall,
         join_internals(inside),
         join_attributions(attributions) if features else None,
         calibration,
         sets,
         table.converged,
+        undefined,
     )
-
-
-def _overall(table: CoalitionOutputs, task: Task) -> dict[str, Contributions]:
-    found = {metric: table.overall(task, metric) for metric in (task.headline, "loss")}
-    return {metric: contributions for metric, contributions in found.items() if contributions is not None}
 
 
 def _first(batches: Iterable[Batch], samples: int | None) -> Iterator[Batch]:

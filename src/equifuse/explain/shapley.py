@@ -29,7 +29,7 @@ from equifuse.explain.targets import (
     value_of,
 )
 from equifuse.model import FusionModel
-from equifuse.tasks import Task
+from equifuse.tasks import Measurement, Task
 from equifuse.tasks.base import needed
 
 # With so many modalities all 2^M coalitions are evaluated.
@@ -220,23 +220,26 @@ class CoalitionOutputs:
             metric: name of the metric; None for the task's headline.
 
         Returns:
-            None where the metric is undefined on these samples.
+            None where the metric is undefined on these samples; :meth:`why_undefined` says why.
 
         Raises:
             InputError: there are no labels.
         """
+        values = [found.values.get(metric or task.headline) for found in self._measured(task, metric or task.headline)]
+        if any(value is None for value in values):
+            return None
+        return self._contributions(np.array(values, dtype=np.float64), np.asarray(self.present.any(axis=0)))
+
+    def why_undefined(self, task: Task, metric: str) -> str | None:
+        """Why a metric is undefined for a coalition, the largest one first; None where it has a value for all."""
+        found = reversed(self._measured(task, metric))
+        reasons = [by.undefined.get(metric, "it has no value here") for by in found if by.values.get(metric) is None]
+        return reasons[0] if reasons else None
+
+    def _measured(self, task: Task, metric: str) -> list[Measurement]:
+        """A metric of all samples together, for each coalition."""
         target = needed(None if self.target is None else torch.from_numpy(self.target))
-        metric = metric or task.headline
-
-        def measured(outputs: Tensor) -> float:
-            if metric == "loss":
-                undefined = task.undefined_loss(outputs, target) is not None
-                return math.nan if undefined else task.loss(outputs, target).item()
-            value = task.measure(outputs, target, only=(metric,)).values.get(metric)
-            return math.nan if value is None else value
-
-        values = np.array([measured(outputs) for outputs in self.outputs.float().unbind(1)])
-        return None if np.isnan(values).any() else self._contributions(values, np.asarray(self.present.any(axis=0)))
+        return [task.measure(outputs, target, only=(metric,)) for outputs in self.outputs.float().unbind(1)]
 
     def _contributions(self, values: Floats, present: NDArray[np.bool_]) -> Contributions:
         """From values ``(..., C)``, and which modalities ``(..., M)`` take part."""

@@ -186,6 +186,7 @@ def _contribution_section(run: Run, found: Mapping[str, Any], folder: Path) -> S
             tables[0], caption=f"{tables[0].caption} Per sample: of target {next(iter(each['by_output']))}."
         )
     text = [f"Over {found['samples']:,} test samples, by what the model itself predicts without a modality."]
+    text += [f"The {metric} is undefined: {why}." for metric, why in found["undefined"].items()]
     if found["converged"] is not None:
         text.append(f"{100 * found['converged']:.1f} % of these solves converged, subsets of modalities included.")
     return Section("What each modality contributes", text, figures, tables)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -65,10 +66,10 @@ def number(value: float | None, form: str = ".4f") -> str:
     """A number as text, and a dash where there is none.
 
     Example:
-        >>> number(0.98765), number(None)
-        ('0.9877', '–')
+        >>> number(0.98765), number(None), number(float("nan"))
+        ('0.9877', '–', '–')
     """
-    return NONE if value is None else format(value, form)
+    return NONE if value is None or math.isnan(value) else format(value, form)
 
 
 def show(table: Table | TextTable) -> None:
@@ -164,9 +165,16 @@ def robustness_table(report: RobustnessReport) -> TextTable:
         lines += [(f"missing rate {rate}", *spread) for rate, spread in found.missing.items()]
         lines += [(f"{m} {what}", *spread) for m, levels in found.corrupted.items() for what, spread in levels.items()]
         for what, value, deviation in lines:
-            shown = f"{value:.4f}" + (f" ± {deviation:.4f}" if deviation else "")
-            rows.append([label, what, shown, f"{value - found.intact:+.4f}"])
-    return TextTable(["run", "what is done", "value", "change"], rows, f"{report.metric} on {report.split}")
+            shown = number(value) + (f" ± {deviation:.4f}" if deviation > 0 else "")
+            change = value - found.intact
+            rows.append([label, what, shown, NONE if math.isnan(change) else f"{change:+.4f}"])
+    title = f"{report.metric} on {report.split}"
+    reasons = {why for found in report.runs.values() for why in (found.undefined or {}).values()}
+    return TextTable(
+        ["run", "what is done", "value", "change"],
+        rows,
+        "; ".join([title, *(f"{NONE}: {why}" for why in sorted(reasons))]),
+    )
 
 
 def text_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -123,7 +123,7 @@ def train(
     without = score_without_each(model, task, dataset)
     untrained = initial_model(config, dataset)
     undefined = {part: evaluation.undefined for part, evaluation in evaluations.items()}
-    undefined["without"] = without.undefined
+    undefined |= {f"test without {m}": {task.headline: why} for m, why in without.undefined.items()}
     metrics = RunMetrics(
         val=dict(evaluations["val"].metrics) if "val" in evaluations else None,
         test=dict(evaluations["test"].metrics),

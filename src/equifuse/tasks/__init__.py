@@ -7,6 +7,7 @@ from typing import Any
 
 from equifuse.data.batch import Batch
 from equifuse.registry import TASKS
+from equifuse.tasks import extra  # noqa: F401 - registers its metrics
 from equifuse.tasks.base import Columns, Evaluation, Task
 from equifuse.tasks.classification import Classification
 from equifuse.tasks.metrics import Detailed, Measurement, Metric, metric

@@ -297,8 +297,11 @@ class Task(ABC):
             InputError: a metric failed.
         """
         chosen = self.measures if only is None else tuple(dict.fromkeys(self.metric(name) for name in only))
+        found, parts = self.measure_loss(prediction, target) if LOSS in chosen else Measurement(), Measurement()
+        chosen = tuple(metric for metric in chosen if metric is not LOSS)
+        if not chosen:
+            return found
         p, y = self.readable(prediction, target)
-        found, parts = Measurement(), Measurement()
         for metric in chosen:
             asked = only is not None or metric.name in self._asked
             measured = metric.measure(p, y, self, asked=asked)
@@ -306,18 +309,24 @@ class Task(ABC):
                 (found if name == metric.name else parts).put(name, value, measured.undefined.get(name, ""))
         return Measurement({**found.values, **parts.values}, {**found.undefined, **parts.undefined})
 
-    def assess(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Measurement:
-        """The loss of a whole split under the name ``"loss"``, and its metrics; only the loss is weighted."""
+    def measure_loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Measurement:
+        """The loss of a whole split under the name ``"loss"``, and why it has no value, where it has none."""
         found = Measurement()
         reason = self.undefined_loss(prediction, target)
         loss = math.nan if reason else self.loss(prediction, target, weight).item()
-        if reason or math.isfinite(loss):
-            metrics = self.measure(prediction, target)
-        else:  # what has diverged has no metrics
-            reason = f"the loss is {loss}: the model has diverged"
+        found.put("loss", loss if math.isfinite(loss) else None, reason or f"it is {loss}: the model has diverged")
+        return found
+
+    def assess(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Measurement:
+        """The loss of a whole split, and its metrics; only the loss is weighted."""
+        loss = self.measure_loss(prediction, target, weight)
+        diverged = loss.values["loss"] is None and self.undefined_loss(prediction, target) is None
+        if diverged:  # what has diverged has no metrics
+            reason = "the model has diverged"
             metrics = Measurement({m.name: None for m in self.measures}, {m.name: reason for m in self.measures})
-        found.put("loss", None if reason else loss, reason or "")
-        return Measurement({**found.values, **metrics.values}, {**found.undefined, **metrics.undefined})
+        else:
+            metrics = self.measure(prediction, target)
+        return Measurement({**loss.values, **metrics.values}, {**loss.undefined, **metrics.undefined})
 
     @abstractmethod
     def predict(self, prediction: Tensor) -> Columns:

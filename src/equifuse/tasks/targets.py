@@ -27,9 +27,11 @@ class Targets(ABC):
 
     Attributes:
         optional: whether a data set may have none at all.
+        outputs_called: what the outputs of a model of them are called, in the plural.
     """
 
     optional: bool = False
+    outputs_called: str = "outputs"
 
     @abstractmethod
     def encode(self, values: Array, names: Sequence[str], task: str) -> tuple[Array, tuple[str, ...] | None]:
@@ -94,6 +96,8 @@ class Classes(Targets):
         >>> codes.tolist(), names
         ([1, 0, 1], ('no', 'yes'))
     """
+
+    outputs_called = "classes"
 
     def encode(self, values: Array, names: Sequence[str], task: str) -> tuple[Array, tuple[str, ...] | None]:
         """See :meth:`Targets.encode`; classes are sorted."""
@@ -254,10 +258,12 @@ class EventTimes(Quantities):
         return super().encode(values, names, task)[0], None
 
     def check_values(self, values: NDArray[np.float64], part: str, task: str) -> None:
-        """Times of at least 0, events 0 or 1."""
+        """Times of at least 0, events 0 or 1, and an event in the training part: there is nothing to learn else."""
         fits = values.shape[1] == 2 and bool((values[:, 0] >= 0).all()) and bool(np.isin(values[:, 1], (0, 1)).all())
         if not fits:
             raise DataError(f"{task} targets of split {part!r} must be (n, 2): time of at least 0, and event 0 or 1")
+        if part == "train" and not values[:, 1].any():
+            raise DataError("nobody in 'train' has the event: there is nothing to learn from")
 
     def n_outputs(self, target: Array) -> int:
         """One, the risk."""
