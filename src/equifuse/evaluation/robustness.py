@@ -137,7 +137,9 @@ def measure_robustness(
 
     def score(condition: Condition, times: int = repeats) -> Spread:
         found = [_score(model, task, condition(samples, seed)) for seed in range(times)]
-        undefined.update({condition.name: why for _, why in found if why is not None})
+        reasons = [why for _, why in found if why is not None]
+        if reasons:
+            undefined[condition.name] = reasons[0]
         return _spread([value for value, _ in found])
 
     # What is hidden is no candidate any more, and among fewer of them retrieval only gets easier.
