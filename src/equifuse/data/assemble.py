@@ -216,7 +216,7 @@ def infer_task(values: NDArray[np.generic]) -> str:
     Raises:
         InputError: none does, or several do.
     """
-    found = [name for name in TASKS if TASKS.get(name).infers(values)]
+    found = [kind.name for kind in TASKS.parts() if kind.infers(values)]
     if len(found) != 1:
         raise InputError(f"the target may be for {' or '.join(found) or 'no known task'}; say which with task")
     return found[0]

@@ -256,10 +256,10 @@ class Task(ABC):
         own = {metric.name: metric for metric in (LOSS, *self.measures)}
         if bare in own:
             return own[bare]
-        others = {other for other in METRICS if METRICS.get(other).fits(self.name)}
-        if bare not in others:
-            raise UnknownNameError(f"metric of {self.name}:", bare, [*own, *sorted(others - set(own))])
-        return METRICS.get(bare)
+        if bare in METRICS and METRICS.get(bare).fits(self.name):
+            return METRICS.get(bare)
+        others = [other.name for other in METRICS.parts() if other.fits(self.name) and other.name not in own]
+        raise UnknownNameError(f"metric of {self.name}:", bare, [*own, *others])
 
     @abstractmethod
     def loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Tensor:

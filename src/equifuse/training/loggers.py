@@ -1,23 +1,23 @@
 """Loggers by name: where the numbers of each epoch go beside the history. Those of Lightning, made for a run folder.
 
-One of your own is a function, or a class of Lightning's kind, that is called with the run folder and a mapping of
-options. It has a ``name`` and is registered, or named by an entry point of the group ``equifuse.loggers``:
+One of your own is a function that is called with the run folder and a mapping of options. It is registered by a name,
+or named by an entry point of the group ``equifuse.loggers``:
 
 Example:
     >>> from lightning.pytorch.loggers import CSVLogger
     >>> from equifuse.registry import LOGGERS
-    >>> def numbers(out, options):
+    >>> @LOGGERS.register(name="numbers")
+    ... def numbers(out, options):
     ...     return CSVLogger(out, **options)
-    >>> numbers.name = "numbers"
-    >>> _ = LOGGERS.register(numbers)
     >>> "numbers" in LOGGERS
     True
+    >>> LOGGERS.unregister("numbers")
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,40 +32,30 @@ if TYPE_CHECKING:
 class LoggerFactory(Protocol):
     """Makes a logger of Lightning's kind for a run folder, from options that the user gave."""
 
-    name: str
-
     def __call__(self, out: Path, options: Mapping[str, Any], /) -> Logger:
         """The logger; nothing is written before it is used."""
         ...
 
 
-def _named(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def decorate(factory: Callable[..., Any]) -> Callable[..., Any]:
-        factory.name = name  # type: ignore[attr-defined]
-        return LOGGERS.register(factory)
-
-    return decorate
-
-
-@_named("csv")
+@LOGGERS.register(name="csv")
 def csv(out: Path, options: Mapping[str, Any]) -> Logger:
     """``logs/version_0/metrics.csv`` in the run folder, a version for each time that the run goes on."""
     return _lightning("CSVLogger", {"save_dir": str(out), "name": "logs", "flush_logs_every_n_steps": 1}, options)
 
 
-@_named("tensorboard")
+@LOGGERS.register(name="tensorboard")
 def tensorboard(out: Path, options: Mapping[str, Any]) -> Logger:
     """Event files in the folder ``tensorboard`` of the run folder; needs the package tensorboard."""
     return _lightning("TensorBoardLogger", {"save_dir": str(out), "name": "tensorboard"}, options)
 
 
-@_named("wandb")
+@LOGGERS.register(name="wandb")
 def wandb(out: Path, options: Mapping[str, Any]) -> Logger:
     """Weights & Biases; needs the package wandb."""
     return _lightning("WandbLogger", {"save_dir": str(out), "name": out.name}, options)
 
 
-@_named("mlflow")
+@LOGGERS.register(name="mlflow")
 def mlflow(out: Path, options: Mapping[str, Any]) -> Logger:
     """MLflow, in the run folder's ``mlruns`` unless there is a ``tracking_uri``; needs the package mlflow."""
     where = {} if "tracking_uri" in options else {"save_dir": str(out / "mlruns")}

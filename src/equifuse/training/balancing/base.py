@@ -80,7 +80,7 @@ class BalancingMethod(Balancer):
         """See :meth:`Balancer.prepare`."""
         fitting = self.tasks
         if fitting is None and self.needs_scores:
-            fitting = tuple(name for name in TASKS if TASKS.get(name).scores_samples())
+            fitting = tuple(kind.name for kind in TASKS.parts() if kind.scores_samples())
         if fitting is not None and task.name not in fitting:
             raise InputError(f"balance {self.name!r} is for {', '.join(fitting)}, the task is {task.name}")
         if len(model.modalities) < 2:
