@@ -28,9 +28,9 @@ def _patterns() -> Check:
 
 
 def _tasks() -> Iterable[str]:
-    from equifuse.data.dataset import TASKS  # noqa: PLC0415 - NumPy
+    from equifuse.registry import TASKS  # noqa: PLC0415
 
-    return TASKS
+    return TASKS.names()
 
 
 @dataclass(frozen=True)

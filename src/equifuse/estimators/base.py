@@ -93,7 +93,7 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
 
         __init__.__signature__ = signature  # type: ignore[attr-defined]
         __init__.__qualname__ = f"{cls.__qualname__}.__init__"
-        cls.__init__ = __init__  # type: ignore[assignment]
+        cls.__init__ = __init__  # type: ignore[method-assign]
 
     if TYPE_CHECKING:
 

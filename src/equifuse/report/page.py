@@ -67,7 +67,8 @@ def render_page(
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.tests["strong"] = lambda cell: isinstance(cell, Strong)
     template = environment.from_string(files("equifuse.report").joinpath("page.html").read_text(encoding="utf-8"))
-    return template.render(title=title, sections=list(sections), lead=lead, facts=facts) + "\n"
+    page: str = template.render(title=title, sections=list(sections), lead=lead, facts=facts)
+    return page + "\n"
 
 
 def render_markdown(title: str, sections: Iterable[Section], *, lead: Sequence[str] = ()) -> str:

@@ -45,7 +45,7 @@ class RunResult:
 
     path: Path
     metrics: RunMetrics | None
-    history: list[dict[str, float]]
+    history: list[dict[str, float | None]]
 
     def __repr__(self) -> str:
         shown = {} if self.metrics is None else self.metrics.test

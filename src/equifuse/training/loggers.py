@@ -68,7 +68,7 @@ def make_loggers(
     """Loggers from names and from what is one already.
 
     Args:
-        given: names of :data:`equifuse.registry.LOGGERS`, Lightning loggers, or both.
+        given: names in ``equifuse.registry.LOGGERS``, Lightning loggers, or both.
         out: run folder of those given by name.
         options: of the logger; of several, name -> options.
 

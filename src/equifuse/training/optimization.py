@@ -101,7 +101,7 @@ def parameter_groups(model: nn.Module, options: TrainingOptions, beside: nn.Modu
     found: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameters, decay in ((decayed, options.weight_decay), (others, 0.0)):
         for parameter in parameters:
-            settings = {"lr": options.lr, "weight_decay": decay, "freeze": False} | own.get(id(parameter), {})
+            settings = {"lr": options.lr, "weight_decay": decay, "freeze": False, **own.get(id(parameter), {})}
             if parameter.requires_grad and not settings["freeze"]:
                 found.setdefault((settings["lr"], settings["weight_decay"]), []).append(parameter)
     if not found:
@@ -210,7 +210,7 @@ def make_schedule(
         if options.schedule == "plateau":
             _check_options(given, ReduceLROnPlateau, options.schedule)
             given = {"factor": 0.5, "patience": max(1, options.patience // 3), **given}
-            plateau = ReduceLROnPlateau(optimizer, **{"mode": mode, **given})  # type: ignore[arg-type]
+            plateau = ReduceLROnPlateau(optimizer, **{"mode": mode, **given})
             return Schedule(_warm_up(optimizer, rising), plateau)
         if options.schedule == "one_cycle":
             _check_options(given, OneCycleLR, options.schedule)

@@ -87,7 +87,7 @@ class Trainer:
     Args:
         options: how to train; or the same as keywords, see :class:`~equifuse.training.options.TrainingOptions`.
         callbacks: Lightning callbacks. On its logs they find ``train_*`` and ``val_*``, such as ``val_loss``.
-        logger: Lightning loggers, or names of :data:`equifuse.registry.LOGGERS`, beside those of the options.
+        logger: Lightning loggers, or names in ``equifuse.registry.LOGGERS``, beside those of the options.
         optimizer: makes the optimiser from groups of parameters, such as ``torch.optim.SGD``; a name goes into the
             options.
         schedule: makes a scheduler from the optimiser and the number of steps; a name goes into the options.
@@ -162,7 +162,8 @@ class Trainer:
 
         options = self.options
         if isinstance(train, MultimodalDataset):
-            train, val = train.splits["train"], train.splits["val"]
+            parts = train.splits
+            train, val = parts["train"], parts["val"]
         if isinstance(train, Split):
             train = batches_of(train, options.batch_size * process_group_info(options).world, options.seed)
         if isinstance(val, Split):
