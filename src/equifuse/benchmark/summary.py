@@ -349,16 +349,16 @@ def _pairs(values: _Values, signs: Mapping[str, float], labels: Sequence[str]) -
         if not names:
             continue
         scores = _means(values, signs, names, (a, b))
-        p_values, signs = [], []
+        p_values, ahead = [], []
         for name in names:
             seeds = sorted(set(values[name][a]) & set(values[name][b]))
             sign = signs[name]
             x, y = ([sign * values[name][label][seed] for seed in seeds] for label in (a, b))
             p_values.append(paired_test(x, y))
-            signs.append(math.copysign(1.0, sum(x) - sum(y)))
+            ahead.append(math.copysign(1.0, sum(x) - sum(y)))
         significant = [p < _LEVEL for p in holm(p_values)]
-        wins = sum(s > 0 for s, clear in zip(signs, significant, strict=True) if clear)
-        losses = sum(s < 0 for s, clear in zip(signs, significant, strict=True) if clear)
+        wins = sum(s > 0 for s, clear in zip(ahead, significant, strict=True) if clear)
+        losses = sum(s < 0 for s, clear in zip(ahead, significant, strict=True) if clear)
         raw.append(p_values[0] if len(names) == 1 else signed_rank_test(scores[:, 0], scores[:, 1]))
         higher = int((scores[:, 0] > scores[:, 1]).sum())
         found.append(Pair(a, b, len(names), higher, _known(raw[-1]), wins, len(names) - wins - losses, losses))
