@@ -181,6 +181,7 @@ class Summary(Record):
         measures: data set -> method -> metric -> mean and deviation on the intact test part, by the clean protocol.
         failures: what has no result because it failed, and why.
         skipped: pairs of method and data set that do not fit, and why.
+        undefined: metrics that have no value somewhere, and why.
         command: what was typed.
         made: when and on what.
     """
@@ -202,6 +203,7 @@ class Summary(Record):
     measures: dict[str, dict[str, dict[str, Measure]]]
     failures: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    undefined: list[str] = field(default_factory=list)
     command: str = ""
     made: Circumstances | None = None
 
@@ -265,8 +267,20 @@ def summarise(config: BenchmarkConfig, sets: Mapping[str, SetInfo], rows: Sequen
         tuned=_tuned(config, rows),
         difference=_differences(scores, labels) if LOOSE in scores else {},
         measures=_measures(runs),
+        undefined=_undefined(runs),
         failures=[f"{row.method} on {row.data}, seed {row.seed}: {row.error}" for row in rows if row.error],
     )
+
+
+def _undefined(rows: Sequence[Row]) -> list[str]:
+    """One line for each metric, data set and reason."""
+    lines = {
+        f"{metric} on {row.data}: {why}": None
+        for row in rows
+        for reasons in (row.info.undefined or {}).values()
+        for metric, why in reasons.items()
+    }
+    return list(lines)
 
 
 def _known(value: float) -> float | None:

@@ -19,10 +19,12 @@ from equifuse.benchmark.statistics import cliques, pareto
 from equifuse.benchmark.store import Row
 from equifuse.benchmark.summary import Circumstances, Measure, Summary, summarise
 from equifuse.files import write_json, write_text
+from equifuse.registry import METRICS
 from equifuse.report import plots
 from equifuse.report.machine import processor
 from equifuse.report.page import Figure, Section, render_markdown, render_page
 from equifuse.report.tables import NONE, Strong, TextTable, number
+from equifuse.tasks import make_task
 from equifuse.training.protocol import CLEAN, LOOSE, PROTOCOLS
 
 SUMMARY, TABLES, PAGE, PLOTS = "summary.json", "tables.md", "report.html", "plots"
@@ -71,12 +73,13 @@ def score_table(summary: Summary, protocol: str = CLEAN) -> TextTable:
     rows = []
     for name, methods in summary.scores[protocol].items():
         metric, lower = summary.metrics[name], summary.better[name] == "min"
+        form = _form(summary, name, metric)
         means = [entry.mean for entry in methods.values()]
         best = (min if lower else max)(means)
         cells = []
         for label in labels:
             entry = methods.get(label)
-            text = NONE if entry is None else _score(metric, entry.mean, entry.interval)
+            text = NONE if entry is None else _score(form, entry.mean, entry.interval)
             cells.append(Strong(text) if entry is not None and entry.mean == best else text)
         rows.append([name, metric, *cells])
     ranks = summary.ranking.ranks
@@ -91,21 +94,21 @@ def short_table(summary: Summary) -> TextTable:
     names = list(scores) if len(scores) <= _SHOWN else []
     header = [
         "method",
-        *(f"{name}, {summary['metrics'][name]}" for name in names),
+        *(f"{name}, {summary.metrics[name]}" for name in names),
         _RANK,
         "highest mean on",
         "converged",
     ]
     rows = []
     for label in summary.methods:
-        entries = [(summary.metrics[name], scores[name].get(label)) for name in names]
+        entries = [(_form(summary, name, summary.metrics[name]), scores[name].get(label)) for name in names]
         solved = summary.convergence.get(label)
         rows.append(
             [
                 label,
-                *(NONE if entry is None else _score(metric, entry.mean, entry.interval) for metric, entry in entries),
+                *(NONE if entry is None else _score(form, entry.mean, entry.interval) for form, entry in entries),
                 f"{found.ranks[label]:.2f}" if label in found.ranks else NONE,
-                f"{found['first'].get(label, '-')}",
+                str(found.first.get(label, NONE)),
                 NONE if solved is None else f"{100 * solved.converged:.1f} %",
             ]
         )
@@ -121,12 +124,13 @@ def method_table(summary: Summary, data: str, metrics: Sequence[str] = ("accurac
         metrics: which.
     """
     rows = []
+    forms = {m: _form(summary, data, m) for m in metrics}
     for label, measured in summary.measures.get(data, {}).items():
         costs, solved = summary.costs[label], summary.convergence.get(label)
         rows.append(
             [
                 label,
-                *(_measured(m, measured.get(m)) for m in metrics),
+                *(_measured(forms[m], measured.get(m)) for m in metrics),
                 _count(costs.parameters),
                 number(costs.train_seconds, ".1f"),
                 NONE if solved is None else f"{100 * solved.converged:.1f} %",
@@ -143,13 +147,24 @@ def method_table(summary: Summary, data: str, metrics: Sequence[str] = ("accurac
 _METRIC_NAMES = {"accuracy": "accuracy %", "f1_macro": "macro-F1 %"}
 
 
-def _measured(metric: str, found: Measure | None) -> str:
-    return NONE if found is None else _score(metric, found.mean, found.deviation)
+# A factor and a format.
+_Form = tuple[float, str]
 
 
-def _score(metric: str, mean: float, half: float | None) -> str:
-    """Per cent, or an error as it is."""
-    scale, form = (1.0, ".3f") if metric in ("mae", "rmse", "loss", "log_loss") else (100.0, ".1f")
+def _form(summary: Summary, data: str, metric: str) -> _Form:
+    """How a metric is shown: the library's scores in per cent, errors and metrics of others as they are."""
+    found = make_task(summary.sets[data].task).metric(metric)
+    if found.format == "percent" or (found.higher_is_better and metric not in METRICS):
+        return 100.0, ".1f"
+    return 1.0, ".3f"
+
+
+def _measured(form: _Form, found: Measure | None) -> str:
+    return NONE if found is None else _score(form, found.mean, found.deviation)
+
+
+def _score(how: _Form, mean: float, half: float | None) -> str:
+    scale, form = how
     shown = format(scale * mean, form)
     return shown if half is None else f"{shown} ± {format(scale * half, form)}"
 
@@ -371,7 +386,8 @@ def _protocol_section(summary: Summary) -> Section | None:
     rows = []
     for name, by in summary.difference.items():
         metric = summary.metrics[name]
-        rows.append([name, metric, *(_signed(metric, by[label]) if label in by else NONE for label in labels)])
+        form = _form(summary, name, metric)
+        rows.append([name, metric, *(_signed(form, by[label]) if label in by else NONE for label in labels)])
     text = [
         f"The loose protocol is not evidence: {PROTOCOLS[LOOSE]}, for all epochs. It is what the codes behind many "
         "published figures do. The difference is what they gain by it, part of it from the larger training part."
@@ -381,8 +397,8 @@ def _protocol_section(summary: Summary) -> Section | None:
     return Section("Loose protocol", text, tables=tables)
 
 
-def _signed(metric: str, value: float) -> str:
-    text = _score(metric, value, None)
+def _signed(form: _Form, value: float) -> str:
+    text = _score(form, value, None)
     return text if text.startswith("-") else f"+{text}"
 
 
@@ -416,7 +432,7 @@ def _data_section(summary: Summary) -> Section:
 
 
 def _remarks_section(summary: Summary) -> Section | None:
-    remarks = [*summary.failures, *summary.skipped]
+    remarks = [*summary.failures, *summary.skipped, *summary.undefined]
     return Section("Without a result", remarks) if remarks else None
 
 
