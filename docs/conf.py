@@ -22,10 +22,9 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser", "mathm
 exclude_patterns = ["_build"]
 nitpicky = True
 # What others document is not linked: there is no network to look it up.
-nitpick_ignore_regex = [
-    ("py:.*", r"(?!equifuse\b).*"),
-    ("py:class", r"equifuse\.(fusion\.products\.|fusion\.deq\.(maps|problem)\.|.*\._)\w+"),
-]
+# Of our own names: type variables, and what is only used inside of a room.
+_INSIDE = r"equifuse\.(fusion\.products\.|fusion\.deq\.(maps|problem)\.|registry\.[TR]$|.*\._)\w*"
+nitpick_ignore_regex = [("py:.*", r"(?!equifuse\b).*"), ("py:(class|obj)", _INSIDE)]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
