@@ -1,4 +1,4 @@
-"""Which features a prediction came from: integrated gradients, with the completeness that they owe."""
+"""Which features a prediction is based on: integrated gradients, with a check that they add up."""
 
 from __future__ import annotations
 
@@ -78,31 +78,42 @@ def attribute(
     steps: int = 64,
     tol: float = 0.01,
 ) -> Attributions:
-    """Integrated gradients of a number of each sample with respect to its features (Sundararajan et al. 2017).
+    """Attribute each sample's value to its features, by integrated gradients.
 
-    ``(x − b) ∫₀¹ ∂F(b + t (x − b))/∂x dt`` (arXiv 1703.01365, eq. 1), by Gauss-Legendre quadrature (Captum). Gradients
-    of an equilibrium are its own gradient rule's, by default exact implicit ones. A modality that a sample lacks stays
-    away along the whole path.
-
-    Norms make a model change fast near the baseline, where its inputs are small. Samples whose attributions do not add
-    up to within ``tol`` are therefore integrated again, with 4 times as many points each time, up to 1024; those that
-    still do not add up are returned as they are, and ``delta`` tells.
+    >>> model = ef.build_model({"a": 3, "b": 4}, "regression", 1, fusion="mean").eval()
+    >>> batch = ef.tasks.Batch({"a": torch.randn(8, 3), "b": torch.randn(8, 4)})
+    >>> found = attribute(model, ef.tasks.make_task("regression"), [batch])
+    >>> total = found.values["a"].sum(1) + found.values["b"].sum(1)
+    >>> bool(np.allclose(total, found.full - found.baseline, rtol=0.02, atol=0.01))  # they add up
+    True
 
     Args:
         model: the model.
         task: its task.
-        batches: of the samples.
-        value: as for :meth:`~equifuse.explain.CoalitionOutputs.per_sample`.
+        batches: the samples.
+        value: see :meth:`~equifuse.explain.CoalitionOutputs.per_sample`.
         output: likewise.
-        baselines: modality -> ``b``, of the shape of a sample or broadcast to it; default for a modality that is
-            standardised the mean of the training part, else 0.
-        steps: points of the quadrature to begin with, ≥ 2.
-        tol: how far the sum may be off, > 0, relative to the change of the value from the baseline; infinite for
-            ``steps`` points and no more.
+        baselines: modality -> the baseline ``b``, in the shape of a sample or broadcast to it; default the mean of the
+            training part for a modality that is standardised, else 0.
+        steps: first number of points of the quadrature, ≥ 2; default 64.
+        tol: allowed error of the sum, > 0, relative to the change of the value from the baseline; default 0.01.
+            Infinite to use ``steps`` points and no more.
+
+    Returns:
+        :class:`Attributions`.
 
     Raises:
-        InputError: Captum is not there, a task without predictions of single samples, or an argument out of range.
+        InputError: Captum is not installed, the task has no predictions of single samples, or an argument is out of
+            range.
         UnknownNameError: an unknown value.
+
+    Formula (Sundararajan et al. 2017, arXiv 1703.01365, eq. 1): ``(x − b) ∫₀¹ ∂F(b + t (x − b))/∂x dt`` by
+    Gauss-Legendre quadrature (Captum). Gradients of an equilibrium are those of its gradient rule, by default exact
+    implicit ones. A modality that a sample lacks is absent along the whole path.
+
+    Norm layers make a model change fast near the baseline, where its inputs are small. Samples whose attributions do
+    not add up to within ``tol`` are therefore integrated again, with 4 times as many points each time, up to 1024.
+    Those that still do not add up are returned as they are, and ``delta`` shows by how much.
     """
     value = value_of(task, value)
     with evaluating(model) as device:
@@ -211,7 +222,7 @@ def _array(x: Tensor) -> Floats:
 
 
 def _where(has: Tensor, x: Tensor, start: Tensor) -> Tensor:
-    """``x``, and the baseline where the modality is absent: what stands there may be NaN, and would stay NaN."""
+    """``x``, or the baseline where the modality is absent, because ``x`` may be NaN there."""
     return torch.where(has.view(-1, *[1] * (x.dim() - 1)), x, start)
 
 

@@ -1,8 +1,8 @@
-"""Sets and intervals that hold the truth as often as they say: split conformal prediction.
+"""Sets and intervals that contain the truth with a chosen probability: split conformal prediction.
 
-The one assumption is that the samples of the calibration part and the new ones are exchangeable; nothing is assumed of
-the model or of the data. Then the truth is in the set with probability at least ``1 − α``, on average over samples and
-calibration parts (marginally, not for each kind of sample), and at most ``1 − α + 1/(n + 1)`` where scores have no ties
+The only assumption is that the samples of the calibration part and the new ones are exchangeable; there is none about
+the model or the data. Then the truth is in the set with probability at least ``1 − α``, on average over samples and
+calibration parts (marginally, not for each kind of sample), and at most ``1 − α + 1/(n + 1)`` if scores have no ties
 (Vovk et al. 2005; Angelopoulos & Bates 2021, arXiv 2107.07511, theorem 1 and appendix D).
 """
 
@@ -25,10 +25,10 @@ _REUSED = "; the calibration part has also chosen the model (early stopping), so
 
 
 def check_options(alpha: float, method: str = "lac") -> None:
-    """Refuse a share of misses or a method that there is not.
+    """Raise an error for an unusable share of errors or an unknown method.
 
     Raises:
-        InputError: ``alpha`` out of range.
+        InputError: ``alpha`` is out of range.
         UnknownNameError: an unknown method.
     """
     if not 0 < alpha < 1:
@@ -38,7 +38,7 @@ def check_options(alpha: float, method: str = "lac") -> None:
 
 
 def assumption(reused: bool) -> str:
-    """What the guarantee rests on, in a sentence; ``reused``: whether early stopping has looked at the same samples."""
+    """The condition of the guarantee, in a sentence; ``reused``: whether early stopping used the same samples."""
     return _EXCHANGEABLE + (_REUSED if reused else "")
 
 
@@ -116,14 +116,20 @@ class Intervals:
 
 
 def quantile(scores: ArrayLike, alpha: float) -> float:
-    """The ``⌈(n + 1)(1 − α)⌉``-th smallest of ``n`` scores; infinite where there are not as many.
+    """The score that at least a share ``1 − α`` of new scores does not exceed, with the correction for a finite sample.
+
+    >>> quantile(np.arange(1, 20), alpha=0.1)  # the 18th of 19
+    18.0
 
     Args:
         scores: ``(n,)``.
-        alpha: in (0, 1), read as the decimal number it is written as, so that no rounding decides the rank.
+        alpha: in (0, 1), used as the decimal number that is written, so that rounding does not change the rank.
+
+    Returns:
+        The ``⌈(n + 1)(1 − α)⌉``-th smallest score; infinite if there are not that many.
 
     Raises:
-        InputError: ``alpha`` out of range.
+        InputError: ``alpha`` is out of range.
     """
     check_options(alpha)
     s = np.asarray(scores, dtype=np.float64)
@@ -132,12 +138,12 @@ def quantile(scores: ArrayLike, alpha: float) -> float:
 
 
 def class_scores(probabilities: ArrayLike, method: str = "lac", generator: np.random.Generator | None = None) -> Floats:
-    """How badly each class fits, ``(n, K)``; it takes no look at the truth.
+    """How badly each class fits a sample, ``(n, K)``, without knowing the truth.
 
     - ``"lac"``: ``1 − p_k`` (Sadinle et al. 2019, arXiv 1609.00451): the smallest sets on average;
     - ``"aps"``: the probability of all classes before ``k`` in the order of their probabilities, plus that of ``k``
-      itself, times a uniform number where there is a generator (Romano et al. 2020, arXiv 2006.02544): larger sets
-      where it is difficult. Without a generator sets are larger than need be, and the same each time.
+      itself, times a uniform number if there is a generator (Romano et al. 2020, arXiv 2006.02544): larger sets for
+      difficult samples. Without a generator sets are larger than necessary, and the same each time.
 
     Args:
         probabilities: ``(n, K)``.
@@ -165,20 +171,31 @@ def prediction_sets(
     seed: int | None = None,
     reused: bool = False,
 ) -> PredictionSets:
-    """Sets of classes that hold the true one with probability at least ``1 − alpha``; see the module's docstring.
+    """Sets of classes that contain the true class with probability at least ``1 − alpha``.
+
+    >>> probabilities, labels = np.array([[0.8, 0.2]] * 19), np.zeros(19, int)
+    >>> found = prediction_sets((probabilities, labels), np.array([[0.9, 0.1]]), np.array([0]), alpha=0.1)
+    >>> found.members.tolist(), found.coverage
+    ([[True, False]], 1.0)
 
     Args:
         calibration: probabilities ``(m, K)`` and int labels ``(m,)`` of the calibration part.
         probabilities: ``(n, K)`` of the samples.
         target: int ``(n,)``, to measure the coverage; or None.
-        alpha: in (0, 1).
-        method: of :func:`class_scores`.
-        seed: of the randomised ``"aps"``; None for the one that is not.
-        reused: whether the model was selected on the calibration part.
+        alpha: share of errors allowed, in (0, 1); default 0.1.
+        method: "lac" (default) gives the smallest sets on average, "aps" larger sets for difficult samples; see
+            :func:`equifuse.explain.conformal.class_scores`.
+        seed: seed of the randomised ``"aps"``; None for the one without random numbers.
+        reused: whether the model was selected on the calibration part, which makes the coverage approximate.
+
+    Returns:
+        :class:`PredictionSets`.
 
     Raises:
-        InputError: ``alpha`` out of range.
+        InputError: ``alpha`` is out of range.
         UnknownNameError: an unknown method.
+
+    The guarantee and its only assumption: :mod:`equifuse.explain.conformal`.
     """
     check_options(alpha, method)
     generator = None if seed is None else np.random.default_rng(seed)
@@ -200,17 +217,26 @@ def intervals(
     alpha: float = 0.1,
     reused: bool = False,
 ) -> Intervals:
-    """Intervals about predictions, from absolute residuals (Lei et al. 2018, arXiv 1604.04173, algorithm 2).
+    """Intervals around predictions that contain the true value with probability at least ``1 − alpha``.
+
+    >>> found = intervals((np.zeros((19, 1)), np.ones((19, 1))), np.array([[5.0]]), alpha=0.1)
+    >>> found.radius.tolist()
+    [1.0]
 
     Args:
         calibration: predictions and targets ``(m, K)`` of the calibration part.
-        prediction: ``(n, K)``.
+        prediction: ``(n, K)`` of the samples.
         target: ``(n, K)``, to measure the coverage; or None.
-        alpha: in (0, 1), for each target.
-        reused: whether the model was selected on the calibration part.
+        alpha: share of errors allowed for each target, in (0, 1); default 0.1.
+        reused: whether the model was selected on the calibration part, which makes the coverage approximate.
+
+    Returns:
+        :class:`Intervals`.
 
     Raises:
-        InputError: ``alpha`` out of range.
+        InputError: ``alpha`` is out of range.
+
+    Source: Lei et al. 2018, arXiv 1604.04173, algorithm 2, from absolute residuals.
     """
     found, truth = (np.asarray(x, dtype=np.float64) for x in calibration)
     p = np.asarray(prediction, dtype=np.float64)

@@ -155,40 +155,47 @@ def explain(
 ) -> Explanation:
     """Explain a trained model's predictions, and say how certain they are.
 
-    One pass over ``batches``: contributions of the modalities to every sample and to the metrics of all, activity
-    inside the fusion, and on request attributions of the features. With a validation part, which alone is fitted on: a
-    temperature, and prediction sets (of the unscaled probabilities) or intervals. The model is left as it was.
+    >>> model = ef.build_model({"a": 3, "b": 4}, "classification", 2, fusion="mean")
+    >>> batch = ef.tasks.Batch({"a": torch.randn(8, 3), "b": torch.randn(8, 4)}, target=torch.arange(8) % 2)
+    >>> found = explain(model, ef.tasks.make_task("classification"), [batch])
+    >>> found.contributions.values["a"].shape  # of modality "a" to the probability of each sample's class
+    (8,)
+
+    One pass over ``batches``: contributions of the modalities to every sample and to the metrics of all samples,
+    activity inside the fusion, and on request attributions to the features. If there is a validation part, a
+    temperature and prediction sets (of the unscaled probabilities) or intervals are fitted on it. The model is not
+    changed.
 
     Args:
         model: the model.
         task: its task.
-        batches: the samples that are explained, usually the test part's.
-        validation: of the validation part, with labels.
-        selected_on_validation: whether training has looked at the validation part (early stopping); the explanation
-            then says that its coverage is approximate.
-        samples: at most so many of the first samples, ≥ 1; None for all.
+        batches: the samples to explain, usually the test part's.
+        validation: batches of the validation part, with labels.
+        selected_on_validation: whether training used the validation part (early stopping); the explanation then says
+            that its coverage is approximate.
+        samples: use only this number of first samples, ≥ 1; None for all.
         value: see :meth:`CoalitionOutputs.per_sample`.
         output: likewise.
         empty: see :func:`evaluate_coalitions`.
         pairs: likewise, for more than 8 modalities.
-        seed: of all draws.
+        seed: seed of all random draws.
         features: whether to attribute to features, by :func:`attribute`; needs Captum.
-        steps: of its quadrature.
-        tol: likewise, how complete the attributions have to be.
-        alpha: share of misses allowed to prediction sets and intervals.
-        conformal: their method for classes; see :func:`class_scores`. ``"aps"`` is randomised by ``seed``.
-        bins: of the reliability.
+        steps: see :func:`attribute`.
+        tol: likewise.
+        alpha: share of errors allowed for prediction sets and intervals; default 0.1.
+        conformal: their method for classes, "lac" (default) or "aps"; see :func:`prediction_sets`.
+        bins: bins of the reliability diagram; default 15.
 
     Returns:
         :class:`Explanation`.
 
     Raises:
-        InputError: no samples, retrieval, labels that are needed and not there, Captum missing, or an argument out of
+        InputError: no samples, a retrieval task, missing labels, Captum is not installed, or an argument is out of
             range.
         UnknownNameError: an unknown value or method.
 
     Warns:
-        ConvergenceWarning: once, where solves did not converge.
+        ConvergenceWarning: at most once, if solves did not converge.
     """
     value = value_of(task, value)
     check_options(alpha, conformal)
@@ -242,7 +249,7 @@ def explain(
 
 
 def _first(batches: Iterable[Batch], samples: int | None) -> Iterator[Batch]:
-    """All batches, or those of the first samples."""
+    """All batches, or those with the first samples."""
     left = samples
     for batch in batches:
         if left is None:

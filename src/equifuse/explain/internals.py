@@ -1,4 +1,4 @@
-"""What goes on inside the two methods: the gate of the equilibrium, invariant and specific parts of GMF."""
+"""Activity inside the two main methods: the gate of the equilibrium, invariant and specific parts of GMF."""
 
 from __future__ import annotations
 
@@ -75,11 +75,16 @@ class PartEnergies:
 
 @dataclass(frozen=True)
 class Internals:
-    """What can be told of a fusion from within.
+    """The result of :func:`look_inside`.
+
+    >>> model = ef.build_model({"a": 3, "b": 4}, "regression", 1, fusion="mean").eval()
+    >>> batch = ef.tasks.Batch({"a": torch.randn(8, 3), "b": torch.randn(8, 4)})
+    >>> look_inside(model, [batch]).gate is None  # this fusion has no gate
+    True
 
     Attributes:
-        gate: of a deep-equilibrium fusion, alone or behind GMF; else None.
-        parts: of GMF, else None.
+        gate: :class:`GateActivity` of a deep-equilibrium fusion, alone or behind GMF; else None.
+        parts: :class:`PartEnergies` of GMF; else None.
     """
 
     gate: GateActivity | None = None
@@ -87,7 +92,20 @@ class Internals:
 
 
 def look_inside(model: FusionModel, batches: Iterable[Batch]) -> Internals:
-    """Gate activity and the energies of the parts, as far as the model's fusion has such, in evaluation mode."""
+    """Measure the activity inside a model's fusion: the gate of ``deq``, the parts of ``gmf``.
+
+    >>> model = ef.build_model({"a": 3, "b": 4}, "regression", 1, fusion="deq").eval()
+    >>> batch = ef.tasks.Batch({"a": torch.randn(8, 3), "b": torch.randn(8, 4)})
+    >>> sorted(look_inside(model, [batch]).gate.openness)
+    ['a', 'b']
+
+    Args:
+        model: the model; it is evaluated in evaluation mode.
+        batches: the samples.
+
+    Returns:
+        :class:`Internals`, with None for what the fusion does not have.
+    """
     with evaluating(model) as device:
         return join_internals([internals_of_batch(model, batch.to(device)) for batch in batches])
 

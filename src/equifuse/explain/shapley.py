@@ -1,4 +1,4 @@
-"""How much each modality contributed: Shapley values over what the model says when it is given some of them only."""
+"""How much each modality contributed: Shapley values of the model's outputs for subsets of the modalities."""
 
 from __future__ import annotations
 
@@ -61,7 +61,11 @@ class Coalitions:
 
 
 def all_coalitions(players: int) -> Coalitions:
-    """All ``2^M`` coalitions: Shapley values are exact."""
+    """All ``2^M`` coalitions of ``M`` players, from which Shapley values are exact.
+
+    >>> len(all_coalitions(3).codes)
+    8
+    """
     return Coalitions(players, np.arange(2**players, dtype=np.int64))
 
 
@@ -93,13 +97,13 @@ def sampled_coalitions(players: int, pairs: int = 64, seed: int = 0) -> Coalitio
 
 
 def _along(orders: NDArray[np.int64]) -> NDArray[np.int64]:
-    """``(..., M) -> (..., M + 1)``: the coalitions met while the players come in, from nobody to all."""
+    """``(..., M) -> (..., M + 1)``: the coalitions while the players join one after the other, from nobody to all."""
     steps = np.cumsum(np.int64(1) << orders, axis=-1)
     return np.concatenate([np.zeros_like(steps[..., :1]), steps], axis=-1)
 
 
 def shapley_weights(players: int) -> Floats:
-    """``(2^M, M)``: what each coalition's value counts for in each player's Shapley value (Shapley 1953).
+    """``(2^M, M)``: the weight of each coalition's value in each player's Shapley value (Shapley 1953).
 
     ``φ_m = Σ_{S ∌ m} |S|! (M − |S| − 1)! / M! · (v(S ∪ m) − v(S))``.
     """
@@ -112,18 +116,22 @@ def shapley_weights(players: int) -> Floats:
 
 
 def shapley_values(values: ArrayLike, coalitions: Coalitions) -> tuple[Floats, Floats | None]:
-    """Shapley values of games given by the values of their coalitions.
+    """Shapley values of games: each player's fair share of the value of all players together.
 
-    With all coalitions they are exact. Along sampled orders each player's value is the mean of what it adds when it
-    comes in; it has a standard error, from the spread of the ``P`` means over an order and its reverse. Either way they
-    add up to ``v(all) − v(nobody)``.
+    >>> values = np.array([0.0, 1.0, 2.0, 5.0])  # of nobody, the first, the second, and both
+    >>> shares, errors = shapley_values(values, all_coalitions(2))
+    >>> shares.tolist(), errors is None
+    ([2.0, 3.0], True)
 
     Args:
         values: ``(..., C)``, in the order of ``coalitions.codes``.
-        coalitions: see there.
+        coalitions: all coalitions, or sampled ones.
 
     Returns:
-        ``(..., M)``, and their standard errors, or None where they are exact.
+        ``(..., M)`` values, which add up to ``v(all) − v(nobody)``, and their standard errors; None if they are exact.
+
+    With all coalitions the values are exact. Along sampled orders a player's value is the mean change when it joins,
+    and its standard error comes from the spread of the ``P`` means over an order and its reverse.
     """
     v = np.asarray(values, dtype=np.float64)
     if coalitions.orders is None:
@@ -175,15 +183,20 @@ class Contributions:
 
 @dataclass(frozen=True)
 class CoalitionOutputs:
-    """What a model says of samples when it is given some of their modalities only.
+    """A model's outputs for every subset of the modalities; see :func:`evaluate_coalitions`.
+
+    >>> model = ef.build_model({"a": 3, "b": 4}, "regression", 1, fusion="mean").eval()
+    >>> batch = ef.tasks.Batch({"a": torch.randn(8, 3), "b": torch.randn(8, 4)})
+    >>> evaluate_coalitions(model, ef.tasks.make_task("regression"), [batch]).outputs.shape
+    torch.Size([8, 4, 1])
 
     Attributes:
-        modalities: names, the players.
-        coalitions: which were evaluated.
-        outputs: ``(n, C, K)`` raw outputs. A coalition's modalities that a sample lacks are no part of it.
-        present: bool ``(n, M)``.
-        target: of the samples, or None.
-        converged: share of the solves that converged; None for a closed-form fusion.
+        modalities: names; they are the players.
+        coalitions: the subsets that were evaluated.
+        outputs: ``(n, C, K)`` raw outputs. Modalities that a sample lacks are left out of its coalitions.
+        present: bool ``(n, M)``, True where present.
+        target: targets of the samples, or None.
+        converged: share of the solves that converged; None for a fusion that solves nothing.
     """
 
     modalities: tuple[str, ...]
@@ -260,26 +273,35 @@ def evaluate_coalitions(
     pairs: int = 64,
     seed: int = 0,
 ) -> CoalitionOutputs:
-    """Evaluate a model on coalitions of its modalities: all ``2^M`` for at most 8, along random orders above.
+    """Evaluate a model on subsets of its modalities: all ``2^M`` for at most 8, along random orders for more.
 
-    A modality outside of a coalition is missing, as it would be from a sample that never had it; nothing is imputed.
-    Each modality is encoded once, and a sample is fused once for each subset of the modalities that it has. Memory
-    grows with samples × coalitions × outputs.
+    >>> model = ef.build_model({"a": 3, "b": 4}, "regression", 1, fusion="mean").eval()
+    >>> batch = ef.tasks.Batch({"a": torch.randn(8, 3), "b": torch.randn(8, 4)})
+    >>> task = ef.tasks.make_task("regression")
+    >>> evaluate_coalitions(model, task, [batch]).per_sample(task).values["a"].shape
+    (8,)
+
+    A modality outside of a coalition is missing, as from a sample that never had it; nothing is imputed. Each modality
+    is encoded once, and a sample is fused once for each subset of its modalities. Memory grows with samples ×
+    coalitions × outputs.
 
     Args:
         model: the model.
         task: its task.
-        batches: of the samples.
-        empty: ``(K,)`` raw outputs that stand for no modality at all, as :func:`base_output` gives them; None for what
-            the model itself says then, which it has never been trained for.
-        pairs: orders drawn where not all coalitions are evaluated; see :func:`sampled_coalitions`.
-        seed: of the draws.
+        batches: the samples.
+        empty: ``(K,)`` raw outputs without any modality, as :func:`base_output` gives them; None for the model's own
+            outputs without inputs, for which it was never trained.
+        pairs: random orders if not all coalitions are evaluated; see :func:`sampled_coalitions`.
+        seed: seed of the random orders.
+
+    Returns:
+        :class:`CoalitionOutputs`.
 
     Raises:
-        InputError: a task without predictions of single samples, no samples, or an argument out of range.
+        InputError: the task has no predictions of single samples, there are no samples, or an argument is out of range.
 
     Warns:
-        ConvergenceWarning: once, where solves did not converge.
+        ConvergenceWarning: at most once, if solves did not converge.
     """
     value_of(task)
     count = len(model.modalities)
@@ -364,21 +386,23 @@ def coalitions_of_batch(
 
 
 def base_output(task: Task, target: ArrayLike, outputs: int) -> Tensor:
-    """Raw outputs of a predictor that knows nothing but the targets of the training part.
+    """The raw outputs of the best predictor without any inputs, which knows only the targets of the training part.
 
-    The logarithm of the class frequencies, the log-odds of the labels' frequencies, the mean of the targets, or a
-    log-risk of 0. Classes and labels are counted once more than seen (Laplace), so that all is finite.
+    >>> base_output(ef.tasks.make_task("regression"), np.array([[1.0], [3.0]]), outputs=1)
+    tensor([2.], dtype=torch.float64)
 
     Args:
         task: the task.
-        target: of the training part.
-        outputs: ``K``.
+        target: targets of the training part.
+        outputs: number of outputs ``K``.
 
     Returns:
-        ``(K,)``.
+        ``(K,)``: the logarithm of the class frequencies, the log-odds of the labels' frequencies, the mean of the
+        targets, or a log-risk of 0. Classes and labels are counted once more than they occur (Laplace), so that all
+        outputs are finite.
 
     Raises:
-        InputError: a task without predictions of single samples.
+        InputError: the task has no predictions of single samples.
     """
     value_of(task)
     return torch.from_numpy(task.base_output(np.asarray(target), outputs))

@@ -1,4 +1,4 @@
-"""The number that is explained: read from raw outputs, one per sample. And how a model is asked for them."""
+"""Choose the number of each sample that is explained, and compute it from a model's raw outputs."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def read(task: Task, value: str, outputs: Tensor, chosen: Tensor) -> Tensor:
 
 @contextmanager
 def evaluating(model: FusionModel) -> Iterator[torch.device]:
-    """Within the context the model is in evaluation mode and does not warn; yields its device."""
+    """A context in which the model is in evaluation mode and does not warn; yields its device."""
     training = model.training
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     model.eval()
@@ -94,7 +94,7 @@ def evaluating(model: FusionModel) -> Iterator[torch.device]:
 
 
 def presence(model: FusionModel, batch: Batch) -> Tensor:
-    """Bool ``(B, M)``: which sample has which of the model's modalities."""
+    """Bool ``(B, M)``: which sample has which modality of the model."""
     device = next(iter(batch.inputs.values())).device
     none, every = (torch.full((len(batch),), here, device=device) for here in (False, True))
     return torch.stack([batch.present.get(m, every) if m in batch.inputs else none for m in model.modalities], dim=1)
@@ -121,12 +121,12 @@ def joined_target(targets: Sequence[Tensor | None]) -> NDArray[Any] | None:
 
 
 def joined(pieces: Sequence[Mapping[str, Floats]]) -> ByModality:
-    """The arrays of all batches by modality, one after the other."""
+    """The arrays of all batches by modality, concatenated."""
     return {m: np.concatenate([piece[m] for piece in pieces]) for m in pieces[0]} if pieces else {}
 
 
 def plain(value: Any) -> float | None:
-    """A number for JSON, None where there is none."""
+    """A number for JSON; None for NaN."""
     number = float(value)
     return number if np.isfinite(number) else None
 

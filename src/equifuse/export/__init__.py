@@ -1,4 +1,4 @@
-"""Trained models as files that run without this library, programs of ``torch.export`` and ONNX; and model cards."""
+"""Trained models as files that run without this library: programs of ``torch.export`` and ONNX; and model cards."""
 
 from __future__ import annotations
 

@@ -50,33 +50,30 @@ def export_model(
     loop: bool = False,
     memory: int = 10,
 ) -> ExportDescription:
-    """Write a model, preprocessing and encoders included, as a program that runs without this library.
+    """Write a model, with preprocessing and encoders, as a file that runs without this library.
 
-    The batch size is free, and so is the length of sequences. Inputs are named by modality, in the model's order,
-    ``(B, *shape)``; then ``present_<modality>``, bool ``(B,)``, which may be left out of an ONNX file's inputs (all are
-    present then), and ``length_<modality>``, int64 ``(B,)``, for sequences. What an absent sample's input holds does
-    not matter. The first output is ``logits``, ``embedding`` or ``prediction`` ``(B, K)``, by the task; a fusion that
-    solves for an equilibrium also gives ``residual`` ``(B,)``, relative, and ``converged``, bool ``(B,)``. A program of
-    ``torch.export`` takes dicts by modality: ``torch.export.load(path).module()(inputs, present, lengths)``.
-
-    A GMF is written in its folded form, which is exact. An equilibrium is solved for by
-    :class:`~equifuse.solve.StaticAnderson` to the solver's own tolerance, in as many evaluations as take every example
-    there, with and without modalities, and a quarter more. The file is run against PyTorch before it is put in place.
+    >>> model = ef.build_model({"a": 3, "b": 4}, "regression", 1, fusion="mean").eval()
+    >>> made = export_model(model, "model.pt2")
+    >>> program = torch.export.load("model.pt2").module()
+    >>> inputs = {"a": torch.randn(8, 3), "b": torch.randn(8, 4)}
+    >>> present = {"a": torch.ones(8, dtype=torch.bool), "b": torch.ones(8, dtype=torch.bool)}
+    >>> torch.allclose(program(inputs, present, {})["prediction"], model(inputs).prediction, atol=1e-5)
+    True
 
     Args:
         model: the trained model; it is not changed.
         out: file to create: ``.onnx`` or ``.pt2``.
         format: "onnx" or "torch"; default by the suffix.
-        example: a few samples of every modality ``(B, *shape)``, at least 2, to choose the steps and check the file
-            with; default 64 drawn at random, with the means and deviations that standardising learned.
+        example: a few samples of every modality ``(B, *shape)``, at least 2, to choose the number of steps and to check
+            the file with; default 64 random ones, with the means and deviations of the training part.
         present: modality name -> bool ``(B,)``, which examples have it; default all.
-        lengths: modality name -> int64 ``(B,)``, how many steps of the examples' sequences count; default all.
-        masks: whether the program has inputs for presence.
-        steps: evaluations of each part of the equilibrium; default chosen as above. With ``loop`` the most.
-        loop: solve in a loop (``torch.while_loop``, a prototype of PyTorch; an ONNX ``Loop``) that ends once all
-            samples of a batch have converged, after the fusion's ``solver.max_steps`` at the latest. The file is
-            smaller; not every runtime has loops.
-        memory: of the solver, ≥ 0; 0 is plain iteration.
+        lengths: modality name -> int64 ``(B,)``, numbers of valid steps of the examples' sequences; default all.
+        masks: whether the program has inputs for presence; default True.
+        steps: evaluations of each part of the equilibrium; default chosen as below. With ``loop`` the largest number.
+        loop: solve in a loop (``torch.while_loop``, a prototype in PyTorch; an ONNX ``Loop``) that ends when all
+            samples of a batch have converged, at the latest after the fusion's ``solver.max_steps``. The file is
+            smaller, but not every runtime has loops.
+        memory: of the solver, ≥ 0; default 10; 0 is plain iteration.
 
     Returns:
         The description that is stored in the file; :func:`describe` reads it back. ``error`` is the largest absolute
@@ -86,9 +83,19 @@ def export_model(
     Raises:
         OutputExistsError: ``out`` exists.
         UnknownNameError: an unknown format or modality.
-        InputError: an option that does not fit, the extra for ONNX is not installed, an encoder that has no graph, or
-            an equilibrium that is not reached on the examples.
-        EquifuseError: the file's outputs are not PyTorch's; it is not written.
+        InputError: an option does not fit, the extra for ONNX is not installed, an encoder cannot be exported, or the
+            equilibrium is not reached on the examples.
+        EquifuseError: the file's outputs differ from PyTorch's; it is not written.
+
+    The program: the batch size and the length of sequences are free. Inputs are named by modality, in the model's
+    order, ``(B, *shape)``; then ``present_<modality>``, bool ``(B,)``, which ONNX files do not require (default: all
+    present), and ``length_<modality>``, int64 ``(B,)``, for sequences. Inputs of absent modalities may hold anything.
+    The first output is ``logits``, ``embedding`` or ``prediction`` ``(B, K)``, by the task; a fusion that solves for an
+    equilibrium also has ``residual`` ``(B,)`` and ``converged``, bool ``(B,)``.
+
+    A GMF is written in its folded form, which is exact. An equilibrium is solved with
+    :class:`~equifuse.solve.StaticAnderson` to the solver's own tolerance, in as many evaluations as every example
+    needs, with and without modalities, and a quarter more. The file is compared with PyTorch before it is put in place.
     """
     path = Path(out)
     kind = _kind(path, format)
@@ -131,10 +138,17 @@ def export_model(
 
 
 def describe(path: str | os.PathLike[str]) -> ExportDescription:
-    """What :func:`export_model` stored in a file beside the program.
+    """Read the description that :func:`export_model` stored in a file.
+
+    >>> model = ef.build_model({"a": 3, "b": 4}, "regression", 1, fusion="mean").eval()
+    >>> export_model(model, "model.pt2") == describe("model.pt2")
+    True
+
+    Args:
+        path: the file.
 
     Raises:
-        DataError: no such file, or one that it did not write.
+        DataError: there is no such file, or :func:`export_model` did not write it.
         InputError: a file of another kind, or the extra for ONNX is not installed.
     """
     path = Path(path)
@@ -145,7 +159,7 @@ def describe(path: str | os.PathLike[str]) -> ExportDescription:
 
 
 def _kind(path: Path, wanted: str | None) -> str:
-    """The format of a path, by its suffix, which must agree with what is wanted."""
+    """The format of a path, by its suffix, which must agree with the wanted format."""
     if wanted is not None and wanted not in SUFFIXES:
         raise UnknownNameError("format", wanted, SUFFIXES)
     found = next((kind for kind, suffix in SUFFIXES.items() if suffix == path.suffix), None)
@@ -166,7 +180,7 @@ def _own_version() -> str:
 def _prepare_solver(
     graph: InferenceGraph, sets: list[Examples], steps: int | None, loop: bool, memory: int
 ) -> StaticAnderson | None:
-    """Give the graph its solver, with as many steps as it takes; None where there is nothing to solve."""
+    """Give the graph a solver with enough steps; None if it solves nothing."""
     fusion = graph.equilibrium
     if fusion is None:
         if loop or steps is not None:
@@ -183,7 +197,7 @@ def _prepare_solver(
 
 
 def _achieved(solver: StaticAnderson, outputs: list[dict[str, Tensor]]) -> ExportedSolver:
-    """The solver, and how the examples' solves went; one warning if some did not converge."""
+    """The convergence of the examples' solves; warns once if some did not converge."""
     converged = torch.cat([found["converged"] for found in outputs]).double().mean().item()
     residual = torch.cat([found["residual"] for found in outputs]).max().item()
     if converged < 1:

@@ -1,4 +1,4 @@
-"""A trained model as something that can be recorded: in its inference form, with solves of fixed shape."""
+"""A trained model as a module that can be recorded as a graph: inference form, solves of fixed shape."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Examples:
         return next(iter(self.inputs.values())).shape[0]
 
     def arguments(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        """As :class:`InferenceGraph` is called."""
+        """The arguments for a call of :class:`InferenceGraph`."""
         return self.inputs, self.present, self.lengths
 
     def select(self, rows: slice) -> Examples:
@@ -55,7 +55,7 @@ class Examples:
         return Examples(inputs, present, lengths, self.made_up)
 
     def with_holes(self) -> Examples:
-        """The same, each sample but every last of ``M + 1`` without one more of the ``M`` modalities, in turn."""
+        """The same samples, from which one more modality each is removed in turn; from every last of ``M + 1`` none."""
         if not self.present:
             return self
         turn = torch.arange(len(self)) % (len(self.present) + 1)
@@ -110,7 +110,7 @@ class InferenceGraph(nn.Module):
         return found
 
     def outputs(self, examples: Examples) -> dict[str, Tensor]:
-        """Those of examples; what did not converge says so itself."""
+        """The outputs for the examples; convergence is among them, so there are no warnings."""
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             found: dict[str, Tensor] = self(*examples.arguments())
@@ -135,7 +135,7 @@ def _folded(fusion: Fusion) -> Fusion:
 
 
 def check_exportable(model: FusionModel) -> None:
-    """Refuse what has no graph.
+    """Raise an error for a model that cannot be recorded.
 
     Raises:
         InputError: a GRU over padded sequences.
@@ -248,7 +248,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep to themselves what exporters have to say about their own code and about packages that are not needed."""
+    """A context without the exporters' messages about their own code and about packages that are not needed."""
     loggers = [logging.getLogger(name) for name in ("torch.export", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
