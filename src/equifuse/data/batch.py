@@ -14,7 +14,11 @@ from equifuse.data.lazy import in_memory
 
 @dataclass
 class Batch:
-    """Samples of a split as tensors.
+    """Samples of a split as tensors, as a model and a task take them.
+
+    >>> batch = Batch({"a": torch.zeros(8, 3)}, present={"a": torch.ones(8, dtype=torch.bool)}, target=torch.arange(8))
+    >>> batch.select(torch.tensor([1, 3])).target
+    tensor([1, 3])
 
     Attributes:
         inputs: modality name -> ``(B, *shape)``.

@@ -1,4 +1,4 @@
-"""Fusion models as scikit-learn estimators. Lightning is loaded when one is fitted."""
+"""Fusion models as scikit-learn estimators. Lightning is imported when one is fitted."""
 
 from equifuse.estimators.classifier import FusionClassifier
 from equifuse.estimators.layout import stack

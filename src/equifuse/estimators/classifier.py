@@ -1,4 +1,4 @@
-"""One class per sample, as scikit-learn knows it."""
+"""Classification with the interface of scikit-learn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ from equifuse.tasks.base import probabilities
 
 
 class FusionClassifier(ClassifierMixin, FusionEstimator):  # type: ignore[misc]
-    """A fusion model as a scikit-learn classifier.
+    """A fusion model as a scikit-learn classifier: fit it on a dict of arrays, one for each modality.
+
+    >>> generator = np.random.default_rng(0)
+    >>> y = np.repeat(["benign", "malignant"], 30)
+    >>> X = {m: (y == "benign")[:, None] + 0.1 * generator.standard_normal((60, 4)) for m in ("mrna", "meth")}
+    >>> model = ef.FusionClassifier("concat", epochs=5, lr=0.01, random_state=0).fit(X, y)
+    >>> model.predict({"mrna": X["mrna"][:2]}).tolist()  # "meth" is missing
+    ['benign', 'benign']
 
     ``X`` is one of
 

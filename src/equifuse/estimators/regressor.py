@@ -1,4 +1,4 @@
-"""One or several numbers per sample, as scikit-learn knows it."""
+"""Regression with the interface of scikit-learn."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ from equifuse.training.trainer import TrainingResult
 
 class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
     """A fusion model as a scikit-learn regressor of one target ``(n,)`` or several ``(n, K)``.
+
+    >>> generator = np.random.default_rng(0)
+    >>> X = {m: generator.standard_normal((60, 4)) for m in ("mrna", "meth")}
+    >>> model = ef.FusionRegressor("concat", epochs=2, random_state=0).fit(X, X["mrna"].sum(1))
+    >>> model.predict(X).shape
+    (60,)
 
     The targets are standardised in training, and the last affine map is rescaled to their units afterwards: neither
     their scale nor their offset has an effect on training, and ``model_`` predicts in their units.

@@ -61,6 +61,11 @@ Not stated. Whoever publishes this model chooses its licence, with regard to tha
 def model_card(run: Run) -> str:
     """The model card of a training run, in the form of the Hugging Face hub: data, results, convergence and use.
 
+    >>> from equifuse.runs import TrainConfig, load_run, train
+    >>> run = train(TrainConfig("digits", fusion="concat", epochs=1), "run", progress=False).path
+    >>> model_card(load_run(run)).startswith("---")
+    True
+
     >>> run = ef.runs.load_run("run")  # doctest: +SKIP
     >>> card = model_card(run)  # doctest: +SKIP
 

@@ -22,7 +22,11 @@ PathLike = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, read back.
+    """A finished run that was read back: its configuration, model and task.
+
+    >>> folder = train(TrainConfig("digits", fusion="concat", epochs=1), "run", progress=False).path
+    >>> load_run(folder).task.name
+    'classification'
 
     Attributes:
         path: the run folder.
@@ -66,7 +70,11 @@ def read_run_config(run: Path) -> tuple[TrainConfig, dict[str, Any]]:
 
 
 def load_run(run: PathLike) -> Run:
-    """Read a finished run.
+    """Read a finished run, with its trained model.
+
+    >>> folder = train(TrainConfig("digits", fusion="concat", epochs=1), "run", progress=False).path
+    >>> load_run(folder).model.modalities
+    ('pixels', 'fourier', 'zernike', 'profiles', 'morphology')
 
     Raises:
         DataError: it is none, or is damaged.

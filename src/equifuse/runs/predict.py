@@ -27,7 +27,13 @@ TABLE_SUFFIXES = (".csv", ".parquet", ".npz")
 
 
 def predict_run(run: PathLike, input_path: PathLike, out_path: PathLike) -> Columns:
-    """Predict the rows of a file and write them as a table.
+    """Predict the rows of a file with a trained run, and write them as a table.
+
+    >>> run = train(TrainConfig("digits", fusion="concat", epochs=1), "run", progress=False).path
+    >>> ef.datasets.write_npz("new.npz", ef.datasets.load("digits"))
+    >>> columns = predict_run(run, "new.npz", "predictions.csv")
+    >>> len(columns["prediction"])
+    359
 
     Columns: ``id`` (or ``row``, from 0), the task's (``prediction``, ``prob_<class>``, …), and ``converged``,
     ``residual`` and ``steps`` where the fusion solves for an equilibrium.

@@ -67,7 +67,12 @@ def prepare(config: TrainConfig, dataset: MultimodalDataset | None = None) -> Pr
 
 
 def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionModel:
-    """The untrained model of a configuration; the same for the same seed, and standardised on the training part only.
+    """The untrained model of a configuration: the same for the same seed, standardised on the training part only.
+
+    >>> data = ef.datasets.load("digits")
+    >>> model = initial_model(TrainConfig("digits", fusion="gmf"), data)
+    >>> model.fusion.name
+    'gmf'
 
     Raises:
         UnknownNameError: an option the fusion does not have.

@@ -36,6 +36,13 @@ def predict_shards(
 ) -> dict[str, float]:
     """Predict every file of a folder into a folder of Parquet files of the same names.
 
+    >>> import pathlib
+    >>> run = train(TrainConfig("digits", fusion="concat", epochs=1), "run", progress=False).path
+    >>> pathlib.Path("shards").mkdir()
+    >>> ef.datasets.write_npz("shards/one.npz", ef.datasets.load("digits"))
+    >>> predict_shards(run, "shards", "predictions", workers=1, progress=False)["rows"]
+    359
+
     Each shard is written whole or not at all, so that a kill loses those under way and nothing else. Parquet is read,
     predicted and written in pieces, so that a shard may be larger than memory. A shard that cannot be read does not
     stop the others.

@@ -32,7 +32,13 @@ _PREFIX = "val_"
 
 @dataclass
 class Evaluation:
-    """A model's result on a whole split, on the CPU.
+    """A model's result on a whole split: metrics, raw predictions and convergence, on the CPU.
+
+    >>> model = ef.build_model({"a": 3, "b": 4}, "regression", 1, fusion="mean")
+    >>> batch = Batch({"a": torch.randn(8, 3), "b": torch.randn(8, 4)}, target=torch.randn(8, 1))
+    >>> found = make_task("regression").evaluate(model, [batch])
+    >>> found.prediction.shape, "rmse" in found.metrics
+    (torch.Size([8, 1]), True)
 
     Attributes:
         metrics: metric name -> value, ``"loss"`` (the task's) among them; None where it is undefined on the split.

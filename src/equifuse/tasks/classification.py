@@ -79,7 +79,13 @@ def _sklearn() -> Any:
 
 
 class Classification(Task):
-    """Cross-entropy on logits ``(B, K)`` against int64 labels ``(B,)``.
+    """One class per sample: cross-entropy on logits ``(B, K)`` against int64 labels ``(B,)``.
+
+    >>> task = Classification(classes=("cat", "dog"))
+    >>> sorted(task.predict(torch.tensor([[2.0, 0.0]])))
+    ['prediction', 'prob_cat', 'prob_dog']
+    >>> task.metrics(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1]))["accuracy"]
+    1.0
 
     Metrics: ``accuracy``, ``f1_macro``, ``f1_weighted``, ``log_loss``; for two classes ``f1`` (of class 1), undefined
     where that neither occurs nor is predicted; and ``auc`` (ROC; one class against the rest, macro mean, for more than

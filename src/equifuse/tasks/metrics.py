@@ -1,4 +1,4 @@
-"""A metric: a number that says how good predictions are, which way it is better, and when it means nothing."""
+"""Metrics: numbers that say how good predictions are, which direction is better, and when they are undefined."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Reason = Callable[..., str | None]
 
 @dataclass(frozen=True)
 class Detailed:
-    """What the function of a metric returns that has parts beside its value, such as one per class or per direction.
+    """The result of a metric that has parts besides its value, such as one per class or per direction.
 
     Example:
         >>> Detailed(0.8, {"text->image": 0.7, "image->text": 0.9}).value
@@ -38,7 +38,11 @@ class Detailed:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The metrics of a split.
+    """The metrics of a split, with a reason for each that is undefined.
+
+    >>> found = Classification().measure(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
+    >>> found.values["accuracy"], found.values["auc"], "auc" in found.undefined
+    (1.0, None, True)
 
     Attributes:
         values: name -> value; None where it is undefined.

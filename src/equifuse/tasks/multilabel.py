@@ -51,7 +51,11 @@ def _nothing(p: Floats, y: Decisions) -> str | None:
 
 
 class Multilabel(Task):
-    """Binary cross-entropy on logits ``(B, K)`` against 0/1 targets ``(B, K)``.
+    """Any number of labels per sample: binary cross-entropy on logits ``(B, K)`` against 0/1 targets ``(B, K)``.
+
+    >>> found = Multilabel().metrics(torch.tensor([[3.0, -3.0], [3.0, 3.0]]), torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+    >>> found["f1_micro"]
+    1.0
 
     Metrics: ``f1_micro``, ``f1_macro``, ``f1_weighted``, ``f1_samples`` at probability 0.5, and ``map`` (mean average
     precision over the labels that occur in the split). A label, or a sample, with nothing to find and nothing found has

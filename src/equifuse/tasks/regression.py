@@ -119,7 +119,10 @@ SENTIMENT = (
 
 
 class Regression(Task):
-    """Mean squared error on values ``(B, K)`` in the targets' own units.
+    """One or several numbers per sample: mean squared error on values ``(B, K)`` in the targets' own units.
+
+    >>> Regression().metrics(torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [4.0]]))["mae"]
+    1.0
 
     Metrics: ``mae``, ``rmse``, ``r2`` and ``pearson``, each the mean over the targets; a target that is constant in the
     split has no ``r2`` and no ``pearson``, and one whose prediction is constant no ``pearson``. They are undefined

@@ -69,7 +69,13 @@ def _no_labels(p: Embeddings, y: Labels | None) -> str | None:
 
 
 class Retrieval(Task):
-    """Matching across modalities, over all pairs of them, each embedded alone through the fusion.
+    """Find the matching sample of another modality: embeddings of all modalities, compared by their cosine.
+
+    >>> embeddings = torch.nn.functional.one_hot(torch.arange(4)).float()[:, None].expand(-1, 2, -1)  # (B, M, K)
+    >>> Retrieval().metrics(embeddings, None)["recall@1"]
+    1.0
+
+    Each modality is embedded alone through the fusion, and all pairs of modalities are compared.
 
     Predictions are ``(B, M, K)``: sample, modality (in the model's order), embedding; NaN where a sample lacks the
     modality. With cosines ``c_ij = cos(a_i, b_j)`` the loss of a pair of modalities is the mean over both directions of

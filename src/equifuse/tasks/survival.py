@@ -26,7 +26,13 @@ def _no_event(risk: NDArray[np.float64], y: NDArray[np.float64]) -> str | None:
 
 
 class Survival(Task):
-    """Cox's proportional hazards (1972): log-risks ``(B, 1)`` against targets ``(B, 2)`` of time, event seen or not.
+    """Time to an event that is not seen for every sample: Cox's proportional hazards, log-risks ``(B, 1)``.
+
+    >>> times = torch.tensor([[1.0, 1.0], [2.0, 1.0], [3.0, 0.0]])  # time, and 1 where the event was seen
+    >>> Survival().metrics(torch.tensor([[2.0], [1.0], [0.0]]), times)["c_index"]  # higher risk, earlier event
+    1.0
+
+    Targets are ``(B, 2)``: time, and whether the event was seen (Cox 1972).
 
     The loss is the negative partial log-likelihood of the batch, with Breslow's handling of ties, per event seen; 0
     where none is. A batch stands for the whole, so it should not be small.

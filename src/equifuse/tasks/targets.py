@@ -1,4 +1,4 @@
-"""What the targets of a task are: how they are read, checked and counted. NumPy only; the data rooms ask it."""
+"""Targets of tasks: how they are read from a table, checked and counted. NumPy only, because data sets use it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _SAME = 0.9999
 
 
 class Targets(ABC):
-    """A kind of targets. A task has one as its class attribute ``targets``, one of those below or one of its own.
+    """Base of the kinds of targets: how they are read, checked and counted. A task has one as ``targets``.
+
+    >>> isinstance(Classification.targets, Targets)
+    True
 
     Attributes:
         optional: whether a data set may have none at all.
@@ -59,7 +62,7 @@ class Targets(ABC):
 
     @abstractmethod
     def check(self, parts: Mapping[str, Array], classes: tuple[str, ...] | None, task: str) -> None:
-        """Refuse targets that the task cannot be trained or measured with.
+        """Raise an error for targets that the task cannot be trained or measured with.
 
         Args:
             parts: ``"train"``, ``"val"`` and ``"test"`` -> targets.
@@ -67,7 +70,7 @@ class Targets(ABC):
             task: name of the task, for messages.
 
         Raises:
-            DataError: naming the part.
+            DataError: the message names the part.
         """
 
     @abstractmethod
@@ -75,7 +78,7 @@ class Targets(ABC):
         """How many outputs a model of these targets has."""
 
     def strata(self, target: Array) -> Array | None:
-        """Labels ``(n,)`` by which a part that is split off is stratified, or None."""
+        """Labels ``(n,)`` for a stratified split, or None."""
         return None
 
     def shares(self, target: Array) -> NDArray[np.float64] | None:
@@ -152,7 +155,7 @@ class Classes(Targets):
         return target
 
     def shares(self, target: Array) -> NDArray[np.float64] | None:
-        """Of each class."""
+        """Share of each class."""
         return np.asarray(np.bincount(target.astype(np.int64)) / len(target), dtype=np.float64)
 
     def told_by(self, feature: Floats, target: Array) -> bool:
@@ -169,7 +172,11 @@ class Classes(Targets):
 
 
 class OptionalClasses(Classes):
-    """Labels ``(n,)`` as :class:`Classes`, which a data set may lack, and which nothing is predicted of."""
+    """Labels ``(n,)`` like :class:`Classes`, but not predicted, and not required; for retrieval.
+
+    >>> OptionalClasses().optional
+    True
+    """
 
     optional = True
 
@@ -234,7 +241,11 @@ class Quantities(Targets):
 
 
 class Labels(Quantities):
-    """Any number of labels of each sample: float32 ``(n, K)``, 0 or 1."""
+    """Targets of multilabel classification: any number of labels of each sample, float32 ``(n, K)``, 0 or 1.
+
+    >>> Labels().shares(np.array([[1.0, 0.0], [1.0, 1.0]], np.float32)).tolist()
+    [1.0, 0.5]
+    """
 
     def check_values(self, values: NDArray[np.float64], part: str, task: str) -> None:
         """Zeros and ones."""
@@ -242,7 +253,7 @@ class Labels(Quantities):
             raise DataError(f"{task} targets of split {part!r} must be 0 or 1")
 
     def shares(self, target: Array) -> NDArray[np.float64] | None:
-        """Of each label; they do not add up to 1."""
+        """Share of each label; they do not add up to 1."""
         return np.asarray(target.astype(np.float64).mean(axis=0), dtype=np.float64)
 
     def told_by(self, feature: Floats, target: Array) -> bool:
@@ -251,7 +262,13 @@ class Labels(Quantities):
 
 
 class EventTimes(Quantities):
-    """The time of each sample, and whether its event was seen then: float32 ``(n, 2)``, the second 0 or 1."""
+    """Targets of survival: the time of each sample, and whether its event was seen then: float32 ``(n, 2)``.
+
+    >>> EventTimes().n_outputs(np.array([[5.0, 1.0], [3.0, 0.0]], np.float32))  # the model has one output, the risk
+    1
+
+    The second column is 1 if the event was seen at that time, and 0 if the sample was still without it.
+    """
 
     def encode(self, values: Array, names: Sequence[str], task: str) -> tuple[Array, tuple[str, ...] | None]:
         """See :meth:`Targets.encode`; the output has no name."""

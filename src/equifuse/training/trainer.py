@@ -50,7 +50,12 @@ PathLike = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training came to, beside the weights.
+    """The result of :meth:`Trainer.fit`: the history, the best epoch, and warnings about equilibria.
+
+    >>> data = ef.datasets.load("digits")
+    >>> model = ef.build_model(data.shapes, data.task, data.n_outputs, fusion="concat", classes=data.classes)
+    >>> Trainer(epochs=1).fit(model, data).best_epoch
+    1
 
     Attributes:
         history: one row of numbers per epoch: ``epoch`` from 0, ``train_*``, ``val_*``, ``equilibrium_*``, ``seconds``.
