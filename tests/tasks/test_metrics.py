@@ -270,7 +270,7 @@ def test_a_task_and_a_metric_of_somebody_else_are_trained_evaluated_reported_and
     )
     asked = {
         "data": [str(counts)],
-        "methods": ["concat", "linear"],
+        "methods": ["concat", "gmf", "linear"],
         "seeds": 1,
         "missing": [0.5, "without"],
         "settings": {"epochs": 1, "hidden": [8], "metric": "deviation"},
@@ -278,5 +278,6 @@ def test_a_task_and_a_metric_of_somebody_else_are_trained_evaluated_reported_and
     summary = run_benchmark(BenchmarkConfig.from_dict(asked), tmp_path / "bench", workers=0, progress=False)
     assert (summary.metrics, summary.better) == ({"counts": "deviation"}, {"counts": "min"})
     assert summary.scores["clean"]["counts"]["concat"].mean > 0
+    assert [pair.b for pair in summary.pairs if pair.a == "concat"] == ["gmf"]
     assert "linear" not in summary.scores["clean"]["counts"]  # it has no linear baseline, and says so
     assert summary.failures == []

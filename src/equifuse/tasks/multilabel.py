@@ -112,7 +112,7 @@ class Multilabel(Task):
 
     def base_output(self, target: NDArray[Any], outputs: int) -> Floats:
         """Log-odds of the labels' frequencies, counted once more than seen (Laplace), so that all are finite."""
-        return np.log((target.sum(axis=0) + 1) / ((1 - target).sum(axis=0) + 1))
+        return np.asarray(np.log((target.sum(axis=0) + 1) / ((1 - target).sum(axis=0) + 1)), dtype=np.float64)
 
     @classmethod
     def choices(cls, outputs: Floats, target: NDArray[Any] | None) -> tuple[Floats, Decisions | None] | None:

@@ -299,7 +299,7 @@ def is_text(values: Array) -> bool:
 def are_classes(values: Array) -> bool:
     """Whether columns of a table ``(n, K)`` look like classes: one column, of text or of few whole numbers."""
     if values.shape[1] > 1 or is_text(values):
-        return values.shape[1] == 1
+        return bool(values.shape[1] == 1)
     numbers = values.astype(float)
     return bool(np.array_equal(numbers, np.floor(numbers))) and len(np.unique(numbers)) <= _MOST_CLASSES
 
