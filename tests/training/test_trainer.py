@@ -301,3 +301,14 @@ def test_a_metric_that_validation_does_not_have_is_one_clear_line(data):
     val = data.splits["val"].select(np.flatnonzero(data.splits["val"].target == 0))
     with pytest.raises(ef.InputError, match="validation auc was undefined in every epoch: class 'yes' does not occur"):
         Trainer(epochs=2, monitor="auc").fit(model_for(data), data.splits["train"], val)
+
+
+def test_tuning_minimises_whatever_is_watched(quick):
+    from equifuse.benchmark.job import Job, measure
+
+    found = {}
+    for monitor in (None, "accuracy"):
+        config = TrainConfig.from_dict({**quick, **OPTIONS, "dim": None, "monitor": monitor})
+        found[monitor] = measure(Job("small", "concat", config, "", trial=0)).monitor
+    assert found[None] > 0  # a loss
+    assert -1 <= found["accuracy"] < -0.5

@@ -175,7 +175,9 @@ def _measure_fusion(unit: Job) -> JobResult:
     assert trained.best_epoch is not None
     info.train_seconds = trained.seconds
     info.epochs, info.best_epoch = len(trained.history), trained.best_epoch
-    record = JobResult(trained.best_value, info=info)
+    # Tuning minimises, whatever metric was watched.
+    falling = unit.trial is None or task.mode == "min"
+    record = JobResult(trained.best_value if falling else -trained.best_value, info=info)
     if unit.trial is not None:
         return record
     for condition, seed in conditions(dataset.modalities, task, unit.missing, config.seed).items():
