@@ -48,9 +48,6 @@ def parse_errors(path: Path, kind: str) -> Iterator[None]:
         raise DataError(f"{path} cannot be read as {kind}: {reason[:500]}") from None
 
 
-reading = parse_errors  # its earlier name
-
-
 def check_fits(path: Path, declared: int) -> None:
     """Refuse what memory cannot hold before any of it is claimed: a few bytes may declare, or unpack to, any size.
 

@@ -175,7 +175,9 @@ def make_examples(
     if count < 2:
         raise InputError(f"exporting needs at least 2 examples, got {count}")
     if present and not masks and not all(bool(mask.all()) for mask in present.values()):
-        raise InputError("some examples lack a modality, which a program without masks cannot be told")
+        raise InputError(
+            "some examples lack a modality, but without masks the program has no inputs for presence; use masks=True"
+        )
     everywhere = torch.ones(count, dtype=torch.bool)
     mask = {m: (present or {}).get(m, everywhere).cpu() for m in model.modalities} if masks else {}
     steps = {
