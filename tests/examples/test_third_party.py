@@ -73,18 +73,18 @@ def test_the_package_has_one_of_each_part(installed):
 def test_format_solver_gradient_metric_balancer_and_logger_of_a_training(run, work):
     shown = run(
         "train", "--data", "set.json", "--epochs", "2", "--dim", "8", "--out", "run", "--quiet",
-        "--set", "solver=heavy_ball", "--set", "gradient=one_step", "--metric", "top2",
+        "--set", "solver=heavy_ball", "--set", "gradient=one_step", "--metric", "best_of_two",
         "--balance", "even", "--balance-option", "share=0.5", "--logger", "lines", "--logger-option", "file=mine.jsonl",
     )  # fmt: skip
-    assert "top2" in shown
+    assert "best_of_two" in shown
     fusion = equifuse.files.read_yaml(work / "run" / "config.yaml")["run"]["fusion"]
     assert (fusion["solver"]["name"], fusion["solver"]["momentum"]) == ("heavy_ball", 0.1)
     assert fusion["gradient"] == {"name": "one_step"}
     lines = [json.loads(line) for line in (work / "run" / "mine.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {line["epoch"] for line in lines} == {0, 1}
-    assert any("val_top2" in line for line in lines)
+    assert any("val_best_of_two" in line for line in lines)
     # The stored model has its solver again, in a process that knows nothing of it beforehand.
-    assert "top2" in run("evaluate", "run")
+    assert "best_of_two" in run("evaluate", "run")
 
 
 def test_fusion_and_task_of_a_training(run, work):
@@ -108,7 +108,7 @@ def test_fusion_and_task_of_a_training(run, work):
         ("--set", "solver=heavy_bal", "heavy_ball"),
         ("--set", "gradient=one_stop", "one_step"),
         ("--task", "count", "counts"),
-        ("--metric", "top3", "top2"),
+        ("--metric", "best_of_too", "best_of_two"),
         ("--balance", "evne", "even"),
         ("--logger", "line", "lines"),
     ],

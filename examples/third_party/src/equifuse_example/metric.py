@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from equifuse.tasks import metric
 
 
-@metric("top2", tasks="classification", format="percent")
-def top2(prediction: NDArray[Any], target: NDArray[Any]) -> float:
+@metric("best_of_two", tasks="classification", format="percent")
+def best_of_two(prediction: NDArray[Any], target: NDArray[Any]) -> float:
     """Share of samples whose true class is among the two most probable ones."""
     best = np.argsort(prediction, axis=1)[:, -2:]
     return float((best == target[:, None]).any(axis=1).mean())
