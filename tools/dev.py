@@ -60,7 +60,10 @@ def setup(level: str) -> None:
 def demo() -> None:
     """Compare four fusions on the embedded digits: a table, and a page in runs/demo."""
     setup("demo")
-    python("-m", "equifuse", "demo", "--out", os.environ.get("OUT") or "runs/demo")
+    out = os.environ.get("OUT") or "runs/demo"
+    # A demonstration that is there already is shown again; what an interrupted one has finished is not repeated.
+    resume = ["--resume"] if (ROOT / out / "store.sqlite").is_file() else []
+    python("-m", "equifuse", "demo", "--out", out, *resume)
 
 
 def test() -> None:

@@ -73,7 +73,7 @@ def check_unpacked_fits(path: Path) -> None:
 
 
 def memory() -> int:
-    """Bytes of this machine's memory; where it does not tell, more than any has."""
+    """Bytes of this machine's memory; where the system does not say, more than any has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**50
 
 
@@ -145,7 +145,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def _clear(path: Path, known: Collection[int] | None) -> Iterator[None]:
-    """One line with the output's path, where the errors of writers tell that of a temporary file, or none.
+    """One line with the output's path, where the errors of writers name a temporary file, or none.
 
     Args:
         path: the output.

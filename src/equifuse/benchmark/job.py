@@ -62,7 +62,7 @@ class Job:
 
     @property
     def key(self) -> str:
-        """Sixteen hexadecimal digits of all that decides the result: equal units, equal keys."""
+        """Sixteen hexadecimal digits of all that decides the result: equal jobs, equal keys."""
         options = {name: value for name, value in self.config.to_dict().items() if name != "data"}
         decisive = {
             "config": options,
@@ -127,7 +127,7 @@ class JobInfo(Record):
 
 @dataclass
 class JobResult:
-    """What came of a unit.
+    """What came of a job.
 
     Attributes:
         monitor: the best value of what tuning minimises, on validation.
@@ -146,27 +146,27 @@ class JobResult:
             self.info.undefined = {**(self.info.undefined or {}), condition.name: found.undefined}
 
 
-def measure(unit: Job) -> JobResult:
-    """Train and measure; the same unit gives the same scores on the same machine.
+def measure(job: Job) -> JobResult:
+    """Train and measure; the same job gives the same scores on the same machine.
 
     Raises:
         EquifuseError: the data, an option or the training would not do.
     """
     with _quiet():
         began = time.perf_counter()
-        record = _measure_linear(unit) if unit.linear else _measure_fusion(unit)
+        record = _measure_linear(job) if job.linear else _measure_fusion(job)
         info = record.info
         info.seconds, info.machine = time.perf_counter() - began, platform.node()
         info.torch, info.python = str(torch.__version__), platform.python_version()
     return record
 
 
-def _measure_fusion(unit: Job) -> JobResult:
-    config = unit.config
+def _measure_fusion(job: Job) -> JobResult:
+    config = job.config
     prepared = prepare(config)
     dataset, model, task = prepared.dataset, prepared.model, prepared.task
     info = JobInfo(parameters=sum(p.numel() for p in model.parameters()))
-    if unit.trial is None:
+    if job.trial is None:
         info.convergence_at_start = Convergence.of(evaluate_quietly(model, task, dataset).convergence())
         info.flops = _flops(model, dataset)
     # Convergence is measured on test at the end: looking every epoch would count as time of training.
@@ -176,11 +176,11 @@ def _measure_fusion(unit: Job) -> JobResult:
     info.train_seconds = trained.seconds
     info.epochs, info.best_epoch = len(trained.history), trained.best_epoch
     # Tuning minimises, whatever metric was watched.
-    falling = unit.trial is None or task.mode == "min"
+    falling = job.trial is None or task.mode == "min"
     record = JobResult(trained.best_value if falling else -trained.best_value, info=info)
-    if unit.trial is not None:
+    if job.trial is not None:
         return record
-    for condition, seed in conditions(dataset.modalities, task, unit.missing, config.seed).items():
+    for condition, seed in conditions(dataset.modalities, task, job.missing, config.seed).items():
         evaluation = evaluate_quietly(model, task, dataset, condition=condition, seed=seed)
         record.put(condition, Measurement(evaluation.metrics, evaluation.undefined))
         if isinstance(condition, Intact):
@@ -188,8 +188,8 @@ def _measure_fusion(unit: Job) -> JobResult:
     return record
 
 
-def _measure_linear(unit: Job) -> JobResult:
-    config = unit.config
+def _measure_linear(job: Job) -> JobResult:
+    config = job.config
     dataset = load_data(config)
     offered = {"classes": dataset.classes, "modalities": dataset.modalities}
     task = make_task(dataset.task, offered=offered, **config.task_options)
@@ -197,7 +197,7 @@ def _measure_linear(unit: Job) -> JobResult:
     model = fit_linear(dataset, task)
     info = JobInfo(parameters=model.parameters, flops=2 * model.parameters, train_seconds=time.perf_counter() - began)
     test = dataset.splits["test"]
-    every = conditions(dataset.modalities, task, unit.missing, config.seed)
+    every = conditions(dataset.modalities, task, job.missing, config.seed)
     record = JobResult(model.loss, info=info)
     for condition, seed in every.items():
         record.put(condition, model.measure(condition(test, seed)))

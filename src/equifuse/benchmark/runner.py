@@ -1,4 +1,4 @@
-"""Run a benchmark: tune, train and measure whatever the store does not have yet, then tell what came of it."""
+"""Run a benchmark: tune, train and measure what the store does not have yet; then tables, plots and the page."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _asked_for(store: Store, keys: set[str]) -> list[Row]:
 
 
 class _Plan:
-    """Which pairs of method and data set there are, and how many units in all."""
+    """Which pairs of method and data set there are, and how many jobs in all."""
 
     def __init__(self, config: BenchmarkConfig) -> None:
         self.config = config
@@ -119,7 +119,7 @@ class _Plan:
         """Those a method is measured under; the linear baseline has no epochs to choose among."""
         return self.config.protocols[:1] if method.linear else self.config.protocols
 
-    def unit(self, found: SetInfo, method: Method, seed: int, protocol: str, tuned: dict[str, Any]) -> Job:
+    def job(self, found: SetInfo, method: Method, seed: int, protocol: str, tuned: dict[str, Any]) -> Job:
         """A run that is measured on test."""
         config = self.config.train_config(found.source, method, seed, protocol, tuned)
         return Job(found.name, method.label, config, found.fingerprint, method.linear, None, self.config.missing)
@@ -151,25 +151,25 @@ class _Work:
         while self.flying:
             done, _ = wait(self.flying, return_when=FIRST_COMPLETED)
             for future in done:
-                unit, then = self.flying.pop(future)
+                job, then = self.flying.pop(future)
                 result = _outcome(future)
-                self.store.add(unit, result)
-                self.advance(unit.label)
+                self.store.add(job, result)
+                self.advance(job.label)
                 then(None if isinstance(result, str) else result)
 
     def _tune(self, found: SetInfo, method: Method, tuning: Tuning) -> None:
         """The next trial, or the runs once there is none left."""
         while not tuning.finished:
             options = tuning.ask()
-            unit = self.plan.trial(found, method, tuning.told, options)
-            row = self._known(unit)
+            job = self.plan.trial(found, method, tuning.finished_trials, options)
+            row = self._known(job)
             if row is None:
 
-                def told(record: JobResult | None, options: dict[str, Any] = options) -> None:
+                def finish(record: JobResult | None, options: dict[str, Any] = options) -> None:
                     tuning.tell(options, None if record is None else record.monitor)
                     self._tune(found, method, tuning)
 
-                self._submit(unit, told)
+                self._submit(job, finish)
                 return
             tuning.tell(options, row.monitor)
         self._measure(found, method, {} if tuning.best is None else tuning.best[1])
@@ -177,23 +177,23 @@ class _Work:
     def _measure(self, found: SetInfo, method: Method, tuned: dict[str, Any]) -> None:
         for seed in self.plan.config.seeds:
             for protocol in self.plan.protocols(method):
-                unit = self.plan.unit(found, method, seed, protocol, tuned)
-                if self._known(unit) is None:
-                    self._submit(unit, lambda _: None)
+                job = self.plan.job(found, method, seed, protocol, tuned)
+                if self._known(job) is None:
+                    self._submit(job, lambda _: None)
 
-    def _known(self, unit: Job) -> Row | None:
-        self.keys.add(unit.key)
-        row = self.finished.get(unit.key)
+    def _known(self, job: Job) -> Row | None:
+        self.keys.add(job.key)
+        row = self.finished.get(job.key)
         if row is not None:
-            self.advance(unit.label)
+            self.advance(job.label)
         return row
 
-    def _submit(self, unit: Job, then: Callable[[JobResult | None], None]) -> None:
-        self.flying[self.pool.submit(measure, unit)] = (unit, then)
+    def _submit(self, job: Job, then: Callable[[JobResult | None], None]) -> None:
+        self.flying[self.pool.submit(measure, job)] = (job, then)
 
 
 def _outcome(future: Future[JobResult]) -> JobResult | str:
-    """A unit's record, or why there is none: one that fails must not take the others with it."""
+    """A job's record, or why there is none: one that fails must not take the others with it."""
     try:
         return future.result()
     except BrokenExecutor:

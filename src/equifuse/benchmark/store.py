@@ -30,16 +30,16 @@ CREATE TABLE IF NOT EXISTS scores (
 
 @dataclass(frozen=True)
 class Row:
-    """A finished unit, read back.
+    """A finished job, read back.
 
     Attributes:
-        key: of the unit.
+        key: of the job.
         data: name of the data set.
         method: the method's label.
         seed: of the training.
         protocol: how the model was selected.
         trial: number of the tuning trial, or None.
-        monitor: the best validation loss, or None where the unit failed.
+        monitor: the best validation loss, or None where the job failed.
         error: why it failed, or None.
         config: the training's configuration.
         info: see :class:`~equifuse.benchmark.job.JobInfo`.
@@ -89,36 +89,36 @@ class Store:
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise DataError(f"{self.path} cannot be used as a store: {error}") from None
 
-    def add(self, unit: Job, result: JobResult | str) -> None:
-        """Keep a unit's record, or the reason why there is none; replaces an earlier failure.
+    def add(self, job: Job, result: JobResult | str) -> None:
+        """Keep a job's record, or the reason why there is none; replaces an earlier failure.
 
         Args:
-            unit: what was measured.
+            job: what was measured.
             result: its record, or an error's message.
         """
         record = None if isinstance(result, str) else result
         values = (
-            unit.key,
-            unit.data,
-            unit.method,
-            unit.config.seed,
-            unit.config.protocol,
-            unit.trial,
-            unit.fingerprint,
+            job.key,
+            job.data,
+            job.method,
+            job.config.seed,
+            job.config.protocol,
+            job.trial,
+            job.fingerprint,
             None if record is None else record.monitor,
             result if isinstance(result, str) else None,
-            json.dumps(unit.config.to_dict()),
+            json.dumps(job.config.to_dict()),
             json.dumps({} if record is None else record.info.to_dict()),
         )
         names = "key, data, method, seed, protocol, trial, fingerprint, monitor, error, config, info"
         with self._open() as database:
             database.execute(f"INSERT OR REPLACE INTO units ({names}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", values)
-            database.execute("DELETE FROM scores WHERE key = ?", (unit.key,))
+            database.execute("DELETE FROM scores WHERE key = ?", (job.key,))
             if record is not None:
                 database.executemany(
                     "INSERT INTO scores VALUES (?, ?, ?, ?)",
                     [
-                        (unit.key, condition, metric, value)
+                        (job.key, condition, metric, value)
                         for condition, metrics in record.scores.items()
                         for metric, value in metrics.items()
                     ],

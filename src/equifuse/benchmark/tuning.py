@@ -32,23 +32,23 @@ class Tuning:
     def __init__(self, data: str, space: Space, trials: int) -> None:
         self.data, self.space, self.trials = data, space, trials
         self.study = _study()
-        self.told = 0
+        self.finished_trials = 0
         self.best: tuple[float, dict[str, Any]] | None = None
         self._asked: Any = None
 
     @property
     def finished(self) -> bool:
-        """Whether all trials have been told."""
-        return self.told >= self.trials
+        """Whether all trials are finished."""
+        return self.finished_trials >= self.trials
 
     def ask(self) -> dict[str, Any]:
         """The options of the next trial."""
-        if self.told == 0:
+        if self.finished_trials == 0:
             return {}
         from optuna.samplers import TPESampler  # noqa: PLC0415
 
         # Seeded anew for every trial: a study that was interrupted goes on as if it had not been.
-        self.study.sampler = TPESampler(seed=_seed(self.data, self.told))
+        self.study.sampler = TPESampler(seed=_seed(self.data, self.finished_trials))
         self._asked = self.study.ask()
         return suggest(self._asked, self.space)
 
@@ -62,7 +62,7 @@ class Tuning:
             else:
                 self.study.tell(self._asked, value)
         self._asked = None
-        self.told += 1
+        self.finished_trials += 1
         if value is not None and (self.best is None or value < self.best[0]):
             self.best = (value, options)
 

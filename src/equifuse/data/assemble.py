@@ -183,8 +183,8 @@ def encode_target(
 
     Args:
         values: ``(n, K)`` numbers, or ``(n, 1)`` text.
-        task: the task, or None to tell by the values: several columns of 0 and 1 are labels, other numbers in several
-            columns or with more than 20 different values are quantities, anything else classes.
+        task: the task, or None to infer it from the values: several columns of 0 and 1 are labels, other numbers in
+            several columns or with more than 20 different values are quantities, anything else classes.
         names: of the columns.
 
     Returns:
@@ -206,7 +206,7 @@ def encode_target(
 
 
 def needs_target(task: str | None) -> bool:
-    """Whether a source has to have a target; only a task that is told can do without."""
+    """Whether a source has to have a target; only a task that was named can do without."""
     return task is None or not TASKS.get(task).targets.optional
 
 

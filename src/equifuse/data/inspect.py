@@ -31,7 +31,7 @@ class ModalityReport:
         padded: share of padding among the steps of its sequences, or None if they have no lengths.
         constant: features with one value in the training part.
         duplicated: features that repeat an earlier one of the modality.
-        leaking: features that tell the target alone.
+        leaking: features that give the target away by themselves.
     """
 
     shape: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Everything there is to tell about a trained model's predictions, in one call."""
+"""One call that explains a trained model's predictions and says how certain they are."""
 
 from __future__ import annotations
 

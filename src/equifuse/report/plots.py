@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # it takes half a second to import
 Rows = Sequence[Mapping[str, float | None]]
 # Subsets of modalities that still get a name each on an axis.
 _MOST_NAMED = 15
-# Okabe and Ito's palette: told apart by colour-blind readers too.
+# Okabe and Ito's palette: colour-blind readers can distinguish it, too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # The same numbers give the same file.
 _UNDATED = {".svg": {"Date": None}}

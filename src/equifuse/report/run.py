@@ -1,4 +1,4 @@
-"""One page that tells all there is to tell about a run."""
+"""The page about a run: scores, learning, what decided, how certain the model is."""
 
 from __future__ import annotations
 

@@ -134,10 +134,10 @@ def _options(service: Service) -> list[dict[str, Any]]:
     """The query of an explanation."""
     value = {"type": "string", "enum": list(service.values), "default": service.values[0]}
     output = {"type": "string", "enum": list(service.outputs)}
-    told = "The class, label or target whose value is explained; default the one predicted."
+    description = "The class, label or target whose value is explained; default the one predicted."
     return [
         {"name": "value", "in": "query", "schema": value, "description": "What is explained of each row."},
-        {"name": "output", "in": "query", "schema": output, "description": told},
+        {"name": "output", "in": "query", "schema": output, "description": description},
     ]
 
 
@@ -162,10 +162,10 @@ async def _body(request: Request, limits: Limits) -> bytes:
     Raises:
         Refusal: it is too large, or too slow.
     """
-    most, told = limits.max_bytes, request.headers.get("content-length", "")
+    most, declared = limits.max_bytes, request.headers.get("content-length", "")
     too_large = Refusal(413, f"the body has more than {most} bytes")
-    # What is told only saves time; it is counted what comes.
-    if told.isdecimal() and (len(told) > 18 or int(told) > most):
+    # The declared length only saves time: what arrives is counted.
+    if declared.isdecimal() and (len(declared) > 18 or int(declared) > most):
         raise too_large
     pieces, size = [], 0
     try:
@@ -188,13 +188,13 @@ def _sent(request: Request) -> str:
     Raises:
         Refusal: none that is known.
     """
-    told = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if told not in (JSON, PARQUET):
-        raise Refusal(415, f"Content-Type must be {JSON} or {PARQUET}, got {told or 'none'}")
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in (JSON, PARQUET):
+        raise Refusal(415, f"Content-Type must be {JSON} or {PARQUET}, got {kind or 'none'}")
     coding = request.headers.get("content-encoding", "identity")
     if coding.strip().lower() != "identity":
         raise Refusal(415, f"Content-Encoding {coding} is not known; send the body as it is")
-    return told
+    return kind
 
 
 def _wanted(request: Request, offered: Sequence[str]) -> str:

@@ -61,16 +61,16 @@ def rows_of_json(body: bytes, form: RequestFormat, limits: Limits) -> Split:
 
 
 def _steps(m: str, rows: Sequence[Any], counted: Sequence[int] | None) -> NDArray[np.int64]:
-    """How many steps of each row count: all that there are, or as told."""
+    """How many steps of each row count: all that there are, or as the request says."""
     given = np.array([0 if row is None else len(row) for row in rows], dtype=np.int64)
     if counted is None:
         return given
-    told = np.array(counted, dtype=np.int64)
-    beyond = np.flatnonzero((told > given) & np.array([row is not None for row in rows]))
+    said = np.array(counted, dtype=np.int64)
+    beyond = np.flatnonzero((said > given) & np.array([row is not None for row in rows]))
     if len(beyond):
         i = int(beyond[0])
-        raise InputError(f"lengths.{m}[{i}] is {told[i]}, the row has {given[i]} steps")
-    return np.minimum(told, given)
+        raise InputError(f"lengths.{m}[{i}] is {said[i]}, the row has {given[i]} steps")
+    return np.minimum(said, given)
 
 
 def _array(rows: Sequence[Any], shape: tuple[int, ...], padded: bool) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -93,7 +93,7 @@ def rows_of_parquet(
 ) -> Split:
     """The rows of a Parquet body; see :func:`equifuse.data.read_inputs`.
 
-    Only the modalities' columns and ``id`` are read, and they only after the file's metadata has told that it is all
+    Only the modalities' columns and ``id`` are read, and they only after the file's metadata says that it is all
     small. Of a file whose pages are larger than its metadata tells, one page at a time is unpacked, 2 GiB at most.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a model's requests and responses look like: checked by pydantic, told by OpenAPI."""
+"""What a model's requests and responses look like: checked by pydantic, described by OpenAPI."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Description(BaseModel):
         modalities: by name, in the model's order.
         columns: of a prediction, beside ``row`` or ``id``.
         parameters: number of weights.
-        explained: what ``/explain`` can tell about a row, the default first; empty where there is no ``/explain``.
+        explained: what ``/explain`` can explain of a row, the default first; empty where there is no ``/explain``.
         limits: of a request.
     """
 
@@ -102,7 +102,7 @@ class Explained(BaseModel):
 
 
 def predicted(columns: Columns) -> type[BaseModel]:
-    """The response to a prediction: the columns of ``equifuse predict``, told from an example of them."""
+    """The response to a prediction: the columns of ``equifuse predict``, made from an example of them."""
     kinds: dict[str, Any] = {name: list[_kind(column.dtype.kind)] for name, column in columns.items()}  # type: ignore[misc]
     kinds |= {"row": NotRequired[list[int]], "id": NotRequired[list[str | int | None]]}
     return create_model("Predicted", rows=(int, ...), columns=(_typed("Columns", kinds), ...))
@@ -195,7 +195,7 @@ class RequestFormat:
 
 
 def _length(least: int, most: int | None) -> Any:
-    # The first mistake is the one that is told; a list of all would be longer than the body.
+    # Only the first mistake is reported: a list of all could be longer than the body.
     return Field(min_length=least, max_length=most, fail_fast=True)
 
 

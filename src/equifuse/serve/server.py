@@ -37,7 +37,7 @@ def listen(run: PathLike, host: str, port: int, workers: int, explain: bool, lim
     if workers == 1:
         uvicorn.run(app, **options)
         return
-    del app  # Workers make their own; but a mistake is told once, and before anything listens.
+    del app  # Workers make their own; but a mistake is reported once, and before anything listens.
     with tempfile.TemporaryDirectory(prefix="equifuse-metrics-") as shared:
         os.environ[SHARED] = shared
         settings = {"run": os.fspath(run), "explain": explain, "workers": workers, "limits": asdict(limits)}

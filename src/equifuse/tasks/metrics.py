@@ -95,7 +95,7 @@ class Metric:
         fn: see above.
         higher_is_better: which way it is better.
         undefined_when: called like ``fn``, before it; returns why the metric is undefined on this split (a class does
-            not occur), or None where it is not. The value is then None and the reason is told with it.
+            not occur), or None where it is not. The value is then None, with that reason.
         inapplicable_when: called likewise; returns why the metric means nothing for such data at all (the F1 of class 1
             where there are three), or None. It is then left out, unless it was asked for by name.
         tasks: names of the tasks that it is for; empty for all.

@@ -68,23 +68,23 @@ def _agreement(most: int, p: Floats, y: Floats) -> float:
     return float((np.round(np.clip(y, -most, most)) == np.round(np.clip(p, -most, most))).mean())
 
 
-def _accuracy_of_sign(told: bool, p: Floats, y: Floats) -> float:
-    """Share of scores whose sign is right: negative against not, or against positive where it is told."""
-    a, b = _signs(told, p, y)
+def _accuracy_of_sign(without_zero: bool, p: Floats, y: Floats) -> float:
+    """Share of scores whose sign is right: negative against not, or against positive without those of 0."""
+    a, b = _signs(without_zero, p, y)
     return float((a == b).mean())
 
 
-def _f1_of_sign(told: bool, p: Floats, y: Floats) -> float:
+def _f1_of_sign(without_zero: bool, p: Floats, y: Floats) -> float:
     """Weighted F1 of the signs."""
     from sklearn import metrics  # noqa: PLC0415
 
-    return float(metrics.f1_score(*_signs(told, p, y), average="weighted", zero_division=0))
+    return float(metrics.f1_score(*_signs(without_zero, p, y), average="weighted", zero_division=0))
 
 
-def _signs(told: bool, p: Floats, y: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _signs(without_zero: bool, p: Floats, y: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """True and predicted: at least 0; or, of scores other than 0, more than 0."""
     p, y = _scores(p, y)
-    return (y[y != 0] > 0, p[y != 0] > 0) if told else (y >= 0, p >= 0)
+    return (y[y != 0] > 0, p[y != 0] > 0) if without_zero else (y >= 0, p >= 0)
 
 
 def _scores(p: Floats, y: Floats) -> tuple[Floats, Floats]:

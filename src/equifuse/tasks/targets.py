@@ -163,7 +163,7 @@ class Classes(Targets):
         different = np.unique(feature)
         if len(different) <= _FEW:
             if len(different) == len(feature):
-                return False  # every sample has its own value: nothing can be told from so few
+                return False  # every sample has its own value: so few say nothing
             return all(len(np.unique(target[feature == v])) == 1 for v in different)
         spans = sorted(
             (float(feature[target == c].min()), float(feature[target == c].max())) for c in np.unique(target)

@@ -55,7 +55,7 @@ class FolderFormat(Format):
 
         Raises:
             DataError: a file is missing, damaged or does not fit the others.
-            InputError: the target is not told and cannot be guessed.
+            InputError: the target is not named and cannot be guessed.
         """
         file = _table_of(path)
         assert file is not None

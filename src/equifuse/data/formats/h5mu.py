@@ -40,7 +40,7 @@ class MuDataFormat(Format):
 
         Raises:
             DataError: the file is damaged, or a column is missing.
-            InputError: the extra is not installed, or the target is not told.
+            InputError: the extra is not installed, or the target is not named.
         """
         options.refuse("a MuData file", "target", "split", "task")
         data = _opened(path)

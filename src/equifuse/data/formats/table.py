@@ -60,7 +60,7 @@ class TableFormat(Format):
 
         Raises:
             DataError: a file or column is missing or malformed, or ids do not fit.
-            InputError: modalities or target are not told and cannot be guessed.
+            InputError: modalities or target are not named and cannot be guessed.
         """
         table = read_table(path)
         columns = list(table.column_names)

@@ -58,7 +58,7 @@ class LastEpoch(Checkpoint):
         self.stopped = False
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save; early stopping has had its say by now."""
+        """Save, after early stopping has decided."""
         if not trainer.is_global_zero:
             trainer.save_checkpoint(self.path)  # takes part, and writes nothing
             return
