@@ -241,9 +241,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def write_yaml(path: Path, content: dict[str, Any]) -> None:
     """Write YAML atomically, keys in the given order."""
-    yaml = require("train", "yaml", "YAML")
+    write_text(path, yaml_text(content))
 
-    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+def yaml_text(content: dict[str, Any]) -> str:
+    """A mapping as YAML, keys in the given order."""
+    text: str = require("train", "yaml", "YAML").safe_dump(content, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def refuse_existing(path: Path) -> None:

@@ -11,14 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from equifuse.benchmark.config import BenchmarkConfig
 from equifuse.benchmark.sets import SetInfo
 from equifuse.benchmark.statistics import cliques, pareto
 from equifuse.benchmark.store import Row
 from equifuse.benchmark.summary import Circumstances, Measure, Summary, summarise
-from equifuse.files import write_json, write_text
+from equifuse.files import write_json, write_text, yaml_text
 from equifuse.registry import METRICS
 from equifuse.report import plots
 from equifuse.report.machine import processor
@@ -266,7 +264,7 @@ def _sections(config: BenchmarkConfig, summary: Summary, drawn: _Drawn) -> list[
                 "; ".join(str(value) for value in (summary.made or {}).values()) + ".",
                 "The command, and the configuration in full (benchmark.yaml):",
             ],
-            code=[summary.command, yaml.safe_dump(config.to_dict(), sort_keys=False).rstrip()],
+            code=[summary.command, yaml_text(config.to_dict()).rstrip()],
         ),
     ]
     return [section for section in sections if section is not None]

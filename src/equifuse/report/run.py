@@ -9,12 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from equifuse.data.loaders import batches_of
 from equifuse.errors import ConvergenceWarning
 from equifuse.explain import explain
-from equifuse.files import read_json, refuse_existing, write_json, write_text
+from equifuse.files import read_json, refuse_existing, write_json, write_text, yaml_text
 from equifuse.report import plots
 from equifuse.report.figures import CAPTIONS
 from equifuse.report.machine import processor
@@ -260,7 +258,7 @@ def _conformal_table(conformal: Mapping[str, Any]) -> TextTable:
 
 def _made_section(path: Path, run: Run) -> Section:
     text = ["The command, and the configuration in full (config.yaml):"]
-    config = yaml.safe_dump(run.config.to_dict(), sort_keys=False, allow_unicode=True).rstrip()
+    config = yaml_text(run.config.to_dict()).rstrip()
     return Section("How this was made", text, code=[run.record["command"], config])
 
 
