@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 import equifuse as ef
 from equifuse.benchmark import BenchmarkConfig
 from equifuse.benchmark.config import Method
-from equifuse.benchmark.job import Job, JobResult
+from equifuse.benchmark.job import Job, JobInfo, JobResult
 from equifuse.benchmark.runner import read_benchmark
 from equifuse.benchmark.store import Store
 from equifuse.cli import app, main
@@ -138,7 +138,7 @@ def make_examples(folder: Path) -> None:
     )
     store = Store(folder / "store.sqlite")
     config = TrainConfig(data="digits", fusion="gmf")
-    store.add(Job("digits", "gmf", config, "0" * 16), JobResult(0.5, {"intact": {"accuracy": 0.9}}, {"seconds": 1.0}))
+    store.add(Job("digits", "gmf", config, "0" * 16), JobResult(0.5, {"intact": {"accuracy": 0.9}}, JobInfo(seconds=1)))
     (folder / "words").write_text("train\n--help")
     (folder / "request.json").write_text(json.dumps({"inputs": {m: content[m][:2].tolist() for m in SHAPES}}))
     save_file({"x": torch.zeros(2)}, folder / "stray.safetensors")
