@@ -65,6 +65,7 @@ def test_train_evaluate_predict(run, tmp_path):
     assert again["test"] == metrics["test"]
 
 
+@pytest.mark.slow
 def test_one_json_object_and_nothing_else(run, tmp_path):
     """Also in folders with spaces and umlauts."""
     folder = tmp_path / "mit Leerzeichen" / "größe"

@@ -53,33 +53,6 @@ print("heavy:", [name for name in heavy if name in sys.modules], file=sys.stderr
     assert python(code).stderr.strip() == "heavy: []"
 
 
-def test_the_core_works_without_the_packages_of_training(tmp_path):
-    code = f"""
-import numpy as np, torch
-import equifuse as ef
-folder = {str(tmp_path)!r}
-z, stats = ef.fixed_point(lambda z: 0.5 * torch.tanh(z) + 1, torch.zeros(2, 3))
-assert bool(stats.converged.all())
-dims = {{"a": 4, "b": 3}}
-for name in ef.available_fusions():
-    ef.make_fusion(name, dims, **({{"outputs": 2}} if "outputs" in ef.fusion.fusion_options(name) else {{}}))
-rows = 12
-arrays = {{"a": np.random.rand(rows, 4).astype("float32"), "b": np.random.rand(rows, 3).astype("float32")}}
-np.savez(folder + "/set.npz", modalities=np.array(["a", "b"]), task=np.array("classification"),
-         y=np.arange(rows) % 2, train_idx=np.arange(8), test_idx=np.arange(8, rows), **arrays)
-data = ef.datasets.load(folder + "/set.npz")
-model = ef.build_model(data.shapes, data.task, data.n_outputs, fusion="gmf", classes=data.classes)
-out = model({{m: torch.from_numpy(x) for m, x in arrays.items()}})
-model.eval().save(folder + "/model")
-again = ef.load(folder + "/model")
-inputs = {{m: torch.from_numpy(x) for m, x in arrays.items()}}
-with torch.no_grad():
-    assert torch.equal(again(inputs).prediction, model(inputs).prediction)
-print("done")
-"""
-    assert python(code, blocked=TRAIN).stdout.strip() == "done"
-
-
 @pytest.mark.parametrize(
     ("code", "needs"),
     [
@@ -92,6 +65,7 @@ print("done")
         ("import equifuse as ef; ef.datasets.load({csv!r})", "needs pyarrow"),
     ],
 )
+@pytest.mark.slow
 def test_what_is_missing_is_named_with_the_command_that_installs_it(code, needs, tmp_path):
     path = tmp_path / "set.csv"
     path.write_text("a_1,a_2,y\n" + "1,2,0\n2,3,1\n" * 10)

@@ -40,6 +40,7 @@ def test_digits_by_cross_validation():
     assert scores.min() > 0.75
 
 
+@pytest.mark.slow
 def test_grid_search_over_a_pipeline(samples):
     X, y = samples
     table, modalities = stack(X)

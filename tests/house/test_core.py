@@ -6,6 +6,8 @@ import textwrap
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # What `pip install equifuse` does not bring.
 OTHERS = (
     "captum",

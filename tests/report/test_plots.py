@@ -59,6 +59,7 @@ def test_each_plot_is_a_figure_that_can_be_saved_and_shown(draw, tmp_path):
     assert path.read_bytes().startswith(PNG)
 
 
+@pytest.mark.slow
 def test_plots_leave_no_trace_in_pyplot():
     code = (
         "import sys; from equifuse.report import plots; plots.contributions({'a': 1.0}, 'accuracy')._repr_png_();"

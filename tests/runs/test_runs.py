@@ -135,6 +135,7 @@ def test_early_stopping_watches_validation(quick, tmp_path, monkeypatch):
     assert (result.metrics["epochs"], result.metrics["best_epoch"]) == (5, 2)
 
 
+@pytest.mark.slow
 def test_resume_refuses_other_options_and_other_data(quick, tmp_path, small_set):
     copy = tmp_path / "copy.npz"
     copy.write_bytes(small_set.read_bytes())
@@ -271,6 +272,7 @@ def test_predictions_are_those_of_the_model_whatever_the_file(quick, tmp_path):
     assert not (tmp_path / "new.csv").exists()
 
 
+@pytest.mark.slow
 def test_other_data_must_fit_the_model(quick, tmp_path):
     train(config(quick, epochs=1), tmp_path / "run", progress=False)
     with pytest.raises(ef.DataError, match="10 outputs, the model has 2"):

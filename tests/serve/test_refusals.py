@@ -90,6 +90,7 @@ def test_a_mistake_is_one_line(client, request_, text):
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 9000, b'{"inputs": ' * 1500, b"9" * 9000, b"nul"])
+@pytest.mark.slow
 def test_what_is_no_json_is_broken(client, body):
     refused(client.post("/predict", content=body, headers=JSON), 400, "the body is not JSON")
 
@@ -252,6 +253,7 @@ VALID = as_parquet(flat(5, id=["v", "w", "x", "y", "z"]), compression="snappy")
 @given(
     st.lists(st.tuples(st.integers(0, len(VALID) - 1), st.integers(0, 255)), min_size=1, max_size=6), st.integers(0, 40)
 )
+@pytest.mark.slow
 def test_damaged_parquet_is_refused_or_read(client, changes, cut):
     body = bytearray(VALID)
     for place, byte in changes:

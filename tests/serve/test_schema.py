@@ -35,6 +35,7 @@ MODES = [("positive", *operation) for operation in OPERATIONS] + [
 
 
 @pytest.mark.parametrize(("mode", "method", "path"), MODES)
+@pytest.mark.slow
 def test_the_service_is_as_described(schema, mode, method, path):
     # JSON schema cannot say that all modalities have as many rows, nor what is valid Parquet.
     beyond = [schemathesis.checks.positive_data_acceptance]

@@ -261,6 +261,7 @@ def test_what_takes_too_long_is_told_and_not_waited_for(sequences, rows, monkeyp
         go_on.set()
 
 
+@pytest.mark.slow
 def test_what_is_no_number_in_json_is_null(sequences, rows, monkeypatch):
     app = create_app(sequences)
     columns = {"row": np.arange(3), "prob_no": np.array([np.nan, -np.inf, 1 / 3])}

@@ -30,6 +30,7 @@ def test_spectral_penalty_and_its_gradient(radius, seed):
     torch.testing.assert_close(grad, torch.autograd.grad(exact, a)[0], rtol=1e-6, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_spectral_penalty_moves_the_radius_into_the_band():
     a = with_radius(1.6).clone().requires_grad_()
     optimiser = torch.optim.Adam([a], lr=0.01)

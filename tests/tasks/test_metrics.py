@@ -246,6 +246,7 @@ def counts(tmp_path):
     TASKS.unregister("counts")
 
 
+@pytest.mark.slow
 def test_a_task_and_a_metric_of_somebody_else_are_trained_evaluated_reported_and_compared(counts, tmp_path, registered):
     from equifuse.benchmark import BenchmarkConfig, run_benchmark
     from equifuse.report.run import report_run

@@ -37,6 +37,7 @@ def test_nothing_is_watched_without_an_equilibrium(quick, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::equifuse.errors.ConvergenceWarning")
+@pytest.mark.slow
 def test_it_warns_once_of_each_thing_and_keeps_it(quick, tmp_path, caplog):
     solver = {"solver": {"name": "picard", "max_steps": 2}}
     with caplog.at_level(logging.WARNING, logger="equifuse.training"):

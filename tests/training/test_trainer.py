@@ -265,6 +265,7 @@ class Stopped(Exception):
     ],
     ids=["cosine", "one_cycle", "plateau", "groups"],
 )
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_bit_for_bit_with_its_optimiser_and_schedule(options, quick, tmp_path):
     config = TrainConfig.from_dict({**quick, "fusion": "gmf", "dim": None, "epochs": 6, "lr": 0.02, **options})
     whole = train(config, tmp_path / "whole", progress=False)
@@ -285,6 +286,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit_with_its_optimiser_and_schedule(
     assert weights[0] == weights[1]
 
 
+@pytest.mark.slow
 def test_any_metric_can_be_watched_and_shown(quick, tmp_path):
     options = {**quick, "epochs": 6, "lr": 0.02, "monitor": "val_f1_macro", "metric": ["auc", "f1_macro"]}
     result = train(TrainConfig.from_dict(options), tmp_path / "run", progress=False)
