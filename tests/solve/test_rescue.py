@@ -89,12 +89,12 @@ def test_old_differences_mislead_where_the_map_bends():
 
 
 @pytest.mark.slow
-def test_who_is_misled_is_sent_on_sooner(monkeypatch):
+def test_a_stalled_history_goes_to_the_fallback_sooner(monkeypatch):
     """A third of the patience: the same solve takes fewer evaluations than with patience alone."""
     p = linear(3.0, batch=64, width=40)
     steps = []
-    for limit in (anderson._MISLED, float("inf")):
-        monkeypatch.setattr(anderson, "_MISLED", limit)
+    for limit in (anderson._MISLEADING, float("inf")):
+        monkeypatch.setattr(anderson, "_MISLEADING", limit)
         _, stats = ef.fixed_point(
             lambda z: torch.tanh(p.f(z)), p.z0, solver=ef.Anderson(tol=1e-6, max_steps=300), warn=False
         )
