@@ -6,7 +6,6 @@ import shlex
 import textwrap
 import warnings
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
@@ -30,8 +29,17 @@ def run_line(line):
     return ended.value.code
 
 
+@pytest.fixture
+def own_fusions():
+    """What a page registers is not there for the next."""
+    before = FUSIONS.names()
+    yield
+    for name in set(FUSIONS.names()) - set(before):
+        FUSIONS.unregister(name)
+
+
+@pytest.mark.usefixtures("own_fusions")
 @pytest.mark.parametrize("page", pages, ids=lambda page: f"{page.parent.name}/{page.stem}")
-@mock.patch.dict(FUSIONS._parts)  # a page registers one
 def test_every_block_runs_and_prints_what_the_page_shows(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
