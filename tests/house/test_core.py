@@ -96,3 +96,18 @@ def test_what_needs_more_says_so_in_one_line(code):
     (line,) = done.stderr.splitlines()
     assert "pip install" in line
     assert "equifuse[train]" in line
+
+
+def test_a_benchmark_says_so_before_it_trains(tmp_path):
+    done = run(f"""
+        import equifuse as ef
+        from equifuse.benchmark.presets import run_demo
+        from pathlib import Path
+        try:
+            run_demo(Path({str(tmp_path / "demo")!r}), workers=0, progress=False)
+        except ef.InputError as error:
+            sys.exit(f"error: {{error}}")
+    """)
+    (line,) = done.stderr.splitlines()
+    assert line == "error: a benchmark needs matplotlib: pip install 'equifuse[train]'"
+    assert not (tmp_path / "demo").exists()

@@ -20,7 +20,7 @@ from equifuse.errors import DataError, EquifuseError, InputError
 from equifuse.files import refuse_existing, write_yaml
 from equifuse.registry import FUSIONS, TASKS
 from equifuse.runs.config import read_config
-from equifuse.runs.executors import executor
+from equifuse.runs.executors import begin_imports, executor
 from equifuse.runs.progress import count_bar
 
 CONFIG, STORE, SCORES = "benchmark.yaml", "store.sqlite", "scores.parquet"
@@ -58,13 +58,16 @@ def run_benchmark(
         DataError: a data set cannot be used, or there is nothing to resume.
         InputError: an option does not fit, or everything failed.
     """
-    from equifuse.report.benchmark import publish  # noqa: PLC0415 - the last step alone reports
+    from equifuse.report.benchmark import check_installed, publish  # noqa: PLC0415 - the last step alone reports
 
     out = Path(out)
     if not resume:
         refuse_existing(out)
     elif not (out / STORE).is_file():
         raise DataError(f"nothing to resume at {out}: it has no {STORE}")
+    if workers != 0 and scheduler is None:
+        begin_imports()
+    check_installed()
     plan = _Plan(config)
     write_yaml(out / CONFIG, config.to_dict())
     store = Store(out / STORE)

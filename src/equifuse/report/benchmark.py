@@ -16,6 +16,7 @@ from equifuse.benchmark.sets import SetInfo
 from equifuse.benchmark.statistics import cliques, pareto
 from equifuse.benchmark.store import Row
 from equifuse.benchmark.summary import Circumstances, Measure, Summary, summarise
+from equifuse.extras import require
 from equifuse.files import write_json, write_text, yaml_text
 from equifuse.registry import METRICS
 from equifuse.report import plots
@@ -30,6 +31,16 @@ _COSTS = {"parameters": "parameters", "flops": "FLOPs per sample", "train_second
 _RANK = "average rank"
 # Data sets that have room in a terminal.
 _SHOWN = 3
+
+
+def check_installed() -> None:
+    """Import what :func:`publish` draws and writes with: what is missing is said before anything is trained.
+
+    Raises:
+        InputError: a package is missing; the message says how to install it.
+    """
+    for module in ("matplotlib.figure", "matplotlib.backends.backend_svg", "jinja2", "pyarrow.parquet"):
+        require("train", module, "a benchmark")
 
 
 def publish(
