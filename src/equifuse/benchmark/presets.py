@@ -12,7 +12,7 @@ from equifuse.benchmark.summary import Summary
 from equifuse.errors import UnknownNameError
 
 # Chosen so that the whole demonstration takes seconds, and no method falls short of what it can do by much.
-_DEMO: dict[str, Any] = {"hidden": [64], "dropout": 0.1, "batch_size": 256, "lr": 1e-2, "epochs": 6, "patience": 6}
+_DEMO: dict[str, Any] = {"hidden": [64], "dropout": 0.1, "batch_size": 256, "lr": 1e-2, "epochs": 5, "patience": 5}
 _DEMO_WIDTH = 32
 
 
@@ -74,7 +74,7 @@ def run_demo(
     Args:
         out: folder to create.
         seeds: how many, ≥ 1.
-        epochs: of each training; default 6.
+        epochs: of each training; default 5.
         resume: go on with what is there.
         workers: trainings at a time.
         progress: show a bar on standard error.

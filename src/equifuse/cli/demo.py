@@ -11,7 +11,7 @@ import typer
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to create.")] = Path("runs/demo"),
     seeds: Annotated[int, typer.Option(help="Seeds per method.", min=1)] = 3,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of each training.  [default: 6]", min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of each training.  [default: 5]", min=1)] = None,
     workers: Annotated[
         int | None, typer.Option(help="Trainings at a time; 0: in this process.  [default: one per core]", min=0)
     ] = None,
