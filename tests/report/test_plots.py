@@ -23,6 +23,7 @@ REPORT = RobustnessReport(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "draw",
     [
