@@ -125,3 +125,21 @@ def test_samples_leave_after_others_have_stalled(solver):
     assert bool(stats.converged.all())
     torch.testing.assert_close(z, plain, rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(stats.steps, expected.steps)
+
+
+def test_a_map_that_calls_it_take_works_and_warns():
+    class Halved:
+        def __init__(self, shift):
+            self.shift = shift
+
+        def __call__(self, z):
+            return 0.5 * z + self.shift
+
+        def take(self, rows):
+            return Halved(self.shift[rows])
+
+    shift = torch.arange(12.0).reshape(4, 3)
+    with pytest.warns(DeprecationWarning, match=r"select\(rows\)"):
+        z, stats = ef.fixed_point(Halved(shift), torch.zeros(4, 3), solver=ef.Picard(tol=1e-6))
+    assert stats.converged.all()
+    torch.testing.assert_close(z, 2 * shift, rtol=1e-4, atol=1e-4)
