@@ -175,16 +175,18 @@ class Fusion(nn.Module, Configurable, ABC):
 
         Raises:
             UnknownNameError: a modality that the fusion was not built for.
-            InputError: no modality, a wrong width, different leading shapes, or an unusable mask or index.
+            InputError: no modality, a wrong width, different leading shapes, what is no tensor, or an unusable mask or
+                index.
         """
         leading, rows = flatten(inputs, present, self.dims)
         if index is not None:
             rows.index = index.reshape(-1)
             check_index(rows.index, rows.count)
-        output = self.fuse(rows)
-        output.fused = output.fused.reshape(*leading, -1)
+        empty = not torch.compiler.is_compiling() and rows.count == 0
+        output = _without_rows(self.fuse(_one_row(rows))) if empty else self.fuse(rows)
+        output.fused = output.fused.reshape(*leading, output.fused.shape[-1])
         output.modalities, output.decisions, output.confidence = (
-            {name: state.reshape(*leading, -1) for name, state in found.items()}
+            {name: state.reshape(*leading, state.shape[-1]) for name, state in found.items()}
             for found in (output.modalities, output.decisions, output.confidence)
         )
         if output.stats is not None:
@@ -215,10 +217,13 @@ def flatten(
     inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None, dims: Mapping[str, int]
 ) -> tuple[tuple[int, ...], FlatInputs]:
     """Check the arguments of a call and flatten them to rows; see :meth:`Fusion.forward`."""
-    present = present or {}
+    present = {} if present is None else present
+    for what, value in (("inputs", inputs), ("present", present)):
+        if not isinstance(value, Mapping):
+            raise InputError(f"{what} must map modality names to tensors, got {type(value).__name__}")
     for name in (*inputs, *present):
         if name not in dims:
-            raise UnknownNameError("modality", name, dims)
+            raise UnknownNameError("modality", str(name), dims)
     given = [name for name in dims if name in inputs]
     if not given:
         raise InputError(f"no modality given; expected some of {', '.join(dims)}")
@@ -227,6 +232,9 @@ def flatten(
     masks: dict[str, Tensor | None] = {}
     for name in given:
         x = inputs[name]
+        if not isinstance(x, Tensor):
+            advice = "leave it out where the whole batch lacks it" if x is None else "pass a tensor"
+            raise InputError(f"modality {name!r} is {_kind(x)}; {advice}")
         if x.dim() < 2 or x.shape[-1] != dims[name]:
             width = x.shape[-1] if x.dim() else 0
             raise InputError(
@@ -257,6 +265,8 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _row_mask(name: str, mask: Tensor, leading: tuple[int, ...], device: torch.device) -> Tensor:
+    if not isinstance(mask, Tensor):
+        raise InputError(f"present[{name!r}] must be a bool tensor, got {_kind(mask)}; torch.as_tensor makes one")
     if mask.dtype != torch.bool:
         raise InputError(f"present[{name!r}] must be a bool tensor, got {mask.dtype}")
     if tuple(mask.shape) == leading[:1]:
@@ -266,3 +276,35 @@ def _row_mask(name: str, mask: Tensor, leading: tuple[int, ...], device: torch.d
             f"present[{name!r}] has shape {tuple(mask.shape)}, expected {leading[:1]} or the leading shape {leading}"
         )
     return mask.to(device).reshape(-1, 1)
+
+
+def _kind(value: object) -> str:
+    """What something is, for a message."""
+    return "None" if value is None else f"a {type(value).__module__}.{type(value).__name__}".replace("builtins.", "")
+
+
+def _one_row(rows: FlatInputs) -> FlatInputs:
+    """One row of zeros that has every modality given: what is fused in place of no rows at all.
+
+    It is the sum of no rows, so that what the inputs were computed by gets gradients, which are zero.
+    """
+    values = {name: x.sum(0, keepdim=True) for name, x in rows.values.items()}
+    return FlatInputs(values, dict.fromkeys(values), 1)
+
+
+def _without_rows(output: FusionOutput) -> FusionOutput:
+    """The output of an empty batch: all of the right width, losses of 0 that parameters get zero gradients from."""
+    return FusionOutput(
+        output.fused[:0],
+        {name: state[:0] for name, state in output.modalities.items()},
+        {name: 0 * loss for name, loss in output.losses.items()},
+        None if output.stats is None else _no_solves(output.stats),
+        {name: x[:0] for name, x in output.decisions.items()},
+        {name: x[:0] for name, x in output.confidence.items()},
+    )
+
+
+def _no_solves(stats: SolverStats) -> SolverStats:
+    none = stats.select(slice(0, 0))
+    none.parts = {name: _no_solves(part) for name, part in stats.parts.items()}
+    return none

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -308,8 +309,9 @@ class FusionModel(nn.Module):
 def _encode(encoder: nn.Module, x: Tensor, lengths: Tensor | None, mask: Tensor | None, width: int) -> Tensor:
     """Encode the samples that have the modality; the others get zeros, which the fusion ignores."""
     if mask is None:
-        encoded: Tensor = encode(encoder, x, lengths)
-        return encoded
+        return _encode_some(encoder, x, lengths)
+    if not isinstance(mask, Tensor):
+        raise InputError(f"a mask must be a bool tensor, got {type(mask).__name__}; torch.as_tensor makes one")
     if mask.dtype != torch.bool or mask.dim() < 1 or mask.shape[0] != x.shape[0]:
         raise InputError(f"a mask must be bool with {x.shape[0]} samples, got {mask.dtype} {tuple(mask.shape)}")
     if mask.dim() > 1 or torch.compiler.is_compiling():
@@ -319,5 +321,34 @@ def _encode(encoder: nn.Module, x: Tensor, lengths: Tensor | None, mask: Tensor 
         return encode(encoder, blanked, lengths)  # type: ignore[no-any-return]
     if not bool(mask.any()):
         return x.new_zeros(x.shape[0], width)
-    some: Tensor = encode(encoder, x[mask], None if lengths is None else lengths[mask])
+    some = _encode_some(encoder, x[mask], None if lengths is None else lengths[mask])
     return some.new_zeros(x.shape[0], *some.shape[1:]).index_put((mask.nonzero().squeeze(1),), some)
+
+
+def _encode_some(encoder: nn.Module, x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Encode samples that have the modality.
+
+    Of a single sample's features there is no variance, so that batch normalisation cannot train on it; it then uses
+    its running statistics, as in evaluation mode.
+    """
+    try:
+        encoded: Tensor = encode(encoder, x, lengths)
+    except ValueError as error:
+        if len(x) != 1 or "more than 1 value per channel" not in str(error):
+            raise
+        with _evaluating([m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]):
+            encoded = encode(encoder, x, lengths)
+    return encoded
+
+
+@contextmanager
+def _evaluating(modules: list[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
+    """Evaluation mode of the modules that are in training mode."""
+    training = [module for module in modules if module.training]
+    try:
+        for module in training:
+            module.eval()
+        yield
+    finally:
+        for module in training:
+            module.train()

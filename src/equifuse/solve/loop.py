@@ -109,7 +109,7 @@ class SolverStats:
             self.converged.reshape(leading),
             self.residual.reshape(leading),
             self.steps.reshape(leading),
-            self.trace.reshape(-1, *leading),
+            self.trace.reshape(len(self.trace), *leading),
             {name: part.reshape(*leading) for name, part in self.parts.items()},
             self.backward,  # the same list: what the backward pass writes is seen in every view
             self.own,
