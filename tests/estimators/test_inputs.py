@@ -150,3 +150,16 @@ def test_refused_columns_of_a_frame(samples):
         ef.FusionClassifier(**QUICK, modalities={"a": "g_*"}).fit(frame.rename(columns={"g_1": "g_0"}), y)
     with pytest.raises(ef.InputError, match="stack takes a mapping"):
         stack(frame)
+
+
+def test_columns_that_nobody_uses_may_be_there_twice():
+    pd = pytest.importorskip("pandas")
+    generator = np.random.default_rng(0)
+    frame = pd.DataFrame(generator.normal(size=(60, 4)), columns=["a_0", "a_1", "b_0", "b_1"]).assign(batch=1)
+    y = np.arange(60) % 2
+    twice = pd.concat([frame, frame[["batch"]]], axis=1)
+    model = ef.FusionClassifier("concat", modalities={"a": "a_*", "b": "b_*"}, epochs=1, random_state=0)
+    once = model.fit(frame, y).predict_proba(frame)
+    np.testing.assert_array_equal(model.fit(twice, y).predict_proba(twice), once)
+    with pytest.raises(ef.DataError, match="more than one column 'a_0'"):
+        model.predict(pd.concat([frame, frame[["a_0"]]], axis=1))

@@ -93,7 +93,10 @@ class Layout:
                     f"X has no column {lacking[0]!r}, which modality {m!r} was fitted with; a modality is missing only "
                     "where all of its columns are"
                 )
-        return X.reindex(columns=list(self.names))
+        own = X.loc[:, X.columns.isin(self.names)]
+        if not own.columns.is_unique:
+            raise DataError(f"X has more than one column {own.columns[own.columns.duplicated()][0]!r}")
+        return own.reindex(columns=list(self.names))
 
     def split(self, table: NDArray[np.floating[Any]]) -> Split:
         """The modalities of a table ``(n, p)``; a row that is all NaN in a modality does not have it.
@@ -155,8 +158,6 @@ def layout_of(X: Any, modalities: Mapping[str, Columns] | None) -> Layout:
     if not isinstance(modalities, Mapping) or not modalities:
         raise InputError(f"modalities must map names to columns, got {modalities!r}")
     names: list[str] | None = list(X.columns) if _is_frame(X) and all(isinstance(c, str) for c in X.columns) else None
-    if names is not None and len(set(names)) < len(names):
-        raise DataError(f"X has more than one column {next(n for n in names if names.count(n) > 1)!r}")
     columns = {m: _numbers(m, wanted, names, count) for m, wanted in modalities.items()}
     shapes: dict[str, tuple[int, ...]] = {m: (len(numbers),) for m, numbers in columns.items()}
     if names is None:
