@@ -1,7 +1,10 @@
+import shutil
+
 import numpy as np
 import pytest
 
 import equifuse as ef
+from equifuse.cli import main
 from equifuse.datasets import read_npz, write_npz
 
 
@@ -188,3 +191,17 @@ def test_every_real_set_loads_in_both_layouts(data_root):
         for split in dataset.splits.values():
             assert all(x.dtype == np.float32 and np.isfinite(x).all() for x in split.inputs.values())
     assert layouts == {True, False}
+
+
+def test_other_archives_are_not_listed(tmp_path, small_set, capsys):
+    shutil.copy(small_set, tmp_path / "mine.npz")
+    np.savez(tmp_path / "weights.npz", w=np.zeros(3))
+    (tmp_path / "damaged.npz").write_bytes(b"PK\x03\x04 and nothing")
+    assert ef.datasets.available(tmp_path) == ["digits", "mine"]
+    with pytest.raises(SystemExit) as ended:
+        main(["datasets", "--root", str(tmp_path)])
+    assert ended.value.code == 0
+    assert "mine" in capsys.readouterr().out
+    for name in ("weights", "damaged"):
+        with pytest.raises(ef.DataError, match=f"{name}.npz"):
+            ef.datasets.load(name, tmp_path)

@@ -10,7 +10,7 @@ from typing import Any
 from equifuse.data.dataset import MultimodalDataset
 from equifuse.data.digits import load_digits_views
 from equifuse.data.formats import find_format
-from equifuse.data.formats.npz import read_npz
+from equifuse.data.formats.npz import is_data_set, read_npz
 from equifuse.data.options import SourceOptions
 from equifuse.errors import UnknownNameError
 
@@ -26,6 +26,8 @@ def _root(root: str | os.PathLike[str] | None) -> Path | None:
 def available(root: str | os.PathLike[str] | None = None) -> list[str]:
     """Names of the data sets that :func:`load` knows: the embedded ``"digits"``, and the ``.npz`` files of ``root``.
 
+    An archive without the keys ``modalities`` and ``task`` is no data set.
+
     >>> "digits" in ef.datasets.available()
     True
 
@@ -33,7 +35,8 @@ def available(root: str | os.PathLike[str] | None = None) -> list[str]:
         root: folder of data sets; default the environment variable ``EQUIFUSE_DATA``, else none.
     """
     folder = _root(root)
-    return [_EMBEDDED, *sorted(path.stem for path in folder.glob("*.npz"))] if folder else [_EMBEDDED]
+    found = folder.glob("*.npz") if folder else ()
+    return [_EMBEDDED, *sorted(path.stem for path in found if is_data_set(path))]
 
 
 def load(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +21,8 @@ from equifuse.files import atomic, check_unpacked_fits, parse_errors
 from equifuse.registry import FORMATS
 
 Arrays = dict[str, NDArray[np.generic]]
+# The keys that every data set has.
+REQUIRED = ("modalities", "task")
 
 
 def read_arrays(path: Path) -> Arrays:
@@ -40,6 +43,15 @@ def read_arrays(path: Path) -> Arrays:
         if array.dtype.kind == "U" and array.size and _codes(array).max() > sys.maxunicode:
             raise DataError(f"{path}: {key!r} holds text that is none")
     return arrays
+
+
+def is_data_set(path: Path) -> bool:
+    """Whether an ``.npz`` file says what is what in it; archives of other arrays do not, and are not read for it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {f"{key}.npy" for key in REQUIRED} <= set(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _codes(text: NDArray[np.generic]) -> NDArray[np.uint32]:
@@ -76,7 +88,7 @@ def read_npz(path: str | os.PathLike[str], *, val_fraction: float = 0.2, seed: i
     """
     path = Path(path)
     arrays = read_arrays(path)
-    for key in ("modalities", "task"):
+    for key in REQUIRED:
         if key not in arrays:
             raise DataError(f"{path} has no key {key!r}; a data set needs 'modalities' and 'task'")
     names = [str(m) for m in np.atleast_1d(arrays["modalities"])]
