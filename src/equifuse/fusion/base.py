@@ -233,8 +233,7 @@ def flatten(
     for name in given:
         x = inputs[name]
         if not isinstance(x, Tensor):
-            advice = "leave it out where the whole batch lacks it" if x is None else "pass a tensor"
-            raise InputError(f"modality {name!r} is {_kind(x)}; {advice}")
+            raise InputError(_no_tensor(name, x))
         if x.dim() < 2 or x.shape[-1] != dims[name]:
             width = x.shape[-1] if x.dim() else 0
             raise InputError(
@@ -276,6 +275,12 @@ def _row_mask(name: str, mask: Tensor, leading: tuple[int, ...], device: torch.d
             f"present[{name!r}] has shape {tuple(mask.shape)}, expected {leading[:1]} or the leading shape {leading}"
         )
     return mask.to(device).reshape(-1, 1)
+
+
+def _no_tensor(name: str, value: object) -> str:
+    """The message where a modality is no tensor."""
+    advice = "leave it out where the whole batch lacks it" if value is None else "pass a tensor"
+    return f"modality {name!r} is {_kind(value)}; {advice}"
 
 
 def _kind(value: object) -> str:
