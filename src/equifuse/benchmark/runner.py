@@ -65,7 +65,7 @@ def run_benchmark(
         refuse_existing(out)
     elif not (out / STORE).is_file():
         raise DataError(f"nothing to resume at {out}: it has no {STORE}")
-    if workers != 0 and scheduler is None:
+    if workers != 0 and scheduler is None and not resume:  # resumed, there may be nothing left to train
         begin_imports()
     check_installed()
     plan = _Plan(config)

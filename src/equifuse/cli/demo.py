@@ -21,7 +21,7 @@ def demo(
     """Compare deq, gmf, gmf+deq and concat on the embedded digits: a small benchmark, in seconds."""
     from equifuse.runs.executors import begin_imports
 
-    if workers != 0:
+    if workers != 0 and not resume:
         begin_imports()
     from equifuse.benchmark.presets import run_demo
     from equifuse.report.benchmark import PAGE, method_table
