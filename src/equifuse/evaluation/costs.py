@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from equifuse.fusion.modes import evaluation_mode
+
 
 def flops_per_sample(module: nn.Module, *args: Any, **kwargs: Any) -> int:
     """FLOPs of one forward pass in evaluation mode, by PyTorch's counter.
@@ -22,12 +24,8 @@ def flops_per_sample(module: nn.Module, *args: Any, **kwargs: Any) -> int:
     from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: PLC0415
     from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415
 
-    training = module.training
-    module.eval()
-    try:
-        # The counter does not see inside of the other kernels of attention, and fails without gradients.
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.enable_grad():
-            module(*args, **kwargs)
-    finally:
-        module.train(training)
+    # The counter does not see inside of the other kernels of attention, and fails without gradients.
+    counter = FlopCounterMode(display=False)
+    with evaluation_mode(module), sdpa_kernel(SDPBackend.MATH), counter, torch.enable_grad():
+        module(*args, **kwargs)
     return int(counter.get_total_flops())

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from equifuse.data.batch import Batch
 from equifuse.errors import ConvergenceWarning, InputError, UnknownNameError
+from equifuse.fusion.modes import evaluation_mode
 from equifuse.model import FusionModel
 from equifuse.tasks import Task
 
@@ -82,15 +83,10 @@ def read(task: Task, value: str, outputs: Tensor, chosen: Tensor) -> Tensor:
 @contextmanager
 def evaluating(model: FusionModel) -> Iterator[torch.device]:
     """A context in which the model is in evaluation mode and does not warn; yields its device."""
-    training = model.training
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    model.eval()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            yield device
-    finally:
-        model.train(training)
+    with evaluation_mode(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield device
 
 
 def presence(model: FusionModel, batch: Batch) -> Tensor:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from equifuse.encoders import Standardize
 from equifuse.encoders.preprocessed import encode, takes_lengths
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion import Fusion, FusionOutput
+from equifuse.fusion.modes import evaluation_mode
 from equifuse.registry import TASKS
 
 
@@ -336,19 +336,6 @@ def _encode_some(encoder: nn.Module, x: Tensor, lengths: Tensor | None) -> Tenso
     except ValueError as error:
         if len(x) != 1 or "more than 1 value per channel" not in str(error):
             raise
-        with _evaluating([m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]):
+        with evaluation_mode(*(m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))):
             encoded = encode(encoder, x, lengths)
     return encoded
-
-
-@contextmanager
-def _evaluating(modules: list[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
-    """Evaluation mode of the modules that are in training mode."""
-    training = [module for module in modules if module.training]
-    try:
-        for module in training:
-            module.eval()
-        yield
-    finally:
-        for module in training:
-            module.train()

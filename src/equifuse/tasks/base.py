@@ -17,6 +17,7 @@ from equifuse._display import html_table, short_text
 from equifuse.data.batch import Batch
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion import FusionOutput
+from equifuse.fusion.modes import evaluation_mode
 from equifuse.model import FusionModel, ModelOutput
 from equifuse.registry import METRICS
 from equifuse.solve import SolverStats
@@ -359,13 +360,9 @@ class Task(ABC):
         Raises:
             InputError: there is no batch.
         """
-        training = model.training
-        model.eval()
-        try:
-            device = next(model.parameters()).device
+        device = next(model.parameters()).device
+        with evaluation_mode(model):
             parts = [(result_of(self.forward(model, b.to(device))), b.target, b.weight) for b in batches]
-        finally:
-            model.train(training)
         return self.gather(parts)
 
     def gather(self, parts: list[tuple[ModelOutput, Tensor | None, Tensor | None]]) -> Evaluation:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from equifuse.errors import InputError
 from equifuse.fusion.deq.module import DEQFusion
 from equifuse.fusion.deq.problem import Solved, observed
+from equifuse.fusion.modes import evaluation_mode
 from equifuse.solve import spectral_radius
 
 # Above this spectral radius iteration is slow, and convergence may be lost with little more training.
@@ -131,13 +132,8 @@ class EquilibriumMonitor:
         """
         inputs = {m: x[: self.samples] for m, x in inputs.items()}
         present = {m: mask[: self.samples] for m, mask in (present or {}).items()}
-        training = self.module.training
-        self.module.eval()
-        try:
-            with torch.no_grad(), observed(self.fusion) as seen:
-                self.module(inputs, present)
-        finally:
-            self.module.train(training)
+        with evaluation_mode(self.module), torch.no_grad(), observed(self.fusion) as seen:
+            self.module(inputs, present)
         return self.describe(seen[-1])
 
     @torch.no_grad()

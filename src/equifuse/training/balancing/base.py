@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from equifuse.data.batch import Batch
 from equifuse.data.loaders import Batches
 from equifuse.errors import InputError
+from equifuse.fusion.modes import evaluation_mode
 from equifuse.model import FusionModel, ModelOutput
 from equifuse.registry import BALANCERS, TASKS
 from equifuse.tasks import Task, make_task
@@ -159,15 +160,8 @@ def first_batches(batches: Batches, share: float, model: FusionModel) -> Iterato
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
     """Evaluation mode, and no gradients: nothing is drawn, stored or recorded."""
-    modes = [module.training for module in modules]
-    try:
-        with torch.no_grad():
-            for module in modules:
-                module.eval()
-            yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.train(mode)
+    with torch.no_grad(), evaluation_mode(*modules):
+        yield
 
 
 def output_count(model: FusionModel) -> int:
