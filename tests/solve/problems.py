@@ -37,7 +37,7 @@ def linear(radius: float = 0.9, batch: int = 6, width: int = 12, seed: int = 0) 
 
 def babylonian() -> Problem:
     """z = (z + c/z) / 2 has the fixed point sqrt(c)."""
-    c = torch.tensor([[1.0, 2.0], [9.0, 100.0], [0.01, 3.0]], dtype=torch.float64)
+    c = torch.tensor([[1.0, 2.0], [9.0, 16.0], [0.01, 3.0]], dtype=torch.float64)
     return Problem(lambda z: (z + c / z) / 2, torch.ones_like(c), c.sqrt())
 
 

@@ -3,3 +3,85 @@
 ``reference`` defines them as plain torch operations, for any device and dtype, with gradients. ``cpu`` has them compiled
 by Numba, one pass over a row each. ``cuda`` has them in Triton. :func:`fused` chooses.
 """
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from functools import cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from equifuse.errors import InputError
+from equifuse.kernels.reference import TailSaved, TailWeights
+from equifuse.kernels.rows import RowLimits, Rows
+
+# "reference": plain torch operations everywhere. "fused" (default): compiled kernels where there are some.
+VARIABLE = "EQUIFUSE_KERNELS"
+_log = logging.getLogger(__name__)
+
+
+class Kernels(Protocol):
+    """The interface of the fused forms; each function writes into tensors that the caller owns."""
+
+    def norm_relu(self, c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor) -> None: ...
+
+    def relu_norm(self, c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor) -> None: ...
+
+    def block_tail(
+        self, c: Tensor, z: Tensor, weights: TailWeights, mask: Tensor | None, eps: float, repeats: int,
+        out: Tensor, ahead: Tensor,
+    ) -> None: ...  # fmt: skip
+
+    def norm_relu_vjp(
+        self, g: Tensor, output: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor
+    ) -> None: ...
+
+    def relu_norm_vjp(
+        self, u: Tensor, outer: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor
+    ) -> None: ...
+
+    def block_tail_vjp(
+        self, u: Tensor, saved: TailSaved, gain2: Tensor, gain3: Tensor, mask: Tensor | None,
+        at_state: Tensor, at_product: Tensor,
+    ) -> None: ...  # fmt: skip
+
+    def anderson(
+        self, z: Tensor, fz: Tensor, target: Tensor, which: Tensor, rows: Rows, limits: RowLimits, shown: Tensor
+    ) -> int | Tensor: ...
+
+
+@cache
+def _load(name: str) -> Kernels | None:
+    """The module of one fused form; None where its compiler is missing, which a debug line says."""
+    try:
+        module: Kernels = importlib.import_module(f"equifuse.kernels.{name}")  # type: ignore[assignment]
+    except Exception as error:
+        # A compiler that is there may still fail to start: no LLVM, no place for its cache.
+        _log.debug("the reference kernels serve, because those for %s cannot be loaded: %s", name, error)
+        return None
+    return module
+
+
+def fused(x: Tensor) -> Kernels | None:
+    """The fused kernels for tensors like ``x``; None where the reference must serve.
+
+    That is: another dtype than float32 and float64, a device without kernels, a graph that is recorded, compiled or
+    transformed by ``torch.func``, or the environment variable ``EQUIFUSE_KERNELS=reference``.
+
+    Raises:
+        InputError: the variable has another value than ``reference`` or ``fused``.
+    """
+    choice = os.environ.get(VARIABLE, "fused")
+    if choice not in ("reference", "fused"):
+        raise InputError(f"{VARIABLE} must be 'reference' or 'fused', got {choice!r}")
+    if choice == "reference" or x.dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling():
+        return None
+    if torch.is_grad_enabled() or type(x) is not Tensor or torch._C._are_functorch_transforms_active():
+        return None
+    if x.device.type == "cpu":
+        return _load("cpu")
+    return _load("cuda") if x.device.type == "cuda" else None

@@ -264,7 +264,7 @@ def _anderson(  # type: ignore[no-untyped-def]
         if relative <= tol:
             status[row] = 1
             continue
-        if relative == np.inf or relative > BLOW_UP * residual[row] or 0 < patience <= since[row]:
+        if relative == np.inf or (patience > 0 and (relative > BLOW_UP * residual[row] or since[row] >= patience)):
             status[row] = 2
             continue
         if made + 1 >= max_steps:

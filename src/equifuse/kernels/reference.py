@@ -104,3 +104,8 @@ def block_tail_vjp(
 def relu_norm_vjp(u: Tensor, outer: Tensor, normal: Tensor, scale: Tensor, gain: Tensor) -> Tensor:
     """The gradient at ``c`` of :func:`relu_norm`, whose ReLU gave ``outer``, from the gradient ``u`` at its result."""
     return torch.where(outer > 0, normalise_vjp(normal, scale, u * gain), 0.0)
+
+
+def group_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """GroupNorm with 4 groups over the last axis of ``(..., d)``, then ``· weight + bias`` (broadcast)."""
+    return torch.addcmul(bias, normalise(x, eps)[0], weight)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 # What has become of a row: still iterating, within tolerance, stalled (no progress or not finite), out of evaluations.
 RUNNING, CONVERGED, STALLED, EXHAUSTED = 0, 1, 2, 3
-# A row is given up when its residual exceeds its smallest one by this factor.
+# A row whose solve has a limit of patience has stalled, too, when its residual exceeds its smallest by this factor.
 BLOW_UP = 1e3
 
 

@@ -7,17 +7,17 @@ from typing import Any
 
 from equifuse.errors import InputError
 from equifuse.registry import GRADIENTS, SOLVERS
-from equifuse.solve.anderson import Anderson
-from equifuse.solve.broyden import Broyden
-from equifuse.solve.explicit import ExplicitMap, Linearized
 from equifuse.solve.gradient import Gradient, Implicit, Phantom, Unrolled, fixed_point
-from equifuse.solve.inexact import Evaluated
 from equifuse.solve.krylov import GMRES
-from equifuse.solve.loop import Solver, SolverStats
-from equifuse.solve.picard import Picard
+from equifuse.solve.maps import ExplicitMap, Linearized
 from equifuse.solve.regularization import jacobian_penalty, residual_penalty, spectral_penalty
+from equifuse.solve.solver import Solver
+from equifuse.solve.solvers.anderson import Anderson
+from equifuse.solve.solvers.broyden import Broyden
+from equifuse.solve.solvers.picard import Picard
+from equifuse.solve.solvers.static import StaticAnderson
 from equifuse.solve.spectrum import spectral_radius
-from equifuse.solve.static import StaticAnderson
+from equifuse.solve.stats import SolverStats
 from equifuse.solve.warm_start import EquilibriumCache
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "Anderson",
     "Broyden",
     "EquilibriumCache",
-    "Evaluated",
     "ExplicitMap",
     "Gradient",
     "Implicit",

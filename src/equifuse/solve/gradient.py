@@ -16,26 +16,14 @@ from torch.autograd.function import FunctionCtx
 from equifuse.configurable import Configurable
 from equifuse.errors import ConvergenceWarning, EquifuseError, InputError, NotConvergedError
 from equifuse.registry import GRADIENTS
-from equifuse.solve.anderson import Anderson
-from equifuse.solve.explicit import ExplicitMap, Saved
-from equifuse.solve.krylov import GMRES, Product, solve_adjoint
-from equifuse.solve.loop import (
-    FixedPointMap,
-    RowSelector,
-    Solver,
-    SolverStats,
-    flatten_batch,
-    relative_error,
-    relative_residual,
-    row_selector,
-    without_autocast,
-    work_dtype,
-)
-from equifuse.solve.recycling import copy, spare
+from equifuse.solve.adjoint import solve_adjoint
+from equifuse.solve.krylov import GMRES, Product
+from equifuse.solve.maps import ExplicitMap, FixedPointMap, RowSelector, Saved, row_selector
+from equifuse.solve.solver import Solver
+from equifuse.solve.solvers.anderson import Anderson
 from equifuse.solve.spectrum import transposed_jacobian
-
-# Allowed error of the evaluation that a gradient is computed from, as a share of the forward tolerance.
-_SLACK = 0.25
+from equifuse.solve.stats import SolverStats
+from equifuse.solve.tensors import flatten_batch, without_autocast
 
 
 class Gradient(Configurable, ABC):
@@ -53,14 +41,13 @@ class Gradient(Configurable, ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def attach(self, f: FixedPointMap, z: Tensor, image: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
+    def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
         """Give ``z`` a gradient with respect to everything that ``f`` closes over; called with gradients enabled.
 
         Args:
             f: the map.
             z: its fixed point, as the solver found it.
-            image: ``f(z)``, or a point ahead of it, as the solver left it.
-            stats: the statistics of the solve; may be corrected.
+            stats: the statistics of the solve.
             solver: the solver that was used.
         """
 
@@ -90,17 +77,17 @@ class Implicit(Gradient):
     solver: Solver | GMRES = field(default_factory=GMRES)
     name: ClassVar[str] = "implicit"
 
-    def attach(self, f: FixedPointMap, z: Tensor, image: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
+    def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
         """Evaluate ``f`` once more; the backward pass solves the adjoint equation with products of this evaluation."""
         default_tol = min(1e-5, solver.tol)
         if isinstance(f, ExplicitMap):
             if not any(tensor.requires_grad for tensor in f.closure):
                 return z
             with torch.no_grad():
-                point, saved = _one_step_on(f, z, image, stats, solver.tol)
+                saved = f.linearize(z).saved
             explicit = cast(Callable[..., Tensor], _ExplicitFunction.apply)
-            return explicit(f, point, saved, self.solver, default_tol, stats, *f.closure)
-        z_in = z.detach().requires_grad_()
+            return explicit(f, z, saved, self.solver, default_tol, stats, *f.closure)
+        z_in = z.detach().clone().requires_grad_()
         fz = f(z_in)
         if not _needs_more_than(fz, z_in):
             return z
@@ -142,7 +129,7 @@ class Phantom(Gradient):
         if not 0 < self.damping <= 1:
             raise InputError(f"damping must be in (0, 1], got {self.damping}")
 
-    def attach(self, f: FixedPointMap, z: Tensor, image: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
+    def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
         """Record ``steps`` damped evaluations, shifted so that the value stays ``z``."""
         walked = z.detach()
         for _ in range(self.steps):
@@ -168,7 +155,7 @@ class Unrolled(Gradient):
 
     name: ClassVar[str] = "unrolled"
 
-    def attach(self, f: FixedPointMap, z: Tensor, image: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
+    def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
         """Returns ``z``: the solver's own steps were recorded, so there is nothing to add."""
         return z
 
@@ -216,12 +203,14 @@ class _ImplicitFunction(torch.autograd.Function):
             return torch.zeros_like(u) if image is None else flatten_batch(image).to(u.dtype)
 
         def select_rows(index: Tensor) -> Product:
-            return Product(transposed_jacobian(c.select_rows(index), z_in.detach()[index]))
+            return transposed_jacobian(c.select_rows(index), z_in.detach()[index])
 
-        u = _solve_adjoint(
-            c.method, c.default_tol, g, Product(product), select_rows if c.select_rows else None, c.stats
-        )
-        return u.view(shape).to(fz.dtype), None, None, None, None, None, None
+        with torch.autocast(g.device.type, enabled=False):  # the backward pass may be run inside of one
+            u, adjoint = solve_adjoint(
+                product, g, c.method, c.default_tol, select_rows=select_rows if c.select_rows else None
+            )
+        _note(c.stats, adjoint)
+        return u.to(fz.dtype), None, None, None, None, None, None
 
 
 class _ExplicitFunction(torch.autograd.Function):
@@ -241,7 +230,7 @@ class _ExplicitFunction(torch.autograd.Function):
         ctx.save_for_backward(*saved, *closure)  # with the closure, so that autograd notices weights changed in place
         ctx.f, ctx.method, ctx.default_tol, ctx.stats, ctx.count = f, method, default_tol, stats, len(saved)
         ctx.set_materialize_grads(False)
-        return copy(z)
+        return z.clone()
 
     @staticmethod
     def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
@@ -254,40 +243,17 @@ class _ExplicitFunction(torch.autograd.Function):
         f, shape = cast(ExplicitMap, c.f), g.shape
 
         def product_of(f: ExplicitMap, saved: Saved) -> Product:
-            def product(u: Tensor, *, low_precision: bool = False) -> Tensor:
-                return flatten_batch(f.transposed(saved, u.view(len(u), *shape[1:]), low_precision=low_precision))
-
-            return Product(product, partial(product, low_precision=True) if f.has_low_precision else None)
+            return lambda u: flatten_batch(f.transposed(saved, u.view(len(u), *shape[1:])))
 
         def select_rows(index: Tensor) -> Product:
             return product_of(f.select(index), f.select_saved(saved, index))
 
-        u = _solve_adjoint(c.method, c.default_tol, g, product_of(f, saved), select_rows, c.stats)
         with torch.autocast(g.device.type, enabled=False):
-            return (None, None, None, None, None, None, *f.pull(saved, u.view(shape)))
-
-
-def _one_step_on(f: ExplicitMap, z: Tensor, image: Tensor, stats: SolverStats, tol: float) -> tuple[Tensor, Saved]:
-    """The solution, or its image where that is nearer to the fixed point, and the map linearised there.
-
-    The gradient needs one more evaluation in any case. Made at ``f(z)`` in place of ``z`` it costs the same, but the
-    result has moved on by one step, and its residual is known.
-    """
-    point = image.to(z.dtype)
-    fz, saved, error = f.linearize(point, slack=_SLACK * tol)
-    relative = relative_residual(flatten_batch(torch.sub(fz, point, out=spare(fz))), flatten_batch(fz)).to(
-        stats.residual.dtype
-    )
-    if error is not None:
-        relative = relative + relative_error(error, flatten_batch(fz))
-    worse = (relative > stats.residual) & (relative > tol)
-    if bool(worse.any()):
-        relative = torch.where(worse, stats.residual, relative)
-        point = torch.where(worse.view(-1, *[1] * (z.dim() - 1)), z, point)
-        saved = f.linearize(point).saved
-    stats.residual, stats.converged = relative, stats.converged | (relative <= tol)
-    stats.trace = torch.cat([stats.trace, relative[None]])
-    return point, saved
+            u, adjoint = solve_adjoint(
+                product_of(f, saved), g, c.method, c.default_tol, lambda rhs: f.adjoint(saved, rhs), select_rows
+            )
+            _note(c.stats, adjoint)
+            return (None, None, None, None, None, None, *f.pull(saved, u))
 
 
 def _refuse_double_backward() -> None:
@@ -295,31 +261,10 @@ def _refuse_double_backward() -> None:
         raise EquifuseError("double backward through an implicit fixed point is not supported; use gradient=Unrolled()")
 
 
-def _solve_adjoint(
-    method: Solver | GMRES,
-    default_tol: float,
-    g: Tensor,
-    product: Product,
-    select_rows: Callable[[Tensor], Product] | None,
-    stats: SolverStats,
-) -> Tensor:
-    """The solution ``u`` ``(B, N)`` of ``u = Jᵀu + g``; its statistics are added to ``stats``."""
-    rhs = flatten_batch(g).to(work_dtype(g.dtype))
-
-    def map_of(index: Tensor) -> FixedPointMap:
-        assert select_rows is not None
-        some, right = select_rows(index).exact, rhs[index]
-        return lambda u: some(u) + right
-
-    with torch.autocast(g.device.type, enabled=False):  # the backward pass may be run inside of one
-        if isinstance(method, GMRES):
-            tol = method.tol if method.tol is not None else default_tol
-            u, adjoint = solve_adjoint(product, rhs, method, tol, select_rows)
-        else:
-            u, _, adjoint = method.solve(lambda u: product.exact(u) + rhs, rhs, map_of if select_rows else None)
+def _note(stats: SolverStats, adjoint: SolverStats) -> None:
+    """Add the statistics of the backward solve to those of the forward one, and warn of what did not converge."""
     stats.backward[:] = [adjoint]
     report(adjoint, "adjoint")
-    return u
 
 
 def _needs_more_than(fz: Tensor, z_in: Tensor) -> bool:
@@ -387,10 +332,10 @@ def fixed_point(
     differentiable = torch.is_grad_enabled()
     with without_autocast(z0.device):
         with torch.set_grad_enabled(differentiable and isinstance(gradient, Unrolled)):
-            z, image, stats = solver.solve(f, z0.detach(), row_selector(f))
+            z, stats = solver.solve(f, z0.detach(), row_selector(f))
         z = z.to(z0.dtype)
         if differentiable:
-            z = gradient.attach(f, z, image, stats, solver)
+            z = gradient.attach(f, z, stats, solver)
         if strict or warn:
             report(stats, "forward", strict=strict)
     return z, stats

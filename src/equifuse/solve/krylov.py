@@ -1,122 +1,89 @@
-"""Batched Krylov methods: Arnoldi, and GMRES (Saad & Schultz 1986) for many small independent linear systems."""
+"""Krylov methods, batched over rows: an Arnoldi basis, and GMRES for the linear equation of the backward pass."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from equifuse.configurable import Configurable
 from equifuse.errors import InputError
+from equifuse.kernels.rows import CONVERGED, EXHAUSTED, STALLED
 from equifuse.registry import SOLVERS
-from equifuse.solve.history import Slots
-from equifuse.solve.inexact import ROUNDOFF
-from equifuse.solve.loop import SolverStats
-from equifuse.solve.recycling import empty, select, spare
-from equifuse.solve.sync import is_sync_step, known_empty, known_full
+from equifuse.solve.loop import Solution
 
-LinearMap = Callable[[Tensor], Tensor]
-# Solved rows leave the batch only when at most this share is left, because copying the rest costs time.
-_WORTH_DROPPING = 0.7
-# Gram-Schmidt is repeated where less than this share of a direction is left: one digit of orthogonality is lost.
-_CANCELLED = 0.1
-# Error that one low-precision product after exact ones may add to the residual, as a share of the tolerance.
-_LOW_PRECISION_SHARE = 0.4
-# A cycle of low-precision products that leaves more than this share of a residual is not repeated.
-_WORTH_REFINING = 0.1
-
-
-class Product(NamedTuple):
-    """The linear map ``u -> Jᵀu``, ``(B, N) -> (B, N)``, independent per row.
-
-    Attributes:
-        exact: accurate to the dtype.
-        low_precision: accurate to :data:`~equifuse.solve.inexact.ROUNDOFF` and cheaper; None if there is none.
-    """
-
-    exact: LinearMap
-    low_precision: LinearMap | None = None
+Product = Callable[[Tensor], Tensor]
+# A direction of which less than this share is new is made orthogonal once more (Daniel et al. 1976).
+_CANCELLED = 0.7
 
 
 class ArnoldiBasis:
-    """Orthonormal Krylov bases of a linear map ``A``, one per sample, with ``A V_k = V_{k+1} H_k``.
+    """An orthonormal basis of a Krylov space per row, and the projected operator.
 
     Args:
-        start: ``(B, N)`` first directions; a row of zeros gives an empty basis for that sample.
-        size: largest number of basis vectors.
+        start: ``(B, N)`` the first direction.
+        size: largest number of products.
+
+    Attributes:
+        vectors: ``(B, size + 1, N)``, zeros where a row's space is exhausted.
+        hessenberg: ``(B, size + 1, size)``, ``A V_k = V_{k+1} H``.
+        norm: ``(B,)`` the norm of the start.
+        size: products made so far.
     """
 
     def __init__(self, start: Tensor, size: int) -> None:
         self.norm = torch.linalg.vector_norm(start, dim=1)
-        self.vectors = Slots(start, size + 1)
-        self.columns: list[Tensor] = []  # of H, the k-th (B, k + 2)
-        self.vectors.store_scaled(0, start, _reciprocal(self.norm))
-        self.alive = self.norm > 0  # samples whose newest vector is not zero
+        self.vectors = start.new_zeros(len(start), size + 1, start.shape[1])
+        self.hessenberg = start.new_zeros(len(start), size + 1, size)
+        self.vectors[:, 0] = _unit(start, self.norm)
         self.size = 0
 
     def newest(self) -> Tensor:
         """``(B, N)`` the latest basis vector."""
-        return self.vectors[self.size]
+        return self.vectors[:, self.size]
 
-    def extend(self, image: Tensor) -> Tensor:
-        """Add the direction ``image = A · newest()``, which is overwritten; returns the new column of ``H``.
+    def extend(self, image: Tensor) -> None:
+        """Add the direction ``image = A · newest()``.
 
-        Gram-Schmidt is repeated where little is left of a direction, because the rest is then not orthogonal enough
-        (Daniel et al. 1976). A direction that lies in the span up to rounding (a happy breakdown) is dropped for that
-        sample, which continues with zeros; so does a sample whose image is not finite.
+        A direction that lies in the span up to rounding, or is not finite, is dropped for that row, which goes on with
+        zeros.
         """
         k = self.size
+        known = self.vectors[:, : k + 1]
         before = torch.linalg.vector_norm(image, dim=1)
-        (coefficients,) = self.vectors.dots(image)
-        image = self.vectors.add_to(image, coefficients, -1.0, reuse=True)
+        weights = torch.einsum("bkn,bn->bk", known, image)
+        image = image - torch.einsum("bkn,bk->bn", known, weights)
+        if bool((torch.linalg.vector_norm(image, dim=1) < _CANCELLED * before).any()):
+            more = torch.einsum("bkn,bn->bk", known, image)
+            image, weights = image - torch.einsum("bkn,bk->bn", known, more), weights + more
         height = torch.linalg.vector_norm(image, dim=1)
-        if not known_empty(height < _CANCELLED * before):
-            (projection,) = self.vectors.dots(image)
-            image = self.vectors.add_to(image, projection, -1.0, reuse=True)
-            coefficients = coefficients + projection
-            height = torch.linalg.vector_norm(image, dim=1)
-        finite = height < torch.inf
-        if not known_full(finite):
-            image = torch.where(finite[:, None], image, 0.0)  # H is not finite either
-        height = torch.where(finite & (height > 10 * torch.finfo(image.dtype).eps * before), height, 0.0)
-        self.alive = height > 0
-        self.vectors.store_scaled(k + 1, image, _reciprocal(height))
-        self.columns.append(torch.cat([coefficients, height[:, None]], dim=1))
+        usable = (height < torch.inf) & (height > 10 * torch.finfo(image.dtype).eps * before)
+        height = torch.where(usable, height, 0.0)
+        self.hessenberg[:, : k + 1, k], self.hessenberg[:, k + 1, k] = weights, height
+        self.vectors[:, k + 1] = torch.where(usable[:, None], _unit(image, height), 0.0)
         self.size += 1
-        return self.columns[k]
 
-    @property
-    def hessenberg(self) -> Tensor:
-        """``H`` ``(B, k + 1, k)``."""
-        return torch.stack([F.pad(column, (0, self.size + 1 - column.shape[1])) for column in self.columns], dim=2)
-
-    def add_to(self, x: Tensor, weights: Tensor) -> Tensor:
-        """``x`` plus the combination of the first ``k`` vectors by ``weights`` ``(B, k)``."""
-        return self.vectors.add_to(x, weights)
-
-    def select(self, rows: Tensor) -> None:
-        """Drop all samples except ``rows`` (indices)."""
-        self.vectors.select(rows)
-        self.columns, self.norm = [column[rows] for column in self.columns], self.norm[rows]
-        self.alive = self.alive[rows]
+    def combine(self, weights: Tensor) -> Tensor:
+        """The combination ``(B, N)`` of the first vectors by ``weights`` ``(B, k)``."""
+        return torch.einsum("bkn,bk->bn", self.vectors[:, : weights.shape[1]], weights)
 
 
-def _reciprocal(norm: Tensor) -> Tensor:
-    """``1 / norm`` as ``(B, 1)``, 0 where the norm is."""
-    return torch.where(norm > 0, norm.reciprocal(), 0.0)[:, None]
+def _unit(x: Tensor, norm: Tensor) -> Tensor:
+    """``x / norm`` per row, 0 where the norm is."""
+    return x * torch.where(norm > 0, norm.reciprocal(), 0.0)[:, None]
 
 
 @SOLVERS.register
 @dataclass(frozen=True, kw_only=True)
 class GMRES(Configurable):
-    """The linear solver of the backward pass: GMRES for the adjoint equation ``u = Jᵀu + g``.
+    """The solver of the backward pass, for the linear adjoint equation ``u = Jᵀu + g``.
 
-    Used by ``Implicit()`` unless you choose another solver. It minimises the residual over the Krylov space, so it
-    needs no more products with ``Jᵀ`` than any fixed-point iteration.
+    Used by ``Implicit()`` unless you choose another solver. On a CPU the equation is first solved by the fused Anderson
+    kernel, which takes the steps of GMRES as long as its memory lasts (Walker & Ni 2011); rows that are left, and other
+    devices, are solved by restarted GMRES itself.
 
     >>> gradient = ef.Implicit(solver=ef.GMRES(tol=1e-6, max_steps=100))
     >>> w = torch.tensor(0.5, requires_grad=True)
@@ -150,211 +117,96 @@ class GMRES(Configurable):
             raise InputError(f"max_steps and restart must be at least 1, got {self.max_steps} and {self.restart}")
 
 
-class _LeastSquares:
-    """Solves ``min_y ‖β e₁ − H y‖`` per sample, one column of ``H`` at a time, by Givens rotations.
-
-    Args:
-        norm: ``(B,)`` the ``β``.
-        size: largest number of columns.
-    """
-
-    def __init__(self, norm: Tensor, size: int) -> None:
-        batch = norm.shape[0]
-        self.triangle: list[Tensor] = []  # columns of R, the k-th (B, k + 1)
-        self.cosines, self.sines = norm.new_zeros(batch, size), norm.new_zeros(batch, size)
-        self.rhs = norm.new_zeros(batch, size + 1)
-        self.rhs[:, 0] = norm
-
-    def append(self, k: int, column: Tensor, active: Tensor) -> Tensor:
-        """Add column ``k`` ``(B, k + 2)``; returns the residual norms ``(B,)``, infinite where it is not finite.
-
-        For a sample that is not ``active`` or whose column is not finite the later coefficients become 0, so that its
-        solution does not change any more.
-        """
-        column = column.clone()
-        for i in range(k):  # the rotations of the earlier columns, then one of its own
-            cosine, sine = self.cosines[:, i], self.sines[:, i]
-            top = cosine * column[:, i] + sine * column[:, i + 1]
-            column[:, i + 1] = cosine * column[:, i + 1] - sine * column[:, i]
-            column[:, i] = top
-        length = torch.hypot(column[:, k], column[:, k + 1])
-        broken = ~(length < torch.inf)
-        column.masked_fill_(broken[:, None], 0.0)
-        usable, active = length > 0, active & ~broken
-        safe = torch.where(usable, length, 1.0)
-        self.cosines[:, k] = torch.where(usable, column[:, k] / safe, 1.0)
-        self.sines[:, k] = torch.where(usable, column[:, k + 1] / safe, 0.0)
-        column[:, k] = torch.where(active & usable, length, 1.0)
-        self.triangle.append(column[:, : k + 1])
-        self.rhs[:, k + 1] = torch.where(active, -self.sines[:, k] * self.rhs[:, k], 0.0)
-        self.rhs[:, k] = torch.where(active, self.cosines[:, k] * self.rhs[:, k], 0.0)
-        return torch.where(broken, torch.inf, self.rhs[:, k + 1].abs())
-
-    def select(self, rows: Tensor) -> None:
-        """Drop all samples except ``rows`` (indices)."""
-        self.triangle = [column[rows] for column in self.triangle]
-        self.cosines, self.sines, self.rhs = (tensor[rows] for tensor in (self.cosines, self.sines, self.rhs))
-
-    def solution(self) -> Tensor:
-        """``y`` ``(B, k)``."""
-        k = len(self.triangle)
-        if k == 0:
-            return self.rhs[:, :0]
-        triangle = torch.stack([F.pad(column, (0, k - column.shape[1])) for column in self.triangle], dim=2)
-        y: Tensor = torch.linalg.solve_triangular(triangle, self.rhs[:, :k, None], upper=True)
-        return y.squeeze(2)
-
-
-def solve_adjoint(
-    product: Product, g: Tensor, method: GMRES, tol: float, select_rows: Callable[[Tensor], Product] | None = None
-) -> tuple[Tensor, SolverStats]:
+def gmres(
+    product: Product,
+    g: Tensor,
+    method: GMRES,
+    tol: float,
+    u: Tensor,
+    steps: Tensor,
+    select_rows: Callable[[Tensor], Product] | None = None,
+) -> Solution:
     """Solve ``u − product(u) = g`` per row by restarted GMRES.
 
-    If there are low-precision products, a cycle uses them and ends when they cannot reduce the residual further; the
-    next cycle starts from the residual of an exact product (iterative refinement by GMRES, Carson & Higham 2017). The
-    error of a product with a basis vector enters the solution times that vector's coefficient, which is about the
-    residual at that time. So the error of a cycle is known, and the last cycle needs no exact product after it.
-
-    Where such a cycle hardly reduces the residual, exact products are used until the residual is so small that errors
-    of low-precision ones no longer matter (inexact Krylov methods, Simoncini & Szyld 2003).
-
     Args:
-        product: the map for the whole batch.
-        g: ``(B, N)`` right-hand side.
+        product: ``u ↦ Jᵀu`` on ``(R, N)``.
+        g: ``(R, N)`` right-hand sides.
         method: budget.
-        tol: relative tolerance to stop at.
-        select_rows: function from row indices (sorted, int64) to the product of these rows alone. If it is given,
-            solved rows leave the batch.
+        tol: relative tolerance.
+        u: ``(R, N)`` start.
+        steps: int64 ``(R,)`` products that each row has had before.
+        select_rows: function from row indices (sorted, int64) to the product of these rows alone. If it is given, each
+            cycle is of the rows that are not solved yet.
 
     Returns:
-        ``u`` ``(B, N)`` and the statistics. ``residual`` is the true relative residual at restarts, and Arnoldi's own
-        (equal in exact arithmetic) inside a cycle.
+        The solution. A residual is the true one after a cycle, and Arnoldi's own (equal in exact arithmetic) inside.
     """
-    tol = max(tol, 20 * torch.finfo(g.dtype).eps)
-    u: Tensor | None = None  # the solution so far; None for zero
-    work = _Progress(torch.linalg.vector_norm(g, dim=1), tol)
-    right = g
-    done = 0
-    refining = product.low_precision is not None
-    while done < method.max_steps and bool(work.active.any()):
-        size = min(method.restart, method.max_steps - done)
+    scale = torch.linalg.vector_norm(g, dim=1)
+    right = g - u + product(u) if bool(u.any()) else g
+    residual = _relative(torch.linalg.vector_norm(right, dim=1), scale)
+    active = (residual > tol) & (residual < torch.inf) & (steps < method.max_steps)
+    trace, index = [residual], torch.arange(len(g), device=g.device)
+    while bool(active.any()):
+        if select_rows is not None and not bool(active[index].all()):
+            index = active.nonzero().squeeze(1)
+            product = select_rows(index)
+        unsolved = active[index]
+        budget = method.max_steps - steps[index]
+        size = int(budget[unsolved].max().clamp(max=method.restart))
         # Solved rows start from zero, so their solution does not change.
-        if not bool(work.active.all()):
-            right = torch.where(work.active[:, None], right, right.new_zeros(()), out=spare(right))
-        basis = ArnoldiBasis(right, size)
-        squares = _LeastSquares(basis.norm, size)
-        error = torch.zeros_like(work.residual)  # what low-precision products add to the residual
-        begun = work.residual
-        while basis.size < size:
-            if is_sync_step(g, basis.size):
-                left = int(work.active.count_nonzero())
-                if left == 0:
-                    break
-                if select_rows is not None and left <= _WORTH_DROPPING * work.active.numel():
-                    # Rows that stay are combined at the end of the cycle.
-                    u = _add(u, g, work.index, basis, squares.solution().masked_fill(work.active[:, None], 0.0))
-                    here = work.active.nonzero().squeeze(1)
-                    work.select(here)
-                    basis.select(here)
-                    squares.select(here)
-                    error, begun = error[here], begun[here]
-                    product = select_rows(work.index)
-            v = basis.newest()
-            multiply = product.exact
-            if product.low_precision is not None:
-                more = ROUNDOFF * work.residual
-                if refining or not bool((work.active & (more > _LOW_PRECISION_SHARE * work.floor)).any()):
-                    multiply = product.low_precision
-                    error = error + more
-            # Products with Jᵀ, not 1 − Jᵀ: the Krylov space is the same, and nothing cancels where Jᵀ is small.
-            itself = basis.alive.to(v.dtype)
-            column = -basis.extend(multiply(v))
-            column[:, basis.size - 1] += itself
-            within = squares.append(basis.size - 1, column, work.active)
-            work.note(within + error)
-            if refining:
-                # Low-precision products cannot reduce the residual further; start another cycle.
-                stuck = work.active & (within <= error)
-                if 2 * int(stuck.count_nonzero()) > int(work.active.count_nonzero()):
-                    break
-        u = _add(u, g, work.index, basis, squares.solution())
-        done += basis.size
-        if done < method.max_steps and bool(work.active.any()):
-            right = _exact_residual(product, g, u, work.index)
-            active = work.active
-            work.note(torch.linalg.vector_norm(right, dim=1))
-            if refining:
-                worth = active & (work.residual < _WORTH_REFINING * begun)
-                refining = 2 * int(worth.count_nonzero()) >= int(active.count_nonzero())
-            done += 1
-    return torch.zeros_like(g) if u is None else u, work.stats()
+        start = torch.where(unsolved[:, None], right[index], 0.0)
+        step, made, inside = _cycle(product, start, scale[index], size, tol, budget)
+        trace.extend(torch.where(active, residual.index_copy(0, index, shown), residual) for shown in inside)
+        steps = steps.index_add(0, index, made)
+        better = u[index] + step
+        rest = g[index] - better + product(better)
+        after = _relative(torch.linalg.vector_norm(rest, dim=1), scale[index])
+        # A row that a whole cycle does not improve is given up.
+        improved = unsolved & (after < residual[index])
+        u = u.index_copy(0, index, torch.where(improved[:, None], better, u[index]))
+        right = right.index_copy(0, index, rest)
+        residual = residual.index_copy(0, index, torch.where(improved, after, residual[index]))
+        trace.append(residual)
+        active = active.index_copy(0, index, improved) & (residual > tol) & (steps < method.max_steps)
+    status = torch.where(residual <= tol, CONVERGED, torch.where(steps < method.max_steps, STALLED, EXHAUSTED))
+    return Solution(u, residual, steps, status.to(torch.int8), torch.stack(trace), lambda rows: iter(()))
 
 
-class _Progress:
-    """How far each row is: which rows are still being solved, and the statistics of all rows.
-
-    Args:
-        scale: ``(B,)`` norms of the right-hand sides, which are the residuals of the start 0.
-        tol: relative tolerance.
-
-    Attributes:
-        index: the rows that are still in the batch.
-        residual: their residual norms.
-        floor: the residual norms at which they are solved.
-        active: bool, which of them are not solved yet.
-    """
-
-    def __init__(self, scale: Tensor, tol: float) -> None:
-        self._scale, self._tol = scale, tol
-        self._steps = torch.zeros(len(scale), dtype=torch.int64, device=scale.device)
-        self._whole = scale
-        self._trace = [scale]
-        self.index = torch.arange(len(scale), device=scale.device)
-        self.residual, self.floor = scale, tol * scale
-        self.active = self.residual > self.floor
-
-    def note(self, residual: Tensor) -> None:
-        """Record the residual norms of the rows in the batch after one more product; those of solved rows are ignored.
-
-        A row whose norm is infinite has broken down and is given up.
-        """
-        everyone = len(self.index) == len(self._whole)
-        self._steps = (
-            self._steps + self.active if everyone else self._steps.index_add(0, self.index, self.active.long())
-        )
-        self.residual = torch.where(self.active, residual, self.residual)
-        self._whole = self.residual if everyone else self._whole.index_copy(0, self.index, self.residual)
-        self._trace.append(self._whole)
-        self.active = self.active & (self.residual > self.floor) & (self.residual < torch.inf)
-
-    def select(self, rows: Tensor) -> None:
-        """Continue with only ``rows`` (indices) of the rows in the batch."""
-        self.index, self.residual, self.floor = self.index[rows], self.residual[rows], self.floor[rows]
-        self.active = self.active[rows]
-
-    def stats(self) -> SolverStats:
-        """The statistics of all rows."""
-        # A row whose right-hand side is 0 is solved by 0.
-        relative = torch.where(self._scale > 0, torch.stack(self._trace) / self._scale, 0.0)
-        return SolverStats(
-            converged=self._whole <= self._tol * self._scale,
-            residual=relative[-1],
-            steps=self._steps,
-            trace=relative,
-        )
+def _relative(residual: Tensor, scale: Tensor) -> Tensor:
+    """Relative residuals; 0 where the right-hand side is, which 0 solves, and infinite where not finite."""
+    found = torch.where(scale > 0, residual / scale, 0.0)
+    return torch.where(found < torch.inf, found, torch.inf)
 
 
-def _exact_residual(product: Product, g: Tensor, u: Tensor, index: Tensor) -> Tensor:
-    """``g − u + product(u)`` at the rows ``index``, to which ``product`` belongs."""
-    if len(index) < len(g):
-        g, u = select(g, index), select(u, index)
-    image = product.exact(u)
-    return torch.sub(g, u, out=empty(u)).add_(image)
+def _cycle(
+    product: Product, right: Tensor, scale: Tensor, size: int, tol: float, budget: Tensor
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """One cycle from the residuals ``right``: the change of ``u``, products made per row, and residuals at each."""
+    basis = ArnoldiBasis(right, size)
+    first = right.new_zeros(len(right), size + 1)
+    first[:, 0] = basis.norm
+    weights, inside, trace = first[:, :0], _relative(basis.norm, scale), []
+    made = torch.zeros_like(budget)
+    running = inside > tol
+    while basis.size < size and bool(running.any()):
+        # Products with Jᵀ, not 1 − Jᵀ: the Krylov space is the same, and nothing cancels where Jᵀ is small.
+        basis.extend(product(basis.newest()))
+        k = basis.size
+        system = torch.eye(k + 1, k, dtype=right.dtype, device=right.device) - basis.hessenberg[:, : k + 1, :k]
+        found, left = _least_squares(system, first[:, : k + 1])
+        usable = running & torch.isfinite(found).all(1) & torch.isfinite(left)
+        weights = torch.where(usable[:, None], found, torch.cat([weights, torch.zeros_like(first[:, :1])], dim=1))
+        inside = torch.where(usable, _relative(left, scale), inside)
+        made = made + running
+        trace.append(inside)
+        running = usable & (inside > tol) & (made < budget)
+    return basis.combine(weights), made, trace
 
 
-def _add(u: Tensor | None, like: Tensor, index: Tensor, basis: ArnoldiBasis, weights: Tensor) -> Tensor:
-    """``u`` (None for zero), shaped like ``like``, plus the combination of the basis at the rows ``index``."""
-    if len(index) == len(like):
-        return basis.add_to(empty(like).zero_() if u is None else u, weights)
-    u = empty(like).zero_() if u is None else u
-    return u.index_copy_(0, index, basis.add_to(select(u, index), weights))
+def _least_squares(system: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """``min ‖right − system · y‖`` per row: ``y`` ``(B, k)`` and the smallest norm ``(B,)``."""
+    q, r = torch.linalg.qr(torch.nan_to_num(system).double())
+    along = torch.einsum("bij,bi->bj", q, right.double())
+    y = torch.linalg.solve_triangular(r, along[:, :, None], upper=True).squeeze(2)
+    left = (right.double().square().sum(1) - along.square().sum(1)).clamp(min=0).sqrt()
+    return y.to(right.dtype), left.to(right.dtype)

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from equifuse.errors import InputError
-from equifuse.solve.krylov import ArnoldiBasis, LinearMap
-from equifuse.solve.loop import FixedPointMap, flatten_batch
+from equifuse.solve.krylov import ArnoldiBasis, Product
+from equifuse.solve.maps import FixedPointMap
+from equifuse.solve.tensors import flatten_batch
 
 
 def jacobian_penalty(f: FixedPointMap, z: Tensor, *, probes: int = 2) -> Tensor:
@@ -173,7 +174,7 @@ def spectral_penalty(
     return penalty if create_graph else penalty.detach()
 
 
-def _ritz(product: LinearMap, start: Tensor, vectors: int) -> tuple[Tensor, Tensor]:
+def _ritz(product: Product, start: Tensor, vectors: int) -> tuple[Tensor, Tensor]:
     """The largest Ritz value ``(B,)`` of a linear map and its vector ``(B, N)``, both complex."""
     size = min(vectors, start.shape[1])
     basis = ArnoldiBasis(start, size)
@@ -183,6 +184,5 @@ def _ritz(product: LinearMap, start: Tensor, vectors: int) -> tuple[Tensor, Tens
     largest = values.abs().argmax(dim=1)
     row = torch.arange(len(values), device=values.device)
     weight = weights[row, :, largest]
-    zero = torch.zeros_like(start)
-    vector = torch.complex(basis.add_to(zero, weight.real.contiguous()), basis.add_to(zero, weight.imag.contiguous()))
+    vector = torch.complex(basis.combine(weight.real), basis.combine(weight.imag))
     return values[row, largest], vector

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from equifuse.errors import InputError
-from equifuse.solve.explicit import ExplicitMap
 from equifuse.solve.krylov import ArnoldiBasis
-from equifuse.solve.loop import FixedPointMap, flatten_batch, work_dtype
+from equifuse.solve.maps import ExplicitMap, FixedPointMap
+from equifuse.solve.tensors import flatten_batch, work_dtype
 
 
 def transposed_jacobian(f: FixedPointMap, z: Tensor) -> Callable[[Tensor], Tensor]:

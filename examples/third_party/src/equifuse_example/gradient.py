@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from equifuse.solve import Gradient, Solver, SolverStats
-from equifuse.solve.loop import FixedPointMap
+from equifuse.solve.maps import FixedPointMap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +14,7 @@ class OneStep(Gradient):
 
     name = "one_step"
 
-    def attach(self, f: FixedPointMap, z: Tensor, image: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
+    def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
         """``z``, with the gradient of ``f(z)`` and the value unchanged."""
         once = f(z.detach()).to(z.dtype)
         return z.detach() + (once - once.detach())

@@ -1,25 +1,26 @@
 """A solver: Polyak's heavy ball, plain steps that keep some of their momentum."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from equifuse.solve import Solver
-from equifuse.solve.loop import StepRule
+from equifuse.solve.solver import SecantPair, StepRule
 
 
 class _Rule(StepRule):
     """One solve: remembers the iterate before."""
 
-    def __init__(self, momentum: float) -> None:
-        self.momentum = momentum
+    def __init__(self, momentum: float, damping: float) -> None:
+        self.momentum, self.damping = momentum, damping
         self.before: Tensor | None = None
 
-    def step(self, z: Tensor, fz: Tensor, r: Tensor, damping: Tensor | None, restart: Tensor) -> Tensor:
-        kept = torch.zeros_like(z) if self.before is None else torch.where(restart[:, None], 0.0, z - self.before)
+    def step(self, z: Tensor, fz: Tensor, r: Tensor) -> Tensor:
+        kept = torch.zeros_like(z) if self.before is None else z - self.before
         self.before = z
-        return z + (r if damping is None else damping * r) + self.momentum * kept
+        return z + self.damping * r + self.momentum * kept
 
     def select(self, rows: Tensor) -> None:
         self.before = None if self.before is None else self.before[rows]
@@ -31,8 +32,7 @@ class HeavyBall(Solver):
 
     momentum: float = 0.1
     name = "heavy_ball"
-    looks_ahead = False
 
-    def start(self, z: Tensor, after: StepRule | None = None) -> StepRule:
+    def start(self, z: Tensor, known: Iterator[SecantPair] = iter(())) -> StepRule:
         """A new solve."""
-        return _Rule(self.momentum)
+        return _Rule(self.momentum, self.damping)

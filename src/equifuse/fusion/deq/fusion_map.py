@@ -1,18 +1,17 @@
-"""The map of the fusion state, given the modality states, with its derivative."""
+"""The map of the fusion state, given the modality states, with its derivative and its fused forms."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from equifuse.fusion.deq.group_norm import NORM_EPS, affine, normalise, normalise_pull, relu, relu_pull
-from equifuse.fusion.deq.maps import TwoProductMap
-from equifuse.fusion.deq.products import rounded_product
-from equifuse.solve.explicit import Saved
-from equifuse.solve.recycling import empty, recording, select, spare
+from equifuse import kernels
+from equifuse.kernels import Kernels, reference
+from equifuse.solve.maps import Evaluation, ExplicitMap, Linearized, Saved
 
 
 class FusionWeights(NamedTuple):
@@ -36,7 +35,7 @@ class _FusionSaved(NamedTuple):
     slope: Tensor
 
 
-class FusionMap(TwoProductMap):
+class FusionMap(ExplicitMap):
     """``f_fuse(z_fuse)`` on states ``(n, d)``, for given modality states.
 
     ``Σ_m z'_m = z ⊙ α`` with ``α = constant + (count · z) Wα`` (without a gate ``constant + count · z``);
@@ -51,7 +50,6 @@ class FusionMap(TwoProductMap):
         eps: ε of the norm.
         bound: with a gate: ``z`` is clamped to [-1, 1] and ``α`` bounded smoothly by ``count · bound``; None for the
             plain product.
-        rounding: whether products may be rounded where tolerances still hold and it saves time.
     """
 
     def __init__(
@@ -61,14 +59,11 @@ class FusionMap(TwoProductMap):
         count: Tensor,
         share: Tensor | None,
         weights: FusionWeights,
-        eps: float = NORM_EPS,
+        eps: float,
         bound: float | None = None,
-        *,
-        rounding: bool = False,
     ) -> None:
-        super().__init__(x_fuse, weights.mix_bias, eps, rounding=rounding)
         self.x_fuse, self.constant, self.count, self.share = x_fuse, constant, count, share
-        self.weights = weights
+        self.weights, self.eps = weights, eps
         self.bound = bound if weights.gate is not None else None
 
     @property
@@ -78,102 +73,73 @@ class FusionMap(TwoProductMap):
         return (self.x_fuse, self.constant, *gate, *self.weights[1:])
 
     def evaluate(self, z: Tensor) -> tuple[Tensor, _FusionSaved]:
-        """``(n, d) -> (n, d)``, and what the derivative needs."""
-        return self._evaluate(z, self._exactly, keep=True)
-
-    def _evaluate(
-        self, z: Tensor, affinely: Callable[[int, Tensor], Tensor], *, keep: bool
-    ) -> tuple[Tensor, _FusionSaved]:
-        """One evaluation with the given function for the affine products: the gate's, if any, and the second one."""
+        """``(n, d) -> (n, d)``, differentiable, and what the derivative needs."""
         w = self.weights
-        lean = not recording()  # overwrite what is not kept
-        over = lean and not keep
         inside = slope = z
         if self.bound is not None:
             inside = z.abs() < 1
             z = z.clamp(-1, 1)
         if w.gate is None:
             alpha, purified = z, self.constant + self.count * z
-        elif self.bound is not None:
-            alpha = affinely(0, self.count * z)
-            most = self.bound * self.count.clamp(min=1)
-            level = torch.tanh(alpha / most)
-            alpha, slope = most * level, 1 - level.square()
-            purified = z * alpha
         else:
-            alpha = affinely(0, torch.mul(z, self.count, out=spare(z)))
-            purified = torch.mul(z, alpha, out=alpha if over else spare(z))
+            alpha = torch.addmm(self.constant, self.count * z, w.gate.t())
+            if self.bound is not None:
+                most = self.bound * self.count.clamp(min=1)
+                level = torch.tanh(alpha / most)
+                alpha, slope = most * level, 1 - level.square()
+            purified = z * alpha
         if self.share is not None:
             purified = purified * self.share
-        outer = affinely(1, purified)
-        outer = relu(outer)
-        normal, scale = normalise(outer, self.eps, reuse=over)
-        image = affine(w.shift, normal, w.gain, reuse=over)
+        outer = F.relu(torch.addmm(self.x_fuse + w.mix_bias, purified, w.mix.t()))
+        normal, scale = reference.normalise(outer, self.eps)
+        image = torch.addcmul(w.shift, normal, w.gain)
         return image, _FusionSaved(z, alpha, purified, outer, normal, scale, inside, slope)
 
-    @property
-    def has_low_precision(self) -> bool:
-        """Whether low-precision evaluations are allowed and cheaper; not without a gate."""
-        return self.weights.gate is not None and super().has_low_precision
+    def __call__(self, z: Tensor) -> Tensor:
+        """One evaluation ``(n, d) -> (n, d)``."""
+        return self.evaluate(z)[0]
 
-    def _matrix(self, i: int) -> Tensor:
-        weight = self.weights.gate if i == 0 else self.weights.mix
-        assert weight is not None  # without a gate there is no first product
-        return weight.t()
-
-    @property
-    def _first_constant(self) -> Tensor:
-        return self.constant
-
-    def _known_at_zero(self) -> list[tuple[Tensor, Tensor]]:
-        zero = self.constant.new_zeros(1)
-        return [(zero, self.constant), (zero, self._injected())]
-
-    def _of_state(self, norms: Tensor) -> Tensor:
-        return norms / self.count.squeeze(1).clamp(min=1)
-
-    def at_zero(self, *, ahead: bool = True) -> Tensor:
-        """``f(0)`` ``(n, d)``; there is no point ahead of it. With a gate the gated sum is 0 and needs no product."""
+    def start(self) -> Tensor:
+        """``f(0)`` ``(n, d)``; with a gate the gated sum is 0 and needs no product."""
         w = self.weights
         if w.gate is None:
             return self(torch.zeros_like(self.x_fuse))
-        return self._norm(relu(torch.add(self.x_fuse, w.mix_bias, out=spare(self.x_fuse))), w.gain, w.shift)
+        injected = self.x_fuse + w.mix_bias
+        fused = kernels.fused(injected)
+        if fused is None:
+            return reference.relu_norm(injected, w.gain, w.shift, self.eps)
+        fused.relu_norm(injected, w.gain[None], w.shift[None], self.eps, injected)
+        return injected
 
-    def _pull(self, saved: Saved, u: Tensor, *, low_precision: bool = False) -> tuple[Tensor, Tensor]:
+    def linearize(self, z: Tensor) -> Linearized:
+        """``f(z)`` ``(n, d)``, and what the derivative there needs."""
+        image, saved = self.evaluate(z)
+        return Linearized(image, tuple(saved))
+
+    def _pull(self, s: _FusionSaved, u: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients before the norm's ReLU, and at the gated sum."""
-        w, s = self.weights, _FusionSaved(*saved)
-        scaled = torch.mul(u, w.gain, out=empty(u))
-        mixed = relu_pull(normalise_pull(s.normal, s.scale, scaled, empty(u)), s.outer)
-        purified = empty(u)
-        if low_precision:
-            rounded_product(mixed, self._rounded_matrices()[1].t(), out=purified)
-        else:
-            torch.mm(mixed, w.mix, out=purified)
-        return mixed, purified if self.share is None else purified.mul_(self.share)
+        mixed = reference.relu_norm_vjp(u, s.outer, s.normal, s.scale, self.weights.gain)
+        purified = mixed @ self.weights.mix
+        return mixed, purified if self.share is None else purified * self.share
 
     def _at_gate(self, s: _FusionSaved, purified: Tensor) -> Tensor:
         """Gradient before the gate's bound."""
-        at_alpha = torch.mul(purified, s.z, out=empty(purified))
-        return at_alpha if self.bound is None else at_alpha.mul_(s.slope)
+        at_alpha = purified * s.z
+        return at_alpha if self.bound is None else at_alpha * s.slope
 
-    def transposed(self, saved: Saved, u: Tensor, *, low_precision: bool = False) -> Tensor:
+    def transposed(self, saved: Saved, u: Tensor) -> Tensor:
         """``Jᵀu`` ``(n, d)``."""
         s, gate = _FusionSaved(*saved), self.weights.gate
-        _, purified = self._pull(saved, u, low_precision=low_precision)
+        _, purified = self._pull(s, u)
         if gate is None:
-            return purified.mul_(self.count)
-        at_gate = self._at_gate(s, purified).mul_(self.count)
-        if low_precision:
-            through_gate = rounded_product(at_gate, self._rounded_matrices()[0].t(), out=at_gate)
-            image = purified.mul_(s.alpha).add_(through_gate)
-        else:
-            image = purified.mul_(s.alpha).addmm_(at_gate, gate)
-        return image if self.bound is None else image.mul_(s.inside)
+            return purified * self.count
+        image = torch.addmm(purified * s.alpha, self._at_gate(s, purified) * self.count, gate)
+        return image if self.bound is None else image * s.inside
 
     def pull(self, saved: Saved, u: Tensor) -> tuple[Tensor, ...]:
         """The gradients of ``Σ u ⊙ f`` in the order of :attr:`closure`."""
         s = _FusionSaved(*saved)
-        mixed, purified = self._pull(saved, u)
+        mixed, purified = self._pull(s, u)
         gate: tuple[Tensor, ...] = ()
         if self.weights.gate is not None:
             purified = self._at_gate(s, purified)
@@ -182,10 +148,131 @@ class FusionMap(TwoProductMap):
 
     def select(self, rows: Tensor) -> FusionMap:
         """The map of some rows."""
-        share = None if self.share is None else select(self.share, rows)
-        constants = select(self.x_fuse, rows), select(self.constant, rows), select(self.count, rows), share
-        return FusionMap(*constants, self.weights, self.eps, self.bound, rounding=self.rounding)
+        share = None if self.share is None else self.share[rows]
+        constants = self.x_fuse[rows], self.constant[rows], self.count[rows], share
+        return FusionMap(*constants, self.weights, self.eps, self.bound)
 
     def select_saved(self, saved: Saved, rows: Tensor) -> Saved:
         """The tensors ``saved`` for the rows of ``select(rows)``."""
-        return tuple(select(tensor, rows) for tensor in saved)
+        return tuple(tensor[rows] for tensor in saved)
+
+    def evaluation(self, like: Tensor) -> Evaluation | None:
+        """The map on the solver's memory."""
+        fused = kernels.fused(like)
+        if fused is None:
+            return None
+        w = self.weights
+        tensors = (self.x_fuse + w.mix_bias, self.constant, self.count, self.share, w.gate, w.mix, w.gain, w.shift)
+        return _FusionEvaluation(tensors, self.eps, self.bound, fused, self)
+
+    def adjoint(self, saved: Saved, g: Tensor) -> Evaluation | None:
+        """``u ↦ Jᵀu + g`` on the solver's memory."""
+        fused = kernels.fused(g)
+        if fused is None:
+            return None
+        s, w = _FusionSaved(*saved), self.weights
+        scaled = s.z * self.count if self.bound is None else s.z * self.count * s.slope
+        inside = None if self.bound is None else s.inside.to(g.dtype)
+        tensors = (g, s.outer, s.normal, s.scale, s.alpha, scaled, inside, self.share, self.count, w.gate, w.mix, w.gain)
+        return _FusionAdjoint(tensors, fused, self, saved)
+
+
+class _FusionEvaluation:
+    """``f`` in two products, the gate's elementwise operations and one pass over each row."""
+
+    looks_ahead = False
+
+    def __init__(
+        self, tensors: tuple[Tensor | None, ...], eps: float, bound: float | None, fused: Kernels, whole: FusionMap
+    ) -> None:
+        self.tensors, self._eps, self._bound, self._kernels, self._whole = tensors, eps, bound, fused, whole
+        injected, constant, count, self._share, self._gate, mix, gain, shift = tensors
+        assert injected is not None and constant is not None and count is not None
+        assert mix is not None and gain is not None and shift is not None
+        self._injected, self._constant, self._count = injected, constant, count
+        self._mix, self._gain, self._shift = mix, gain[None], shift[None]
+        self._purified, self._alpha = torch.empty_like(injected), torch.empty_like(injected)
+        self._inside = self._most = None
+        if bound is not None:
+            self._inside, self._most = torch.empty_like(injected), bound * count.clamp(min=1)
+
+    @property
+    def key(self) -> Hashable:
+        """What decides the sequence of operations."""
+        return "fusion", self._injected.shape, self._gate is None, self._share is None, self._eps, self._bound
+
+    def with_tensors(self, tensors: tuple[Tensor | None, ...]) -> _FusionEvaluation:
+        """The same evaluation of other tensors."""
+        return _FusionEvaluation(tensors, self._eps, self._bound, self._kernels, self._whole)
+
+    def step(self, z: Tensor, out: Tensor, ahead: Tensor) -> None:
+        """See :class:`~equifuse.solve.maps.Evaluation`."""
+        purified, alpha = self._purified, self._alpha
+        if self._inside is not None:
+            z = torch.clamp(z, -1, 1, out=self._inside)
+        torch.mul(z, self._count, out=purified)
+        if self._gate is None:
+            purified += self._constant
+        else:
+            torch.addmm(self._constant, purified, self._gate.t(), out=alpha)
+            if self._most is not None:
+                alpha.div_(self._most).tanh_().mul_(self._most)
+            torch.mul(z, alpha, out=purified)
+        if self._share is not None:
+            purified *= self._share
+        torch.addmm(self._injected, purified, self._mix.t(), out=alpha)
+        self._kernels.relu_norm(alpha, self._gain, self._shift, self._eps, out)
+
+    def select(self, rows: Tensor) -> Evaluation | None:
+        """See :class:`~equifuse.solve.maps.Evaluation`."""
+        return self._whole.select(rows).evaluation(self._injected)
+
+
+class _FusionAdjoint:
+    """``u ↦ Jᵀu + g`` in two products, the gate's elementwise operations and one pass over each row."""
+
+    looks_ahead = False
+
+    def __init__(
+        self, tensors: tuple[Tensor | None, ...], fused: Kernels, whole: FusionMap, saved: Saved | None = None
+    ) -> None:
+        self.tensors, self._kernels, self._whole, self._saved = tensors, fused, whole, saved
+        g, outer, normal, scale, alpha, scaled, self._inside, self._share, count, self._gate, mix, gain = tensors
+        assert g is not None and outer is not None and normal is not None and scale is not None and alpha is not None
+        assert scaled is not None and count is not None and mix is not None and gain is not None
+        self._g, self._outer, self._normal, self._scale, self._alpha = g, outer, normal, scale, alpha
+        self._scaled, self._count, self._mix, self._gain = scaled, count, mix, gain[None]
+        self._mixed, self._purified = torch.empty_like(g), torch.empty_like(g)
+
+    @property
+    def key(self) -> Hashable:
+        """What decides the sequence of operations."""
+        return "fusion adjoint", self._g.shape, self._gate is None, self._share is None, self._inside is None
+
+    def with_tensors(self, tensors: tuple[Tensor | None, ...]) -> _FusionAdjoint:
+        """The same evaluation of other tensors."""
+        return _FusionAdjoint(tensors, self._kernels, self._whole)
+
+    def step(self, z: Tensor, out: Tensor, ahead: Tensor) -> None:
+        """See :class:`~equifuse.solve.maps.Evaluation`."""
+        mixed, purified = self._mixed, self._purified
+        self._kernels.relu_norm_vjp(z, self._outer, self._normal, self._scale, self._gain, mixed)
+        torch.mm(mixed, self._mix, out=purified)
+        if self._share is not None:
+            purified *= self._share
+        if self._gate is None:
+            torch.addcmul(self._g, purified, self._count, out=out)
+            return
+        torch.mul(purified, self._scaled, out=mixed)
+        purified *= self._alpha
+        if self._inside is None:
+            purified += self._g
+            torch.addmm(purified, mixed, self._gate, out=out)
+        else:
+            torch.addmm(purified, mixed, self._gate, out=out)
+            torch.addcmul(self._g, out, self._inside, out=out)
+
+    def select(self, rows: Tensor) -> Evaluation | None:
+        """See :class:`~equifuse.solve.maps.Evaluation`."""
+        assert self._saved is not None
+        return self._whole.select(rows).adjoint(self._whole.select_saved(self._saved, rows), self._g[rows])

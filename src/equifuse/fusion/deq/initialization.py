@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from equifuse.fusion.deq.group_norm import GROUPS
+from equifuse.kernels.reference import GROUPS
 
 if TYPE_CHECKING:
     from equifuse.fusion.deq.module import DEQFusion

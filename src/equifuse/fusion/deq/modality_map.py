@@ -1,22 +1,21 @@
-"""The map of the modality states, all modalities stacked, with its derivative."""
+"""The map of the modality states, all modalities stacked, with its derivative and its fused forms."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from equifuse.fusion.deq.group_norm import NORM_EPS, affine, group_norm, normalise, normalise_pull, relu, relu_pull
-from equifuse.fusion.deq.maps import TwoProductMap
-from equifuse.fusion.deq.products import product, rounded_product
-from equifuse.solve.explicit import Saved
-from equifuse.solve.inexact import Evaluated
-from equifuse.solve.recycling import copy, empty, recording, select, spare, spread
+from equifuse import kernels
+from equifuse.fusion.deq.products import product
+from equifuse.kernels import Kernels, reference
+from equifuse.kernels.reference import TailSaved, TailWeights
+from equifuse.solve.maps import Evaluation, ExplicitMap, Linearized, Saved
 
-# From this mean gain of the last norm on, the part without products is repeated, this many times.
+# From this mean gain of the last norm on, `z ↦ GN(ReLU(u + z))` is repeated, this many times, for a point ahead.
 _STEEP = 0.5
 _REPEATS = 2
 
@@ -35,6 +34,11 @@ class BlockWeights(NamedTuple):
     gain3: Tensor
     shift3: Tensor
 
+    @property
+    def tail(self) -> TailWeights:
+        """The affine parts behind the second product."""
+        return TailWeights(self.gain2, self.shift2, self.gain3, self.shift3)
+
 
 class _BlockSaved(NamedTuple):
     z: Tensor
@@ -47,8 +51,12 @@ class _BlockSaved(NamedTuple):
     normal3: Tensor
     scale3: Tensor
 
+    @property
+    def tail(self) -> TailSaved:
+        return TailSaved(self.normal2, self.scale2, self.outer, self.normal3, self.scale3)
 
-class ModalityMap(TwoProductMap):
+
+class ModalityMap(ExplicitMap):
     """``f_m(z_m; x_m)`` of all modalities, on states stacked as rows ``(n, d)``, modality after modality.
 
     ``h = ReLU(GN(z W1 + b1))``, ``u = GN(h W2 + b2 + x)``, ``f = GN(ReLU(u + z))``; 0 where a modality is absent.
@@ -58,23 +66,13 @@ class ModalityMap(TwoProductMap):
         mask: bool ``(M, R, 1)``, which rows have the modality; None for all.
         weights: the blocks' parameters.
         eps: ε of the norms.
-        rounding: whether products may be rounded where tolerances still hold and it saves time.
         places: which of the ``M · R`` places the rows are, in order; None for all of them.
     """
 
     def __init__(
-        self,
-        x: Tensor,
-        mask: Tensor | None,
-        weights: BlockWeights,
-        eps: float = NORM_EPS,
-        *,
-        rounding: bool = False,
-        places: Tensor | None = None,
+        self, x: Tensor, mask: Tensor | None, weights: BlockWeights, eps: float, *, places: Tensor | None = None
     ) -> None:
-        super().__init__(x, weights.bias2, eps, rounding=rounding)
-        self.x, self.mask, self.weights, self.places = x, mask, weights, places
-        self._steep: bool | None = None
+        self.x, self.mask, self.weights, self.eps, self.places = x, mask, weights, eps, places
 
     @property
     def closure(self) -> tuple[Tensor, ...]:
@@ -84,135 +82,88 @@ class ModalityMap(TwoProductMap):
     def _stack(self, rows: Tensor) -> Tensor:
         """Flat states ``(n, k)`` in their places ``(M, R, k)``."""
         if self.places is not None:
-            rows = spread(rows, self.places, self.x.shape[0] * self.x.shape[1])
-        return rows.view(*self.x.shape[:2], rows.shape[1])
+            rows = rows.new_zeros(self.x.shape[0] * self.x.shape[1], rows.shape[1]).index_copy(0, self.places, rows)
+        return rows.reshape(*self.x.shape[:2], rows.shape[1])
 
     def _flat(self, stacked: Tensor) -> Tensor:
         flat = stacked.flatten(0, 1)
-        return flat if self.places is None else select(flat, self.places)
+        return flat if self.places is None else flat[self.places]
 
-    def evaluate(self, z: Tensor) -> tuple[Tensor, _BlockSaved]:
-        """``(M, R, d) -> (M, R, d)``, and what the derivative needs."""
-        return self._evaluate(z, self._exactly, keep=True)
-
-    def _evaluate(
-        self, z: Tensor, affinely: Callable[[int, Tensor], Tensor], *, keep: bool
-    ) -> tuple[Tensor, _BlockSaved]:
-        """One evaluation with the given function for the two affine products."""
+    def evaluate(self, z: Tensor) -> Tensor:
+        """``(M, R, d) -> (M, R, d)``, differentiable."""
         w = self.weights
-        lean = not recording()  # overwrite what is not kept
-        over = lean and not keep
-        normal1, scale1 = normalise(affinely(0, z), self.eps, reuse=lean)
-        hidden = relu(affine(w.shift1, normal1, w.gain1, reuse=over))
-        normal2, scale2 = normalise(affinely(1, hidden), self.eps, reuse=lean)
-        outer = affine(w.shift2, normal2, w.gain2, reuse=over)
-        outer = relu(outer.add_(z) if lean else outer + z)
-        normal3, scale3 = normalise(outer, self.eps, reuse=over)
-        image = self._present(affine(w.shift3, normal3, w.gain3, reuse=over))
-        return image, _BlockSaved(z, normal1, scale1, hidden, normal2, scale2, outer, normal3, scale3)
+        hidden = reference.norm_relu(torch.baddbmm(w.bias1, z, w.weight1), w.gain1, w.shift1, self.eps)
+        second = torch.baddbmm(self.x + w.bias2, hidden, w.weight2)
+        return reference.block_tail(second, z, w.tail, self.mask, self.eps)[0]
 
-    def _look_ahead(self, z: Tensor, affinely: Callable[[int, Tensor], Tensor]) -> Evaluated:
-        if recording() or not self.steep:
-            return super()._look_ahead(z, affinely)
-        w = self.weights
-        hidden = relu(self._norm(affinely(0, z), w.gain1, w.shift1))
-        inner = self._norm(affinely(1, hidden), w.gain2, w.shift2)
-        image = self._combined(inner, z)
-        return Evaluated(image, self._repeated(inner, image))
+    def __call__(self, z: Tensor) -> Tensor:
+        """One evaluation ``(n, d) -> (n, d)``."""
+        return self._flat(self.evaluate(self._stack(z)))
 
-    def _combined(self, inner: Tensor, z: Tensor) -> Tensor:
-        """``f`` from ``u`` and the state: the part of the map without products."""
-        outer = relu(torch.add(inner, z, out=spare(inner)))
-        return self._present(self._norm(outer, self.weights.gain3, self.weights.shift3))
-
-    def _repeated(self, inner: Tensor, z: Tensor) -> Tensor:
-        """The part without products applied several times, with ``u`` fixed."""
-        for _ in range(_REPEATS):
-            z = self._combined(inner, z)
-        return z
-
-    @property
-    def steep(self) -> bool:
-        """Whether the gains are so large that repeating the part without products pays.
-
-        Much of the Jacobian is then that of this part, ``z ↦ GN(ReLU(u + z))``.
-        """
-        if self._steep is None:
-            self._steep = bool(self.weights.gain3.detach().abs().mean() > _STEEP)
-        return self._steep
-
-    def _present(self, image: Tensor) -> Tensor:
-        return image if self.mask is None else torch.where(self.mask, image, 0.0)
-
-    def _matrix(self, i: int) -> Tensor:
-        return self.weights.weight1 if i == 0 else self.weights.weight2
-
-    @property
-    def _first_constant(self) -> Tensor:
-        return self.weights.bias1
-
-    def _known_at_zero(self) -> list[tuple[Tensor, Tensor]]:
-        """The first product is 0; the second one is the same in every row, apart from the injected input."""
-        if self._at_zero is None:
-            w = self.weights
-            hidden = F.relu(group_norm(w.bias1, w.gain1, w.shift1, self.eps))
-            second = torch.add(self.x, torch.baddbmm(w.bias2, hidden, w.weight2), out=spare(self.x))
-            self._at_zero = [(w.bias1.new_zeros(1), w.bias1), (hidden, second)]
-        return self._at_zero
-
-    def at_zero(self, *, ahead: bool = True) -> Tensor:
+    def start(self) -> Tensor:
         """``f(0)`` ``(n, d)``, or the point ahead of it, without a product of the size of the batch."""
         w = self.weights
-        second = self._known_at_zero()[1][1]
-        inner = self._norm(second if recording() else copy(second), w.gain2, w.shift2)
-        if recording() or not (ahead and self.steep):
-            return self._flat(self._present(self._norm(relu(inner), w.gain3, w.shift3)))
-        return self._flat(self._repeated(inner, self._combined(inner, inner.new_zeros(()))))
+        hidden = reference.norm_relu(w.bias1, w.gain1, w.shift1, self.eps)  # the same in every row
+        second = self.x + torch.baddbmm(w.bias2, hidden, w.weight2)
+        fused, repeats = kernels.fused(second), self._repeats()
+        if fused is None:
+            return self._flat(reference.block_tail(second, torch.zeros_like(second), w.tail, self.mask, self.eps)[0])
+        image, ahead = torch.empty_like(second), torch.empty_like(second)
+        fused.block_tail(second, torch.zeros_like(second), w.tail, self.mask, self.eps, repeats, image, ahead)
+        return self._flat(ahead if repeats else image)
 
-    def _pull(self, saved: Saved, u: Tensor, *, low_precision: bool = False) -> tuple[Tensor, ...]:
-        """Gradients at the state, before the second product, after the first norm, and before the first product."""
-        w, s = self.weights, _BlockSaved(*saved)
-        outer, second, hidden, first, scratch = (empty(u) for _ in range(5))
-        relu_pull(normalise_pull(s.normal3, s.scale3, torch.mul(u, w.gain3, out=outer), scratch), s.outer)
-        normalise_pull(s.normal2, s.scale2, torch.mul(outer, w.gain2, out=second), scratch)
-        if low_precision:
-            rounded_product(second, self._rounded_matrices()[1].mT, out=hidden)
-        else:
-            product(second, w.weight2.mT, hidden)
-        relu_pull(hidden, s.hidden)
-        normalise_pull(s.normal1, s.scale1, torch.mul(hidden, w.gain1, out=first), scratch)
-        return outer, second, hidden, first
+    def _repeats(self) -> int:
+        """How often the part without products is repeated: much of the Jacobian is its where the gains are large."""
+        return _REPEATS if float(self.weights.gain3.detach().abs().mean()) > _STEEP else 0
 
-    def _masked(self, u: Tensor) -> Tensor:
-        stacked = self._stack(u)
-        return stacked if self.mask is None else torch.where(self.mask, stacked, 0.0)
+    def linearize(self, z: Tensor) -> Linearized:
+        """``f(z)`` ``(n, d)``, and what the derivative there needs."""
+        w = self.weights
+        z = self._stack(z)
+        normal1, scale1 = reference.normalise(torch.baddbmm(w.bias1, z, w.weight1), self.eps)
+        hidden = F.relu(torch.addcmul(w.shift1, normal1, w.gain1))
+        normal2, scale2 = reference.normalise(torch.baddbmm(self.x + w.bias2, hidden, w.weight2), self.eps)
+        outer = F.relu(torch.addcmul(w.shift2, normal2, w.gain2).add_(z))
+        normal3, scale3 = reference.normalise(outer, self.eps)
+        image = torch.addcmul(w.shift3, normal3, w.gain3)
+        if self.mask is not None:
+            image = torch.where(self.mask, image, 0.0)
+        saved = _BlockSaved(z, normal1, scale1, hidden, normal2, scale2, outer, normal3, scale3)
+        return Linearized(self._flat(image), tuple(saved))
 
-    def transposed(self, saved: Saved, u: Tensor, *, low_precision: bool = False) -> Tensor:
+    def _pull(self, s: _BlockSaved, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Gradients at the state, before the second norm, after the first ReLU, and before the first norm."""
+        w = self.weights
+        at_state, second = reference.block_tail_vjp(u, s.tail, w.gain2, w.gain3, self.mask)
+        hidden = torch.bmm(second, w.weight2.mT)
+        return at_state, second, hidden, reference.norm_relu_vjp(hidden, s.hidden, s.normal1, s.scale1, w.gain1)
+
+    def transposed(self, saved: Saved, u: Tensor) -> Tensor:
         """``Jᵀu`` ``(n, d)``."""
-        outer, _, _, first = self._pull(saved, self._masked(u), low_precision=low_precision)
-        if low_precision:
-            return self._flat(outer.add_(rounded_product(first, self._rounded_matrices()[0].mT, out=first)))
-        return self._flat(product(first, self.weights.weight1.mT, outer, outer))
+        at_state, _, _, first = self._pull(_BlockSaved(*saved), self._stack(u))
+        return self._flat(torch.baddbmm(at_state, first, self.weights.weight1.mT))
 
     def pull(self, saved: Saved, u: Tensor) -> tuple[Tensor, ...]:
         """The gradients of ``Σ u ⊙ f`` in the order of :attr:`closure`."""
-        s, u = _BlockSaved(*saved), self._masked(u)
+        s, u = _BlockSaved(*saved), self._stack(u)
+        if self.mask is not None:
+            u = torch.where(self.mask, u, 0.0)
+        at_state, second, hidden, first = self._pull(s, u)
+        hidden = torch.where(s.hidden > 0, hidden, 0.0)
 
         def total(values: Tensor) -> Tensor:
             return values.sum(1, keepdim=True)
 
-        outer, second, hidden, first = self._pull(saved, u)
-        scratch = empty(u)
         weights = BlockWeights(
-            weight1=product(s.z.mT, first, empty(self.weights.weight1)),
+            weight1=torch.bmm(s.z.mT, first),
             bias1=total(first),
-            gain1=total(torch.mul(hidden, s.normal1, out=scratch)),
+            gain1=total(hidden * s.normal1),
             shift1=total(hidden),
-            weight2=product(s.hidden.mT, second, empty(self.weights.weight2)),
+            weight2=torch.bmm(s.hidden.mT, second),
             bias2=total(second),
-            gain2=total(torch.mul(outer, s.normal2, out=scratch)),
-            shift2=total(outer),
-            gain3=total(torch.mul(u, s.normal3, out=scratch)),
+            gain2=total(at_state * s.normal2),
+            shift2=total(at_state),
+            gain3=total(u * s.normal3),
             shift3=total(u),
         )
         return (second, *weights)
@@ -221,7 +172,7 @@ class ModalityMap(TwoProductMap):
         """The map of some rows; each modality's places are padded to those of the modality with the most rows."""
         gather, places = self._gather(rows)
         mask = None if self.mask is None else gather(self.mask)
-        return ModalityMap(gather(self.x), mask, self.weights, self.eps, rounding=self.rounding, places=places)
+        return ModalityMap(gather(self.x), mask, self.weights, self.eps, places=places)
 
     def select_saved(self, saved: Saved, rows: Tensor) -> Saved:
         """The tensors ``saved`` for the rows of ``select(rows)``."""
@@ -239,7 +190,121 @@ class ModalityMap(TwoProductMap):
         places = modality * widest + rank
 
         def gather(tensor: Tensor) -> Tensor:
-            some = select(tensor.flatten(0, 1), flat)
-            return spread(some, places, count * widest).view(count, widest, *some.shape[1:])
+            some = tensor.flatten(0, 1)[flat]
+            spread = some.new_zeros(count * widest, *some.shape[1:]).index_copy(0, places, some)
+            return spread.view(count, widest, *some.shape[1:])
 
         return gather, places
+
+    def evaluation(self, like: Tensor) -> Evaluation | None:
+        """The map on the solver's memory."""
+        fused = kernels.fused(like)
+        if fused is None:
+            return None
+        w = self.weights
+        tensors = (self.x + w.bias2, self.mask, *w)
+        return _BlockEvaluation(tensors, self.eps, self._repeats(), fused, self)
+
+    def adjoint(self, saved: Saved, g: Tensor) -> Evaluation | None:
+        """``u ↦ Jᵀu + g`` on the solver's memory."""
+        fused = kernels.fused(g)
+        return None if fused is None else _BlockAdjoint((self._stack(g), self.mask, *self.weights, *saved), fused, self, g)
+
+
+class _Stacked:
+    """An evaluation of stacked states in the places of a map."""
+
+    def __init__(self, tensors: tuple[Tensor | None, ...], fused: Kernels, whole: ModalityMap) -> None:
+        self.tensors, self._kernels, self._whole = tensors, fused, whole
+        first = tensors[0]
+        assert first is not None
+        # Of a part of the rows: their states in the places of the map, and the results there.
+        parts = 0 if whole.places is None else 3
+        self._padded = [torch.zeros_like(first) for _ in range(parts)]
+
+    def _run(self, z: Tensor, *out: Tensor) -> None:
+        raise NotImplementedError
+
+    def step(self, z: Tensor, out: Tensor, ahead: Tensor) -> None:
+        """See :class:`~equifuse.solve.maps.Evaluation`."""
+        shape, places = self._whole.x.shape, self._whole.places
+        if places is None:
+            self._run(z.view(shape), out.view(shape), ahead.view(shape))
+            return
+        self._padded[0].view(-1, shape[-1]).index_copy_(0, places, z)
+        self._run(*self._padded)
+        for padded, wanted in zip(self._padded[1:], (out, ahead), strict=True):
+            torch.index_select(padded.view(-1, shape[-1]), 0, places, out=wanted)
+
+
+class _BlockEvaluation(_Stacked):
+    """``f`` in two products and two passes over each row."""
+
+    def __init__(
+        self, tensors: tuple[Tensor | None, ...], eps: float, repeats: int, fused: Kernels, whole: ModalityMap
+    ) -> None:
+        super().__init__(tensors, fused, whole)
+        self._eps, self._repeats, self.looks_ahead = eps, repeats, repeats > 0
+        injected, self._mask, *weights = tensors
+        assert injected is not None
+        self._injected, self._weights = injected, BlockWeights(*weights)  # type: ignore[arg-type]
+        self._first, self._second = torch.empty_like(injected), torch.empty_like(injected)
+
+    @property
+    def key(self) -> Hashable:
+        """What decides the sequence of operations."""
+        return "block", self._injected.shape, self._mask is None, self._eps, self._repeats
+
+    def with_tensors(self, tensors: tuple[Tensor | None, ...]) -> _BlockEvaluation:
+        """The same evaluation of other tensors."""
+        return _BlockEvaluation(tensors, self._eps, self._repeats, self._kernels, self._whole)
+
+    def _run(self, z: Tensor, *out: Tensor) -> None:
+        w = self._weights
+        product(w.bias1, z, w.weight1, self._first)
+        self._kernels.norm_relu(self._first, w.gain1, w.shift1, self._eps, self._first)
+        product(self._injected, self._first, w.weight2, self._second)
+        self._kernels.block_tail(self._second, z, w.tail, self._mask, self._eps, self._repeats, out[0], out[1])
+
+    def select(self, rows: Tensor) -> Evaluation | None:
+        """See :class:`~equifuse.solve.maps.Evaluation`."""
+        return self._whole.select(rows).evaluation(self._injected)
+
+
+class _BlockAdjoint(_Stacked):
+    """``u ↦ Jᵀu + g`` in two products and two passes over each row."""
+
+    looks_ahead = False
+
+    def __init__(
+        self, tensors: tuple[Tensor | None, ...], fused: Kernels, whole: ModalityMap, g: Tensor | None = None
+    ) -> None:
+        super().__init__(tensors, fused, whole)
+        self._rows = g
+        self._g, self._mask, *rest = tensors
+        self._weights = BlockWeights(*rest[: len(BlockWeights._fields)])  # type: ignore[arg-type]
+        self._saved = _BlockSaved(*rest[len(BlockWeights._fields) :])  # type: ignore[arg-type]
+        assert self._g is not None
+        self._state, self._second, self._first = (torch.empty_like(self._g) for _ in range(3))
+
+    @property
+    def key(self) -> Hashable:
+        """What decides the sequence of operations."""
+        return "block adjoint", self._state.shape, self._mask is None
+
+    def with_tensors(self, tensors: tuple[Tensor | None, ...]) -> _BlockAdjoint:
+        """The same evaluation of other tensors."""
+        return _BlockAdjoint(tensors, self._kernels, self._whole)
+
+    def _run(self, z: Tensor, *out: Tensor) -> None:
+        w, s = self._weights, self._saved
+        self._kernels.block_tail_vjp(z, s.tail, w.gain2, w.gain3, self._mask, self._state, self._second)
+        product(None, self._second, w.weight2.mT, self._first)
+        self._kernels.norm_relu_vjp(self._first, s.hidden, s.normal1, s.scale1, w.gain1, self._first)
+        self._state += self._g
+        product(self._state, self._first, w.weight1.mT, out[0])
+
+    def select(self, rows: Tensor) -> Evaluation | None:
+        """See :class:`~equifuse.solve.maps.Evaluation`."""
+        assert self._rows is not None
+        return self._whole.select(rows).adjoint(self._whole.select_saved(tuple(self._saved), rows), self._rows[rows])

@@ -14,7 +14,6 @@ from equifuse.fusion.base import FlatInputs, Fusion, FusionOutput, flatten
 from equifuse.fusion.deq.contraction import GATE_BOUND, scaled_blocks, scaled_fusion
 from equifuse.fusion.deq.contraction import NORM_EPS as CONTRACTION_EPS
 from equifuse.fusion.deq.fusion_map import FusionMap, FusionWeights
-from equifuse.fusion.deq.group_norm import GROUPS, NORM_EPS
 from equifuse.fusion.deq.initialization import OUTER_GAIN, initialize
 from equifuse.fusion.deq.injection import inject
 from equifuse.fusion.deq.modality_map import BlockWeights, ModalityMap
@@ -23,20 +22,22 @@ from equifuse.fusion.deq.problem import Problem, Solved, merge_stats, split_stat
 from equifuse.fusion.deq.reference_weights import from_reference
 from equifuse.fusion.deq.regularizers import regularizers
 from equifuse.fusion.make import register
+from equifuse.kernels.reference import GROUPS
 from equifuse.solve import (
     Anderson,
     Gradient,
     Solver,
     SolverStats,
-    Unrolled,
     fixed_point,
     make_gradient,
     make_solver,
 )
 from equifuse.solve.gradient import report
-from equifuse.solve.loop import relative_residual, without_autocast, work_dtype
+from equifuse.solve.tensors import relative_residual, without_autocast, work_dtype
 from equifuse.solve.warm_start import EquilibriumCache
 
+# The ε of the norms.
+NORM_EPS = 1e-5
 # Converged samples leave the batch, so only slow samples pay for a high limit.
 _SOLVER = Anderson(tol=1e-4, max_steps=100)
 # The name of the fusion state among the parts.
@@ -67,7 +68,7 @@ class DEQFusion(Fusion):
         residual_weight: default weight of the ``residual`` loss, the relative residual after 3 plain steps; default 0.
         contraction: κ in (0, 1): every part of the map contracts at least by κ for any weights and inputs, so the
             equilibrium exists, is unique and is found by plain iteration. Default None, as in the paper.
-        mixed_precision: whether products may use bfloat16 where that is faster and tolerances hold; default True.
+        mixed_precision: has no effect; deprecated.
         projection: False uses inputs as they are; all widths must then equal ``dim``. Default True.
         strict: raise :class:`~equifuse.errors.NotConvergedError` instead of warning; default False.
         iterations: ablation: apply the map this many times from zero, without an equilibrium. Default None.
@@ -207,7 +208,7 @@ class DEQFusion(Fusion):
 
     def _modality_map(self, p: Problem) -> ModalityMap:
         assert p.blocks is not None
-        return ModalityMap(p.x, p.mask, p.blocks, self._eps, rounding=self.mixed_precision)
+        return ModalityMap(p.x, p.mask, p.blocks, self._eps)
 
     def _fusion_map(self, states: Tensor, p: Problem) -> FusionMap:
         """The fusion map for given modality states ``(M', R, d)``.
@@ -221,8 +222,7 @@ class DEQFusion(Fusion):
             constant = torch.addmm(p.count * p.gate_bias, constant, p.fusion.gate.t())
         share = p.count.clamp(min=1).reciprocal() if self.combine == "mean" else None
         bound = None if self.contraction is None else GATE_BOUND
-        rounding = self.mixed_precision
-        return FusionMap(p.x_fuse, constant, p.count, share, p.fusion, self._eps, bound, rounding=rounding)
+        return FusionMap(p.x_fuse, constant, p.count, share, p.fusion, self._eps, bound)
 
     @property
     def _eps(self) -> float:
@@ -232,7 +232,7 @@ class DEQFusion(Fusion):
         """``f`` of the whole state, ``(R, M' + 1, d) -> (R, M' + 1, d)``; the gate gets the new modality states."""
         states = p.x
         if p.blocks is not None:
-            states = self._modality_map(p).evaluate(z[:, :-1].transpose(0, 1))[0]
+            states = self._modality_map(p).evaluate(z[:, :-1].transpose(0, 1))
         fused = self._fusion_map(states, p)(z[:, -1])
         return torch.cat([states.transpose(0, 1), fused[:, None]], dim=1)
 
@@ -308,9 +308,7 @@ class DEQFusion(Fusion):
         cost almost nothing.
         """
         with torch.no_grad():
-            # Unrolled differentiates through the steps; from a start too near to the fixed point there are too few.
-            start = f.at_zero(ahead=not isinstance(self.gradient, Unrolled))
-            f.from_zero = self.warm_start is None or index is None
+            start = f.start()
             cache = self.warm_start if index is not None else None
             if cache is not None and index is not None:
                 pieces = zip(names, start.chunk(len(names)), strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, cast
 
@@ -11,16 +11,10 @@ from torch import Tensor
 
 from equifuse.errors import InputError
 from equifuse.registry import SOLVERS
-from equifuse.solve.loop import (
-    FixedPointMap,
-    RowSelector,
-    Solver,
-    SolverStats,
-    StepRule,
-    flatten_batch,
-    relative_residual,
-    work_dtype,
-)
+from equifuse.solve.maps import FixedPointMap, RowSelector
+from equifuse.solve.solver import SecantPair, Solver, StepRule
+from equifuse.solve.stats import SolverStats
+from equifuse.solve.tensors import flatten_batch, relative_residual, work_dtype
 
 # A difference of which less than this share is new, in units of machine epsilon, is only rounding.
 _LEAST_NEWS = 32
@@ -55,7 +49,7 @@ def _empty(z: Tensor, slots: int) -> _History:
     return _History(q, g, z.new_zeros(count, slots), last_f, last_r, z.new_ones(count, 1, dtype=torch.bool))
 
 
-def _advance(h: _History, fz: Tensor, r: Tensor, damping: Tensor | float, memory: int) -> tuple[Tensor, _History]:
+def _advance(h: _History, fz: Tensor, r: Tensor, damping: float, memory: int) -> tuple[Tensor, _History]:
     """The next iterate ``(B, N)`` and the history after it.
 
     The newest difference is made orthogonal to the older ones, and the images' differences are combined in the same
@@ -63,7 +57,7 @@ def _advance(h: _History, fz: Tensor, r: Tensor, damping: Tensor | float, memory
     ``g``.
     """
     if memory == 0:
-        return fz - (1 - damping) * r if isinstance(damping, Tensor) or damping != 1 else fz, h
+        return fz if damping == 1 else fz - (1 - damping) * r, h
     dr, df = r - h.last_r, fz - h.last_f
     length = left = torch.linalg.vector_norm(dr, dim=1, keepdim=True)
     image, rest = fz, r
@@ -79,7 +73,7 @@ def _advance(h: _History, fz: Tensor, r: Tensor, damping: Tensor | float, memory
     q, g = torch.where(useful, dr / left, 0.0), torch.where(useful, df / left, 0.0)
     newest = (q * rest).sum(1, keepdim=True)
     proposal = image - newest * g
-    if isinstance(damping, Tensor) or damping != 1:
+    if damping != 1:
         proposal = proposal - (1 - damping) * (rest - newest * q)
 
     def joined(first: Tensor, others: Tensor) -> Tensor:
@@ -97,14 +91,12 @@ def _forget(h: _History, samples: Tensor) -> _History:
 class _Rule(StepRule):
     """The same step for the loop that the other solvers use."""
 
-    def __init__(self, z: Tensor, memory: int) -> None:
-        self.memory = memory
+    def __init__(self, z: Tensor, memory: int, damping: float) -> None:
+        self.memory, self.damping = memory, damping
         self.history = _empty(z, 0)
 
-    def step(self, z: Tensor, fz: Tensor, r: Tensor, damping: Tensor | None, restart: Tensor) -> Tensor:
-        proposal, self.history = _advance(
-            _forget(self.history, restart[:, None]), fz, r, 1.0 if damping is None else damping, self.memory
-        )
+    def step(self, z: Tensor, fz: Tensor, r: Tensor) -> Tensor:
+        proposal, self.history = _advance(self.history, fz, r, self.damping, self.memory)
         return proposal
 
     def select(self, rows: Tensor) -> None:
@@ -116,7 +108,6 @@ class _State(NamedTuple):
 
     z: Tensor
     best: Tensor
-    image: Tensor
     residual: Tensor
     steps: Tensor
     evaluations: Tensor
@@ -167,23 +158,23 @@ class StaticAnderson(Solver):
         if self.memory < 0:
             raise InputError(f"memory must not be negative, got {self.memory}")
 
-    def start(self, z: Tensor, after: StepRule | None = None) -> StepRule:
+    def start(self, z: Tensor, known: Iterator[SecantPair] = iter(())) -> StepRule:
         """A rule with an empty history for states ``(B, N)``."""
-        return _Rule(z, self.memory)
+        return _Rule(z, self.memory, self.damping)
 
     def solve(
         self, f: FixedPointMap, z0: Tensor, select_rows: RowSelector | None = None
-    ) -> tuple[Tensor, Tensor, SolverStats]:
+    ) -> tuple[Tensor, SolverStats]:
         """The best of ``max_steps`` iterates per sample; see :meth:`Solver.solve`. ``select_rows`` is not used."""
         # Copies: their layout is known whatever the batch size is, and what a loop carries must not share memory.
-        z, best, image = (
-            flatten_batch(z0).to(work_dtype(z0.dtype)).clone(memory_format=torch.contiguous_format) for _ in range(3)
+        z, best = (
+            flatten_batch(z0).to(work_dtype(z0.dtype)).clone(memory_format=torch.contiguous_format) for _ in range(2)
         )
         unknown = z.new_full((z.shape[0],), torch.finfo(z.dtype).max / (10 * _BLOW_UP))
         none = z.new_zeros(z.shape[0], dtype=torch.int64)
         slots = min(self.memory, max(1, self.max_steps - 1))
         history = _empty(z, slots if self.loop else 0)
-        state = _State(z, best, image, unknown, none, none.new_zeros(()), *history)
+        state = _State(z, best, unknown, none, none.new_zeros(()), *history)
 
         def evaluate(*tensors: Tensor) -> tuple[Tensor, ...]:
             return tuple(self._evaluate(f, _State(*tensors), z0, slots))
@@ -201,7 +192,7 @@ class StaticAnderson(Solver):
             steps=state.steps,
             trace=torch.stack(trace or [state.residual]),
         )
-        return state.best.view(z0.shape), state.image.view(z0.shape), stats
+        return state.best.view(z0.shape), stats
 
     def _goes_on(self, *tensors: Tensor) -> Tensor:
         s = _State(*tensors)
@@ -219,11 +210,11 @@ class StaticAnderson(Solver):
         residual = torch.where(better, relative, s.residual)
         lost = (relative > _BLOW_UP * residual).unsqueeze(1)
         better = better.unsqueeze(1)
-        best, image = torch.where(better, s.z, s.best), torch.where(better, fz, s.image)
-        proposal, history = _advance(_History(*s[6:]), fz, r, self.damping, slots)
+        best = torch.where(better, s.z, s.best)
+        proposal, history = _advance(_History(*s[5:]), fz, r, self.damping, slots)
         # After a bad step start again from the best iterate. A proposal that is not finite shows when it is evaluated.
         z, history = torch.where(lost, best, proposal), _forget(history, lost)
-        return _State(z, best, image, residual, s.steps + running, s.evaluations + 1, *history)
+        return _State(z, best, residual, s.steps + running, s.evaluations + 1, *history)
 
 
 def _while(

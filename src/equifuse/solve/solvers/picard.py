@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
 
 from equifuse.registry import SOLVERS
-from equifuse.solve.loop import Solver, StepRule, scaled
+from equifuse.solve.solver import SecantPair, Solver, StepRule
+
+# Stalled samples are tried again with half the damping, down to this.
+_LEAST_DAMPING = 1.0 / 16
 
 
 class _PicardRule(StepRule):
-    def step(self, z: Tensor, fz: Tensor, r: Tensor, damping: Tensor | None, restart: Tensor) -> Tensor:
-        return z + scaled(damping, r)
+    def __init__(self, damping: float) -> None:
+        self.damping = damping
+
+    def step(self, z: Tensor, fz: Tensor, r: Tensor) -> Tensor:
+        return fz if self.damping == 1 else z + self.damping * r
 
     def select(self, rows: Tensor) -> None:
         """Does nothing: nothing is stored."""
@@ -25,7 +32,8 @@ class Picard(Solver):
     """Plain iteration, ``z ← f(z)``: the simplest solver, and the baseline for the others.
 
     It stores no history, converges linearly, and only where ``f`` is a contraction near the fixed point. Use it as a
-    yardstick or for maps that contract strongly; otherwise :class:`Anderson` needs fewer evaluations.
+    yardstick or for maps that contract strongly; otherwise :class:`Anderson` needs fewer evaluations. Samples that
+    stall, for instance in a cycle, go on with half the damping.
 
     >>> z, stats = ef.fixed_point(lambda z: 0.5 * z + 1, torch.zeros(1, 1), solver=ef.Picard(tol=1e-5))
     >>> round(z.item(), 3), stats.steps.tolist()
@@ -35,8 +43,11 @@ class Picard(Solver):
     """
 
     name: ClassVar[str] = "picard"
-    looks_ahead: ClassVar[bool] = False
 
-    def start(self, z: Tensor, after: StepRule | None = None) -> StepRule:
+    def start(self, z: Tensor, known: Iterator[SecantPair] = iter(())) -> StepRule:
         """A step rule without memory."""
-        return _PicardRule()
+        return _PicardRule(self.damping)
+
+    def fallback(self) -> Solver | None:
+        """The same with half the damping."""
+        return replace(self, damping=self.damping / 2) if self.damping > _LEAST_DAMPING and self.patience else None

@@ -1,0 +1,85 @@
+"""Anderson acceleration by the fused kernels: one pass over each row per evaluation, nothing recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from equifuse import kernels
+from equifuse.kernels.rows import CONVERGED, EXHAUSTED, RowLimits, Rows
+from equifuse.solve.loop import WORTH_DROPPING, Solution
+from equifuse.solve.maps import Evaluation
+from equifuse.solve.solver import SecantPair
+from equifuse.solve.sync import is_sync_step
+
+
+def accelerate(
+    evaluation: Callable[[], Evaluation],
+    z: Tensor,
+    memory: int,
+    limits: RowLimits,
+    steps: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> Solution | None:
+    """Solve all rows from ``z`` ``(R, N)``, which is not changed.
+
+    Args:
+        evaluation: makes the map's evaluation; called only if there are kernels for the state.
+        z: the start.
+        memory: directions stored per row.
+        limits: when a row stops.
+        steps: int64 ``(R,)`` evaluations that each row has had before; None for none.
+        scale: ``(R,)`` what residuals are relative to; None for the norm of the image.
+
+    Returns:
+        The solution; None where no kernels serve the state: another device or dtype, while a graph is recorded or
+        compiled, or inside a transform of ``torch.func``.
+    """
+    fused = kernels.fused(z)
+    if fused is None or z.numel() == 0:
+        return None
+    f = evaluation()
+    z = z.clone(memory_format=torch.contiguous_format)
+    rows = Rows.begin(z, memory, scale)
+    if scale is not None:  # what is relative to nothing is solved by its start
+        rows.status.masked_fill_(scale == 0, CONVERGED)
+        rows.residual.masked_fill_(scale == 0, 0)
+    if steps is not None:
+        rows.status.masked_fill_(steps >= limits.max_steps, EXHAUSTED)
+        rows.steps.copy_(steps)
+    fz = torch.empty_like(z)
+    ahead = torch.empty_like(z) if f.looks_ahead else fz
+    which = torch.arange(len(z), device=z.device)
+    trace = z.new_empty(limits.max_steps, len(z))
+    trace[0] = rows.residual
+    k, may_drop = 0, True
+    while True:
+        f.step(z, fz, ahead)
+        everyone = len(which) == len(rows.status)
+        shown = trace[k] if everyone else trace[k][which]
+        going = fused.anderson(z, fz, ahead, which, rows, limits, shown)
+        if not everyone:
+            trace[k][which] = shown
+        k += 1
+        if k == limits.max_steps or (is_sync_step(z, k - 1) and int(going) == 0):
+            break
+        trace[k] = trace[k - 1]
+        if may_drop and z.is_cpu and going <= WORTH_DROPPING * len(which):
+            here = (rows.status[which] == 0).nonzero().squeeze(1)
+            some = f.select(here)
+            if some is None:
+                may_drop = False
+            else:
+                f, which, z = some, which[here], z[here]
+                fz = torch.empty_like(z)
+                ahead = torch.empty_like(z) if f.looks_ahead else fz
+
+    def pairs(chosen: Tensor) -> Iterator[SecantPair]:
+        made = int(rows.steps.max()) - 1
+        for age in range(min(made, memory), 0, -1):
+            q, g = (ring[chosen, (made - age) % memory] for ring in (rows.q, rows.g))
+            yield g - q, q, (q != 0).any(1)
+
+    return Solution(rows.best, rows.residual, rows.steps.long(), rows.status, trace[:k].clone(), pairs)

@@ -1,0 +1,139 @@
+"""The backward pass of an implicit gradient: the linear equation ``u = Jᵀu + g``, solved row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from equifuse.kernels.rows import STALLED, RowLimits
+from equifuse.solve.accelerated import accelerate
+from equifuse.solve.krylov import GMRES, Product, gmres
+from equifuse.solve.loop import Solution
+from equifuse.solve.loop import solve as solve_fixed_point
+from equifuse.solve.maps import Evaluation, FixedPointMap
+from equifuse.solve.solver import SecantPair, Solver
+from equifuse.solve.stats import SolverStats
+from equifuse.solve.tensors import flatten_batch, work_dtype
+
+# Directions that the fused solve stores; on a linear equation more of them save hardly a product.
+_MEMORY = 10
+# A row without a new smallest residual in so many products is left to GMRES.
+_PATIENCE = 10
+# Powers of two by which a row is scaled at most, so that the factor itself is finite in float32.
+_MOST = 100
+
+
+class _Affine:
+    """``u ↦ Jᵀu + g`` by a product with ``Jᵀ``, for a fused solver."""
+
+    looks_ahead = False
+
+    def __init__(
+        self, product: Product, g: Tensor, select_rows: Callable[[Tensor], Product] | None, rows: Tensor | None = None
+    ) -> None:
+        self._product, self._g, self._select_rows, self._rows = product, g, select_rows, rows
+
+    def step(self, z: Tensor, out: Tensor, ahead: Tensor) -> None:
+        """See :class:`~equifuse.solve.maps.Evaluation`."""
+        torch.add(self._product(z), self._g, out=out)
+
+    def select(self, rows: Tensor) -> _Affine | None:
+        """See :class:`~equifuse.solve.maps.Evaluation`."""
+        if self._select_rows is None:
+            return None
+        whole = rows if self._rows is None else self._rows[rows]
+        return _Affine(self._select_rows(whole), self._g[rows], self._select_rows, whole)
+
+
+def solve_adjoint(
+    product: Product,
+    g: Tensor,
+    method: Solver | GMRES,
+    default_tol: float,
+    fused: Callable[[Tensor], Evaluation | None] | None = None,
+    select_rows: Callable[[Tensor], Product] | None = None,
+) -> tuple[Tensor, SolverStats]:
+    """Solve ``u = Jᵀu + g`` for ``u``, shaped like ``g`` ``(B, …)``.
+
+    Each row of ``g`` is scaled by a power of two, so tiny gradients are solved relative to their own size. A row whose
+    gradient is not finite, or whose norm overflows, gets NaN, and counts as not converged.
+
+    Args:
+        product: ``u ↦ Jᵀu`` on flat ``(B, N)``.
+        g: incoming gradient.
+        method: the solver.
+        default_tol: tolerance if ``method`` has none of its own.
+        fused: function of the scaled ``g`` that gives the map ``u ↦ Jᵀu + g`` in a fused form, if it has one.
+        select_rows: function from row indices (sorted, int64) to the product of these rows alone.
+    """
+    rhs = flatten_batch(g).to(work_dtype(g.dtype))
+    finite = torch.linalg.vector_norm(rhs, dim=1) < torch.inf
+    peak = torch.where(finite[:, None], rhs, 0.0).abs().amax(1, keepdim=True) if rhs.shape[1] else rhs[:, :0].sum(1, True)
+    exponent = torch.frexp(peak).exponent.clamp(-_MOST, _MOST)
+    rhs = torch.where(finite[:, None], torch.ldexp(rhs, -exponent), 0.0)
+    if isinstance(method, GMRES):
+        solution = _linear(product, rhs, method, default_tol, fused, select_rows)
+        u, stats = solution.z, solution.stats(_least_tol(method, default_tol, rhs))
+    else:
+        u, stats = _by_fixed_point(product, rhs, method, select_rows)
+    u = torch.where(finite[:, None], torch.ldexp(u, exponent), torch.nan)
+    stats.converged, stats.residual = stats.converged & finite, torch.where(finite, stats.residual, torch.inf)
+    return u.view(g.shape), stats
+
+
+def _least_tol(method: GMRES, default_tol: float, rhs: Tensor) -> float:
+    tol = method.tol if method.tol is not None else default_tol
+    return max(tol, 20 * torch.finfo(rhs.dtype).eps)
+
+
+def _linear(
+    product: Product,
+    rhs: Tensor,
+    method: GMRES,
+    default_tol: float,
+    fused: Callable[[Tensor], Evaluation | None] | None,
+    select_rows: Callable[[Tensor], Product] | None,
+) -> Solution:
+    """By the fused kernels, and what they leave by GMRES."""
+    tol = _least_tol(method, default_tol, rhs)
+
+    def evaluation() -> Evaluation:
+        own = fused(rhs) if fused is not None else None
+        return _Affine(product, rhs, select_rows) if own is None else own
+
+    limits = RowLimits(tol, method.max_steps, _PATIENCE, 1.0)
+    memory = max(1, min(_MEMORY, method.restart, rhs.shape[1]))
+    solution = accelerate(evaluation, rhs, memory, limits, scale=torch.linalg.vector_norm(rhs, dim=1))
+    none = torch.zeros(len(rhs), dtype=torch.int64, device=rhs.device)
+    if solution is None:
+        return gmres(product, rhs, method, tol, torch.zeros_like(rhs), none, select_rows)
+    rows = (solution.status == STALLED).nonzero().squeeze(1)
+    if len(rows) == 0:
+        return solution
+    if select_rows is not None:
+        later = gmres(select_rows(rows), rhs[rows], method, tol, solution.z[rows], solution.steps[rows])
+        return solution.merge(rows, later)
+    stalled = solution.status == STALLED
+    alone = torch.where(stalled[:, None], rhs, 0.0)
+    later = gmres(product, alone, method, tol, torch.where(stalled[:, None], solution.z, 0.0), solution.steps)
+    some = Solution(*(x[rows] for x in (later.z, later.residual, later.steps, later.status)), later.trace[:, rows], _none)
+    return solution.merge(rows, some)
+
+
+def _none(rows: Tensor) -> Iterator[SecantPair]:
+    return iter(())
+
+
+def _by_fixed_point(
+    product: Product, rhs: Tensor, method: Solver, select_rows: Callable[[Tensor], Product] | None
+) -> tuple[Tensor, SolverStats]:
+    """By a fixed-point solver of one's choice."""
+
+    def map_of(rows: Tensor) -> FixedPointMap:
+        assert select_rows is not None
+        some, right = select_rows(rows), rhs[rows]
+        return lambda u: some(u) + right
+
+    return solve_fixed_point(lambda u: product(u) + rhs, rhs, method, map_of if select_rows is not None else None)

@@ -1,0 +1,1 @@
+"""The fixed-point solvers, one file per method."""

@@ -1,0 +1,72 @@
+"""What a fixed-point solve achieved, sample by sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass
+class SolverStats:
+    """What a fixed-point solve achieved, sample by sample.
+
+    >>> z, stats = ef.fixed_point(lambda z: 0.5 * z + 1, torch.zeros(3, 2))
+    >>> stats.converged
+    tensor([True, True, True])
+    >>> sorted(stats.summary())
+    ['converged', 'max_residual', 'max_steps', 'mean_steps']
+
+    Attributes:
+        converged: bool ``(B,)``, whether the relative residual reached the tolerance.
+        residual: ``(B,)``, the relative residual ``‖f(z) − z‖ / ‖f(z)‖`` of the returned iterate.
+        steps: int64 ``(B,)``, evaluations of ``f`` made for the sample until it stopped.
+        trace: ``(K, B)``, the relative residual at each of ``K`` evaluations; a sample that has stopped repeats its
+            last value.
+        parts: statistics of each part of a composite solve (one modality, the fusion state) by name; {} otherwise.
+        backward: list that the backward pass fills with the statistics of its own solve; read it as ``adjoint``.
+        own: which rows of the backward solve belong to these samples; None for all.
+    """
+
+    converged: Tensor
+    residual: Tensor
+    steps: Tensor
+    trace: Tensor
+    parts: dict[str, SolverStats] = field(default_factory=dict)
+    backward: list[SolverStats] = field(default_factory=list)
+    own: slice | None = None
+
+    @property
+    def adjoint(self) -> SolverStats | None:
+        """Statistics of the latest backward solve; None before the first one."""
+        if not self.backward:
+            return None
+        latest = self.backward[-1]
+        return latest if self.own is None else latest.select(self.own)
+
+    def select(self, rows: slice) -> SolverStats:
+        """The statistics of the samples ``rows`` alone."""
+        return SolverStats(self.converged[rows], self.residual[rows], self.steps[rows], self.trace[:, rows])
+
+    def summary(self) -> dict[str, float]:
+        """Numbers for a log line: share converged, mean and largest number of steps, largest residual."""
+        if self.converged.numel() == 0:
+            return {"converged": 1.0, "mean_steps": 0.0, "max_steps": 0.0, "max_residual": 0.0}
+        return {
+            "converged": self.converged.float().mean().item(),
+            "mean_steps": self.steps.float().mean().item(),
+            "max_steps": float(self.steps.max().item()),
+            "max_residual": self.residual.max().item(),
+        }
+
+    def reshape(self, *leading: int) -> SolverStats:
+        """The same statistics with the sample axis viewed as ``leading``, including those of the parts."""
+        return SolverStats(
+            self.converged.reshape(leading),
+            self.residual.reshape(leading),
+            self.steps.reshape(leading),
+            self.trace.reshape(len(self.trace), *leading),
+            {name: part.reshape(*leading) for name, part in self.parts.items()},
+            self.backward,  # the same list: what the backward pass writes is seen in every view
+            self.own,
+        )
