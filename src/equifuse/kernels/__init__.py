@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+from collections.abc import Callable
 from functools import cache
 from typing import Protocol
 
@@ -21,37 +22,42 @@ from equifuse.kernels.rows import RowLimits, Rows
 
 # "reference": plain torch operations everywhere. "fused" (default): compiled kernels where there are some.
 VARIABLE = "EQUIFUSE_KERNELS"
+Run = Callable[[], object]
 _log = logging.getLogger(__name__)
 
 
 class Kernels(Protocol):
-    """The interface of the fused forms; each function writes into tensors that the caller owns."""
+    """The interface of the fused forms.
 
-    def norm_relu(self, c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor) -> None: ...
+    Each function prepares a kernel for the tensors that it will read and write, and returns what runs it, any number of
+    times: a solve calls the same few kernels on the same memory in each of its steps.
+    """
 
-    def relu_norm(self, c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor) -> None: ...
+    def norm_relu(self, c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor) -> Run: ...
+
+    def relu_norm(self, c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor) -> Run: ...
 
     def block_tail(
         self, c: Tensor, z: Tensor, weights: TailWeights, mask: Tensor | None, eps: float, repeats: int,
         out: Tensor, ahead: Tensor,
-    ) -> None: ...  # fmt: skip
+    ) -> Run: ...  # fmt: skip
 
     def norm_relu_vjp(
         self, g: Tensor, output: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor
-    ) -> None: ...
+    ) -> Run: ...
 
     def relu_norm_vjp(
         self, u: Tensor, outer: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor
-    ) -> None: ...
+    ) -> Run: ...
 
     def block_tail_vjp(
         self, u: Tensor, saved: TailSaved, gain2: Tensor, gain3: Tensor, mask: Tensor | None,
         at_state: Tensor, at_product: Tensor,
-    ) -> None: ...  # fmt: skip
+    ) -> Run: ...  # fmt: skip
 
     def anderson(
-        self, z: Tensor, fz: Tensor, target: Tensor, which: Tensor, rows: Rows, limits: RowLimits, shown: Tensor
-    ) -> int | Tensor: ...
+        self, z: Tensor, fz: Tensor, target: Tensor, which: Tensor, rows: Rows, limits: RowLimits, trace: Tensor
+    ) -> Callable[[int], int | Tensor]: ...
 
 
 @cache

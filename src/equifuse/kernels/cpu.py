@@ -1,6 +1,7 @@
 """The kernels fused for a CPU, compiled by Numba: each makes one pass over a row while the row is in the fastest cache.
 
-All functions write into tensors that the caller owns; nothing is recorded. Compiled code is cached on disk. Rows are
+A function of the interface prepares a kernel for the tensors that it will read and write, which the caller owns, and
+returns what runs it; nothing is recorded. Compiled code is cached on disk. Rows are
 divided among threads by this module and not by Numba, whose default threads must not be entered from two threads at
 once, nor used after a fork.
 """
@@ -25,6 +26,7 @@ from equifuse.kernels.rows import BLOW_UP, RowLimits, Rows
 _FLAGS = {"reassoc", "contract", "arcp", "nsz"}
 # Numbers in a batch of states from which on threads pay, and the least that each gets.
 _WORTH_THREADS = 2**17
+Run = Callable[[], object]
 _options: dict[str, Any] = {"fastmath": _FLAGS, "nogil": True, "cache": True, "error_model": "numpy"}
 
 
@@ -229,8 +231,8 @@ def _norms(x, fx):  # type: ignore[no-untyped-def]
 
 @njit(**_options)
 def _anderson(  # type: ignore[no-untyped-def]
-    z, fz, target, rows, best, residual, steps, since, status, last_f, last_r, q, g, scale, shown,
-    tol, max_steps, patience, damping, begin, end,
+    z, fz, target, rows, best, residual, steps, since, status, last_f, last_r, q, g, scale, trace,
+    tol, max_steps, patience, damping, k, begin, end,
 ):  # fmt: skip
     width, memory = z.shape[1], q.shape[1]
     one, zero = z.dtype.type(1), z.dtype.type(0)
@@ -242,6 +244,7 @@ def _anderson(  # type: ignore[no-untyped-def]
     for i in range(begin, end):
         row = rows[i]
         if status[row] != 0:
+            trace[k, row] = trace[k - 1, row] if k > 0 else residual[row]
             continue
         here, image = z[i], target[i]
         made = steps[row]
@@ -254,9 +257,9 @@ def _anderson(  # type: ignore[no-untyped-def]
             relative = np.inf
         if size == 0 and length > 0 and length < np.inf:
             relative = np.float64(np.finfo(z.dtype).max)  # a state with image 0 is valid
-        shown[i] = relative
-        if shown[i] < residual[row]:
-            residual[row] = shown[i]
+        trace[k, row] = relative
+        if trace[k, row] < residual[row]:
+            residual[row] = trace[k, row]
             since[row] = 0
             best[row] = here
         else:
@@ -343,15 +346,20 @@ def _threads(count: int) -> ThreadPoolExecutor:
     return _pool[2]
 
 
-def _over_rows(kernel: Callable[..., Any], count: int, numbers: int, *arguments: Any) -> int:
-    """Call ``kernel(*arguments, begin, end)`` for all rows; the sum of what it returns."""
+def _prepared(kernel: Callable[..., Any], count: int, numbers: int, *arguments: Any) -> Callable[..., int]:
+    """A function that calls ``kernel(*arguments, *more, begin, end)`` for all rows, and sums what it returns."""
     threads = min(torch.get_num_threads(), numbers // _WORTH_THREADS, count)
     if threads < 2:
-        return kernel(*arguments, 0, count) or 0
+        return lambda *more: kernel(*arguments, *more, 0, count) or 0
     borders = [count * i // threads for i in range(threads + 1)]
-    pool = _threads(threads)
-    parts = [pool.submit(kernel, *arguments, *pair) for pair in zip(borders[:-1], borders[1:], strict=True)]
-    return sum(part.result() or 0 for part in parts)
+    pairs = list(zip(borders[:-1], borders[1:], strict=True))
+
+    def run(*more: Any) -> int:
+        pool = _threads(threads)
+        parts = [pool.submit(kernel, *arguments, *more, *pair) for pair in pairs]
+        return sum(part.result() or 0 for part in parts)
+
+    return run
 
 
 def _flat(x: Tensor) -> np.ndarray[Any, Any]:
@@ -369,16 +377,16 @@ def _mask(mask: Tensor | None) -> np.ndarray[Any, Any]:
 # ---- the interface ---------------------------------------------------------------------------------------------
 
 
-def norm_relu(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor) -> None:
+def norm_relu(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor) -> Run:
     """:func:`equifuse.kernels.reference.norm_relu` into ``out``, which may be ``c``."""
     x = _flat(c)
-    _over_rows(_norm_relu, len(x), x.size, x, _flat(gain), _flat(shift), x.dtype.type(eps), _flat(out))
+    return _prepared(_norm_relu, len(x), x.size, x, _flat(gain), _flat(shift), x.dtype.type(eps), _flat(out))
 
 
-def relu_norm(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor) -> None:
+def relu_norm(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor) -> Run:
     """:func:`equifuse.kernels.reference.relu_norm` into ``out``, which may be ``c``."""
     x = _flat(c)
-    _over_rows(_relu_norm, len(x), x.size, x, _flat(gain), _flat(shift), x.dtype.type(eps), _flat(out))
+    return _prepared(_relu_norm, len(x), x.size, x, _flat(gain), _flat(shift), x.dtype.type(eps), _flat(out))
 
 
 def block_tail(
@@ -390,40 +398,43 @@ def block_tail(
     repeats: int,
     out: Tensor,
     ahead: Tensor,
-) -> None:
+) -> Run:
     """:func:`equifuse.kernels.reference.block_tail` into ``out`` and, with repeats, ``ahead``."""
     x = _flat(c)
     affine = (_flat(weight) for weight in weights)
     rest = _mask(mask), x.dtype.type(eps), repeats, _flat(out), _flat(ahead)
-    _over_rows(_block_tail, len(x), x.size, x, _flat(z), *affine, *rest)
+    return _prepared(_block_tail, len(x), x.size, x, _flat(z), *affine, *rest)
 
 
-def norm_relu_vjp(g: Tensor, output: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor) -> None:
+def norm_relu_vjp(g: Tensor, output: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor) -> Run:
     """:func:`equifuse.kernels.reference.norm_relu_vjp` into ``out``, which may be ``g``."""
     x = _flat(g)
     saved = _flat(output), _flat(normal), _flat(scale.flatten(-2)), _flat(gain)
-    _over_rows(_norm_relu_vjp, len(x), x.size, x, *saved, _flat(out))
+    return _prepared(_norm_relu_vjp, len(x), x.size, x, *saved, _flat(out))
 
 
-def relu_norm_vjp(u: Tensor, outer: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor) -> None:
+def relu_norm_vjp(u: Tensor, outer: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor) -> Run:
     """:func:`equifuse.kernels.reference.relu_norm_vjp` into ``out``, which may be ``u``."""
     x = _flat(u)
     saved = _flat(outer), _flat(normal), _flat(scale.flatten(-2)), _flat(gain)
-    _over_rows(_relu_norm_vjp, len(x), x.size, x, *saved, _flat(out))
+    return _prepared(_relu_norm_vjp, len(x), x.size, x, *saved, _flat(out))
 
 
 def block_tail_vjp(
     u: Tensor, saved: TailSaved, gain2: Tensor, gain3: Tensor, mask: Tensor | None, at_state: Tensor, at_product: Tensor
-) -> None:
+) -> Run:
     """:func:`equifuse.kernels.reference.block_tail_vjp` into ``at_state`` and ``at_product``."""
     x = _flat(u)
     norms = _flat(saved.normal2), _flat(saved.scale2.flatten(-2)), _flat(saved.outer), _flat(saved.normal3)
     affine = _flat(saved.scale3.flatten(-2)), _flat(gain2), _flat(gain3)
-    _over_rows(_block_tail_vjp, len(x), x.size, x, *norms, *affine, _mask(mask), _flat(at_state), _flat(at_product))
+    arrays = x, *norms, *affine, _mask(mask), _flat(at_state), _flat(at_product)
+    return _prepared(_block_tail_vjp, len(x), x.size, *arrays)
 
 
-def anderson(z: Tensor, fz: Tensor, target: Tensor, which: Tensor, rows: Rows, limits: RowLimits, shown: Tensor) -> int:
-    """One evaluation's bookkeeping and the next iterate of every row that is still running.
+def anderson(
+    z: Tensor, fz: Tensor, target: Tensor, which: Tensor, rows: Rows, limits: RowLimits, trace: Tensor
+) -> Callable[[int], int]:
+    """One evaluation's bookkeeping, and the next iterate of every row that is still running.
 
     Args:
         z: ``(n, N)`` the states evaluated; overwritten with the next ones.
@@ -432,15 +443,15 @@ def anderson(z: Tensor, fz: Tensor, target: Tensor, which: Tensor, rows: Rows, l
         which: int64 ``(n,)`` which of the ``rows`` they are.
         rows: the state of all rows, which is updated.
         limits: when rows stop.
-        shown: ``(n,)``; the residuals of the running ones are written to it.
+        trace: ``(K, R)``; the residuals at each evaluation are written to it.
 
     Returns:
-        How many rows go on.
+        Function of the number of the evaluation, from 0; it returns how many rows go on.
     """
     x = _flat(z)
     scale = np.empty(0, x.dtype) if rows.scale is None else rows.scale.numpy()
     numbers = rows.best, rows.residual, rows.steps, rows.since, rows.status, rows.last_f, rows.last_r, rows.q, rows.g
     state = (tensor.numpy() for tensor in numbers)
     stop = float(limits.tol), limits.max_steps, limits.patience, x.dtype.type(limits.damping)
-    arrays = x, _flat(fz), _flat(target), which.numpy(), *state, scale, shown.numpy()
-    return _over_rows(_anderson, len(x), x.size, *arrays, *stop)
+    arrays = x, _flat(fz), _flat(target), which.numpy(), *state, scale, trace.numpy()
+    return _prepared(_anderson, len(x), x.size, *arrays, *stop)

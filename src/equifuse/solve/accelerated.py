@@ -8,11 +8,15 @@ import torch
 from torch import Tensor
 
 from equifuse import kernels
-from equifuse.kernels.rows import CONVERGED, EXHAUSTED, RowLimits, Rows
+from equifuse.kernels import Kernels, Run
+from equifuse.kernels.rows import CONVERGED, EXHAUSTED, RUNNING, RowLimits, Rows
 from equifuse.solve.loop import WORTH_DROPPING, Solution
 from equifuse.solve.maps import Evaluation
 from equifuse.solve.solver import SecantPair
 from equifuse.solve.sync import is_sync_step
+
+# Numbers in a batch of states from which on leaving rows out saves more than gathering the others costs.
+_WORTH_GATHERING = 2**16
 
 
 def accelerate(
@@ -49,32 +53,23 @@ def accelerate(
     if steps is not None:
         rows.status.masked_fill_(steps >= limits.max_steps, EXHAUSTED)
         rows.steps.copy_(steps)
-    fz = torch.empty_like(z)
-    ahead = torch.empty_like(z) if f.looks_ahead else fz
     which = torch.arange(len(z), device=z.device)
     trace = z.new_empty(limits.max_steps, len(z))
-    trace[0] = rows.residual
-    k, may_drop = 0, True
-    while True:
-        f.step(z, fz, ahead)
-        everyone = len(which) == len(rows.status)
-        shown = trace[k] if everyone else trace[k][which]
-        going = fused.anderson(z, fz, ahead, which, rows, limits, shown)
-        if not everyone:
-            trace[k][which] = shown
-        k += 1
-        if k == limits.max_steps or (is_sync_step(z, k - 1) and int(going) == 0):
+    step, update = _prepare(fused, f, z, which, rows, limits, trace)
+    for k in range(limits.max_steps):
+        step()
+        going = update(k)
+        if k + 1 == limits.max_steps or not is_sync_step(z, k):
+            continue
+        if going == 0:
             break
-        trace[k] = trace[k - 1]
-        if may_drop and z.is_cpu and going <= WORTH_DROPPING * len(which):
-            here = (rows.status[which] == 0).nonzero().squeeze(1)
+        if z.is_cpu and z.numel() >= _WORTH_GATHERING and going <= WORTH_DROPPING * len(which):
+            here = (rows.status[which] == RUNNING).nonzero().squeeze(1)
             some = f.select(here)
-            if some is None:
-                may_drop = False
-            else:
+            if some is not None:
                 f, which, z = some, which[here], z[here]
-                fz = torch.empty_like(z)
-                ahead = torch.empty_like(z) if f.looks_ahead else fz
+                trace[k + 1 :] = trace[k]
+                step, update = _prepare(fused, f, z, which, rows, limits, trace)
 
     def pairs(chosen: Tensor) -> Iterator[SecantPair]:
         made = int(rows.steps.max()) - 1
@@ -82,4 +77,13 @@ def accelerate(
             q, g = (ring[chosen, (made - age) % memory] for ring in (rows.q, rows.g))
             yield g - q, q, (q != 0).any(1)
 
-    return Solution(rows.best, rows.residual, rows.steps.long(), rows.status, trace[:k].clone(), pairs)
+    return Solution(rows.best, rows.residual, rows.steps.long(), rows.status, trace[: k + 1].clone(), pairs)
+
+
+def _prepare(
+    fused: Kernels, f: Evaluation, z: Tensor, which: Tensor, rows: Rows, limits: RowLimits, trace: Tensor
+) -> tuple[Run, Callable[[int], int | Tensor]]:
+    """The two halves of a step: the evaluation of ``z``, and the update of ``z`` and of the rows."""
+    fz = torch.empty_like(z)
+    ahead = torch.empty_like(z) if f.looks_ahead else fz
+    return f.prepare(z, fz, ahead), fused.anderson(z, fz, ahead, which, rows, limits, trace)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from equifuse.kernels import Run
 from equifuse.kernels.rows import STALLED, RowLimits
 from equifuse.solve.accelerated import accelerate
 from equifuse.solve.krylov import GMRES, Product, gmres
@@ -35,9 +36,9 @@ class _Affine:
     ) -> None:
         self._product, self._g, self._select_rows, self._rows = product, g, select_rows, rows
 
-    def step(self, z: Tensor, out: Tensor, ahead: Tensor) -> None:
+    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor) -> Run:
         """See :class:`~equifuse.solve.maps.Evaluation`."""
-        torch.add(self._product(z), self._g, out=out)
+        return lambda: torch.add(self._product(z), self._g, out=out)
 
     def select(self, rows: Tensor) -> _Affine | None:
         """See :class:`~equifuse.solve.maps.Evaluation`."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from equifuse.errors import InputError
+from equifuse.kernels import Run
 from equifuse.solve.tensors import flatten_batch
 
 FixedPointMap = Callable[[Tensor], Tensor]
@@ -33,16 +34,16 @@ def row_selector(f: FixedPointMap) -> RowSelector | None:
 
 
 class Evaluation(Protocol):
-    """One evaluation of a map on memory that the solver owns; how fused solvers call it.
+    """The evaluation of a map on memory that a solver owns; how fused solvers call it.
 
     Attributes:
-        looks_ahead: whether ``step`` fills ``ahead``.
+        looks_ahead: whether ``ahead`` is filled.
     """
 
     looks_ahead: bool
 
-    def step(self, z: Tensor, out: Tensor, ahead: Tensor) -> None:
-        """Write the image of ``z`` ``(n, N)`` to ``out``, and the point ahead to ``ahead`` if it looks ahead."""
+    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor) -> Run:
+        """What writes the image of ``z`` ``(n, N)`` to ``out``, and the point ahead to ``ahead`` if it looks ahead."""
 
     def select(self, rows: Tensor) -> Evaluation | None:
         """The evaluation of some rows alone (sorted int64 indices); None if it cannot be divided."""
@@ -99,9 +100,9 @@ class Called:
             raise InputError(f"the map must keep its input's shape {tuple(state.shape)}, it returned {what}")
         return flatten_batch(image).to(z.dtype, copy=True)
 
-    def step(self, z: Tensor, out: Tensor, ahead: Tensor) -> None:
+    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor) -> Run:
         """See :class:`Evaluation`."""
-        out.copy_(self(z))
+        return lambda: out.copy_(self(z))
 
     def select(self, rows: Tensor) -> Called | None:
         """See :class:`Evaluation`."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equifuse import kernels
-from equifuse.kernels import Kernels, reference
+from equifuse.kernels import Kernels, Run, reference
 from equifuse.solve.maps import Evaluation, ExplicitMap, Linearized, Saved
 
 
@@ -108,7 +108,7 @@ class FusionMap(ExplicitMap):
         fused = kernels.fused(injected)
         if fused is None:
             return reference.relu_norm(injected, w.gain, w.shift, self.eps)
-        fused.relu_norm(injected, w.gain[None], w.shift[None], self.eps, injected)
+        fused.relu_norm(injected, w.gain[None], w.shift[None], self.eps, injected)()
         return injected
 
     def linearize(self, z: Tensor) -> Linearized:
@@ -205,23 +205,30 @@ class _FusionEvaluation:
         """The same evaluation of other tensors."""
         return _FusionEvaluation(tensors, self._eps, self._bound, self._kernels, self._whole)
 
-    def step(self, z: Tensor, out: Tensor, ahead: Tensor) -> None:
+    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor) -> Run:
         """See :class:`~equifuse.solve.maps.Evaluation`."""
-        purified, alpha = self._purified, self._alpha
-        if self._inside is not None:
-            z = torch.clamp(z, -1, 1, out=self._inside)
-        torch.mul(z, self._count, out=purified)
-        if self._gate is None:
-            purified += self._constant
-        else:
-            torch.addmm(self._constant, purified, self._gate.t(), out=alpha)
-            if self._most is not None:
-                alpha.div_(self._most).tanh_().mul_(self._most)
-            torch.mul(z, alpha, out=purified)
-        if self._share is not None:
-            purified *= self._share
-        torch.addmm(self._injected, purified, self._mix.t(), out=alpha)
-        self._kernels.relu_norm(alpha, self._gain, self._shift, self._eps, out)
+        purified, alpha, inside, most = self._purified, self._alpha, self._inside, self._most
+        gate, mix = None if self._gate is None else self._gate.t(), self._mix.t()
+        state = z if inside is None else inside
+        norm = self._kernels.relu_norm(alpha, self._gain, self._shift, self._eps, out)
+
+        def run() -> None:
+            if inside is not None:
+                torch.clamp(z, -1, 1, out=inside)
+            torch.mul(state, self._count, out=purified)
+            if gate is None:
+                purified.add_(self._constant)
+            else:
+                torch.addmm(self._constant, purified, gate, out=alpha)
+                if most is not None:
+                    alpha.div_(most).tanh_().mul_(most)
+                torch.mul(state, alpha, out=purified)
+            if self._share is not None:
+                purified.mul_(self._share)
+            torch.addmm(self._injected, purified, mix, out=alpha)
+            norm()
+
+        return run
 
     def select(self, rows: Tensor) -> Evaluation | None:
         """See :class:`~equifuse.solve.maps.Evaluation`."""
@@ -253,24 +260,28 @@ class _FusionAdjoint:
         """The same evaluation of other tensors."""
         return _FusionAdjoint(tensors, self._kernels, self._whole)
 
-    def step(self, z: Tensor, out: Tensor, ahead: Tensor) -> None:
+    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor) -> Run:
         """See :class:`~equifuse.solve.maps.Evaluation`."""
-        mixed, purified = self._mixed, self._purified
-        self._kernels.relu_norm_vjp(z, self._outer, self._normal, self._scale, self._gain, mixed)
-        torch.mm(mixed, self._mix, out=purified)
-        if self._share is not None:
-            purified *= self._share
-        if self._gate is None:
-            torch.addcmul(self._g, purified, self._count, out=out)
-            return
-        torch.mul(purified, self._scaled, out=mixed)
-        purified *= self._alpha
-        if self._inside is None:
-            purified += self._g
-            torch.addmm(purified, mixed, self._gate, out=out)
-        else:
-            torch.addmm(purified, mixed, self._gate, out=out)
-            torch.addcmul(self._g, out, self._inside, out=out)
+        mixed, purified, g = self._mixed, self._purified, self._g
+        norm = self._kernels.relu_norm_vjp(z, self._outer, self._normal, self._scale, self._gain, mixed)
+
+        def run() -> None:
+            norm()
+            torch.mm(mixed, self._mix, out=purified)
+            if self._share is not None:
+                purified.mul_(self._share)
+            if self._gate is None:
+                torch.addcmul(g, purified, self._count, out=out)
+                return
+            torch.mul(purified, self._scaled, out=mixed)
+            if self._inside is None:
+                torch.addcmul(g, purified, self._alpha, out=purified)
+                torch.addmm(purified, mixed, self._gate, out=out)
+            else:
+                torch.addmm(purified.mul_(self._alpha), mixed, self._gate, out=out)
+                torch.addcmul(g, out, self._inside, out=out)
+
+        return run
 
     def select(self, rows: Tensor) -> Evaluation | None:
         """See :class:`~equifuse.solve.maps.Evaluation`."""

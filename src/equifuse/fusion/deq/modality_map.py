@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from equifuse import kernels
 from equifuse.fusion.deq.products import product
-from equifuse.kernels import Kernels, reference
+from equifuse.kernels import Kernels, Run, reference
 from equifuse.kernels.reference import TailSaved, TailWeights
 from equifuse.solve.maps import Evaluation, ExplicitMap, Linearized, Saved
 
@@ -105,13 +106,14 @@ class ModalityMap(ExplicitMap):
         w = self.weights
         hidden = reference.norm_relu(w.bias1, w.gain1, w.shift1, self.eps)  # the same in every row
         second = self.x + torch.baddbmm(w.bias2, hidden, w.weight2)
-        fused, repeats = kernels.fused(second), self._repeats()
+        fused, repeats = kernels.fused(second), self._repeats
         if fused is None:
             return self._flat(reference.block_tail(second, torch.zeros_like(second), w.tail, self.mask, self.eps)[0])
         image, ahead = torch.empty_like(second), torch.empty_like(second)
-        fused.block_tail(second, torch.zeros_like(second), w.tail, self.mask, self.eps, repeats, image, ahead)
+        fused.block_tail(second, torch.zeros_like(second), w.tail, self.mask, self.eps, repeats, image, ahead)()
         return self._flat(ahead if repeats else image)
 
+    @cached_property
     def _repeats(self) -> int:
         """How often the part without products is repeated: much of the Jacobian is its where the gains are large."""
         return _REPEATS if float(self.weights.gain3.detach().abs().mean()) > _STEEP else 0
@@ -203,7 +205,7 @@ class ModalityMap(ExplicitMap):
             return None
         w = self.weights
         tensors = (self.x + w.bias2, self.mask, *w)
-        return _BlockEvaluation(tensors, self.eps, self._repeats(), fused, self)
+        return _BlockEvaluation(tensors, self.eps, self._repeats, fused, self)
 
     def adjoint(self, saved: Saved, g: Tensor) -> Evaluation | None:
         """``u ↦ Jᵀu + g`` on the solver's memory."""
@@ -214,27 +216,37 @@ class ModalityMap(ExplicitMap):
 class _Stacked:
     """An evaluation of stacked states in the places of a map."""
 
+    looks_ahead: bool
+
     def __init__(self, tensors: tuple[Tensor | None, ...], fused: Kernels, whole: ModalityMap) -> None:
         self.tensors, self._kernels, self._whole = tensors, fused, whole
         first = tensors[0]
         assert first is not None
         # Of a part of the rows: their states in the places of the map, and the results there.
-        parts = 0 if whole.places is None else 3
+        parts = 0 if whole.places is None else 3 if self.looks_ahead else 2
         self._padded = [torch.zeros_like(first) for _ in range(parts)]
 
-    def _run(self, z: Tensor, *out: Tensor) -> None:
+    def _passes(self, z: Tensor, out: Tensor, ahead: Tensor) -> tuple[Run, ...]:
+        """The parts of an evaluation of ``(M, n, d)``, in order."""
         raise NotImplementedError
 
-    def step(self, z: Tensor, out: Tensor, ahead: Tensor) -> None:
+    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor) -> Run:
         """See :class:`~equifuse.solve.maps.Evaluation`."""
         shape, places = self._whole.x.shape, self._whole.places
         if places is None:
-            self._run(z.view(shape), out.view(shape), ahead.view(shape))
-            return
-        self._padded[0].view(-1, shape[-1]).index_copy_(0, places, z)
-        self._run(*self._padded)
-        for padded, wanted in zip(self._padded[1:], (out, ahead), strict=True):
-            torch.index_select(padded.view(-1, shape[-1]), 0, places, out=wanted)
+            passes = self._passes(z.view(shape), out.view(shape), ahead.view(shape))
+            return lambda: [run() for run in passes]
+        state, *results = self._padded
+        passes = self._passes(state, results[0], results[-1])
+
+        def run() -> None:
+            state.view(-1, shape[-1]).index_copy_(0, places, z)
+            for part in passes:
+                part()
+            for padded, wanted in zip(results, (out, ahead), strict=False):
+                torch.index_select(padded.view(-1, shape[-1]), 0, places, out=wanted)
+
+        return run
 
 
 class _BlockEvaluation(_Stacked):
@@ -243,8 +255,8 @@ class _BlockEvaluation(_Stacked):
     def __init__(
         self, tensors: tuple[Tensor | None, ...], eps: float, repeats: int, fused: Kernels, whole: ModalityMap
     ) -> None:
-        super().__init__(tensors, fused, whole)
         self._eps, self._repeats, self.looks_ahead = eps, repeats, repeats > 0
+        super().__init__(tensors, fused, whole)
         injected, self._mask, *weights = tensors
         assert injected is not None
         self._injected, self._weights = injected, BlockWeights(*weights)  # type: ignore[arg-type]
@@ -259,12 +271,14 @@ class _BlockEvaluation(_Stacked):
         """The same evaluation of other tensors."""
         return _BlockEvaluation(tensors, self._eps, self._repeats, self._kernels, self._whole)
 
-    def _run(self, z: Tensor, *out: Tensor) -> None:
-        w = self._weights
-        product(w.bias1, z, w.weight1, self._first)
-        self._kernels.norm_relu(self._first, w.gain1, w.shift1, self._eps, self._first)
-        product(self._injected, self._first, w.weight2, self._second)
-        self._kernels.block_tail(self._second, z, w.tail, self._mask, self._eps, self._repeats, out[0], out[1])
+    def _passes(self, z: Tensor, out: Tensor, ahead: Tensor) -> tuple[Run, ...]:
+        w, fused = self._weights, self._kernels
+        return (
+            product(w.bias1, z, w.weight1, self._first),
+            fused.norm_relu(self._first, w.gain1, w.shift1, self._eps, self._first),
+            product(self._injected, self._first, w.weight2, self._second),
+            fused.block_tail(self._second, z, w.tail, self._mask, self._eps, self._repeats, out, ahead),
+        )
 
     def select(self, rows: Tensor) -> Evaluation | None:
         """See :class:`~equifuse.solve.maps.Evaluation`."""
@@ -296,13 +310,17 @@ class _BlockAdjoint(_Stacked):
         """The same evaluation of other tensors."""
         return _BlockAdjoint(tensors, self._kernels, self._whole)
 
-    def _run(self, z: Tensor, *out: Tensor) -> None:
-        w, s = self._weights, self._saved
-        self._kernels.block_tail_vjp(z, s.tail, w.gain2, w.gain3, self._mask, self._state, self._second)
-        product(None, self._second, w.weight2.mT, self._first)
-        self._kernels.norm_relu_vjp(self._first, s.hidden, s.normal1, s.scale1, w.gain1, self._first)
-        self._state += self._g
-        product(self._state, self._first, w.weight1.mT, out[0])
+    def _passes(self, z: Tensor, out: Tensor, ahead: Tensor) -> tuple[Run, ...]:
+        w, s, fused = self._weights, self._saved, self._kernels
+        g, state = self._g, self._state
+        assert g is not None
+        return (
+            fused.block_tail_vjp(z, s.tail, w.gain2, w.gain3, self._mask, state, self._second),
+            product(None, self._second, w.weight2.mT, self._first),
+            fused.norm_relu_vjp(self._first, s.hidden, s.normal1, s.scale1, w.gain1, self._first),
+            lambda: state.add_(g),
+            product(state, self._first, w.weight1.mT, out),
+        )
 
     def select(self, rows: Tensor) -> Evaluation | None:
         """See :class:`~equifuse.solve.maps.Evaluation`."""

@@ -81,21 +81,21 @@ def observed(fusion: DEQFusion) -> Iterator[list[Solved]]:
 
 def split_stats(stats: SolverStats, p: Problem) -> dict[str, SolverStats]:
     """The statistics of the stacked modality solve by modality; an absent modality counts as converged in no steps."""
-    count = p.x.shape[0]
     rows = p.x.shape[1]
-    trace = stats.trace.view(-1, count, rows)
     parts = {}
     for i, name in enumerate(p.names):
-        here = torch.ones_like(stats.converged[:rows]) if p.mask is None else p.mask[i, :, 0]
-        part_rows = slice(i * rows, (i + 1) * rows)
-        parts[name] = SolverStats(
-            converged=stats.converged[part_rows] | ~here,
-            residual=torch.where(here, stats.residual[part_rows], 0.0),
-            steps=torch.where(here, stats.steps[part_rows], 0),
-            trace=torch.where(here, trace[:, i], 0.0),
-            backward=stats.backward,
-            own=part_rows,
-        )
+        own = slice(i * rows, (i + 1) * rows)
+        part = SolverStats(
+            stats.converged[own].clone(), stats.residual[own].clone(), stats.steps[own].clone(),
+            stats.trace[:, own].clone(),
+            backward=stats.backward, own=own,
+        )  # fmt: skip
+        if p.mask is not None:
+            here = p.mask[i, :, 0]
+            part.converged |= ~here
+            for numbers in (part.residual, part.steps, part.trace):
+                numbers.masked_fill_(~here, 0)
+        parts[name] = part
     return parts
 
 
