@@ -234,7 +234,7 @@ class Straight(Gradient):
     def __init__(self, scale=1.0, *, tags=()):
         self.scale, self.tags = scale, list(tags)
 
-    def attach(self, f, z, image, stats, solver):
+    def attach(self, f, z, stats, solver):
         return z.detach() + self.scale * (f(z.detach()) - f(z.detach()).detach())
 
 

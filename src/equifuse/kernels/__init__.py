@@ -30,29 +30,34 @@ class Kernels(Protocol):
     """The interface of the fused forms.
 
     Each function prepares a kernel for the tensors that it will read and write, and returns what runs it, any number of
-    times: a solve calls the same few kernels on the same memory in each of its steps.
+    times: a solve calls the same few kernels on the same memory in each of its steps. ``idle`` is the status of the
+    rows (:mod:`equifuse.kernels.rows`): only those that are running are computed; None computes all.
     """
 
-    def norm_relu(self, c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor) -> Run: ...
+    def norm_relu(
+        self, c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor, idle: Tensor | None
+    ) -> Run: ...
 
-    def relu_norm(self, c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor) -> Run: ...
+    def relu_norm(
+        self, c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor, idle: Tensor | None
+    ) -> Run: ...
 
     def block_tail(
         self, c: Tensor, z: Tensor, weights: TailWeights, mask: Tensor | None, eps: float, repeats: int,
-        out: Tensor, ahead: Tensor,
+        out: Tensor, ahead: Tensor, idle: Tensor | None,
     ) -> Run: ...  # fmt: skip
 
     def norm_relu_vjp(
-        self, g: Tensor, output: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor
+        self, g: Tensor, output: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor, idle: Tensor | None
     ) -> Run: ...
 
     def relu_norm_vjp(
-        self, u: Tensor, outer: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor
+        self, u: Tensor, outer: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor, idle: Tensor | None
     ) -> Run: ...
 
     def block_tail_vjp(
         self, u: Tensor, saved: TailSaved, gain2: Tensor, gain3: Tensor, mask: Tensor | None,
-        at_state: Tensor, at_product: Tensor,
+        at_state: Tensor, at_product: Tensor, idle: Tensor | None,
     ) -> Run: ...  # fmt: skip
 
     def anderson(

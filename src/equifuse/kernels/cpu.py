@@ -20,9 +20,11 @@ from numba import njit
 from torch import Tensor
 
 from equifuse.kernels.reference import GROUPS, TailSaved, TailWeights
-from equifuse.kernels.rows import BLOW_UP, RowLimits, Rows
+from equifuse.kernels.rows import BLOW_UP, RUNNING, RowLimits, Rows
 
 # All of fastmath=True but "nnan" and "ninf", with which a NaN may be taken for anything.
+# A loop is written so that it has one result: with more, LLVM gives up proving that arrays do not overlap, and the loop
+# is not vectorised, which costs three to seven times.
 _FLAGS = {"reassoc", "contract", "arcp", "nsz"}
 # Numbers in a batch of states from which on threads pay, and the least that each gets.
 _WORTH_THREADS = 2**17
@@ -31,11 +33,13 @@ _options: dict[str, Any] = {"fastmath": _FLAGS, "nogil": True, "cache": True, "e
 
 
 @njit(**_options)
-def _norm_relu(c, gain, shift, eps, out, begin, end):  # type: ignore[no-untyped-def]
+def _norm_relu(c, gain, shift, eps, out, idle, begin, end):  # type: ignore[no-untyped-def]
     rows, d = c.shape
     per, width = rows // gain.shape[0], d // GROUPS
     zero, one, size = c.dtype.type(0), c.dtype.type(1), c.dtype.type(width)
     for i in range(begin, end):
+        if len(idle) > 0 and idle[i] != RUNNING:
+            continue
         m = i // per
         for group in range(GROUPS):
             start = group * width
@@ -56,11 +60,13 @@ def _norm_relu(c, gain, shift, eps, out, begin, end):  # type: ignore[no-untyped
 
 
 @njit(**_options)
-def _relu_norm(c, gain, shift, eps, out, begin, end):  # type: ignore[no-untyped-def]
+def _relu_norm(c, gain, shift, eps, out, idle, begin, end):  # type: ignore[no-untyped-def]
     rows, d = c.shape
     per, width = rows // gain.shape[0], d // GROUPS
     zero, one, size = c.dtype.type(0), c.dtype.type(1), c.dtype.type(width)
     for i in range(begin, end):
+        if len(idle) > 0 and idle[i] != RUNNING:
+            continue
         m = i // per
         for group in range(GROUPS):
             start = group * width
@@ -82,12 +88,14 @@ def _relu_norm(c, gain, shift, eps, out, begin, end):  # type: ignore[no-untyped
 
 
 @njit(**_options)
-def _block_tail(c, z, gain2, shift2, gain3, shift3, mask, eps, repeats, out, ahead, begin, end):  # type: ignore[no-untyped-def]
+def _block_tail(c, z, gain2, shift2, gain3, shift3, mask, eps, repeats, out, ahead, idle, begin, end):  # type: ignore[no-untyped-def]
     rows, d = c.shape
     per, width = rows // gain2.shape[0], d // GROUPS
     zero, one, size = c.dtype.type(0), c.dtype.type(1), c.dtype.type(width)
-    inner, p = np.empty(width, c.dtype), np.empty(width, c.dtype)
+    inner, p, image = np.empty(width, c.dtype), np.empty(width, c.dtype), np.empty(width, c.dtype)
     for i in range(begin, end):
+        if len(idle) > 0 and idle[i] != RUNNING:
+            continue
         m = i // per
         if len(mask) > 0 and not mask[i]:
             out[i] = zero
@@ -110,12 +118,21 @@ def _block_tail(c, z, gain2, shift2, gain3, shift3, mask, eps, repeats, out, ahe
             for j in range(width):
                 inner[j] = (x[j] - mean) * scale * weight2[j] + bias2[j]
             for k in range(repeats + 1):
+                if k == 1:
+                    y = ahead[i, start : start + width]
                 total = zero
-                for j in range(width):
-                    v = inner[j] + state[j]
-                    v = zero if v < zero else v
-                    p[j] = v
-                    total += v
+                if k == 0:
+                    for j in range(width):
+                        v = inner[j] + state[j]
+                        v = zero if v < zero else v
+                        p[j] = v
+                        total += v
+                else:
+                    for j in range(width):
+                        v = inner[j] + image[j]
+                        v = zero if v < zero else v
+                        p[j] = v
+                        total += v
                 mean = total / size
                 square = zero
                 for j in range(width):
@@ -123,16 +140,20 @@ def _block_tail(c, z, gain2, shift2, gain3, shift3, mask, eps, repeats, out, ahe
                     square += v * v
                 scale = one / math.sqrt(square / size + eps)
                 for j in range(width):
-                    y[j] = (p[j] - mean) * scale * weight3[j] + bias3[j]
-                state, y = y, ahead[i, start : start + width]
+                    image[j] = (p[j] - mean) * scale * weight3[j] + bias3[j]
+                if k == 0 or k == repeats:
+                    for j in range(width):
+                        y[j] = image[j]
 
 
 @njit(**_options)
-def _norm_relu_vjp(g, output, normal, reciprocal, gain, out, begin, end):  # type: ignore[no-untyped-def]
+def _norm_relu_vjp(g, output, normal, reciprocal, gain, out, idle, begin, end):  # type: ignore[no-untyped-def]
     rows, d = g.shape
     per, width = rows // gain.shape[0], d // GROUPS
     zero, size = g.dtype.type(0), g.dtype.type(width)
     for i in range(begin, end):
+        if len(idle) > 0 and idle[i] != RUNNING:
+            continue
         m = i // per
         for group in range(GROUPS):
             start = group * width
@@ -150,11 +171,13 @@ def _norm_relu_vjp(g, output, normal, reciprocal, gain, out, begin, end):  # typ
 
 
 @njit(**_options)
-def _relu_norm_vjp(u, outer, normal, reciprocal, gain, out, begin, end):  # type: ignore[no-untyped-def]
+def _relu_norm_vjp(u, outer, normal, reciprocal, gain, out, idle, begin, end):  # type: ignore[no-untyped-def]
     rows, d = u.shape
     per, width = rows // gain.shape[0], d // GROUPS
     zero, size = u.dtype.type(0), u.dtype.type(width)
     for i in range(begin, end):
+        if len(idle) > 0 and idle[i] != RUNNING:
+            continue
         m = i // per
         for group in range(GROUPS):
             start = group * width
@@ -173,12 +196,14 @@ def _relu_norm_vjp(u, outer, normal, reciprocal, gain, out, begin, end):  # type
 
 @njit(**_options)
 def _block_tail_vjp(  # type: ignore[no-untyped-def]
-    u, normal2, reciprocal2, outer, normal3, reciprocal3, gain2, gain3, mask, at_state, at_product, begin, end
+    u, normal2, reciprocal2, outer, normal3, reciprocal3, gain2, gain3, mask, at_state, at_product, idle, begin, end
 ):
     rows, d = u.shape
     per, width = rows // gain2.shape[0], d // GROUPS
     zero, size = u.dtype.type(0), u.dtype.type(width)
     for i in range(begin, end):
+        if len(idle) > 0 and idle[i] != RUNNING:
+            continue
         m = i // per
         if len(mask) > 0 and not mask[i]:
             at_state[i] = zero
@@ -277,24 +302,30 @@ def _anderson(  # type: ignore[no-untyped-def]
         last_image, last_rest = last_f[row], last_r[row]
         if made == 0:
             for j in range(width):
-                r = image[j] - here[j]
-                last_image[j], last_rest[j] = image[j], r
-                here[j] += damping * r
+                last_rest[j] = image[j] - here[j]
+            for j in range(width):
+                last_image[j] = image[j]
+            for j in range(width):
+                here[j] += damping * last_rest[j]
             continue
         slot = (made - 1) % memory
         # Directions have unit length, so the differences may be scaled to a length that does not underflow.
         factor = z.dtype.type(1 / length)
         before = zero
         for j in range(width):
-            r = image[j] - here[j]
-            change = (r - last_rest[j]) * factor
-            df[j] = (image[j] - last_image[j]) * factor
-            last_rest[j] = r
-            last_image[j] = image[j]
-            rest[j] = r
-            point[j] = image[j]
+            rest[j] = image[j] - here[j]
+        for j in range(width):
+            change = (rest[j] - last_rest[j]) * factor
             dr[j] = change
             before += change * change
+        for j in range(width):
+            df[j] = (image[j] - last_image[j]) * factor
+        for j in range(width):
+            point[j] = image[j]
+        for j in range(width):
+            last_rest[j] = rest[j]
+        for j in range(width):
+            last_image[j] = image[j]
         for k in range(min(made - 1, memory)):
             if k == slot:
                 continue  # the oldest one, which is replaced
@@ -319,8 +350,9 @@ def _anderson(  # type: ignore[no-untyped-def]
             for j in range(width):
                 v = dr[j] * inverse
                 direction[j] = v
-                along[j] = df[j] * inverse
                 b += v * rest[j]
+            for j in range(width):
+                along[j] = df[j] * inverse
             for j in range(width):
                 rest[j] -= b * direction[j]
                 point[j] -= b * along[j]
@@ -374,19 +406,26 @@ def _mask(mask: Tensor | None) -> np.ndarray[Any, Any]:
     return _EVERYWHERE if mask is None else mask.view(-1).numpy()
 
 
+_NONE = np.empty(0, np.int8)
+
+
+def _idle(status: Tensor | None) -> np.ndarray[Any, Any]:
+    return _NONE if status is None else status.numpy()
+
+
 # ---- the interface ---------------------------------------------------------------------------------------------
 
 
-def norm_relu(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor) -> Run:
+def norm_relu(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor, idle: Tensor | None = None) -> Run:
     """:func:`equifuse.kernels.reference.norm_relu` into ``out``, which may be ``c``."""
     x = _flat(c)
-    return _prepared(_norm_relu, len(x), x.size, x, _flat(gain), _flat(shift), x.dtype.type(eps), _flat(out))
+    return _prepared(_norm_relu, len(x), x.size, x, _flat(gain), _flat(shift), x.dtype.type(eps), _flat(out), _idle(idle))
 
 
-def relu_norm(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor) -> Run:
+def relu_norm(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor, idle: Tensor | None = None) -> Run:
     """:func:`equifuse.kernels.reference.relu_norm` into ``out``, which may be ``c``."""
     x = _flat(c)
-    return _prepared(_relu_norm, len(x), x.size, x, _flat(gain), _flat(shift), x.dtype.type(eps), _flat(out))
+    return _prepared(_relu_norm, len(x), x.size, x, _flat(gain), _flat(shift), x.dtype.type(eps), _flat(out), _idle(idle))
 
 
 def block_tail(
@@ -398,36 +437,48 @@ def block_tail(
     repeats: int,
     out: Tensor,
     ahead: Tensor,
+    idle: Tensor | None = None,
 ) -> Run:
     """:func:`equifuse.kernels.reference.block_tail` into ``out`` and, with repeats, ``ahead``."""
     x = _flat(c)
     affine = (_flat(weight) for weight in weights)
     rest = _mask(mask), x.dtype.type(eps), repeats, _flat(out), _flat(ahead)
-    return _prepared(_block_tail, len(x), x.size, x, _flat(z), *affine, *rest)
+    return _prepared(_block_tail, len(x), x.size, x, _flat(z), *affine, *rest, _idle(idle))
 
 
-def norm_relu_vjp(g: Tensor, output: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor) -> Run:
+def norm_relu_vjp(
+    g: Tensor, output: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor, idle: Tensor | None = None
+) -> Run:
     """:func:`equifuse.kernels.reference.norm_relu_vjp` into ``out``, which may be ``g``."""
     x = _flat(g)
     saved = _flat(output), _flat(normal), _flat(scale.flatten(-2)), _flat(gain)
-    return _prepared(_norm_relu_vjp, len(x), x.size, x, *saved, _flat(out))
+    return _prepared(_norm_relu_vjp, len(x), x.size, x, *saved, _flat(out), _idle(idle))
 
 
-def relu_norm_vjp(u: Tensor, outer: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor) -> Run:
+def relu_norm_vjp(
+    u: Tensor, outer: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor, idle: Tensor | None = None
+) -> Run:
     """:func:`equifuse.kernels.reference.relu_norm_vjp` into ``out``, which may be ``u``."""
     x = _flat(u)
     saved = _flat(outer), _flat(normal), _flat(scale.flatten(-2)), _flat(gain)
-    return _prepared(_relu_norm_vjp, len(x), x.size, x, *saved, _flat(out))
+    return _prepared(_relu_norm_vjp, len(x), x.size, x, *saved, _flat(out), _idle(idle))
 
 
 def block_tail_vjp(
-    u: Tensor, saved: TailSaved, gain2: Tensor, gain3: Tensor, mask: Tensor | None, at_state: Tensor, at_product: Tensor
+    u: Tensor,
+    saved: TailSaved,
+    gain2: Tensor,
+    gain3: Tensor,
+    mask: Tensor | None,
+    at_state: Tensor,
+    at_product: Tensor,
+    idle: Tensor | None = None,
 ) -> Run:
     """:func:`equifuse.kernels.reference.block_tail_vjp` into ``at_state`` and ``at_product``."""
     x = _flat(u)
     norms = _flat(saved.normal2), _flat(saved.scale2.flatten(-2)), _flat(saved.outer), _flat(saved.normal3)
     affine = _flat(saved.scale3.flatten(-2)), _flat(gain2), _flat(gain3)
-    arrays = x, *norms, *affine, _mask(mask), _flat(at_state), _flat(at_product)
+    arrays = x, *norms, *affine, _mask(mask), _flat(at_state), _flat(at_product), _idle(idle)
     return _prepared(_block_tail_vjp, len(x), x.size, *arrays)
 
 

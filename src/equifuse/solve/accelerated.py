@@ -15,9 +15,6 @@ from equifuse.solve.maps import Evaluation
 from equifuse.solve.solver import SecantPair
 from equifuse.solve.sync import is_sync_step
 
-# Numbers in a batch of states from which on leaving rows out saves more than gathering the others costs.
-_WORTH_GATHERING = 2**16
-
 
 def accelerate(
     evaluation: Callable[[], Evaluation],
@@ -63,7 +60,7 @@ def accelerate(
             continue
         if going == 0:
             break
-        if z.is_cpu and z.numel() >= _WORTH_GATHERING and going <= WORTH_DROPPING * len(which):
+        if z.is_cpu and z.numel() >= f.worth_selecting and going <= WORTH_DROPPING * len(which):
             here = (rows.status[which] == RUNNING).nonzero().squeeze(1)
             some = f.select(here)
             if some is not None:
@@ -86,4 +83,5 @@ def _prepare(
     """The two halves of a step: the evaluation of ``z``, and the update of ``z`` and of the rows."""
     fz = torch.empty_like(z)
     ahead = torch.empty_like(z) if f.looks_ahead else fz
-    return f.prepare(z, fz, ahead), fused.anderson(z, fz, ahead, which, rows, limits, trace)
+    idle = rows.status if len(which) == len(rows.status) else None
+    return f.prepare(z, fz, ahead, idle), fused.anderson(z, fz, ahead, which, rows, limits, trace)

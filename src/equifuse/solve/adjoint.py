@@ -30,13 +30,14 @@ class _Affine:
     """``u ↦ Jᵀu + g`` by a product with ``Jᵀ``, for a fused solver."""
 
     looks_ahead = False
+    worth_selecting = 0
 
     def __init__(
         self, product: Product, g: Tensor, select_rows: Callable[[Tensor], Product] | None, rows: Tensor | None = None
     ) -> None:
         self._product, self._g, self._select_rows, self._rows = product, g, select_rows, rows
 
-    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor) -> Run:
+    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor, idle: Tensor | None) -> Run:
         """See :class:`~equifuse.solve.maps.Evaluation`."""
         return lambda: torch.add(self._product(z), self._g, out=out)
 

@@ -99,6 +99,7 @@ def solve(
         if some is called:
             later.steps = torch.where(stalled, later.steps, solution.steps)
             later.status = torch.where(stalled, later.status, solution.status)
+            later.trace = torch.where(stalled, later.trace, solution.trace[-1])
         solution = solution.merge(rows, later)
         method = method.fallback()
     return solution.z.view(z0.shape), solution.stats(solver.tol)

@@ -38,12 +38,17 @@ class Evaluation(Protocol):
 
     Attributes:
         looks_ahead: whether ``ahead`` is filled.
+        worth_selecting: numbers in a batch of states from which on :meth:`select` saves more than it costs.
     """
 
     looks_ahead: bool
+    worth_selecting: int
 
-    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor) -> Run:
-        """What writes the image of ``z`` ``(n, N)`` to ``out``, and the point ahead to ``ahead`` if it looks ahead."""
+    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor, idle: Tensor | None) -> Run:
+        """What writes the image of ``z`` ``(n, N)`` to ``out``, and the point ahead to ``ahead`` if it looks ahead.
+
+        Rows whose ``idle`` is not 0 need not be computed.
+        """
 
     def select(self, rows: Tensor) -> Evaluation | None:
         """The evaluation of some rows alone (sorted int64 indices); None if it cannot be divided."""
@@ -78,6 +83,7 @@ class Called:
     """
 
     looks_ahead = False
+    worth_selecting = 0
 
     def __init__(
         self, f: FixedPointMap, like: Tensor, select_rows: RowSelector | None, rows: Tensor | None = None
@@ -100,7 +106,7 @@ class Called:
             raise InputError(f"the map must keep its input's shape {tuple(state.shape)}, it returned {what}")
         return flatten_batch(image).to(z.dtype, copy=True)
 
-    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor) -> Run:
+    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor, idle: Tensor | None) -> Run:
         """See :class:`Evaluation`."""
         return lambda: out.copy_(self(z))
 

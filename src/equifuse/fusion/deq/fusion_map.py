@@ -108,7 +108,7 @@ class FusionMap(ExplicitMap):
         fused = kernels.fused(injected)
         if fused is None:
             return reference.relu_norm(injected, w.gain, w.shift, self.eps)
-        fused.relu_norm(injected, w.gain[None], w.shift[None], self.eps, injected)()
+        fused.relu_norm(injected, w.gain[None], w.shift[None], self.eps, injected, None)()
         return injected
 
     def linearize(self, z: Tensor) -> Linearized:
@@ -181,6 +181,7 @@ class _FusionEvaluation:
     """``f`` in two products, the gate's elementwise operations and one pass over each row."""
 
     looks_ahead = False
+    worth_selecting = 2**16
 
     def __init__(
         self, tensors: tuple[Tensor | None, ...], eps: float, bound: float | None, fused: Kernels, whole: FusionMap
@@ -205,12 +206,12 @@ class _FusionEvaluation:
         """The same evaluation of other tensors."""
         return _FusionEvaluation(tensors, self._eps, self._bound, self._kernels, self._whole)
 
-    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor) -> Run:
+    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor, idle: Tensor | None) -> Run:
         """See :class:`~equifuse.solve.maps.Evaluation`."""
         purified, alpha, inside, most = self._purified, self._alpha, self._inside, self._most
         gate, mix = None if self._gate is None else self._gate.t(), self._mix.t()
         state = z if inside is None else inside
-        norm = self._kernels.relu_norm(alpha, self._gain, self._shift, self._eps, out)
+        norm = self._kernels.relu_norm(alpha, self._gain, self._shift, self._eps, out, idle)
 
         def run() -> None:
             if inside is not None:
@@ -239,6 +240,7 @@ class _FusionAdjoint:
     """``u ↦ Jᵀu + g`` in two products, the gate's elementwise operations and one pass over each row."""
 
     looks_ahead = False
+    worth_selecting = 2**16
 
     def __init__(
         self, tensors: tuple[Tensor | None, ...], fused: Kernels, whole: FusionMap, saved: Saved | None = None
@@ -260,10 +262,10 @@ class _FusionAdjoint:
         """The same evaluation of other tensors."""
         return _FusionAdjoint(tensors, self._kernels, self._whole)
 
-    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor) -> Run:
+    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor, idle: Tensor | None) -> Run:
         """See :class:`~equifuse.solve.maps.Evaluation`."""
         mixed, purified, g = self._mixed, self._purified, self._g
-        norm = self._kernels.relu_norm_vjp(z, self._outer, self._normal, self._scale, self._gain, mixed)
+        norm = self._kernels.relu_norm_vjp(z, self._outer, self._normal, self._scale, self._gain, mixed, idle)
 
         def run() -> None:
             norm()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -74,6 +73,7 @@ class ModalityMap(ExplicitMap):
         self, x: Tensor, mask: Tensor | None, weights: BlockWeights, eps: float, *, places: Tensor | None = None
     ) -> None:
         self.x, self.mask, self.weights, self.eps, self.places = x, mask, weights, eps, places
+        self._steep: bool | None = None
 
     @property
     def closure(self) -> tuple[Tensor, ...]:
@@ -106,17 +106,18 @@ class ModalityMap(ExplicitMap):
         w = self.weights
         hidden = reference.norm_relu(w.bias1, w.gain1, w.shift1, self.eps)  # the same in every row
         second = self.x + torch.baddbmm(w.bias2, hidden, w.weight2)
-        fused, repeats = kernels.fused(second), self._repeats
+        fused = kernels.fused(second)
         if fused is None:
             return self._flat(reference.block_tail(second, torch.zeros_like(second), w.tail, self.mask, self.eps)[0])
-        image, ahead = torch.empty_like(second), torch.empty_like(second)
-        fused.block_tail(second, torch.zeros_like(second), w.tail, self.mask, self.eps, repeats, image, ahead)()
+        repeats, image, ahead = self._repeats(), torch.empty_like(second), torch.empty_like(second)
+        fused.block_tail(second, torch.zeros_like(second), w.tail, self.mask, self.eps, repeats, image, ahead, None)()
         return self._flat(ahead if repeats else image)
 
-    @cached_property
     def _repeats(self) -> int:
         """How often the part without products is repeated: much of the Jacobian is its where the gains are large."""
-        return _REPEATS if float(self.weights.gain3.detach().abs().mean()) > _STEEP else 0
+        if self._steep is None:
+            self._steep = float(self.weights.gain3.detach().abs().mean()) > _STEEP
+        return _REPEATS if self._steep else 0
 
     def linearize(self, z: Tensor) -> Linearized:
         """``f(z)`` ``(n, d)``, and what the derivative there needs."""
@@ -205,7 +206,7 @@ class ModalityMap(ExplicitMap):
             return None
         w = self.weights
         tensors = (self.x + w.bias2, self.mask, *w)
-        return _BlockEvaluation(tensors, self.eps, self._repeats, fused, self)
+        return _BlockEvaluation(tensors, self.eps, self._repeats(), fused, self)
 
     def adjoint(self, saved: Saved, g: Tensor) -> Evaluation | None:
         """``u ↦ Jᵀu + g`` on the solver's memory."""
@@ -217,6 +218,7 @@ class _Stacked:
     """An evaluation of stacked states in the places of a map."""
 
     looks_ahead: bool
+    worth_selecting = 2**16
 
     def __init__(self, tensors: tuple[Tensor | None, ...], fused: Kernels, whole: ModalityMap) -> None:
         self.tensors, self._kernels, self._whole = tensors, fused, whole
@@ -226,18 +228,18 @@ class _Stacked:
         parts = 0 if whole.places is None else 3 if self.looks_ahead else 2
         self._padded = [torch.zeros_like(first) for _ in range(parts)]
 
-    def _passes(self, z: Tensor, out: Tensor, ahead: Tensor) -> tuple[Run, ...]:
+    def _passes(self, z: Tensor, out: Tensor, ahead: Tensor, idle: Tensor | None) -> tuple[Run, ...]:
         """The parts of an evaluation of ``(M, n, d)``, in order."""
         raise NotImplementedError
 
-    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor) -> Run:
+    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor, idle: Tensor | None) -> Run:
         """See :class:`~equifuse.solve.maps.Evaluation`."""
         shape, places = self._whole.x.shape, self._whole.places
         if places is None:
-            passes = self._passes(z.view(shape), out.view(shape), ahead.view(shape))
+            passes = self._passes(z.view(shape), out.view(shape), ahead.view(shape), idle)
             return lambda: [run() for run in passes]
         state, *results = self._padded
-        passes = self._passes(state, results[0], results[-1])
+        passes = self._passes(state, results[0], results[-1], None)
 
         def run() -> None:
             state.view(-1, shape[-1]).index_copy_(0, places, z)
@@ -271,13 +273,13 @@ class _BlockEvaluation(_Stacked):
         """The same evaluation of other tensors."""
         return _BlockEvaluation(tensors, self._eps, self._repeats, self._kernels, self._whole)
 
-    def _passes(self, z: Tensor, out: Tensor, ahead: Tensor) -> tuple[Run, ...]:
+    def _passes(self, z: Tensor, out: Tensor, ahead: Tensor, idle: Tensor | None) -> tuple[Run, ...]:
         w, fused = self._weights, self._kernels
         return (
             product(w.bias1, z, w.weight1, self._first),
-            fused.norm_relu(self._first, w.gain1, w.shift1, self._eps, self._first),
+            fused.norm_relu(self._first, w.gain1, w.shift1, self._eps, self._first, idle),
             product(self._injected, self._first, w.weight2, self._second),
-            fused.block_tail(self._second, z, w.tail, self._mask, self._eps, self._repeats, out, ahead),
+            fused.block_tail(self._second, z, w.tail, self._mask, self._eps, self._repeats, out, ahead, idle),
         )
 
     def select(self, rows: Tensor) -> Evaluation | None:
@@ -310,14 +312,14 @@ class _BlockAdjoint(_Stacked):
         """The same evaluation of other tensors."""
         return _BlockAdjoint(tensors, self._kernels, self._whole)
 
-    def _passes(self, z: Tensor, out: Tensor, ahead: Tensor) -> tuple[Run, ...]:
+    def _passes(self, z: Tensor, out: Tensor, ahead: Tensor, idle: Tensor | None) -> tuple[Run, ...]:
         w, s, fused = self._weights, self._saved, self._kernels
         g, state = self._g, self._state
         assert g is not None
         return (
-            fused.block_tail_vjp(z, s.tail, w.gain2, w.gain3, self._mask, state, self._second),
+            fused.block_tail_vjp(z, s.tail, w.gain2, w.gain3, self._mask, state, self._second, idle),
             product(None, self._second, w.weight2.mT, self._first),
-            fused.norm_relu_vjp(self._first, s.hidden, s.normal1, s.scale1, w.gain1, self._first),
+            fused.norm_relu_vjp(self._first, s.hidden, s.normal1, s.scale1, w.gain1, self._first, idle),
             lambda: state.add_(g),
             product(state, self._first, w.weight1.mT, out),
         )
