@@ -1,0 +1,329 @@
+"""Anderson solves on CUDA as replays of recorded steps: some evaluations with their updates are one call of the host.
+
+A recording belongs to shapes and options, not to values: inputs are copied into its memory before a solve and results
+are cloned from it after. A device keeps a few recordings, the least recently used goes. One solve at a time runs on a
+device; it waits for the one before also on another stream.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from equifuse.kernels import cuda
+from equifuse.kernels.rows import RowLimits, Rows
+
+_log = logging.getLogger(__name__)
+# Recordings kept per device. A training step of a fusion needs four per batch size.
+_CAPACITY = 16
+# Solves remembered as seen: only the second of a kind is recorded, so that a size that occurs once costs little.
+_REMEMBERED = 256
+# Replays before the host first asks whether all rows have stopped, where nothing is known from the solve before.
+_FIRST = 2
+
+
+class Capturable(Protocol):
+    """One evaluation of a map on given memory, of which nothing depends on values or waits for the device.
+
+    Attributes:
+        looks_ahead: whether ``step`` fills ``ahead``.
+    """
+
+    looks_ahead: bool
+
+    @property
+    def key(self) -> Hashable:
+        """What two evaluations must share to use one recording, besides the shapes of ``tensors``: kind and options."""
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """The tensors that it reads, in a fixed order."""
+
+    def with_tensors(self, tensors: tuple[Tensor | None, ...]) -> Self:
+        """The same evaluation of other tensors."""
+
+    def step(self, z: Tensor, out: Tensor, ahead: Tensor) -> None:
+        """Write the image of ``z`` ``(R, N)`` to ``out``, and the point ahead to ``ahead`` if it looks ahead."""
+
+
+class Solved(NamedTuple):
+    """Results in memory of their own.
+
+    Attributes:
+        best: ``(R, N)`` the iterates with the smallest residuals.
+        residual: ``(R,)`` these.
+        steps: int32 ``(R,)`` evaluations made.
+        status: int8 ``(R,)`` what has become of the rows.
+        trace: ``(K, R)`` the residuals of all evaluations, of a row that has stopped the last; None if not asked for.
+        failed: how many rows have stopped without having converged; None if the host has not asked.
+        history: which rows these are, int64 ``(failed,)``, and their ``q`` and ``g``; None if there are none.
+    """
+
+    best: Tensor
+    residual: Tensor
+    steps: Tensor
+    status: Tensor
+    trace: Tensor | None
+    failed: int | None
+    history: tuple[Tensor, Tensor, Tensor] | None
+
+
+class _Steps:
+    """The memory of a solve, and some steps on it: evaluations, each with its update."""
+
+    def __init__(
+        self, map: Capturable, z: Tensor, memory: int, scale: Tensor | None, count: int, *, trace: bool
+    ) -> None:
+        self.map, self.count = map, count
+        self.z = z.clone(memory_format=torch.contiguous_format)
+        self.rows = Rows.begin(self.z, memory, None if scale is None else scale.clone())
+        self.image = torch.empty_like(self.z)
+        self.ahead = torch.empty_like(self.z) if map.looks_ahead else self.image
+        self.which = torch.arange(len(z), device=z.device)
+        self.shown = torch.full_like(self.rows.residual, torch.inf)
+        self.trace = z.new_empty(count, len(z)) if trace else None
+        self.limits = z.new_empty(4, dtype=torch.float64)
+        self.progress = z.new_zeros(3, dtype=torch.int32)
+
+    def reset(self) -> None:
+        """Begin at ``z`` again."""
+        rows = self.rows
+        rows.best.copy_(self.z)
+        rows.residual.fill_(torch.inf)
+        self.shown.fill_(torch.inf)
+        for numbers in (rows.steps, rows.since, rows.status):
+            numbers.zero_()
+
+    def advance(self) -> None:
+        """Make the steps; rows that have stopped stay as they are."""
+        self.progress.zero_()
+        for k in range(self.count):
+            self.map.step(self.z, self.image, self.ahead)
+            report = self.progress if k == self.count - 1 else None
+            cuda.anderson(self.z, self.image, self.ahead, self.which, self.rows, self.limits, self.shown, report)
+            if self.trace is not None:
+                self.trace[k].copy_(self.shown)
+
+    def results(self, traces: list[Tensor], failed: int | None, longest: int | None) -> Solved:
+        """What the rows hold now, cloned."""
+        rows = self.rows
+        history = None
+        if failed:
+            chosen = rows.status.argsort(descending=True, stable=True)[:failed].sort().values
+            history = chosen, rows.q[chosen], rows.g[chosen]
+        trace = torch.cat(traces)[:longest].clone() if traces else None
+        best, residual, steps, status = (x.clone() for x in (rows.best, rows.residual, rows.steps, rows.status))
+        return Solved(best, residual, steps, status, trace, failed, history)
+
+
+def _run(steps: _Steps, advance: Callable[[], None], limits: RowLimits, first: int) -> tuple[Solved, int]:
+    """Advance until no row is running; the results, and how often it would have been enough to advance.
+
+    The host asks after ``first`` times, and each time it goes on doubles what is done.
+    """
+    traces: list[Tensor] = []
+    done, burst, most = 0, first, max(1, -(-limits.max_steps // steps.count))
+    while True:
+        for _ in range(min(burst, most - done)):
+            advance()
+            done += 1
+            if steps.trace is not None:
+                traces.append(steps.trace.clone())
+        running, failed, longest = steps.progress.tolist()
+        if running == 0 or done == most:
+            return steps.results(traces, failed, longest), max(1, -(-longest // steps.count))
+        burst = done
+
+
+class _Recording:
+    """Recorded steps on memory of their own, for solves like the one given.
+
+    Args:
+        record: function from a function to one that launches again what that has launched.
+    """
+
+    def __init__(
+        self, map: Capturable, z: Tensor, memory: int, limits: RowLimits, scale: Tensor | None, count: int, *,
+        trace: bool, record: Callable[[Callable[[], None]], Callable[[], None]],
+    ) -> None:  # fmt: skip
+        self._inputs = tuple(None if tensor is None else tensor.clone() for tensor in map.tensors)
+        self._steps = steps = _Steps(map.with_tensors(self._inputs), z, memory, scale, count, trace=trace)
+        self._limits, self._expected = limits, _FIRST
+        cuda.set_limits(limits, steps.limits)
+        steps.advance()  # libraries start and kernels are compiled before they are recorded
+        self._reset, self._advance = record(steps.reset), record(steps.advance)
+
+    def solve(self, map: Capturable, z: Tensor, limits: RowLimits, scale: Tensor | None) -> Solved:
+        """A solve like the one recorded, on these values."""
+        steps = self._steps
+        _copy((*self._inputs, steps.z, steps.rows.scale), (*map.tensors, z, scale))
+        if limits != self._limits:
+            cuda.set_limits(limits, steps.limits)
+            self._limits = limits
+        self._reset()
+        solved, self._expected = _run(steps, self._advance, limits, self._expected)
+        return solved
+
+
+def _copy(targets: tuple[Tensor | None, ...], sources: tuple[Tensor | None, ...]) -> None:
+    """Copy tensors in one launch per dtype."""
+    lists: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for target, source in zip(targets, sources, strict=True):
+        if target is not None and source is not None:
+            of_dtype = lists.setdefault(target.dtype, ([], []))
+            of_dtype[0].append(target)
+            of_dtype[1].append(source)
+    for pair in lists.values():
+        torch._foreach_copy_(*pair)
+
+
+class _Device:
+    """The recordings of one device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.lock = threading.RLock()
+        self._recordings: OrderedDict[Hashable, _Recording | None] = OrderedDict()
+        self._seen: OrderedDict[Hashable, None] = OrderedDict()
+        # All recordings share their temporary memory, since one solve at a time runs. It stays while one of them lives,
+        # also the workspace that cuBLAS gets while the first is made.
+        self._pool: Any = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for the solve before, and keep others waiting."""
+        with self.lock:
+            torch.cuda.current_stream().wait_event(self._done)
+            try:
+                yield
+            finally:
+                self._done.record()
+
+    def get(self, key: Hashable, make: Callable[[], _Recording]) -> _Recording | None:
+        """The recording for a key, made when it is wanted for the second time; None if there is none."""
+        if key in self._recordings:
+            self._recordings.move_to_end(key)
+            return self._recordings[key]
+        if key not in self._seen:
+            self._seen[key] = None
+            if len(self._seen) > _REMEMBERED:
+                self._seen.popitem(last=False)
+            return None
+        try:
+            recording = make()
+        except RuntimeError as error:
+            _log.info("a solve is not recorded as a CUDA graph, its steps are launched one by one: %s", error)
+            recording = None
+        self._recordings[key] = recording
+        if len(self._recordings) > _CAPACITY:
+            torch.cuda.synchronize()  # nothing may still run in memory that becomes free
+            self._recordings.popitem(last=False)
+        return recording
+
+    def record(self, function: Callable[[], None]) -> Callable[[], None]:
+        """Record what a function launches; the function that launches it again."""
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may use the device meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            function()
+        return graph.replay
+
+    def clear(self) -> None:
+        """Forget all recordings."""
+        with self.lock:
+            torch.cuda.synchronize()
+            self._recordings.clear()
+            self._seen.clear()
+
+
+_devices: dict[int, _Device] = {}
+_devices_lock = threading.Lock()
+
+
+def _device_of(x: Tensor) -> _Device:
+    with _devices_lock:
+        if x.get_device() not in _devices:
+            _devices[x.get_device()] = _Device(x.device)
+        return _devices[x.get_device()]
+
+
+def clear() -> None:
+    """Free the recordings of all devices and their memory."""
+    with _devices_lock:
+        devices = list(_devices.values())
+    for device in devices:
+        device.clear()
+
+
+def _shape(x: Tensor | None) -> Hashable:
+    return None if x is None else (x.shape, x.dtype)
+
+
+def solve(
+    map: Capturable,
+    z: Tensor,
+    memory: int,
+    limits: RowLimits,
+    scale: Tensor | None = None,
+    steps_per_replay: int = 8,
+    *,
+    trace: bool = False,
+    static_steps: int = 40,
+) -> Solved:
+    """Solve all rows from ``z``, which is not changed; the host waits a few times for the device, not at every step.
+
+    Inside of a capture that somebody else has begun the host may not wait, so that the number of steps is fixed.
+
+    Args:
+        map: the evaluation of the map.
+        z: ``(R, N)`` the start.
+        memory: directions stored per row.
+        limits: when a row stops.
+        scale: ``(R,)`` what residuals are relative to; None for the norm of the image.
+        steps_per_replay: steps that are recorded together.
+        trace: whether to return the residuals of all evaluations.
+        static_steps: number of steps inside of another capture, at most ``limits.max_steps``.
+    """
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+        if not z.is_cuda:
+            return _launch(map, z, memory, limits, scale, steps_per_replay, trace=trace)
+        with torch.cuda.device(z.device):
+            if torch.cuda.is_current_stream_capturing():
+                count = min(static_steps, limits.max_steps)
+                steps = _Steps(map, z, memory, scale, count, trace=trace)
+                cuda.set_limits(RowLimits(limits.tol, count, limits.patience, limits.damping), steps.limits)
+                steps.advance()
+                return steps.results([] if steps.trace is None else [steps.trace], None, None)
+            shapes = tuple(_shape(tensor) for tensor in (*map.tensors, z, scale))
+            key = (map.key, shapes, memory, steps_per_replay, trace)
+
+            device = _device_of(z)
+
+            def make() -> _Recording:
+                # Memory that is made in inference mode could not be written to outside of it.
+                with torch.inference_mode(False), torch.no_grad():
+                    like = map, z, memory, limits, scale, steps_per_replay
+                    return _Recording(*like, trace=trace, record=device.record)
+
+            with device.turn():
+                recording = device.get(key, make)
+                if recording is not None:
+                    return recording.solve(map, z, limits, scale)
+            return _launch(map, z, memory, limits, scale, steps_per_replay, trace=trace)
+
+
+def _launch(
+    map: Capturable, z: Tensor, memory: int, limits: RowLimits, scale: Tensor | None, count: int, *, trace: bool
+) -> Solved:
+    """A solve whose steps are launched one by one."""
+    steps = _Steps(map, z, memory, scale, count, trace=trace)
+    cuda.set_limits(limits, steps.limits)
+    return _run(steps, steps.advance, limits, _FIRST)[0]
