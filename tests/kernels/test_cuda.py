@@ -14,7 +14,8 @@ if not (INTERPRETED or torch.cuda.is_available()):
     pytest.skip("needs a CUDA device, or Triton's interpreter", allow_module_level=True)
 
 from equifuse.kernels import capture, cpu, cuda, reference  # noqa: E402
-from equifuse.kernels.rows import CONVERGED, STALLED, RowLimits, Rows  # noqa: E402
+from equifuse.kernels.capture import Start  # noqa: E402
+from equifuse.kernels.rows import CONVERGED, EXHAUSTED, STALLED, RowLimits, Rows  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
@@ -206,7 +207,7 @@ def solved(f, z, found):
 def test_a_solve_launched_step_by_step():
     f, z = problem(0)
     start = z.clone()
-    found = capture.solve(f, z, 4, LIMITS, steps_per_replay=5, trace=True)
+    found = capture.solve(f, Start(z), 4, LIMITS, 5, trace=True)
     solved(f, z, found)
     assert torch.equal(z, start)
     assert len(found.trace) == found.steps.max()
@@ -216,7 +217,7 @@ def test_a_solve_launched_step_by_step():
 def test_what_has_failed_is_returned_with_its_history():
     f, z = problem(0)
     f.tensors[1][3] = torch.nan
-    found = capture.solve(f, z, 4, RowLimits(1e-10, 7, 0, 1.0))
+    found = capture.solve(f, Start(z), 4, RowLimits(1e-10, 7, 0, 1.0))
     failed, q, g = found.history
     assert found.failed == len(failed) == len(q) == len(g) > 0
     assert failed.tolist() == (found.status != CONVERGED).nonzero().flatten().tolist()
@@ -227,18 +228,34 @@ def test_what_has_failed_is_returned_with_its_history():
 def test_a_recording_serves_other_values_and_keeps_nothing_of_its_results(scaled):
     f, z = problem(0)
     scale = torch.full_like(z[:, 0], 2.0) if scaled else None
-    recording = capture._Recording(f, z, 4, LIMITS, scale, 4, trace=True, record=lambda function: function)
-    first = recording.solve(f, z, LIMITS, scale)
+    recording = capture._Recording(f, Start(z, scale), 4, LIMITS, 4, trace=True, record=lambda function: function)
+    first = recording.solve(f, Start(z, scale), LIMITS)
     kept = [first.best.clone(), first.residual.clone(), first.trace.clone()]
     solved(f, z, first)
     for seed, tol in ((1, 1e-10), (2, 1e-4)):
         f, z = problem(seed)
         limits = RowLimits(tol, 60, 0, 1.0)
-        found, expected = recording.solve(f, z, limits, scale), capture.solve(f, z, 4, limits, scale, 4, trace=True)
+        found, expected = (
+            recording.solve(f, Start(z, scale), limits),
+            capture.solve(f, Start(z, scale), 4, limits, 4, trace=True),
+        )
         for mine, other in zip(found[:5], expected[:5], strict=True):
             torch.testing.assert_close(mine, other)
     for value, before in zip((first.best, first.residual, first.trace), kept, strict=True):
         assert torch.equal(value, before)
+
+
+def test_rows_that_had_evaluations_before_and_rows_that_are_solved():
+    f, z = problem(0)
+    steps = torch.tensor([0, 7, 60, 59], device=DEVICE)
+    scale = torch.tensor([1.0, 1.0, 1.0, 0.0], device=DEVICE, dtype=z.dtype)
+    found = capture.solve(f, Start(z, scale, steps), 4, LIMITS, 4)
+    alone = capture.solve(f, Start(z, scale), 4, LIMITS, 4)
+    assert found.status.tolist() == [CONVERGED, CONVERGED, EXHAUSTED, CONVERGED]
+    assert (found.steps - alone.steps).tolist()[:2] == [0, 7]
+    assert found.steps[2] == 60
+    torch.testing.assert_close(found.best[:2], alone.best[:2], rtol=1e-8, atol=1e-8)
+    assert torch.equal(found.best[2:], z[2:])
 
 
 @on_a_gpu
@@ -246,7 +263,7 @@ def test_the_second_solve_of_a_kind_is_recorded():
     capture.clear()
     for seed in range(5):
         f, z = problem(seed)
-        solved(f, z, capture.solve(f, z, 4, LIMITS))
+        solved(f, z, capture.solve(f, Start(z), 4, LIMITS))
     (device,) = capture._devices.values()
     assert len(device._recordings) == 1
     capture.clear()
@@ -258,12 +275,12 @@ def test_few_waits():
     f, z = problem(0, width=64)
     slow = RowLimits(0.0, 100, 0, 1.0)
     for _ in range(3):
-        capture.solve(f, z, 4, slow)
+        capture.solve(f, Start(z), 4, slow)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with pytest.warns(UserWarning, match="synchroniz") as seen:
-            capture.solve(f, z, 4, slow)
+            capture.solve(f, Start(z), 4, slow)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(seen) <= 4
@@ -279,7 +296,7 @@ def test_recordings_serve_inference_mode_streams_and_threads():
             with torch.cuda.stream(torch.cuda.Stream()), torch.inference_mode(seed % 2 == 0):
                 for k in range(10):
                     f, z = problem(1000 * seed + k)
-                    solved(f, z, capture.solve(f, z, 4, LIMITS))
+                    solved(f, z, capture.solve(f, Start(z), 4, LIMITS))
         except Exception as error:  # raised by the test
             errors.append(error)
 
@@ -294,10 +311,10 @@ def test_recordings_serve_inference_mode_streams_and_threads():
 @on_a_gpu
 def test_a_solve_inside_of_another_capture():
     f, z = problem(0)
-    capture.solve(f, z, 4, LIMITS)
+    capture.solve(f, Start(z), 4, LIMITS)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = capture.solve(f, z, 4, LIMITS)
+        found = capture.solve(f, Start(z), 4, LIMITS)
     for seed in (1, 2):
         g, start = problem(seed)
         z.copy_(start)
@@ -322,4 +339,4 @@ def test_a_map_that_cannot_be_recorded_is_solved_all_the_same():
     for seed in range(4):
         f, z = problem(seed)
         f = Waiting(*f.tensors)
-        solved(f, z, capture.solve(f, z, 4, LIMITS))
+        solved(f, z, capture.solve(f, Start(z), 4, LIMITS))

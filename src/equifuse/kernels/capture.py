@@ -12,13 +12,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from equifuse.kernels import cuda
-from equifuse.kernels.rows import RowLimits, Rows
+from equifuse.kernels.rows import CONVERGED, EXHAUSTED, RowLimits, Rows
 
 _log = logging.getLogger(__name__)
 # Recordings kept per device. A training step of a fusion needs four per batch size.
@@ -29,14 +30,21 @@ _REMEMBERED = 256
 _FIRST = 2
 
 
-class Capturable(Protocol):
-    """One evaluation of a map on given memory, of which nothing depends on values or waits for the device.
+class Steppable(Protocol):
+    """One evaluation of a map on given memory.
 
     Attributes:
         looks_ahead: whether ``step`` fills ``ahead``.
     """
 
     looks_ahead: bool
+
+    def step(self, z: Tensor, out: Tensor, ahead: Tensor) -> None:
+        """Write the image of ``z`` ``(R, N)`` to ``out``, and the point ahead to ``ahead`` if it looks ahead."""
+
+
+class Capturable(Steppable, Protocol):
+    """An evaluation that can be recorded: nothing of it depends on values or waits for the device."""
 
     @property
     def key(self) -> Hashable:
@@ -48,9 +56,6 @@ class Capturable(Protocol):
 
     def with_tensors(self, tensors: tuple[Tensor | None, ...]) -> Self:
         """The same evaluation of other tensors."""
-
-    def step(self, z: Tensor, out: Tensor, ahead: Tensor) -> None:
-        """Write the image of ``z`` ``(R, N)`` to ``out``, and the point ahead to ``ahead`` if it looks ahead."""
 
 
 class Solved(NamedTuple):
@@ -75,31 +80,57 @@ class Solved(NamedTuple):
     history: tuple[Tensor, Tensor, Tensor] | None
 
 
+class Start(NamedTuple):
+    """Where a solve begins.
+
+    Attributes:
+        z: ``(R, N)`` the states.
+        scale: ``(R,)`` what residuals are relative to, a row with 0 is solved by its start; None for the image's norm.
+        steps: ``(R,)`` evaluations that each row has had before; None for none.
+    """
+
+    z: Tensor
+    scale: Tensor | None = None
+    steps: Tensor | None = None
+
+
 class _Steps:
     """The memory of a solve, and some steps on it: evaluations, each with its update."""
 
     def __init__(
-        self, map: Capturable, z: Tensor, memory: int, scale: Tensor | None, count: int, *, trace: bool
-    ) -> None:
+        self, map: Steppable, start: Start, memory: int, limits: RowLimits, count: int, *, trace: bool
+    ) -> None:  # fmt: skip
         self.map, self.count = map, count
-        self.z = z.clone(memory_format=torch.contiguous_format)
-        self.rows = Rows.begin(self.z, memory, None if scale is None else scale.clone())
+        copies = (None if x is None else x.clone(memory_format=torch.contiguous_format) for x in start)
+        self.start = Start(*copies)  # type: ignore[arg-type]
+        self.z = self.start.z
+        self.rows = Rows.begin(self.z, memory, self.start.scale)
         self.image = torch.empty_like(self.z)
         self.ahead = torch.empty_like(self.z) if map.looks_ahead else self.image
-        self.which = torch.arange(len(z), device=z.device)
-        self.shown = torch.full_like(self.rows.residual, torch.inf)
-        self.trace = z.new_empty(count, len(z)) if trace else None
-        self.limits = z.new_empty(4, dtype=torch.float64)
-        self.progress = z.new_zeros(3, dtype=torch.int32)
+        self.which = torch.arange(len(self.z), device=self.z.device)
+        self.shown = torch.empty_like(self.rows.residual)
+        self.trace = self.z.new_empty(count, len(self.z)) if trace else None
+        self.limits = self.z.new_empty(4, dtype=torch.float64)
+        cuda.set_limits(limits, self.limits)
+        self.progress = self.z.new_zeros(3, dtype=torch.int32)
+        self.begin()
 
-    def reset(self) -> None:
-        """Begin at ``z`` again."""
+    def begin(self) -> None:
+        """Be at the start again."""
         rows = self.rows
         rows.best.copy_(self.z)
         rows.residual.fill_(torch.inf)
-        self.shown.fill_(torch.inf)
         for numbers in (rows.steps, rows.since, rows.status):
             numbers.zero_()
+        if self.start.steps is not None:
+            rows.steps.copy_(self.start.steps)
+            rows.status.masked_fill_(self.start.steps >= self.limits[1], EXHAUSTED)
+            rows.q.zero_()
+            rows.g.zero_()
+        if self.start.scale is not None:
+            rows.status.masked_fill_(self.start.scale == 0, CONVERGED)
+            rows.residual.masked_fill_(self.start.scale == 0, 0)
+        self.shown.copy_(rows.residual)
 
     def advance(self) -> None:
         """Make the steps; rows that have stopped stay as they are."""
@@ -150,24 +181,23 @@ class _Recording:
     """
 
     def __init__(
-        self, map: Capturable, z: Tensor, memory: int, limits: RowLimits, scale: Tensor | None, count: int, *,
+        self, map: Capturable, start: Start, memory: int, limits: RowLimits, count: int, *,
         trace: bool, record: Callable[[Callable[[], None]], Callable[[], None]],
     ) -> None:  # fmt: skip
         self._inputs = tuple(None if tensor is None else tensor.clone() for tensor in map.tensors)
-        self._steps = steps = _Steps(map.with_tensors(self._inputs), z, memory, scale, count, trace=trace)
+        self._steps = steps = _Steps(map.with_tensors(self._inputs), start, memory, limits, count, trace=trace)
         self._limits, self._expected = limits, _FIRST
-        cuda.set_limits(limits, steps.limits)
         steps.advance()  # libraries start and kernels are compiled before they are recorded
-        self._reset, self._advance = record(steps.reset), record(steps.advance)
+        self._begin, self._advance = record(steps.begin), record(steps.advance)
 
-    def solve(self, map: Capturable, z: Tensor, limits: RowLimits, scale: Tensor | None) -> Solved:
+    def solve(self, map: Capturable, start: Start, limits: RowLimits) -> Solved:
         """A solve like the one recorded, on these values."""
         steps = self._steps
-        _copy((*self._inputs, steps.z, steps.rows.scale), (*map.tensors, z, scale))
+        _copy((*self._inputs, *steps.start), (*map.tensors, *start))
         if limits != self._limits:
             cuda.set_limits(limits, steps.limits)
             self._limits = limits
-        self._reset()
+        self._begin()
         solved, self._expected = _run(steps, self._advance, limits, self._expected)
         return solved
 
@@ -263,67 +293,51 @@ def clear() -> None:
         device.clear()
 
 
-def _shape(x: Tensor | None) -> Hashable:
-    return None if x is None else (x.shape, x.dtype)
-
-
 def solve(
-    map: Capturable,
-    z: Tensor,
-    memory: int,
-    limits: RowLimits,
-    scale: Tensor | None = None,
-    steps_per_replay: int = 8,
-    *,
-    trace: bool = False,
-    static_steps: int = 40,
-) -> Solved:
-    """Solve all rows from ``z``, which is not changed; the host waits a few times for the device, not at every step.
+    map: Capturable, start: Start, memory: int, limits: RowLimits, count: int = 8, *,
+    trace: bool = False, static_steps: int = 40,
+) -> Solved:  # fmt: skip
+    """Solve all rows from ``start``, which is not changed; the host waits for the device a few times.
 
     Inside of a capture that somebody else has begun the host may not wait, so that the number of steps is fixed.
 
     Args:
         map: the evaluation of the map.
-        z: ``(R, N)`` the start.
+        start: where it begins.
         memory: directions stored per row.
         limits: when a row stops.
-        scale: ``(R,)`` what residuals are relative to; None for the norm of the image.
-        steps_per_replay: steps that are recorded together.
+        count: steps that are recorded together.
         trace: whether to return the residuals of all evaluations.
         static_steps: number of steps inside of another capture, at most ``limits.max_steps``.
     """
-    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+    z = start.z
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False), torch.cuda.device_of(z):  # type: ignore[no-untyped-call]
         if not z.is_cuda:
-            return _launch(map, z, memory, limits, scale, steps_per_replay, trace=trace)
-        with torch.cuda.device(z.device):
-            if torch.cuda.is_current_stream_capturing():
-                count = min(static_steps, limits.max_steps)
-                steps = _Steps(map, z, memory, scale, count, trace=trace)
-                cuda.set_limits(RowLimits(limits.tol, count, limits.patience, limits.damping), steps.limits)
-                steps.advance()
-                return steps.results([] if steps.trace is None else [steps.trace], None, None)
-            shapes = tuple(_shape(tensor) for tensor in (*map.tensors, z, scale))
-            key = (map.key, shapes, memory, steps_per_replay, trace)
+            return launch(map, start, memory, limits, count, trace=trace)
+        if torch.cuda.is_current_stream_capturing():
+            most = min(static_steps, limits.max_steps)
+            steps = _Steps(map, start, memory, replace(limits, max_steps=most), most, trace=trace)
+            steps.advance()
+            return steps.results([] if steps.trace is None else [steps.trace], None, None)
+        device = _device_of(z)
+        shapes = tuple(None if x is None else (x.shape, x.dtype) for x in (*map.tensors, *start))
 
-            device = _device_of(z)
+        def make() -> _Recording:
+            # Memory that is made in inference mode could not be written to outside of it.
+            with torch.inference_mode(False), torch.no_grad():
+                return _Recording(map, start, memory, limits, count, trace=trace, record=device.record)
 
-            def make() -> _Recording:
-                # Memory that is made in inference mode could not be written to outside of it.
-                with torch.inference_mode(False), torch.no_grad():
-                    like = map, z, memory, limits, scale, steps_per_replay
-                    return _Recording(*like, trace=trace, record=device.record)
-
-            with device.turn():
-                recording = device.get(key, make)
-                if recording is not None:
-                    return recording.solve(map, z, limits, scale)
-            return _launch(map, z, memory, limits, scale, steps_per_replay, trace=trace)
+        with device.turn():
+            recording = device.get((map.key, shapes, memory, count, trace), make)
+            if recording is not None:
+                return recording.solve(map, start, limits)
+        return launch(map, start, memory, limits, count, trace=trace)
 
 
-def _launch(
-    map: Capturable, z: Tensor, memory: int, limits: RowLimits, scale: Tensor | None, count: int, *, trace: bool
+def launch(
+    map: Steppable, start: Start, memory: int, limits: RowLimits, count: int = 8, *, trace: bool = False
 ) -> Solved:
-    """A solve whose steps are launched one by one."""
-    steps = _Steps(map, z, memory, scale, count, trace=trace)
-    cuda.set_limits(limits, steps.limits)
-    return _run(steps, steps.advance, limits, _FIRST)[0]
+    """:func:`solve` without a recording, for any map: the steps are launched one by one."""
+    with torch.no_grad():
+        steps = _Steps(map, start, memory, limits, count, trace=trace)
+        return _run(steps, steps.advance, limits, _FIRST)[0]

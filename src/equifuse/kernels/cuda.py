@@ -190,9 +190,10 @@ def _anderson(
             size = tl.load(scale + row).to(tl.float64)
         relative = tl.where(length == 0, length, length / tl.where(size == 0, 1.0, size))
         relative = tl.where((size == 0) & (length > 0), greatest, relative)  # a state with image 0 is valid
-        relative = tl.where(relative < float("inf"), relative, float("inf"))  # neither is NaN
+        relative = tl.where(relative < float("inf"), tl.minimum(relative, greatest), float("inf"))  # neither is NaN
         known = relative.to(x.dtype)
         tl.store(shown + i, known)
+        first = lowest == float("inf")
         if known < lowest:
             lowest, stale = known, stale * 0
             tl.store(residual + row, known)
@@ -200,9 +201,8 @@ def _anderson(
         made += 1
         tl.store(since + row, stale)
         tl.store(steps + row, made)
-        finite = relative < float("inf")
-        stalled = (relative > blow_up * lowest.to(tl.float64)) | ((patience > 0) & (stale >= patience))
-        stalled = (finite == 0) | (finite & stalled)
+        stalled = (patience > 0) & ((relative > blow_up * lowest.to(tl.float64)) | (stale >= patience))
+        stalled = stalled | (relative == float("inf"))
         code = tl.where(made >= max_steps, 3, 0)
         code = tl.where(stalled, 2, code)
         code = tl.where(relative <= tol, 1, code)
@@ -214,7 +214,7 @@ def _anderson(
             rest = image - x
             moved = damping.to(x.dtype)
             point = image
-            if made > 1:
+            if first == 0:
                 # Directions have unit length, so differences may be scaled to a length that does not underflow.
                 factor = (1.0 / length).to(x.dtype)
                 dr = (rest - tl.load(last_r + there, inside, 0.0)) * factor
@@ -371,7 +371,8 @@ def anderson(
         fz: ``(n, N)`` their images.
         target: ``(n, N)`` the images, or points ahead of them, that the iteration combines.
         which: int64 ``(n,)`` which of the ``rows`` they are.
-        rows: the state of all rows, which is updated.
+        rows: the state of all rows, which is updated. Where rows begin with some ``steps`` behind them, ``q`` and ``g``
+            must be 0.
         limits: when rows stop; or, for a captured step, what :func:`set_limits` wrote.
         shown: ``(n,)``; the residuals of the running ones are written to it.
         progress: int32 ``(3,)`` zeros, for a captured step with ``limits`` as a tensor: how many rows go on, how many
