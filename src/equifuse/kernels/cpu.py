@@ -295,10 +295,10 @@ def _anderson(  # type: ignore[no-untyped-def]
             point[j] = image[j]
             dr[j] = change
             before += change * change
-        for k in range(min(made - 1, memory)):
-            if k == slot:
+        for old in range(min(made - 1, memory)):
+            if old == slot:
                 continue  # the oldest one, which is replaced
-            direction, along = q[row, k], g[row, k]
+            direction, along = q[row, old], g[row, old]
             a, b = zero, zero
             for j in range(width):
                 a += direction[j] * dr[j]
