@@ -31,27 +31,25 @@ def close(found, expected, factor=1.0):
 
 @pytest.fixture(params=DTYPES, ids=["float32", "float64"])
 def draw(request):
-    """Function from a shape to random numbers, some of them not contiguous."""
+    """Function from a shape to random numbers; ``fixed`` ones, which steps do not change, need not be contiguous."""
     generator = torch.Generator().manual_seed(0)
-    calls = [0]
 
-    def of(*shape):
-        calls[0] += 1
-        x = torch.randn(*shape[:-1], 2 * shape[-1], generator=generator, dtype=request.param).to(DEVICE)
-        return x[..., : shape[-1]] if calls[0] % 2 else x[..., ::2].contiguous()
+    def of(*shape, fixed=False):
+        x = torch.randn(*shape[:-1], 2 * shape[-1], generator=generator, dtype=request.param).to(DEVICE)[..., ::2]
+        return x if fixed else x.contiguous()
 
     return of
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_norms(draw, shape):
-    c, gain, shift = draw(*shape), draw(shape[0], 1, shape[2]), draw(shape[0], 1, shape[2])
+    c, gain, shift = draw(*shape), draw(shape[0], 1, shape[2], fixed=True), draw(shape[0], 1, shape[2], fixed=True)
     for name in ("norm_relu", "relu_norm"):
         out = torch.empty(shape, dtype=c.dtype, device=DEVICE)
-        getattr(cuda, name)(c, gain, shift, 1e-5, out)
+        getattr(cuda, name)(c, gain, shift, 1e-5, out)()
         close(out, getattr(reference, name)(c, gain, shift, 1e-5))
     out.copy_(c)
-    cuda.norm_relu(out, gain, shift, 1e-5, out)  # in place
+    cuda.norm_relu(out, gain, shift, 1e-5, out)()  # in place
     close(out, reference.norm_relu(c, gain, shift, 1e-5))
 
 
@@ -60,10 +58,10 @@ def test_norms(draw, shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_block_tail(draw, shape, repeats, masked):
     c, z = draw(*shape), draw(*shape)
-    weights = reference.TailWeights(*(draw(shape[0], 1, shape[2]) for _ in range(4)))
-    mask = draw(*shape[:2], 1) > 0 if masked else None
+    weights = reference.TailWeights(*(draw(shape[0], 1, shape[2], fixed=True) for _ in range(4)))
+    mask = (draw(*shape[:2], 2) > 0)[..., :1] if masked else None
     out, ahead = torch.empty(shape, dtype=c.dtype, device=DEVICE), torch.empty(shape, dtype=c.dtype, device=DEVICE)
-    cuda.block_tail(c, z, weights, mask, 1e-5, repeats, out, ahead if repeats else out)
+    cuda.block_tail(c, z, weights, mask, 1e-5, repeats, out, ahead if repeats else out)()
     image, expected = reference.block_tail(c, z, weights, mask, 1e-5, repeats)
     close(out, image)
     if repeats:
@@ -73,17 +71,17 @@ def test_block_tail(draw, shape, repeats, masked):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_derivatives(draw, shape, masked):
-    u, gain2, gain3 = draw(*shape), draw(shape[0], 1, shape[2]), draw(shape[0], 1, shape[2])
-    normal2, scale2 = reference.normalise(draw(*shape), 1e-5)
-    outer = draw(*shape).relu()
+    u, gain2, gain3 = draw(*shape), draw(shape[0], 1, shape[2], fixed=True), draw(shape[0], 1, shape[2], fixed=True)
+    normal2, scale2 = reference.normalise(draw(*shape, fixed=True), 1e-5)
+    outer = draw(*shape, fixed=True).relu()
     normal3, scale3 = reference.normalise(outer, 1e-5)
-    mask = draw(*shape[:2], 1) > 0 if masked else None
+    mask = (draw(*shape[:2], 2) > 0)[..., :1] if masked else None
     out, other = torch.empty(shape, dtype=u.dtype, device=DEVICE), torch.empty(shape, dtype=u.dtype, device=DEVICE)
     for name, stored in (("norm_relu_vjp", (normal2, scale2)), ("relu_norm_vjp", (normal3, scale3))):
-        getattr(cuda, name)(u, outer, *stored, gain2, out)
+        getattr(cuda, name)(u, outer, *stored, gain2, out)()
         close(out, getattr(reference, name)(u, outer, *stored, gain2))
     saved = reference.TailSaved(normal2, scale2, outer, normal3, scale3)
-    cuda.block_tail_vjp(u, saved, gain2, gain3, mask, out, other)
+    cuda.block_tail_vjp(u, saved, gain2, gain3, mask, out, other)()
     for found, expected in zip((out, other), reference.block_tail_vjp(u, saved, gain2, gain3, mask), strict=True):
         close(found, expected)
 
@@ -92,7 +90,7 @@ def test_a_nan_stays_in_its_row_and_is_seen(draw):
     c, gain, shift = draw(1, 3, 16), draw(1, 1, 16), draw(1, 1, 16)
     c[0, 1, 3] = torch.nan
     out = torch.empty_like(c, memory_format=torch.contiguous_format)
-    cuda.norm_relu(c, gain, shift, 1e-5, out)
+    cuda.norm_relu(c, gain, shift, 1e-5, out)()
     assert out[0, 1, :4].isnan().all()
     assert not out[0, [0, 2]].isnan().any()
 
@@ -134,17 +132,17 @@ def test_anderson_does_what_the_cpu_does(dtype, memory, width, damping, patience
     for ring in (rows.q, rows.g):
         ring.fill_(torch.nan)  # what has not been written is not read
     which = torch.tensor([0, 2, 3, 4, 5, 6, 7, 8])
-    z, shown = z[which], torch.zeros(len(which), dtype=dtype)
-    for _ in range(limits.max_steps):
+    z, trace = z[which], torch.zeros(limits.max_steps, count, dtype=dtype)
+    for k in range(limits.max_steps):
         fz = torch.tanh(torch.einsum("nij,nj->ni", matrix[which], z) / sizes[which].nan_to_num(1, 1).clamp(min=1e-30))
         fz = 0.9 * fz * sizes[which].nan_to_num(1, 1) + constant[which]
         target = fz if damping == 1 else 1.01 * fz
-        rows2, z2, shown2 = on_device(rows), z.to(DEVICE, copy=True), shown.to(DEVICE, copy=True)
+        rows2, z2, trace2 = on_device(rows), z.to(DEVICE, copy=True), trace.to(DEVICE, copy=True)
         before = torch.maximum(z.abs(), fz.abs())  # what a next state may be off by is relative to these
-        going = cpu.anderson(z, fz, target, which, rows, limits, shown)
+        going = cpu.anderson(z, fz, target, which, rows, limits, trace)(k)
         images = fz.to(DEVICE), target.to(DEVICE), which.to(DEVICE)
-        assert int(cuda.anderson(z2, *images, rows2, limits, shown2)) == going
-        for name, found, expected in [("z", z2, z), ("shown", shown2, shown)] + [
+        assert int(cuda.anderson(z2, *images, rows2, limits, trace2)(k)) == going
+        for name, found, expected in [("z", z2, z), ("trace", trace2[k], trace[k])] + [
             (field.name, getattr(rows2, field.name), getattr(rows, field.name)) for field in fields(rows)
         ]:
             if expected is None:
@@ -177,7 +175,10 @@ class Tanh:
     def with_tensors(self, tensors):
         return Tanh(*tensors)
 
-    def step(self, z, out, ahead):
+    def prepare(self, z, out, ahead):
+        return lambda: self.step(z, out)
+
+    def step(self, z, out):
         weight, bias, mask = self.tensors
         torch.mm(z, weight, out=out)
         out.tanh_().add_(bias)
@@ -198,7 +199,7 @@ LIMITS = RowLimits(1e-10, 60, 0, 1.0)
 
 def solved(f, z, found):
     image = torch.empty_like(z)
-    f.step(found.best, image, image)
+    f.step(found.best, image)
     torch.testing.assert_close(found.best, image, rtol=1e-8, atol=1e-8)
     assert (found.status == CONVERGED).all()
     assert found.failed in (0, None)
@@ -207,7 +208,7 @@ def solved(f, z, found):
 def test_a_solve_launched_step_by_step():
     f, z = problem(0)
     start = z.clone()
-    found = capture.solve(f, Start(z), 4, LIMITS, 5, trace=True)
+    found = capture.solve(f, Start(z), 4, LIMITS, 5)
     solved(f, z, found)
     assert torch.equal(z, start)
     assert len(found.trace) == found.steps.max()
@@ -228,7 +229,7 @@ def test_what_has_failed_is_returned_with_its_history():
 def test_a_recording_serves_other_values_and_keeps_nothing_of_its_results(scaled):
     f, z = problem(0)
     scale = torch.full_like(z[:, 0], 2.0) if scaled else None
-    recording = capture._Recording(f, Start(z, scale), 4, LIMITS, 4, trace=True, record=lambda function: function)
+    recording = capture._Recording(f, Start(z, scale), 4, LIMITS, 4, lambda function: function)
     first = recording.solve(f, Start(z, scale), LIMITS)
     kept = [first.best.clone(), first.residual.clone(), first.trace.clone()]
     solved(f, z, first)
@@ -237,7 +238,7 @@ def test_a_recording_serves_other_values_and_keeps_nothing_of_its_results(scaled
         limits = RowLimits(tol, 60, 0, 1.0)
         found, expected = (
             recording.solve(f, Start(z, scale), limits),
-            capture.solve(f, Start(z, scale), 4, limits, 4, trace=True),
+            capture.solve(f, Start(z, scale), 4, limits, 4),
         )
         for mine, other in zip(found[:5], expected[:5], strict=True):
             torch.testing.assert_close(mine, other)
@@ -332,8 +333,8 @@ def test_a_map_that_cannot_be_recorded_is_solved_all_the_same():
         def with_tensors(self, tensors):
             return Waiting(*tensors)
 
-        def step(self, z, out, ahead):
-            super().step(z, out, ahead)
+        def step(self, z, out):
+            super().step(z, out)
             assert out.shape[0] > int(out.isnan().sum())
 
     for seed in range(4):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
-from equifuse.kernels import cuda
+from equifuse.kernels import Run, cuda
 from equifuse.kernels.rows import CONVERGED, EXHAUSTED, RowLimits, Rows
 
 _log = logging.getLogger(__name__)
@@ -30,20 +30,20 @@ _REMEMBERED = 256
 _FIRST = 2
 
 
-class Steppable(Protocol):
-    """One evaluation of a map on given memory.
+class Preparable(Protocol):
+    """The evaluation of a map on given memory.
 
     Attributes:
-        looks_ahead: whether ``step`` fills ``ahead``.
+        looks_ahead: whether ``ahead`` is filled.
     """
 
     looks_ahead: bool
 
-    def step(self, z: Tensor, out: Tensor, ahead: Tensor) -> None:
-        """Write the image of ``z`` ``(R, N)`` to ``out``, and the point ahead to ``ahead`` if it looks ahead."""
+    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor) -> Run:
+        """What writes the image of ``z`` ``(R, N)`` to ``out``, and the point ahead to ``ahead`` if it looks ahead."""
 
 
-class Capturable(Steppable, Protocol):
+class Capturable(Preparable, Protocol):
     """An evaluation that can be recorded: nothing of it depends on values or waits for the device."""
 
     @property
@@ -55,7 +55,7 @@ class Capturable(Steppable, Protocol):
         """The tensors that it reads, in a fixed order."""
 
     def with_tensors(self, tensors: tuple[Tensor | None, ...]) -> Self:
-        """The same evaluation of other tensors."""
+        """The same evaluation of other tensors. What it or ``prepare`` derives from them is recorded, too."""
 
 
 class Solved(NamedTuple):
@@ -66,7 +66,7 @@ class Solved(NamedTuple):
         residual: ``(R,)`` these.
         steps: int32 ``(R,)`` evaluations made.
         status: int8 ``(R,)`` what has become of the rows.
-        trace: ``(K, R)`` the residuals of all evaluations, of a row that has stopped the last; None if not asked for.
+        trace: ``(K, R)`` the residuals of all evaluations, of a row that has stopped the last.
         failed: how many rows have stopped without having converged; None if the host has not asked.
         history: which rows these are, int64 ``(failed,)``, and their ``q`` and ``g``; None if there are none.
     """
@@ -75,7 +75,7 @@ class Solved(NamedTuple):
     residual: Tensor
     steps: Tensor
     status: Tensor
-    trace: Tensor | None
+    trace: Tensor
     failed: int | None
     history: tuple[Tensor, Tensor, Tensor] | None
 
@@ -95,28 +95,35 @@ class Start(NamedTuple):
 
 
 class _Steps:
-    """The memory of a solve, and some steps on it: evaluations, each with its update."""
+    """The memory of a solve, and some steps on it: evaluations, each with its update.
+
+    Args:
+        evaluation: makes the map's evaluation.
+    """
 
     def __init__(
-        self, map: Steppable, start: Start, memory: int, limits: RowLimits, count: int, *, trace: bool
+        self, evaluation: Callable[[], Preparable], start: Start, memory: int, limits: RowLimits, count: int
     ) -> None:  # fmt: skip
-        self.map, self.count = map, count
         copies = (None if x is None else x.clone(memory_format=torch.contiguous_format) for x in start)
         self.start = Start(*copies)  # type: ignore[arg-type]
-        self.z = self.start.z
+        self.count, self.z = count, self.start.z
         self.rows = Rows.begin(self.z, memory, self.start.scale)
-        self.image = torch.empty_like(self.z)
-        self.ahead = torch.empty_like(self.z) if map.looks_ahead else self.image
-        self.which = torch.arange(len(self.z), device=self.z.device)
-        self.shown = torch.empty_like(self.rows.residual)
-        self.trace = self.z.new_empty(count, len(self.z)) if trace else None
+        # The first row is the last one of the steps before.
+        self._trace = self.z.new_empty(count + 1, len(self.z))
+        self.trace = self._trace[1:]
         self.limits = self.z.new_empty(4, dtype=torch.float64)
         cuda.set_limits(limits, self.limits)
         self.progress = self.z.new_zeros(3, dtype=torch.int32)
+        self._image, self._evaluation = torch.empty_like(self.z), evaluation
+        self._ahead = torch.empty_like(self.z) if evaluation().looks_ahead else self._image
+        which = torch.arange(len(self.z), device=self.z.device)
+        rest = which, self.rows, self.limits, self._trace, self.progress
+        self._update = cuda.anderson(self.z, self._image, self._ahead, *rest)
         self.begin()
 
     def begin(self) -> None:
-        """Be at the start again."""
+        """Be at the start, again."""
+        self._evaluate = self._evaluation().prepare(self.z, self._image, self._ahead)
         rows = self.rows
         rows.best.copy_(self.z)
         rows.residual.fill_(torch.inf)
@@ -130,47 +137,42 @@ class _Steps:
         if self.start.scale is not None:
             rows.status.masked_fill_(self.start.scale == 0, CONVERGED)
             rows.residual.masked_fill_(self.start.scale == 0, 0)
-        self.shown.copy_(rows.residual)
+        self._trace[-1].copy_(rows.residual)
 
     def advance(self) -> None:
         """Make the steps; rows that have stopped stay as they are."""
-        self.progress.zero_()
-        for k in range(self.count):
-            self.map.step(self.z, self.image, self.ahead)
-            report = self.progress if k == self.count - 1 else None
-            cuda.anderson(self.z, self.image, self.ahead, self.which, self.rows, self.limits, self.shown, report)
-            if self.trace is not None:
-                self.trace[k].copy_(self.shown)
+        self._trace[0].copy_(self._trace[-1])
+        for k in range(1, self.count + 1):
+            self._evaluate()
+            self._update(k, report=k == self.count)
 
-    def results(self, traces: list[Tensor], failed: int | None, longest: int | None) -> Solved:
-        """What the rows hold now, cloned."""
+    def results(self, trace: Tensor, failed: int | None) -> Solved:
+        """What the rows hold now, cloned, with the ``trace`` given."""
         rows = self.rows
         history = None
         if failed:
             chosen = rows.status.argsort(descending=True, stable=True)[:failed].sort().values
             history = chosen, rows.q[chosen], rows.g[chosen]
-        trace = torch.cat(traces)[:longest].clone() if traces else None
         best, residual, steps, status = (x.clone() for x in (rows.best, rows.residual, rows.steps, rows.status))
         return Solved(best, residual, steps, status, trace, failed, history)
 
 
-def _run(steps: _Steps, advance: Callable[[], None], limits: RowLimits, first: int) -> tuple[Solved, int]:
+def _run(steps: _Steps, advance: Run, limits: RowLimits, first: int) -> tuple[Solved, int]:
     """Advance until no row is running; the results, and how often it would have been enough to advance.
 
     The host asks after ``first`` times, and each time it goes on doubles what is done.
     """
     traces: list[Tensor] = []
-    done, burst, most = 0, first, max(1, -(-limits.max_steps // steps.count))
+    burst, most = first, max(1, -(-limits.max_steps // steps.count))
     while True:
-        for _ in range(min(burst, most - done)):
+        for _ in range(min(burst, most - len(traces))):
             advance()
-            done += 1
-            if steps.trace is not None:
-                traces.append(steps.trace.clone())
+            traces.append(steps.trace.clone())
         running, failed, longest = steps.progress.tolist()
-        if running == 0 or done == most:
-            return steps.results(traces, failed, longest), max(1, -(-longest // steps.count))
-        burst = done
+        if running == 0 or len(traces) == most:
+            trace = torch.cat(traces)[: max(1, longest)].clone()
+            return steps.results(trace, failed), max(1, -(-longest // steps.count))
+        burst = len(traces)
 
 
 class _Recording:
@@ -181,11 +183,10 @@ class _Recording:
     """
 
     def __init__(
-        self, map: Capturable, start: Start, memory: int, limits: RowLimits, count: int, *,
-        trace: bool, record: Callable[[Callable[[], None]], Callable[[], None]],
-    ) -> None:  # fmt: skip
-        self._inputs = tuple(None if tensor is None else tensor.clone() for tensor in map.tensors)
-        self._steps = steps = _Steps(map.with_tensors(self._inputs), start, memory, limits, count, trace=trace)
+        self, map: Capturable, start: Start, memory: int, limits: RowLimits, count: int, record: Callable[[Run], Run]
+    ) -> None:
+        self._inputs = inputs = tuple(None if tensor is None else tensor.clone() for tensor in map.tensors)
+        self._steps = steps = _Steps(lambda: map.with_tensors(inputs), start, memory, limits, count)
         self._limits, self._expected = limits, _FIRST
         steps.advance()  # libraries start and kernels are compiled before they are recorded
         self._begin, self._advance = record(steps.begin), record(steps.advance)
@@ -258,7 +259,7 @@ class _Device:
             self._recordings.popitem(last=False)
         return recording
 
-    def record(self, function: Callable[[], None]) -> Callable[[], None]:
+    def record(self, function: Run) -> Run:
         """Record what a function launches; the function that launches it again."""
         graph = torch.cuda.CUDAGraph()
         # Other threads may use the device meanwhile.
@@ -294,9 +295,8 @@ def clear() -> None:
 
 
 def solve(
-    map: Capturable, start: Start, memory: int, limits: RowLimits, count: int = 8, *,
-    trace: bool = False, static_steps: int = 40,
-) -> Solved:  # fmt: skip
+    map: Capturable, start: Start, memory: int, limits: RowLimits, count: int = 8, static_steps: int = 40
+) -> Solved:
     """Solve all rows from ``start``, which is not changed; the host waits for the device a few times.
 
     Inside of a capture that somebody else has begun the host may not wait, so that the number of steps is fixed.
@@ -307,37 +307,34 @@ def solve(
         memory: directions stored per row.
         limits: when a row stops.
         count: steps that are recorded together.
-        trace: whether to return the residuals of all evaluations.
         static_steps: number of steps inside of another capture, at most ``limits.max_steps``.
     """
     z = start.z
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False), torch.cuda.device_of(z):  # type: ignore[no-untyped-call]
         if not z.is_cuda:
-            return launch(map, start, memory, limits, count, trace=trace)
+            return launch(map, start, memory, limits, count)
         if torch.cuda.is_current_stream_capturing():
             most = min(static_steps, limits.max_steps)
-            steps = _Steps(map, start, memory, replace(limits, max_steps=most), most, trace=trace)
+            steps = _Steps(lambda: map, start, memory, replace(limits, max_steps=most), most)
             steps.advance()
-            return steps.results([] if steps.trace is None else [steps.trace], None, None)
+            return steps.results(steps.trace.clone(), None)
         device = _device_of(z)
         shapes = tuple(None if x is None else (x.shape, x.dtype) for x in (*map.tensors, *start))
 
         def make() -> _Recording:
             # Memory that is made in inference mode could not be written to outside of it.
             with torch.inference_mode(False), torch.no_grad():
-                return _Recording(map, start, memory, limits, count, trace=trace, record=device.record)
+                return _Recording(map, start, memory, limits, count, device.record)
 
         with device.turn():
-            recording = device.get((map.key, shapes, memory, count, trace), make)
+            recording = device.get((map.key, shapes, memory, count), make)
             if recording is not None:
                 return recording.solve(map, start, limits)
-        return launch(map, start, memory, limits, count, trace=trace)
+        return launch(map, start, memory, limits, count)
 
 
-def launch(
-    map: Steppable, start: Start, memory: int, limits: RowLimits, count: int = 8, *, trace: bool = False
-) -> Solved:
+def launch(map: Preparable, start: Start, memory: int, limits: RowLimits, count: int = 8) -> Solved:
     """:func:`solve` without a recording, for any map: the steps are launched one by one."""
     with torch.no_grad():
-        steps = _Steps(map, start, memory, limits, count, trace=trace)
+        steps = _Steps(lambda: map, start, memory, limits, count)
         return _run(steps, steps.advance, limits, _FIRST)[0]

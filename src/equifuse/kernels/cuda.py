@@ -1,7 +1,8 @@
 """The kernels fused for CUDA, in Triton: one program per row, which reads and writes every number of its row once.
 
-All functions write into tensors that the caller owns; nothing is recorded, and nothing waits for the device. A row is a
-tile ``(groups, width)``, padded to a power of two. With ``TRITON_INTERPRET=1`` they run on a CPU, for tests.
+A function of the interface prepares a kernel for the tensors that it will read and write, which the caller owns, and
+returns what launches it; nothing is recorded, and nothing waits for the device. A row is a tile ``(groups, width)``,
+padded to a power of two. With ``TRITON_INTERPRET=1`` the kernels run on a CPU, for tests.
 """
 # Triton reads the types of a kernel's arguments when it is called.
 # ruff: noqa: ANN001, ANN202
@@ -9,6 +10,7 @@ tile ``(groups, width)``, padded to a power of two. With ``TRITON_INTERPRET=1`` 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 from equifuse.kernels.reference import GROUPS, TailSaved, TailWeights
 from equifuse.kernels.rows import BLOW_UP, RowLimits, Rows
 
+Run = Callable[[], object]
 # The widest row whose Anderson update still fits the registers of one program.
 WIDEST = 8192
 # Numbers of a row per warp, a block of 32 threads, and the most warps that share a row.
@@ -162,17 +165,20 @@ def _length(x):
     return largest.to(tl.float64) * tl.sqrt(tl.sum(scaled * scaled, 0).to(tl.float64))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k"])
 def _anderson(
-    z, fz, target, which, best, residual, steps, since, status, last_f, last_r, q, g, scale, shown, limits, progress,
-    width, blow_up: tl.constexpr, greatest: tl.constexpr, least: tl.constexpr,
+    z, fz, target, which, best, residual, steps, since, status, last_f, last_r, q, g, scale, trace, limits, progress,
+    width, total, k, blow_up: tl.constexpr, greatest: tl.constexpr, least: tl.constexpr,
     MEMORY: tl.constexpr, SCALED: tl.constexpr, REPORT: tl.constexpr, PADDED: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64)
     row = tl.load(which + i)
     code = tl.load(status + row).to(tl.int32)
     made = tl.load(steps + row)
-    if code == 0:
+    shown = trace + k.to(tl.int64) * total + row
+    if code != 0:
+        tl.store(shown, tl.load(shown - total if k > 0 else residual + row))
+    else:
         columns = tl.arange(0, PADDED)
         inside = columns < width
         here = i * width + columns
@@ -192,7 +198,7 @@ def _anderson(
         relative = tl.where((size == 0) & (length > 0), greatest, relative)  # a state with image 0 is valid
         relative = tl.where(relative < float("inf"), tl.minimum(relative, greatest), float("inf"))  # neither is NaN
         known = relative.to(x.dtype)
-        tl.store(shown + i, known)
+        tl.store(shown, known)
         first = lowest == float("inf")
         if known < lowest:
             lowest, stale = known, stale * 0
@@ -222,11 +228,11 @@ def _anderson(
                 before = tl.sum(dr * dr, 0)
                 slot = (made - 2) % MEMORY
                 ring = row * MEMORY
-                for k in tl.static_range(MEMORY):
+                for j in tl.static_range(MEMORY):
                     # The one at slot is the oldest: it is replaced.
-                    stored = columns < tl.where((k < made - 2) & (k != slot), width, 0)
-                    direction = tl.load(q + (ring + k) * width + columns, stored, 0.0)
-                    along = tl.load(g + (ring + k) * width + columns, stored, 0.0)
+                    stored = columns < tl.where((j < made - 2) & (j != slot), width, 0)
+                    direction = tl.load(q + (ring + j) * width + columns, stored, 0.0)
+                    along = tl.load(g + (ring + j) * width + columns, stored, 0.0)
                     a, b = tl.sum(direction * dr, 0), tl.sum(direction * rest, 0)
                     dr -= a * direction
                     rest -= b * direction
@@ -255,15 +261,19 @@ def _anderson(
 
 
 def _flat(x: Tensor) -> Tensor:
-    """``(..., d)`` as ``(rows, d)``, contiguous; a copy if it was not."""
-    return x.detach().contiguous().view(-1, x.shape[-1])
+    """``(..., d)`` as ``(rows, d)`` on the same memory, which steps change.
+
+    Raises:
+        ValueError: it is not contiguous; a copy would miss what is written to the one or the other later.
+    """
+    if not x.is_contiguous():
+        raise ValueError(f"states and images must be contiguous, got strides {x.stride()} for shape {tuple(x.shape)}")
+    return x.detach().view(-1, x.shape[-1])
 
 
-def _owned(out: Tensor) -> Tensor:
-    """Memory to write to, which must be contiguous: a copy would be lost."""
-    if not out.is_contiguous():
-        raise ValueError("a kernel writes to contiguous tensors only")
-    return out.detach()
+def _fixed(x: Tensor) -> Tensor:
+    """``(..., d)`` as ``(rows, d)``, contiguous; of what no step changes, so that it may be a copy."""
+    return _flat(x.contiguous())
 
 
 def _warps(numbers: int) -> int:
@@ -271,38 +281,37 @@ def _warps(numbers: int) -> int:
     return min(_MOST_WARPS, max(1, numbers // _PER_WARP))
 
 
-def _over_rows(kernel: Any, c: Tensor, per: int, *tensors: Tensor, **constants: Any) -> None:
-    """Launch a kernel of the maps for all rows of ``c``, ``per`` of them for each block of weights."""
+def _prepared(kernel: Any, c: Tensor, gain: Tensor, *tensors: Tensor, **constants: Any) -> Run:
+    """What launches a kernel of the maps for all rows of ``c``, as many for each block of weights like ``gain``."""
     rows, d = c.shape
     if rows == 0:
-        return
-    width = d // GROUPS
+        return lambda: None
+    width, per = d // GROUPS, rows // (gain.numel() // d)
     padded = triton.next_power_of_2(width)
-    with torch.cuda.device_of(c):  # Triton launches on the current device
-        kernel[rows,](
-            c, *tensors, per, width, **constants, GROUPS=GROUPS, PADDED=padded, num_warps=_warps(GROUPS * padded)
-        )  # fmt: skip
+    launch = kernel[rows,]
+    constants |= {"GROUPS": GROUPS, "PADDED": padded, "num_warps": _warps(GROUPS * padded)}
 
+    def run() -> None:
+        with torch.cuda.device_of(c):  # Triton launches on the current device
+            launch(c, *tensors, per, width, **constants)
 
-def _per(rows: Tensor, gain: Tensor) -> int:
-    """Rows for each block of weights."""
-    return max(1, len(rows) // (gain.numel() // gain.shape[-1]))
+    return run
 
 
 def _mask(mask: Tensor | None, unused: Tensor) -> Tensor:
-    return unused if mask is None else mask.contiguous().view(torch.uint8)
+    return unused if mask is None else _fixed(mask).view(torch.uint8)
 
 
-def norm_relu(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor) -> None:
+def norm_relu(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor) -> Run:
     """:func:`equifuse.kernels.reference.norm_relu` into ``out``, which may be ``c``."""
     x = _flat(c)
-    _over_rows(_norm_relu, x, _per(x, gain), _flat(gain), _flat(shift), _owned(out), eps=eps)
+    return _prepared(_norm_relu, x, gain, _fixed(gain), _fixed(shift), _flat(out), eps=eps)
 
 
-def relu_norm(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor) -> None:
+def relu_norm(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor) -> Run:
     """:func:`equifuse.kernels.reference.relu_norm` into ``out``, which may be ``c``."""
     x = _flat(c)
-    _over_rows(_relu_norm, x, _per(x, gain), _flat(gain), _flat(shift), _owned(out), eps=eps)
+    return _prepared(_relu_norm, x, gain, _fixed(gain), _fixed(shift), _flat(out), eps=eps)
 
 
 def block_tail(
@@ -314,38 +323,38 @@ def block_tail(
     repeats: int,
     out: Tensor,
     ahead: Tensor,
-) -> None:
+) -> Run:
     """:func:`equifuse.kernels.reference.block_tail` into ``out`` and, with repeats, ``ahead``."""
     x = _flat(c)
-    affine = (_flat(weight) for weight in weights)
+    affine = (_fixed(weight) for weight in weights)
     flags = {"eps": eps, "REPEATS": repeats, "MASKED": mask is not None}
-    written = _owned(out), _owned(ahead)
-    _over_rows(_block_tail, x, _per(x, weights.gain2), _flat(z), *affine, _mask(mask, x), *written, **flags)
+    written = _flat(out), _flat(ahead)
+    return _prepared(_block_tail, x, weights.gain2, _flat(z), *affine, _mask(mask, x), *written, **flags)
 
 
-def norm_relu_vjp(g: Tensor, output: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor) -> None:
+def norm_relu_vjp(g: Tensor, output: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor) -> Run:
     """:func:`equifuse.kernels.reference.norm_relu_vjp` into ``out``, which may be ``g``."""
     x = _flat(g)
-    saved = _flat(output), _flat(normal), scale.detach().contiguous(), _flat(gain)
-    _over_rows(_norm_relu_vjp, x, _per(x, gain), *saved, _owned(out))
+    saved = _fixed(output), _fixed(normal), _fixed(scale), _fixed(gain)
+    return _prepared(_norm_relu_vjp, x, gain, *saved, _flat(out))
 
 
-def relu_norm_vjp(u: Tensor, outer: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor) -> None:
+def relu_norm_vjp(u: Tensor, outer: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor) -> Run:
     """:func:`equifuse.kernels.reference.relu_norm_vjp` into ``out``, which may be ``u``."""
     x = _flat(u)
-    saved = _flat(outer), _flat(normal), scale.detach().contiguous(), _flat(gain)
-    _over_rows(_relu_norm_vjp, x, _per(x, gain), *saved, _owned(out))
+    saved = _fixed(outer), _fixed(normal), _fixed(scale), _fixed(gain)
+    return _prepared(_relu_norm_vjp, x, gain, *saved, _flat(out))
 
 
 def block_tail_vjp(
     u: Tensor, saved: TailSaved, gain2: Tensor, gain3: Tensor, mask: Tensor | None, at_state: Tensor, at_product: Tensor
-) -> None:
+) -> Run:
     """:func:`equifuse.kernels.reference.block_tail_vjp` into ``at_state`` and ``at_product``."""
     x = _flat(u)
     stored = (saved.normal2, saved.scale2, saved.outer, saved.normal3, saved.scale3)
-    tensors = [tensor.detach().contiguous() for tensor in stored]
-    rest = _flat(gain2), _flat(gain3), _mask(mask, x), _owned(at_state), _owned(at_product)
-    _over_rows(_block_tail_vjp, x, _per(x, gain2), *tensors, *rest, MASKED=mask is not None)
+    tensors = (_fixed(tensor) for tensor in stored)
+    rest = _fixed(gain2), _fixed(gain3), _mask(mask, x), _flat(at_state), _flat(at_product)
+    return _prepared(_block_tail_vjp, x, gain2, *tensors, *rest, MASKED=mask is not None)
 
 
 def set_limits(limits: RowLimits, numbers: Tensor) -> None:
@@ -361,10 +370,10 @@ def anderson(
     which: Tensor,
     rows: Rows,
     limits: RowLimits | Tensor,
-    shown: Tensor,
+    trace: Tensor,
     progress: Tensor | None = None,
-) -> Tensor | None:
-    """One evaluation's bookkeeping and the next iterate of every row that is still running.
+) -> Callable[..., Tensor]:
+    """One evaluation's bookkeeping, and the next iterate of every row that is still running.
 
     Args:
         z: ``(n, N)`` the states evaluated, N at most ``WIDEST``; overwritten with the next ones.
@@ -373,30 +382,39 @@ def anderson(
         which: int64 ``(n,)`` which of the ``rows`` they are.
         rows: the state of all rows, which is updated. Where rows begin with some ``steps`` behind them, ``q`` and ``g``
             must be 0.
-        limits: when rows stop; or, for a captured step, what :func:`set_limits` wrote.
-        shown: ``(n,)``; the residuals of the running ones are written to it.
-        progress: int32 ``(3,)`` zeros, for a captured step with ``limits`` as a tensor: how many rows go on, how many
-            have stopped without having converged, and the most evaluations of a row; None for no report.
+        limits: when rows stop; or what :func:`set_limits` wrote, so that it can change between calls.
+        trace: ``(K, R)``; the residuals at each evaluation are written to it.
+        progress: int32 ``(3,)`` for reports: how many rows go on, how many have stopped without having converged, and
+            the most evaluations of a row. None for new memory.
 
     Returns:
-        How many rows go on, int32 ``()``; None with ``limits`` as a tensor.
+        Function of the number of the evaluation, from 0, and of whether to report, by default True. It returns how many
+        rows go on, int32 ``()`` in ``progress``.
     """
-    numbers, report = limits, progress
-    if isinstance(limits, RowLimits):
-        numbers, report = z.new_empty(4, dtype=torch.float64), z.new_zeros(3, dtype=torch.int32)
-        set_limits(limits, numbers)
     count, width = z.shape
     if width > WIDEST:
         raise ValueError(f"rows have at most {WIDEST} numbers, got {width}")
+    numbers = limits
+    if isinstance(limits, RowLimits):
+        numbers = z.new_empty(4, dtype=torch.float64)
+        set_limits(limits, numbers)
+    reported = z.new_zeros(3, dtype=torch.int32) if progress is None else progress
     kept = rows.best, rows.residual, rows.steps, rows.since, rows.status, rows.last_f, rows.last_r, rows.q, rows.g
+    scale = z if rows.scale is None else rows.scale
+    tensors = _flat(z), _flat(fz), _flat(target), which, *kept, scale, _flat(trace), numbers, reported
     padded = triton.next_power_of_2(width)
-    if count:
-        with torch.cuda.device_of(z):
-            _anderson[count,](
-                _owned(z), _flat(fz), _flat(target), which, *kept, z if rows.scale is None else rows.scale, shown,
-                numbers, numbers if report is None else report, width,
-                blow_up=BLOW_UP, greatest=torch.finfo(z.dtype).max, least=torch.finfo(z.dtype).eps,
-                MEMORY=rows.q.shape[1], SCALED=rows.scale is not None, REPORT=report is not None, PADDED=padded,
-                num_warps=_warps(padded),
-            )  # fmt: skip
-    return report[0] if isinstance(limits, RowLimits) and report is not None else None
+    constants = {
+        "blow_up": BLOW_UP, "greatest": torch.finfo(z.dtype).max, "least": torch.finfo(z.dtype).eps,
+        "MEMORY": rows.q.shape[1], "SCALED": rows.scale is not None, "PADDED": padded, "num_warps": _warps(padded),
+    }  # fmt: skip
+    launch = _anderson[max(1, count),]
+
+    def run(k: int, *, report: bool = True) -> Tensor:
+        if report:
+            reported.zero_()
+        if count:
+            with torch.cuda.device_of(z):
+                launch(*tensors, width, trace.shape[1], k, **constants, REPORT=report)
+        return reported[0]
+
+    return run
