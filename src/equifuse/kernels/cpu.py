@@ -283,6 +283,7 @@ def _anderson(  # type: ignore[no-untyped-def]
         if size == 0 and length > 0 and length < np.inf:
             relative = np.float64(np.finfo(z.dtype).max)  # a state with image 0 is valid
         trace[k, row] = relative
+        first = residual[row] == np.inf
         if trace[k, row] < residual[row]:
             residual[row] = trace[k, row]
             since[row] = 0
@@ -300,7 +301,7 @@ def _anderson(  # type: ignore[no-untyped-def]
             continue
         going += 1
         last_image, last_rest = last_f[row], last_r[row]
-        if made == 0:
+        if first:
             for j in range(width):
                 last_rest[j] = image[j] - here[j]
             for j in range(width):
@@ -326,10 +327,10 @@ def _anderson(  # type: ignore[no-untyped-def]
             last_rest[j] = rest[j]
         for j in range(width):
             last_image[j] = image[j]
-        for k in range(min(made - 1, memory)):
-            if k == slot:
+        for old in range(min(made - 1, memory)):
+            if old == slot:
                 continue  # the oldest one, which is replaced
-            direction, along = q[row, k], g[row, k]
+            direction, along = q[row, old], g[row, old]
             a, b = zero, zero
             for j in range(width):
                 a += direction[j] * dr[j]

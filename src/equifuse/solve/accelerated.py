@@ -13,7 +13,9 @@ from equifuse.kernels.rows import CONVERGED, EXHAUSTED, RUNNING, RowLimits, Rows
 from equifuse.solve.loop import WORTH_DROPPING, Solution
 from equifuse.solve.maps import Evaluation
 from equifuse.solve.solver import SecantPair
-from equifuse.solve.sync import is_sync_step
+
+# Directions stored on a GPU at most: memory is allocated there whether it is used or not.
+_MEMORY_ON_CUDA = 10
 
 
 def accelerate(
@@ -42,6 +44,8 @@ def accelerate(
     if fused is None or z.numel() == 0:
         return None
     f = evaluation()
+    if z.is_cuda:
+        return _on_cuda(f, z, memory, limits, steps, scale)
     z = z.clone(memory_format=torch.contiguous_format)
     rows = Rows.begin(z, memory, scale)
     if scale is not None:  # what is relative to nothing is solved by its start
@@ -50,17 +54,17 @@ def accelerate(
     if steps is not None:
         rows.status.masked_fill_(steps >= limits.max_steps, EXHAUSTED)
         rows.steps.copy_(steps)
+        rows.q.zero_()
+        rows.g.zero_()
     which = torch.arange(len(z), device=z.device)
     trace = z.new_empty(limits.max_steps, len(z))
     step, update = _prepare(fused, f, z, which, rows, limits, trace)
     for k in range(limits.max_steps):
         step()
         going = update(k)
-        if k + 1 == limits.max_steps or not is_sync_step(z, k):
-            continue
         if going == 0:
             break
-        if z.is_cpu and z.numel() >= f.worth_selecting and going <= WORTH_DROPPING * len(which):
+        if z.numel() >= f.worth_selecting and going <= WORTH_DROPPING * len(which):
             here = (rows.status[which] == RUNNING).nonzero().squeeze(1)
             some = f.select(here)
             if some is not None:
@@ -79,9 +83,29 @@ def accelerate(
 
 def _prepare(
     fused: Kernels, f: Evaluation, z: Tensor, which: Tensor, rows: Rows, limits: RowLimits, trace: Tensor
-) -> tuple[Run, Callable[[int], int | Tensor]]:
+) -> tuple[Run, Callable[[int], int]]:
     """The two halves of a step: the evaluation of ``z``, and the update of ``z`` and of the rows."""
     fz = torch.empty_like(z)
     ahead = torch.empty_like(z) if f.looks_ahead else fz
     idle = rows.status if len(which) == len(rows.status) else None
     return f.prepare(z, fz, ahead, idle), fused.anderson(z, fz, ahead, which, rows, limits, trace)
+
+
+def _on_cuda(
+    f: Evaluation, z: Tensor, memory: int, limits: RowLimits, steps: Tensor | None, scale: Tensor | None
+) -> Solution:
+    """By replays of recorded steps where the map can be recorded."""
+    from equifuse.kernels import capture  # noqa: PLC0415 - needs Triton
+
+    run = capture.solve if hasattr(f, "key") else capture.launch
+    found = run(f, capture.Start(z, scale, steps), min(memory, _MEMORY_ON_CUDA), limits)
+
+    def pairs(chosen: Tensor) -> Iterator[SecantPair]:
+        if found.history is None:
+            return
+        failed, q, g = found.history
+        place = torch.searchsorted(failed, chosen)
+        for slot in range(q.shape[1]):
+            yield g[place, slot] - q[place, slot], q[place, slot], (q[place, slot] != 0).any(1)
+
+    return Solution(found.best, found.residual, found.steps.long(), found.status, found.trace, pairs)
