@@ -73,9 +73,11 @@ def accelerate(
                 step, update = _prepare(fused, f, z, which, rows, limits, trace)
 
     def pairs(chosen: Tensor) -> Iterator[SecantPair]:
-        made = int(rows.steps.max()) - 1
-        for age in range(min(made, memory), 0, -1):
-            q, g = (ring[chosen, (made - age) % memory] for ring in (rows.q, rows.g))
+        made = rows.steps[chosen].long() - 1
+        for age in range(memory, 0, -1):
+            known = made >= age
+            slot = torch.where(known, (made - age) % memory, 0)
+            q, g = (torch.where(known[:, None], ring[chosen, slot], 0.0) for ring in (rows.q, rows.g))
             yield g - q, q, (q != 0).any(1)
 
     return Solution(rows.best, rows.residual, rows.steps.long(), rows.status, trace[: k + 1].clone(), pairs)

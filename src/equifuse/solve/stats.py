@@ -48,6 +48,14 @@ class SolverStats:
         """The statistics of the samples ``rows`` alone."""
         return SolverStats(self.converged[rows], self.residual[rows], self.steps[rows], self.trace[:, rows])
 
+    def first(self, count: int) -> SolverStats:
+        """The statistics of the first ``count`` samples, including those of the parts."""
+        some = self.select(slice(count))
+        some.parts = {name: part.first(count) for name, part in self.parts.items()}
+        some.backward, own = self.backward, self.own or slice(None)
+        some.own = slice(own.start or 0, (own.start or 0) + count)
+        return some
+
     def summary(self) -> dict[str, float]:
         """Numbers for a log line: share converged, mean and largest number of steps, largest residual."""
         if self.converged.numel() == 0:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equifuse import kernels
+from equifuse.fusion.deq.products import least_rows
 from equifuse.kernels import Kernels, Run, reference
 from equifuse.solve.maps import Evaluation, ExplicitMap, Linearized, Saved
 
@@ -97,7 +98,8 @@ class FusionMap(ExplicitMap):
 
     def __call__(self, z: Tensor) -> Tensor:
         """One evaluation ``(n, d) -> (n, d)``."""
-        return self.evaluate(z)[0]
+        lacking = len(self.x_fuse) - len(z)
+        return self.evaluate(z)[0] if lacking == 0 else self.evaluate(F.pad(z, (0, 0, 0, lacking)))[0][: len(z)]
 
     def start(self) -> Tensor:
         """``f(0)`` ``(n, d)``; with a gate the gated sum is 0 and needs no product."""
@@ -120,7 +122,7 @@ class FusionMap(ExplicitMap):
         """Gradients before the norm's ReLU, and at the gated sum."""
         mixed = reference.relu_norm_vjp(u, s.outer, s.normal, s.scale, self.weights.gain)
         purified = mixed @ self.weights.mix
-        return mixed, purified if self.share is None else purified * self.share
+        return mixed, purified if self.share is None else purified * self.share[: len(u)]
 
     def _at_gate(self, s: _FusionSaved, purified: Tensor) -> Tensor:
         """Gradient before the gate's bound."""
@@ -131,9 +133,10 @@ class FusionMap(ExplicitMap):
         """``Jᵀu`` ``(n, d)``."""
         s, gate = _FusionSaved(*saved), self.weights.gate
         _, purified = self._pull(s, u)
+        count = self.count[: len(u)]
         if gate is None:
-            return purified * self.count
-        image = torch.addmm(purified * s.alpha, self._at_gate(s, purified) * self.count, gate)
+            return purified * count
+        image = torch.addmm(purified * s.alpha, self._at_gate(s, purified) * count, gate)
         return image if self.bound is None else image * s.inside
 
     def pull(self, saved: Saved, u: Tensor) -> tuple[Tensor, ...]:
@@ -147,9 +150,14 @@ class FusionMap(ExplicitMap):
         return (mixed, purified, *gate, mixed.t() @ s.purified, mixed.sum(0), (u * s.normal).sum(0), u.sum(0))
 
     def select(self, rows: Tensor) -> FusionMap:
-        """The map of some rows."""
-        share = None if self.share is None else self.share[rows]
-        constants = self.x_fuse[rows], self.constant[rows], self.count[rows], share
+        """The map of some rows; its constants are padded to the fewest rows that a product may have."""
+        lacking = max(0, least_rows(rows) - len(rows))
+
+        def gather(x: Tensor) -> Tensor:
+            return F.pad(x[rows], (0, 0, 0, lacking))
+
+        share = None if self.share is None else gather(self.share)
+        constants = gather(self.x_fuse), gather(self.constant), gather(self.count), share
         return FusionMap(*constants, self.weights, self.eps, self.bound)
 
     def select_saved(self, saved: Saved, rows: Tensor) -> Saved:
@@ -170,10 +178,11 @@ class FusionMap(ExplicitMap):
         fused = kernels.fused(g)
         if fused is None:
             return None
-        s, w = _FusionSaved(*saved), self.weights
-        scaled = s.z * self.count if self.bound is None else s.z * self.count * s.slope
+        s, w, count = _FusionSaved(*saved), self.weights, self.count[: len(g)]
+        share = None if self.share is None else self.share[: len(g)]
+        scaled = s.z * count if self.bound is None else s.z * count * s.slope
         inside = None if self.bound is None else s.inside.to(g.dtype)
-        tensors = (g, s.outer, s.normal, s.scale, s.alpha, scaled, inside, self.share, self.count, w.gate, w.mix, w.gain)
+        tensors = (g, s.outer, s.normal, s.scale, s.alpha, scaled, inside, share, count, w.gate, w.mix, w.gain)
         return _FusionAdjoint(tensors, fused, self, saved)
 
 
@@ -192,7 +201,7 @@ class _FusionEvaluation:
         assert mix is not None and gain is not None and shift is not None
         self._injected, self._constant, self._count = injected, constant, count
         self._mix, self._gain, self._shift = mix, gain[None], shift[None]
-        self._purified, self._alpha = torch.empty_like(injected), torch.empty_like(injected)
+        self._purified, self._alpha = torch.zeros_like(injected), torch.empty_like(injected)
         self._inside = self._most = None
         if bound is not None:
             self._inside, self._most = torch.empty_like(injected), bound * count.clamp(min=1)
@@ -210,20 +219,23 @@ class _FusionEvaluation:
         """See :class:`~equifuse.solve.maps.Evaluation`."""
         purified, alpha, inside, most = self._purified, self._alpha, self._inside, self._most
         gate, mix = None if self._gate is None else self._gate.t(), self._mix.t()
+        rows = len(z)  # the rest is padding, and stays 0
+        inside = None if inside is None else inside[:rows]
         state = z if inside is None else inside
-        norm = self._kernels.relu_norm(alpha, self._gain, self._shift, self._eps, out, idle)
+        count, gated, gates = self._count[:rows], purified[:rows], alpha[:rows]
+        norm = self._kernels.relu_norm(gates, self._gain, self._shift, self._eps, out, idle)
 
         def run() -> None:
             if inside is not None:
                 torch.clamp(z, -1, 1, out=inside)
-            torch.mul(state, self._count, out=purified)
+            torch.mul(state, count, out=gated)
             if gate is None:
                 purified.add_(self._constant)
             else:
                 torch.addmm(self._constant, purified, gate, out=alpha)
                 if most is not None:
                     alpha.div_(most).tanh_().mul_(most)
-                torch.mul(state, alpha, out=purified)
+                torch.mul(state, gates, out=gated)
             if self._share is not None:
                 purified.mul_(self._share)
             torch.addmm(self._injected, purified, mix, out=alpha)

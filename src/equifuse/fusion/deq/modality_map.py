@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equifuse import kernels
-from equifuse.fusion.deq.products import product
+from equifuse.fusion.deq.products import least_rows, product
 from equifuse.kernels import Kernels, Run, reference
 from equifuse.kernels.reference import TailSaved, TailWeights
 from equifuse.solve.maps import Evaluation, ExplicitMap, Linearized, Saved
@@ -188,7 +188,7 @@ class ModalityMap(ExplicitMap):
         flat = rows if self.places is None else self.places[rows]
         modality = flat // height
         counts = torch.bincount(modality, minlength=count)
-        widest = int(counts.max()) if len(rows) else 0
+        widest = max(int(counts.max()), least_rows(rows)) if len(rows) else 0
         rank = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[modality]
         places = modality * widest + rank
 

@@ -18,6 +18,7 @@ from equifuse.fusion.deq.initialization import OUTER_GAIN, initialize
 from equifuse.fusion.deq.injection import inject
 from equifuse.fusion.deq.modality_map import BlockWeights, ModalityMap
 from equifuse.fusion.deq.parameters import ModalityBlocks, NormParameters
+from equifuse.fusion.deq.products import least_rows
 from equifuse.fusion.deq.problem import Problem, Solved, merge_stats, split_stats
 from equifuse.fusion.deq.reference_weights import from_reference
 from equifuse.fusion.deq.regularizers import regularizers
@@ -250,8 +251,10 @@ class DEQFusion(Fusion):
 
     def fuse(self, rows: FlatInputs) -> FusionOutput:
         """Solve for the equilibrium of rows ``(R, l_m)``."""
-        dtype = rows.like.dtype
+        dtype, count = rows.like.dtype, rows.count
         with without_autocast(rows.like.device):
+            if not self.training:
+                rows = _padded(rows, least_rows(rows.like))
             p = self._problem(rows)
             if self.mix is None:
                 output = FusionOutput(p.x_fuse, self._by_name(p.x, p))
@@ -261,6 +264,10 @@ class DEQFusion(Fusion):
                 output = self._solve(p, rows.index if self.training else None)
             if self.training and self.mix is not None:
                 output.losses = self._penalties(output, p)
+        if rows.count > count:
+            output.stats = None if output.stats is None else output.stats.first(count)
+            output.fused = output.fused[:count].clone()
+            output.modalities = {m: state[:count] for m, state in output.modalities.items()}
         output.fused = output.fused.to(dtype)
         output.modalities = {m: state.to(dtype) for m, state in output.modalities.items()}
         return output
@@ -345,6 +352,18 @@ class DEQFusion(Fusion):
         ``options`` are the constructor's; :mod:`equifuse.fusion.deq.reference_weights` has the layout of the keys.
         """
         return from_reference(cls, state_dict, **options)
+
+
+def _padded(rows: FlatInputs, least: int) -> FlatInputs:
+    """The rows, and copies of the first one up to ``least``."""
+    if rows.count >= least:
+        return rows
+
+    def pad(x: Tensor) -> Tensor:
+        return torch.cat([x, x[:1].expand(least - rows.count, *x.shape[1:])])
+
+    masks = {m: None if mask is None else pad(mask) for m, mask in rows.masks.items()}
+    return FlatInputs({m: pad(x) for m, x in rows.values.items()}, masks, least, rows.index)
 
 
 class JointMap:

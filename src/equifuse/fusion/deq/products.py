@@ -11,6 +11,18 @@ from equifuse.kernels import Run
 # batched product gives whole matrices to threads, and leaves threads idle where the numbers do not divide.
 _WORTH_ALL_THREADS = 2**23
 
+# Rows per thread from which on a CPU computes each row of a product in the same way, whatever the other rows are.
+_ROWS_PER_THREAD = 8
+
+
+def least_rows(like: Tensor) -> int:
+    """The fewest rows a product may have, so that a row's result does not depend on how many there are.
+
+    For fewer rows libraries take other routines, whose rounding differs; a steep map amplifies that to another
+    equilibrium.
+    """
+    return _ROWS_PER_THREAD * torch.get_num_threads() if like.is_cpu and not torch.compiler.is_compiling() else 0
+
 
 def product(plus: Tensor | None, a: Tensor, b: Tensor, out: Tensor) -> Run:
     """What computes ``a @ b``, plus a tensor that broadcasts to the result, for ``(M, n, k) @ (M, k, p)``."""
