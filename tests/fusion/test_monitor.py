@@ -74,20 +74,43 @@ def test_warns_of_a_radius_above_one_and_of_samples_that_fail():
     report = ef.EquilibriumMonitor(fusion)(x)
     text = " ".join(report.warnings)
     assert "did not converge in 30 evaluations" in text
-    assert "plain iteration would not converge" in text
     assert "modality 'a'" in text
 
 
-def test_warns_early_of_a_radius_near_one_and_of_many_steps():
+def test_a_large_radius_and_many_steps_cost_the_user_nothing_and_are_not_warned_of():
     fusion, x = fusion_and_inputs()
     monitor = ef.EquilibriumMonitor(fusion)
     report = monitor(x)
-    assert monitor._warnings(report, True) == []
-    report.parts["a"].radius = 0.97
+    report.parts["a"].radius = 2.3
     report.parts["fusion"].max_steps = 80
-    early, many = monitor._warnings(report, True)
-    assert early == "modality 'a': the spectral radius is 0.97, close to 1; convergence may end soon"
-    assert many == "the fusion state: 80 of the 100 evaluations allowed were needed"
+    assert monitor._warnings(report, True) == []
+
+
+@quiet
+def test_warns_of_several_fixed_points_and_points_to_contraction():
+    """Steep weights; with a contraction there is only one."""
+    texts = []
+    for contraction in (None, 0.9):
+        torch.manual_seed(0)
+        fusion = ef.DEQFusion(DIMS, 16, contraction=contraction)
+        fusion.solver = ef.Anderson(max_steps=200)
+        with torch.no_grad():
+            for parameter in (fusion.blocks.weight1, fusion.blocks.weight2, fusion.blocks.norm3.weight):
+                parameter.mul_(4)
+        report = ef.EquilibriumMonitor(fusion)({m: torch.randn(60, width) for m, width in DIMS.items()})
+        texts.append(" ".join(report.warnings))
+        assert (max(part.several for part in report.parts.values()) > 0) == (contraction is None)
+    assert "another fixed point" in texts[0]
+    assert "set contraction" in texts[0]
+    assert "another fixed point" not in texts[1]
+
+
+def test_warns_of_a_map_that_is_nearly_the_identity():
+    fusion, x = fusion_and_inputs()
+    monitor = ef.EquilibriumMonitor(fusion)
+    assert not any(part.identity for part in monitor(x).parts.values())
+    _, moved = monitor._probe(lambda z: z + 1e-6 * z.sin(), torch.randn(9, 16))
+    assert bool((moved < 0.01).all())
 
 
 def test_warns_of_a_dead_gate():

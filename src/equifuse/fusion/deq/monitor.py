@@ -9,21 +9,26 @@ import torch
 from torch import Tensor, nn
 
 from equifuse.errors import InputError
+from equifuse.fusion.deq.fusion_map import FusionMap
+from equifuse.fusion.deq.modality_map import ModalityMap
 from equifuse.fusion.deq.module import DEQFusion
 from equifuse.fusion.deq.problem import Solved, observed
 from equifuse.fusion.modes import evaluation_mode
-from equifuse.solve import spectral_radius
+from equifuse.solve import fixed_point, spectral_radius
+from equifuse.solve.tensors import row_norm
 
-# Above this spectral radius iteration is slow, and convergence may be lost with little more training.
-_NEAR_CRITICAL = 0.95
-# A warning is given from this share of the allowed evaluations on.
-_MANY = 0.5
 # A gate whose typical entry is below this passes almost nothing of the fusion state.
 _DEAD = 0.02
 # Below this relative spread over the samples a state does not depend on its inputs …
 _COLLAPSED = 1e-3
 # … while the inputs themselves spread by more than this.
 _VARIED = 1e-2
+# Two solutions of a sample differ where their distance exceeds the tolerance by this factor.
+_APART = 100
+# A map is nearly the identity where it moves a state that is away from its fixed point by less than this share of the way.
+_IDENTITY = 0.05
+# Length of the way, relative to the state.
+_WAY = 0.1
 
 
 @dataclass
@@ -42,6 +47,8 @@ class PartReport:
         max_steps: largest number of evaluations.
         converged: share of samples that converged, 0 to 1.
         spread: ``sqrt(Σ‖z − mean z‖² / Σ‖z‖²)`` over the samples; near 0 if the state is the same for every input.
+        several: share of the samples whose solve from another start ends in another fixed point.
+        identity: whether the map is nearly the identity, which leaves every state where it is.
     """
 
     radius: float
@@ -50,6 +57,8 @@ class PartReport:
     max_steps: float
     converged: float
     spread: float
+    several: float = 0.0
+    identity: bool = False
 
 
 @dataclass
@@ -76,7 +85,7 @@ class EquilibriumReport:
         flat = {
             f"{name}/{part}": getattr(report, name)
             for part, report in self.parts.items()
-            for name in ("radius", "steps", "converged", "spread")
+            for name in ("radius", "steps", "converged", "spread", "several")
         }
         return flat if self.gate is None else {**flat, "gate": self.gate}
 
@@ -144,11 +153,14 @@ class EquilibriumMonitor:
         if solved.modality_map is not None:
             flat = solved.states.flatten(0, 1)
             radii = spectral_radius(solved.modality_map, flat, vectors=self.vectors).view(-1, count)
+            apart, moves = (x.view(-1, count) for x in self._probe(solved.modality_map, flat))
             for i, name in enumerate(solved.names):
                 here = slice(None) if solved.mask is None else solved.mask[i, :, 0]
-                parts[name] = self._part(radii[i][here], solved, name, solved.states[i][here])
+                numbers = radii[i][here], apart[i][here], moves[i][here]
+                parts[name] = self._part(numbers, solved, name, solved.states[i][here])
         radius = spectral_radius(solved.fusion_map, solved.fused, vectors=self.vectors)
-        parts["fusion"] = self._part(radius, solved, "fusion", solved.fused)
+        numbers = radius, *self._probe(solved.fusion_map, solved.fused)
+        parts["fusion"] = self._part(numbers, solved, "fusion", solved.fused)
         gate = None
         if solved.fusion_map.weights.gate is not None:
             _, saved = solved.fusion_map.evaluate(solved.fused)
@@ -159,7 +171,29 @@ class EquilibriumMonitor:
         report.warnings = self._warnings(report, varied)
         return report
 
-    def _part(self, radius: Tensor, solved: Solved, name: str, z: Tensor) -> PartReport:
+    def _probe(self, f: ModalityMap | FusionMap, z: Tensor) -> tuple[Tensor, Tensor]:
+        """What happens away from the equilibria ``z`` ``(n, d)``.
+
+        Returns:
+            Bool ``(n,)``, whether a solve from another start ends elsewhere; and ``(n,)``, how far the map moves a
+            state that is away from its equilibrium, relative to the way.
+        """
+        generator = torch.Generator(z.device).manual_seed(0)
+        noise = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
+        size = row_norm(z)[:, None]
+        noise = noise * (size / row_norm(noise).clamp(min=torch.finfo(z.dtype).tiny)[:, None])
+        solver = self.fusion.solver
+        other, stats = fixed_point(f, noise, solver=solver, warn=False)
+        _, own = fixed_point(f, z, solver=solver, warn=False)
+        apart = row_norm(other - z) > _APART * solver.tol * size.squeeze(1)
+        away = z + _WAY * noise
+        moved = row_norm(f(away) - away) / (_WAY * size.squeeze(1)).clamp(min=torch.finfo(z.dtype).tiny)
+        return apart & stats.converged & own.converged, torch.where(size.squeeze(1) > 0, moved, 1.0)
+
+    def _part(
+        self, numbers: tuple[Tensor, Tensor, Tensor], solved: Solved, name: str, z: Tensor
+    ) -> PartReport:
+        radius, apart, moved = numbers
         stats = solved.stats[name].summary()
         return PartReport(
             radius=radius.max().item() if radius.numel() else 0.0,
@@ -168,6 +202,8 @@ class EquilibriumMonitor:
             max_steps=stats["max_steps"],
             converged=stats["converged"],
             spread=_spread(z),
+            several=apart.double().mean().item() if apart.numel() else 0.0,
+            identity=bool(moved.median() < _IDENTITY) if moved.numel() else False,
         )
 
     def _warnings(self, report: EquilibriumReport, varied: bool) -> list[str]:
@@ -180,15 +216,13 @@ class EquilibriumMonitor:
                     f"{who}: {1 - part.converged:.1%} of the samples did not converge in {allowed} evaluations; lower "
                     "the learning rate, add jacobian_weight or spectral_weight, or set contraction"
                 )
-            elif part.max_steps > _MANY * allowed:
-                found.append(f"{who}: {part.max_steps:.0f} of the {allowed} evaluations allowed were needed")
-            if part.radius >= 1:
+            if part.several:
                 found.append(
-                    f"{who}: the spectral radius is {part.radius:.2f}, plain iteration would not converge; "
-                    "add jacobian_weight or spectral_weight, or set contraction"
+                    f"{who}: {part.several:.1%} of the samples have another fixed point, so what they give depends on "
+                    "where a solve starts; set contraction, or add jacobian_weight or spectral_weight"
                 )
-            elif part.radius > _NEAR_CRITICAL:
-                found.append(f"{who}: the spectral radius is {part.radius:.2f}, close to 1; convergence may end soon")
+            if part.identity:
+                found.append(f"{who}: the map is nearly the identity, so any state solves it; lower residual_weight")
             if varied and part.spread < _COLLAPSED:
                 found.append(f"{who}: the equilibrium has collapsed, it is the same for every input")
         if report.gate is not None and report.gate < _DEAD:
