@@ -341,18 +341,30 @@ def fixed_point(
     return z, stats
 
 
-def report(stats: SolverStats, which: str, *, strict: bool = False) -> None:
+def report(
+    stats: SolverStats, which: str, *, strict: bool = False, cause: Callable[[], str | None] = lambda: None
+) -> None:
     """Warn once, or raise :class:`NotConvergedError`, if a sample of a solve did not converge.
 
     Does nothing in a compiled graph, whose statistics are available to the caller.
+
+    Args:
+        stats: the statistics of the solve.
+        which: ``"forward"`` or ``"adjoint"``.
+        strict: raise instead of warning.
+        cause: gives a reason that the caller knows of, and what to do; asked only if a sample did not converge.
     """
     if torch.compiler.is_compiling() or bool(stats.converged.all()):
         return
     failed = int((~stats.converged).sum())
+    advice = cause()
+    if advice is None and which == "adjoint" and bool((stats.residual == torch.inf).any()):
+        lost = int((stats.residual == torch.inf).sum())
+        advice = f"the gradient that came in is not finite, or too large, in {lost} of them and is passed on as NaN"
     message = (
         f"{failed} of {stats.converged.numel()} samples did not converge in the {which} solve "
         f"(largest relative residual {stats.residual.max().item():.1e} after {int(stats.steps.max())} evaluations); "
-        "raise max_steps or tol, or lower the map's spectral radius"
+        f"{advice or 'raise max_steps or tol, or lower the spectral radius of the map'}"
     )
     if strict:
         raise NotConvergedError(message)

@@ -46,7 +46,8 @@ class SolverStats:
 
     def select(self, rows: slice) -> SolverStats:
         """The statistics of the samples ``rows`` alone."""
-        return SolverStats(self.converged[rows], self.residual[rows], self.steps[rows], self.trace[:, rows])
+        numbers = self.converged[rows], self.residual[rows], self.steps[rows], self.trace[:, rows]
+        return SolverStats(*(x.clone() for x in numbers))
 
     def first(self, count: int) -> SolverStats:
         """The statistics of the first ``count`` samples, including those of the parts."""

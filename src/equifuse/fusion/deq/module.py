@@ -267,7 +267,7 @@ class DEQFusion(Fusion):
         if rows.count > count:
             output.stats = None if output.stats is None else output.stats.first(count)
             output.fused = output.fused[:count].clone()
-            output.modalities = {m: state[:count] for m, state in output.modalities.items()}
+            output.modalities = {m: state[:count].clone() for m, state in output.modalities.items()}
         output.fused = output.fused.to(dtype)
         output.modalities = {m: state.to(dtype) for m, state in output.modalities.items()}
         return output
@@ -282,8 +282,8 @@ class DEQFusion(Fusion):
         return regularizers(f, z, wanted, self.spectral_band)
 
     def _by_name(self, states: Tensor, p: Problem) -> dict[str, Tensor]:
-        """Stacked states ``(M', R, d)`` by modality, zeros for a modality that was not given."""
-        given = dict(zip(p.names, states, strict=True))
+        """Stacked states ``(M', R, d)`` by modality, each in memory of its own, zeros for one that was not given."""
+        given = {m: state.clone() for m, state in zip(p.names, states, strict=True)}
         return {m: given[m] if m in given else states.new_zeros(states.shape[1:]) for m in self.dims}
 
     def _solve(self, p: Problem, index: Tensor | None) -> FusionOutput:
@@ -299,7 +299,7 @@ class DEQFusion(Fusion):
         modality_parts = list(parts.values())
         parts[_FUSION] = stats
         merged = merge_stats(modality_parts, stats, parts)
-        report(merged, "forward")
+        report(merged, "forward", cause=lambda: _not_finite(p))
         if self.observers:
             solved = Solved(p.names, p.x, p.mask, modality_map, states, fusion_map, fused, parts)
             for seen in self.observers:
@@ -352,6 +352,13 @@ class DEQFusion(Fusion):
         ``options`` are the constructor's; :mod:`equifuse.fusion.deq.reference_weights` has the layout of the keys.
         """
         return from_reference(cls, state_dict, **options)
+
+
+def _not_finite(p: Problem) -> str | None:
+    """Which modalities have inputs that are not finite, where they are present; None if there are none."""
+    bad = {m: int((~x.isfinite().all(1)).sum()) for m, x in zip(p.names, p.x, strict=True)}
+    named = ", ".join(f"{m!r} in {count} samples" for m, count in bad.items() if count)
+    return f"inputs are not finite: modality {named}; replace the values, or mark them absent" if named else None
 
 
 def _padded(rows: FlatInputs, least: int) -> FlatInputs:
