@@ -39,8 +39,11 @@ class Preparable(Protocol):
 
     looks_ahead: bool
 
-    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor) -> Run:
-        """What writes the image of ``z`` ``(R, N)`` to ``out``, and the point ahead to ``ahead`` if it looks ahead."""
+    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor, idle: Tensor | None) -> Run:
+        """What writes the image of ``z`` ``(R, N)`` to ``out``, and the point ahead to ``ahead`` if it looks ahead.
+
+        Rows whose ``idle`` is not 0 need not be computed.
+        """
 
 
 class Capturable(Preparable, Protocol):
@@ -123,7 +126,7 @@ class _Steps:
 
     def begin(self) -> None:
         """Be at the start, again."""
-        self._evaluate = self._evaluation().prepare(self.z, self._image, self._ahead)
+        self._evaluate = self._evaluation().prepare(self.z, self._image, self._ahead, self.rows.status)
         rows = self.rows
         rows.best.copy_(self.z)
         rows.residual.fill_(torch.inf)
