@@ -189,7 +189,8 @@ class _Recording:
         self, map: Capturable, start: Start, memory: int, limits: RowLimits, count: int, record: Callable[[Run], Run]
     ) -> None:
         self._inputs = inputs = tuple(None if tensor is None else tensor.clone() for tensor in map.tensors)
-        self._steps = steps = _Steps(lambda: map.with_tensors(inputs), start, memory, limits, count)
+        own = map.with_tensors(inputs)  # which keeps nothing of the first solve alive
+        self._steps = steps = _Steps(lambda: own.with_tensors(inputs), start, memory, limits, count)
         self._limits, self._expected = limits, _FIRST
         steps.advance()  # libraries start and kernels are compiled before they are recorded
         self._begin, self._advance = record(steps.begin), record(steps.advance)
