@@ -86,6 +86,31 @@ def test_derivatives(draw, shape, masked):
         close(found, expected)
 
 
+def test_idle_rows_are_not_computed(draw):
+    c, z, gain = draw(2, 3, 16), draw(2, 3, 16), draw(2, 1, 16)
+    idle = torch.tensor([0, 1, 0, 2, 3, 0], dtype=torch.int8, device=DEVICE)
+    normal, scale = reference.normalise(c, 1e-5)
+    saved = reference.TailSaved(normal, scale, c.relu(), normal, scale)
+    tail = reference.TailWeights(*[gain] * 4)
+    outs = [torch.full_like(c, 7.0) for _ in range(8)]
+    cuda.norm_relu(c, gain, gain, 1e-5, outs[0], idle)()
+    cuda.relu_norm(c, gain, gain, 1e-5, outs[1], idle)()
+    cuda.block_tail(c, z, tail, None, 1e-5, 1, outs[2], outs[3], idle)()
+    cuda.norm_relu_vjp(z, c, normal, scale, gain, outs[4], idle)()
+    cuda.relu_norm_vjp(z, c, normal, scale, gain, outs[5], idle)()
+    cuda.block_tail_vjp(z, saved, gain, gain, None, outs[6], outs[7], idle)()
+    expected = [
+        reference.norm_relu(c, gain, gain, 1e-5),
+        reference.relu_norm(c, gain, gain, 1e-5),
+        *reference.block_tail(c, z, tail, None, 1e-5, 1),
+        reference.norm_relu_vjp(z, c, normal, scale, gain),
+        reference.relu_norm_vjp(z, c, normal, scale, gain),
+        *reference.block_tail_vjp(z, saved, gain, gain, None),
+    ]
+    for found, whole in zip(outs, expected, strict=True):
+        close(found, torch.where((idle == 0).view(2, 3, 1), whole, 7.0))
+
+
 def test_a_nan_stays_in_its_row_and_is_seen(draw):
     c, gain, shift = draw(1, 3, 16), draw(1, 1, 16), draw(1, 1, 16)
     c[0, 1, 3] = torch.nan
@@ -175,7 +200,7 @@ class Tanh:
     def with_tensors(self, tensors):
         return Tanh(*tensors)
 
-    def prepare(self, z, out, ahead):
+    def prepare(self, z, out, ahead, idle):
         return lambda: self.step(z, out)
 
     def step(self, z, out):

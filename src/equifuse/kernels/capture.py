@@ -39,8 +39,11 @@ class Preparable(Protocol):
 
     looks_ahead: bool
 
-    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor) -> Run:
-        """What writes the image of ``z`` ``(R, N)`` to ``out``, and the point ahead to ``ahead`` if it looks ahead."""
+    def prepare(self, z: Tensor, out: Tensor, ahead: Tensor, idle: Tensor | None) -> Run:
+        """What writes the image of ``z`` ``(R, N)`` to ``out``, and the point ahead to ``ahead`` if it looks ahead.
+
+        Rows whose ``idle`` is not 0 need not be computed.
+        """
 
 
 class Capturable(Preparable, Protocol):
@@ -123,7 +126,7 @@ class _Steps:
 
     def begin(self) -> None:
         """Be at the start, again."""
-        self._evaluate = self._evaluation().prepare(self.z, self._image, self._ahead)
+        self._evaluate = self._evaluation().prepare(self.z, self._image, self._ahead, self.rows.status)
         rows = self.rows
         rows.best.copy_(self.z)
         rows.residual.fill_(torch.inf)
@@ -186,7 +189,8 @@ class _Recording:
         self, map: Capturable, start: Start, memory: int, limits: RowLimits, count: int, record: Callable[[Run], Run]
     ) -> None:
         self._inputs = inputs = tuple(None if tensor is None else tensor.clone() for tensor in map.tensors)
-        self._steps = steps = _Steps(lambda: map.with_tensors(inputs), start, memory, limits, count)
+        own = map.with_tensors(inputs)  # which keeps nothing of the first solve alive
+        self._steps = steps = _Steps(lambda: own.with_tensors(inputs), start, memory, limits, count)
         self._limits, self._expected = limits, _FIRST
         steps.advance()  # libraries start and kernels are compiled before they are recorded
         self._begin, self._advance = record(steps.begin), record(steps.advance)

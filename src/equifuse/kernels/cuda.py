@@ -2,7 +2,7 @@
 
 A function of the interface prepares a kernel for the tensors that it will read and write, which the caller owns, and
 returns what launches it; nothing is recorded, and nothing waits for the device. A row is a tile ``(groups, width)``,
-padded to a power of two. With ``TRITON_INTERPRET=1`` the kernels run on a CPU, for tests.
+padded to a power of two; a program whose row is idle returns at once. With ``TRITON_INTERPRET=1`` the kernels run on a CPU, for tests.
 """
 # Triton reads the types of a kernel's arguments when it is called.
 # ruff: noqa: ANN001, ANN202
@@ -64,8 +64,14 @@ def _normalise_vjp(g, normal, scale, inside, width):
 
 
 @triton.jit
-def _norm_relu(c, gain, shift, out, per, width, eps: tl.constexpr, GROUPS: tl.constexpr, PADDED: tl.constexpr):
+def _norm_relu(
+    c, gain, shift, out, idle, per, width,
+    eps: tl.constexpr, SKIPS: tl.constexpr, GROUPS: tl.constexpr, PADDED: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
+    if SKIPS:
+        if tl.load(idle + row) != 0:
+            return
     tile, inside = _tile(width, GROUPS, PADDED)
     here, block = row * GROUPS * width + tile, row // per * GROUPS * width + tile
     normal = _normalise(tl.load(c + here, inside, 0.0), inside, width, eps)
@@ -74,8 +80,14 @@ def _norm_relu(c, gain, shift, out, per, width, eps: tl.constexpr, GROUPS: tl.co
 
 
 @triton.jit
-def _relu_norm(c, gain, shift, out, per, width, eps: tl.constexpr, GROUPS: tl.constexpr, PADDED: tl.constexpr):
+def _relu_norm(
+    c, gain, shift, out, idle, per, width,
+    eps: tl.constexpr, SKIPS: tl.constexpr, GROUPS: tl.constexpr, PADDED: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
+    if SKIPS:
+        if tl.load(idle + row) != 0:
+            return
     tile, inside = _tile(width, GROUPS, PADDED)
     here, block = row * GROUPS * width + tile, row // per * GROUPS * width + tile
     normal = _normalise(_relu(tl.load(c + here, inside, 0.0)), inside, width, eps)
@@ -85,10 +97,13 @@ def _relu_norm(c, gain, shift, out, per, width, eps: tl.constexpr, GROUPS: tl.co
 
 @triton.jit
 def _block_tail(
-    c, z, gain2, shift2, gain3, shift3, mask, out, ahead, per, width, eps: tl.constexpr,
-    REPEATS: tl.constexpr, MASKED: tl.constexpr, GROUPS: tl.constexpr, PADDED: tl.constexpr,
+    c, z, gain2, shift2, gain3, shift3, mask, out, ahead, idle, per, width, eps: tl.constexpr,
+    REPEATS: tl.constexpr, MASKED: tl.constexpr, SKIPS: tl.constexpr, GROUPS: tl.constexpr, PADDED: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
+    if SKIPS:
+        if tl.load(idle + row) != 0:
+            return
     tile, inside = _tile(width, GROUPS, PADDED)
     here, block = row * GROUPS * width + tile, row // per * GROUPS * width + tile
     inner = _normalise(tl.load(c + here, inside, 0.0), inside, width, eps)
@@ -108,8 +123,14 @@ def _block_tail(
 
 
 @triton.jit
-def _norm_relu_vjp(g, output, normal, scale, gain, out, per, width, GROUPS: tl.constexpr, PADDED: tl.constexpr):
+def _norm_relu_vjp(
+    g, output, normal, scale, gain, out, idle, per, width,
+    SKIPS: tl.constexpr, GROUPS: tl.constexpr, PADDED: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
+    if SKIPS:
+        if tl.load(idle + row) != 0:
+            return
     tile, inside = _tile(width, GROUPS, PADDED)
     here, block = row * GROUPS * width + tile, row // per * GROUPS * width + tile
     passed = tl.load(output + here, inside, 0.0) > 0
@@ -120,8 +141,14 @@ def _norm_relu_vjp(g, output, normal, scale, gain, out, per, width, GROUPS: tl.c
 
 
 @triton.jit
-def _relu_norm_vjp(u, outer, normal, scale, gain, out, per, width, GROUPS: tl.constexpr, PADDED: tl.constexpr):
+def _relu_norm_vjp(
+    u, outer, normal, scale, gain, out, idle, per, width,
+    SKIPS: tl.constexpr, GROUPS: tl.constexpr, PADDED: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
+    if SKIPS:
+        if tl.load(idle + row) != 0:
+            return
     tile, inside = _tile(width, GROUPS, PADDED)
     here, block = row * GROUPS * width + tile, row // per * GROUPS * width + tile
     g = tl.load(u + here, inside, 0.0) * tl.load(gain + block, inside, 0.0)
@@ -132,10 +159,13 @@ def _relu_norm_vjp(u, outer, normal, scale, gain, out, per, width, GROUPS: tl.co
 
 @triton.jit
 def _block_tail_vjp(
-    u, normal2, scale2, outer, normal3, scale3, gain2, gain3, mask, at_state, at_product, per, width,
-    MASKED: tl.constexpr, GROUPS: tl.constexpr, PADDED: tl.constexpr,
+    u, normal2, scale2, outer, normal3, scale3, gain2, gain3, mask, at_state, at_product, idle, per, width,
+    MASKED: tl.constexpr, SKIPS: tl.constexpr, GROUPS: tl.constexpr, PADDED: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
+    if SKIPS:
+        if tl.load(idle + row) != 0:
+            return
     tile, inside = _tile(width, GROUPS, PADDED)
     here, block = row * GROUPS * width + tile, row // per * GROUPS * width + tile
     groups = row * GROUPS + tl.arange(0, GROUPS)
@@ -281,19 +311,19 @@ def _warps(numbers: int) -> int:
     return min(_MOST_WARPS, max(1, numbers // _PER_WARP))
 
 
-def _prepared(kernel: Any, c: Tensor, gain: Tensor, *tensors: Tensor, **constants: Any) -> Run:
-    """What launches a kernel of the maps for all rows of ``c``, as many for each block of weights like ``gain``."""
+def _prepared(kernel: Any, c: Tensor, gain: Tensor, *tensors: Tensor, idle: Tensor | None, **constants: Any) -> Run:
+    """What launches a kernel of the maps for the rows of ``c``, as many for each block of weights like ``gain``."""
     rows, d = c.shape
     if rows == 0:
         return lambda: None
     width, per = d // GROUPS, rows // (gain.numel() // d)
     padded = triton.next_power_of_2(width)
-    launch = kernel[rows,]
-    constants |= {"GROUPS": GROUPS, "PADDED": padded, "num_warps": _warps(GROUPS * padded)}
+    launch, status = kernel[rows,], c if idle is None else _flat(idle[:, None])
+    constants |= {"SKIPS": idle is not None, "GROUPS": GROUPS, "PADDED": padded, "num_warps": _warps(GROUPS * padded)}
 
     def run() -> None:
         with torch.cuda.device_of(c):  # Triton launches on the current device
-            launch(c, *tensors, per, width, **constants)
+            launch(c, *tensors, status, per, width, **constants)
 
     return run
 
@@ -302,16 +332,16 @@ def _mask(mask: Tensor | None, unused: Tensor) -> Tensor:
     return unused if mask is None else _fixed(mask).view(torch.uint8)
 
 
-def norm_relu(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor) -> Run:
+def norm_relu(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor, idle: Tensor | None = None) -> Run:
     """:func:`equifuse.kernels.reference.norm_relu` into ``out``, which may be ``c``."""
     x = _flat(c)
-    return _prepared(_norm_relu, x, gain, _fixed(gain), _fixed(shift), _flat(out), eps=eps)
+    return _prepared(_norm_relu, x, gain, _fixed(gain), _fixed(shift), _flat(out), idle=idle, eps=eps)
 
 
-def relu_norm(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor) -> Run:
+def relu_norm(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor, idle: Tensor | None = None) -> Run:
     """:func:`equifuse.kernels.reference.relu_norm` into ``out``, which may be ``c``."""
     x = _flat(c)
-    return _prepared(_relu_norm, x, gain, _fixed(gain), _fixed(shift), _flat(out), eps=eps)
+    return _prepared(_relu_norm, x, gain, _fixed(gain), _fixed(shift), _flat(out), idle=idle, eps=eps)
 
 
 def block_tail(
@@ -323,38 +353,50 @@ def block_tail(
     repeats: int,
     out: Tensor,
     ahead: Tensor,
+    idle: Tensor | None = None,
 ) -> Run:
     """:func:`equifuse.kernels.reference.block_tail` into ``out`` and, with repeats, ``ahead``."""
     x = _flat(c)
     affine = (_fixed(weight) for weight in weights)
     flags = {"eps": eps, "REPEATS": repeats, "MASKED": mask is not None}
     written = _flat(out), _flat(ahead)
-    return _prepared(_block_tail, x, weights.gain2, _flat(z), *affine, _mask(mask, x), *written, **flags)
+    return _prepared(_block_tail, x, weights.gain2, _flat(z), *affine, _mask(mask, x), *written, idle=idle, **flags)
 
 
-def norm_relu_vjp(g: Tensor, output: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor) -> Run:
+def norm_relu_vjp(
+    g: Tensor, output: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor, idle: Tensor | None = None
+) -> Run:
     """:func:`equifuse.kernels.reference.norm_relu_vjp` into ``out``, which may be ``g``."""
     x = _flat(g)
     saved = _fixed(output), _fixed(normal), _fixed(scale), _fixed(gain)
-    return _prepared(_norm_relu_vjp, x, gain, *saved, _flat(out))
+    return _prepared(_norm_relu_vjp, x, gain, *saved, _flat(out), idle=idle)
 
 
-def relu_norm_vjp(u: Tensor, outer: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor) -> Run:
+def relu_norm_vjp(
+    u: Tensor, outer: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor, idle: Tensor | None = None
+) -> Run:
     """:func:`equifuse.kernels.reference.relu_norm_vjp` into ``out``, which may be ``u``."""
     x = _flat(u)
     saved = _fixed(outer), _fixed(normal), _fixed(scale), _fixed(gain)
-    return _prepared(_relu_norm_vjp, x, gain, *saved, _flat(out))
+    return _prepared(_relu_norm_vjp, x, gain, *saved, _flat(out), idle=idle)
 
 
 def block_tail_vjp(
-    u: Tensor, saved: TailSaved, gain2: Tensor, gain3: Tensor, mask: Tensor | None, at_state: Tensor, at_product: Tensor
+    u: Tensor,
+    saved: TailSaved,
+    gain2: Tensor,
+    gain3: Tensor,
+    mask: Tensor | None,
+    at_state: Tensor,
+    at_product: Tensor,
+    idle: Tensor | None = None,
 ) -> Run:
     """:func:`equifuse.kernels.reference.block_tail_vjp` into ``at_state`` and ``at_product``."""
     x = _flat(u)
     stored = (saved.normal2, saved.scale2, saved.outer, saved.normal3, saved.scale3)
     tensors = (_fixed(tensor) for tensor in stored)
     rest = _fixed(gain2), _fixed(gain3), _mask(mask, x), _flat(at_state), _flat(at_product)
-    return _prepared(_block_tail_vjp, x, gain2, *tensors, *rest, MASKED=mask is not None)
+    return _prepared(_block_tail_vjp, x, gain2, *tensors, *rest, idle=idle, MASKED=mask is not None)
 
 
 def set_limits(limits: RowLimits, numbers: Tensor) -> None:

@@ -193,7 +193,12 @@ class _FusionEvaluation:
     worth_selecting = 2**16
 
     def __init__(
-        self, tensors: tuple[Tensor | None, ...], eps: float, bound: float | None, fused: Kernels, whole: FusionMap
+        self,
+        tensors: tuple[Tensor | None, ...],
+        eps: float,
+        bound: float | None,
+        fused: Kernels,
+        whole: FusionMap | None,
     ) -> None:
         self.tensors, self._eps, self._bound, self._kernels, self._whole = tensors, eps, bound, fused, whole
         injected, constant, count, self._share, self._gate, mix, gain, shift = tensors
@@ -213,7 +218,7 @@ class _FusionEvaluation:
 
     def with_tensors(self, tensors: tuple[Tensor | None, ...]) -> _FusionEvaluation:
         """The same evaluation of other tensors."""
-        return _FusionEvaluation(tensors, self._eps, self._bound, self._kernels, self._whole)
+        return _FusionEvaluation(tensors, self._eps, self._bound, self._kernels, None)
 
     def prepare(self, z: Tensor, out: Tensor, ahead: Tensor, idle: Tensor | None) -> Run:
         """See :class:`~equifuse.solve.maps.Evaluation`."""
@@ -245,7 +250,7 @@ class _FusionEvaluation:
 
     def select(self, rows: Tensor) -> Evaluation | None:
         """See :class:`~equifuse.solve.maps.Evaluation`."""
-        return self._whole.select(rows).evaluation(self._injected)
+        return None if self._whole is None else self._whole.select(rows).evaluation(self._injected)
 
 
 class _FusionAdjoint:
@@ -255,7 +260,7 @@ class _FusionAdjoint:
     worth_selecting = 2**16
 
     def __init__(
-        self, tensors: tuple[Tensor | None, ...], fused: Kernels, whole: FusionMap, saved: Saved | None = None
+        self, tensors: tuple[Tensor | None, ...], fused: Kernels, whole: FusionMap | None, saved: Saved | None = None
     ) -> None:
         self.tensors, self._kernels, self._whole, self._saved = tensors, fused, whole, saved
         g, outer, normal, scale, alpha, scaled, self._inside, self._share, count, self._gate, mix, gain = tensors
@@ -272,7 +277,7 @@ class _FusionAdjoint:
 
     def with_tensors(self, tensors: tuple[Tensor | None, ...]) -> _FusionAdjoint:
         """The same evaluation of other tensors."""
-        return _FusionAdjoint(tensors, self._kernels, self._whole)
+        return _FusionAdjoint(tensors, self._kernels, None)
 
     def prepare(self, z: Tensor, out: Tensor, ahead: Tensor, idle: Tensor | None) -> Run:
         """See :class:`~equifuse.solve.maps.Evaluation`."""
@@ -299,5 +304,6 @@ class _FusionAdjoint:
 
     def select(self, rows: Tensor) -> Evaluation | None:
         """See :class:`~equifuse.solve.maps.Evaluation`."""
-        assert self._saved is not None
+        if self._whole is None or self._saved is None:
+            return None
         return self._whole.select(rows).adjoint(self._whole.select_saved(self._saved, rows), self._g[rows])

@@ -205,27 +205,38 @@ class ModalityMap(ExplicitMap):
         if fused is None:
             return None
         w = self.weights
-        tensors = (self.x + w.bias2, self.mask, *w)
+        tensors = (self.x + w.bias2, self.mask, self.places, *w)
         return _BlockEvaluation(tensors, self.eps, self._repeats(), fused, self)
 
     def adjoint(self, saved: Saved, g: Tensor) -> Evaluation | None:
         """``u ↦ Jᵀu + g`` on the solver's memory."""
         fused = kernels.fused(g)
-        return None if fused is None else _BlockAdjoint((self._stack(g), self.mask, *self.weights, *saved), fused, self, g)
+        return (
+            None
+            if fused is None
+            else _BlockAdjoint((self._stack(g), self.mask, self.places, *self.weights, *saved), fused, self, g)
+        )
 
 
 class _Stacked:
-    """An evaluation of stacked states in the places of a map."""
+    """An evaluation of stacked states in the places of a map.
+
+    Args:
+        tensors: one ``(M, n, d)`` of all places, the mask, the places, and others.
+        fused: the kernels.
+        whole: the map; None for an evaluation that is not divided into rows, and keeps nothing but its tensors alive.
+    """
 
     looks_ahead: bool
     worth_selecting = 2**16
 
-    def __init__(self, tensors: tuple[Tensor | None, ...], fused: Kernels, whole: ModalityMap) -> None:
+    def __init__(self, tensors: tuple[Tensor | None, ...], fused: Kernels, whole: ModalityMap | None) -> None:
         self.tensors, self._kernels, self._whole = tensors, fused, whole
-        first = tensors[0]
+        first, self._places = tensors[0], tensors[2]
         assert first is not None
+        self._shape = first.shape
         # Of a part of the rows: their states in the places of the map, and the results there.
-        parts = 0 if whole.places is None else 3 if self.looks_ahead else 2
+        parts = 0 if self._places is None else 3 if self.looks_ahead else 2
         self._padded = [torch.zeros_like(first) for _ in range(parts)]
 
     def _passes(self, z: Tensor, out: Tensor, ahead: Tensor, idle: Tensor | None) -> tuple[Run, ...]:
@@ -234,7 +245,7 @@ class _Stacked:
 
     def prepare(self, z: Tensor, out: Tensor, ahead: Tensor, idle: Tensor | None) -> Run:
         """See :class:`~equifuse.solve.maps.Evaluation`."""
-        shape, places = self._whole.x.shape, self._whole.places
+        shape, places = self._shape, self._places
         if places is None:
             passes = self._passes(z.view(shape), out.view(shape), ahead.view(shape), idle)
             return lambda: [run() for run in passes]
@@ -255,11 +266,11 @@ class _BlockEvaluation(_Stacked):
     """``f`` in two products and two passes over each row."""
 
     def __init__(
-        self, tensors: tuple[Tensor | None, ...], eps: float, repeats: int, fused: Kernels, whole: ModalityMap
+        self, tensors: tuple[Tensor | None, ...], eps: float, repeats: int, fused: Kernels, whole: ModalityMap | None
     ) -> None:
         self._eps, self._repeats, self.looks_ahead = eps, repeats, repeats > 0
         super().__init__(tensors, fused, whole)
-        injected, self._mask, *weights = tensors
+        injected, self._mask, _, *weights = tensors
         assert injected is not None
         self._injected, self._weights = injected, BlockWeights(*weights)  # type: ignore[arg-type]
         self._first, self._second = torch.empty_like(injected), torch.empty_like(injected)
@@ -267,11 +278,11 @@ class _BlockEvaluation(_Stacked):
     @property
     def key(self) -> Hashable:
         """What decides the sequence of operations."""
-        return "block", self._injected.shape, self._mask is None, self._eps, self._repeats
+        return "block", self._mask is None, self._eps, self._repeats
 
     def with_tensors(self, tensors: tuple[Tensor | None, ...]) -> _BlockEvaluation:
         """The same evaluation of other tensors."""
-        return _BlockEvaluation(tensors, self._eps, self._repeats, self._kernels, self._whole)
+        return _BlockEvaluation(tensors, self._eps, self._repeats, self._kernels, None)
 
     def _passes(self, z: Tensor, out: Tensor, ahead: Tensor, idle: Tensor | None) -> tuple[Run, ...]:
         w, fused = self._weights, self._kernels
@@ -284,7 +295,7 @@ class _BlockEvaluation(_Stacked):
 
     def select(self, rows: Tensor) -> Evaluation | None:
         """See :class:`~equifuse.solve.maps.Evaluation`."""
-        return self._whole.select(rows).evaluation(self._injected)
+        return None if self._whole is None else self._whole.select(rows).evaluation(self._injected)
 
 
 class _BlockAdjoint(_Stacked):
@@ -293,11 +304,11 @@ class _BlockAdjoint(_Stacked):
     looks_ahead = False
 
     def __init__(
-        self, tensors: tuple[Tensor | None, ...], fused: Kernels, whole: ModalityMap, g: Tensor | None = None
+        self, tensors: tuple[Tensor | None, ...], fused: Kernels, whole: ModalityMap | None, g: Tensor | None = None
     ) -> None:
         super().__init__(tensors, fused, whole)
         self._rows = g
-        self._g, self._mask, *rest = tensors
+        self._g, self._mask, _, *rest = tensors
         self._weights = BlockWeights(*rest[: len(BlockWeights._fields)])  # type: ignore[arg-type]
         self._saved = _BlockSaved(*rest[len(BlockWeights._fields) :])  # type: ignore[arg-type]
         assert self._g is not None
@@ -306,11 +317,11 @@ class _BlockAdjoint(_Stacked):
     @property
     def key(self) -> Hashable:
         """What decides the sequence of operations."""
-        return "block adjoint", self._state.shape, self._mask is None
+        return "block adjoint", self._mask is None
 
     def with_tensors(self, tensors: tuple[Tensor | None, ...]) -> _BlockAdjoint:
         """The same evaluation of other tensors."""
-        return _BlockAdjoint(tensors, self._kernels, self._whole)
+        return _BlockAdjoint(tensors, self._kernels, None)
 
     def _passes(self, z: Tensor, out: Tensor, ahead: Tensor, idle: Tensor | None) -> tuple[Run, ...]:
         w, s, fused = self._weights, self._saved, self._kernels
@@ -326,5 +337,6 @@ class _BlockAdjoint(_Stacked):
 
     def select(self, rows: Tensor) -> Evaluation | None:
         """See :class:`~equifuse.solve.maps.Evaluation`."""
-        assert self._rows is not None
+        if self._whole is None or self._rows is None:
+            return None
         return self._whole.select(rows).adjoint(self._whole.select_saved(tuple(self._saved), rows), self._rows[rows])
