@@ -30,15 +30,15 @@ def test_agrees_with_the_cpu_in_values_and_gradients(kind):
     torch.manual_seed(0)
     fusion = fusions()[kind].double()
     x = {m: torch.randn(33, width, dtype=torch.float64) for m, width in DIMS.items()}
-    present = {"b": torch.arange(33) % 3 != 0}
+    present, c = torch.arange(33) % 3 != 0, torch.randn(33, fusion.out_dim, dtype=torch.float64)
     results = []
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", "cuda", "cuda"):  # the second time solves are recorded
         fusion = fusion.to(device)
-        fusion.zero_grad()
-        output = fusion({m: v.to(device) for m, v in x.items()}, {"b": present["b"].to(device)})
-        output.fused.square().sum().backward()
-        results.append((output.fused.detach().cpu(), [p.grad.cpu() for p in fusion.parameters() if p.grad is not None]))
-    (z, grads), (z2, grads2) = results
+        inputs = {m: v.to(device).requires_grad_() for m, v in x.items()}
+        fused = fusion(inputs, {"b": present.to(device)}).fused
+        found = torch.autograd.grad((fused * c.to(device)).sum(), [*fusion.parameters(), *inputs.values()])
+        results.append((fused.detach().cpu(), [g.cpu() for g in found]))
+    (z, grads), _, (z2, grads2) = results
     tolerance = {"rtol": 1e-3, "atol": 1e-4} if kind == "gmf-deq" else {"rtol": 1e-5, "atol": 1e-6}
     torch.testing.assert_close(z2, z, **tolerance)
     torch.testing.assert_close(grads2, grads, **tolerance)
@@ -63,11 +63,12 @@ def test_memory_does_not_grow_over_training_steps():
     optimiser = torch.optim.SGD(fusion.parameters(), lr=1e-3)
     x = {m: torch.randn(64, width, device="cuda") for m, width in DIMS.items()}
     seen = []
-    for step in range(120):
+    c = torch.randn(64, 32, device="cuda")
+    for step in range(60):
         optimiser.zero_grad()
-        fusion(x).fused.square().sum().backward()
+        (fusion(x).fused * c).sum().backward()
         optimiser.step()
-        if step in (20, 119):
+        if step in (20, 59):
             torch.cuda.synchronize()
             seen.append(torch.cuda.memory_allocated())
     assert seen[1] <= seen[0] * 1.02
@@ -79,30 +80,70 @@ def test_training_on_the_gpu(tmp_path):
     assert result.metrics["test"]["accuracy"] > 0.9
 
 
-@pytest.mark.filterwarnings("ignore::equifuse.errors.ConvergenceWarning")
-def test_a_step_does_not_wait_for_the_device():
-    """Forty steps, forward and backward, ask some questions every fourth step and a few about the whole solve."""
+def test_a_step_waits_at_most_four_times_per_solve_for_the_device():
     torch.manual_seed(0)
-    solver, adjoint = ef.Anderson(tol=1e-30, max_steps=40), ef.GMRES(tol=1e-30, max_steps=40, restart=40)
-    fusion = ef.DEQFusion(DIMS, 64, solver=solver, gradient=ef.Implicit(solver=adjoint)).cuda()
+    fusion = ef.DEQFusion(DIMS, 64).cuda()
     x = {m: torch.randn(64, width, device="cuda") for m, width in DIMS.items()}
-    fusion(x).fused.sum().backward()
+    c = torch.randn(64, 64, device="cuda")
+    for _ in range(4):  # the second solve of a kind is recorded, the next one learns how long it takes
+        (fusion(x).fused * c).sum().backward()
+    torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
-            fusion(x).fused.sum().backward()
+            (fusion(x).fused * c).sum().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    waits = [w for w in seen if "synchroniz" in str(w.message)]
-    # Two blocks, each solved forward and backward: 160 steps.
-    assert len(waits) < 160
+    waits = [f"{w.filename}:{w.lineno}" for w in seen if "synchroniz" in str(w.message)]
+    # Two blocks, each solved forward and backward.
+    assert 0 < len(waits) <= 4 * 4, waits
 
 
-@pytest.mark.parametrize("options", [{"iterations": 5}, {"solver": {"name": "static", "max_steps": 7}}])
-def test_cuda_graphs(options):
+@pytest.mark.filterwarnings("ignore::equifuse.errors.ConvergenceWarning")
+def test_a_gradient_that_overflows_reaches_the_scaler():
     torch.manual_seed(0)
-    fusion = ef.DEQFusion(DIMS, 32, **options).cuda().eval()
+    fusion = ef.DEQFusion(DIMS, 32).cuda()
+    optimiser, scaler = torch.optim.SGD(fusion.parameters(), lr=1e-3), torch.amp.GradScaler("cuda", init_scale=2.0**16)
+    x = {m: torch.randn(8, width, device="cuda") for m, width in DIMS.items()}
+    c = torch.randn(8, 32, device="cuda")
+    scales = []
+    for factor in (1.0, 1.0, 1e38, 1.0):
+        optimiser.zero_grad()
+        scaler.scale(factor * (fusion(x).fused * c).sum()).backward()
+        scaler.step(optimiser)
+        scaler.update()
+        scales.append(scaler.get_scale() / 2.0**16)
+    assert scales == [1, 1, 0.5, 0.5]
+    assert all(bool(p.isfinite().all()) for p in fusion.parameters())
+
+
+@pytest.mark.parametrize("options", [{}, {"contraction": 0.9}, {"combine": "mean"}, {"gate": False}])
+def test_replays_agree_with_plain_operations(options, monkeypatch):
+    torch.manual_seed(0)
+    dims = {"a": 64, "b": 64}
+    solver, gradient = ef.Anderson(tol=1e-6, max_steps=200), ef.Implicit(solver=ef.GMRES(tol=1e-6))
+    fusion = ef.DEQFusion(dims, 64, projection=False, solver=solver, gradient=gradient, **options).cuda()
+    c = torch.randn(16, 64, device="cuda")
+    for seed in range(4):
+        torch.manual_seed(seed)
+        x = {m: torch.randn(16, 64, device="cuda", requires_grad=True) for m in dims}
+        present = {"b": torch.rand(16, device="cuda") > 0.3}
+        results = []
+        for choice in ("fused", "reference"):
+            monkeypatch.setenv("EQUIFUSE_KERNELS", choice)
+            output = fusion(x, present)
+            found = torch.autograd.grad((output.fused * c).sum(), [*fusion.parameters(), *x.values()])
+            assert bool(output.stats.converged.all())
+            results.append((output.fused.detach(), found))
+        torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-3, atol=1e-4)
+        for mine, plain in zip(results[0][1], results[1][1], strict=True):
+            assert float((mine - plain).norm()) <= 2e-3 * float(plain.norm()) + 1e-5
+
+
+def test_a_fixed_number_of_steps_is_compiled_to_cuda_graphs():
+    torch.manual_seed(0)
+    fusion = ef.DEQFusion(DIMS, 32, solver={"name": "static", "max_steps": 7}).cuda().eval()
     compiled = torch.compile(fusion, fullgraph=True, mode="reduce-overhead")
     with torch.no_grad():
         for _ in range(4):  # the first ones record
