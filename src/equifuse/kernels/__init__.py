@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable
 from functools import cache
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -69,12 +69,14 @@ class Kernels(Protocol):
 def _load(name: str) -> Kernels | None:
     """The module of one fused form; None where its compiler is missing, which a debug line says."""
     try:
-        module: Kernels = importlib.import_module(f"equifuse.kernels.{name}")  # type: ignore[assignment]
+        module = importlib.import_module(f"equifuse.kernels.{name}")
+        if name == "cuda":
+            module.try_out()  # Triton looks for the host's compiler only now
     except Exception as error:
         # A compiler that is there may still fail to start: no LLVM, no place for its cache.
         _log.debug("the reference kernels serve, because those for %s cannot be loaded: %s", name, error)
         return None
-    return module
+    return cast(Kernels, module)
 
 
 def fused(x: Tensor) -> Kernels | None:

@@ -61,9 +61,10 @@ def _normalise_vjp(g, normal, scale, inside, width):
 
 
 # ---- kernels of the maps ----------------------------------------------------------------------------------------
+# Batches of other sizes use the same compiled kernels: numbers that depend on them are not specialised.
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["per"])
 def _norm_relu(
     c, gain, shift, out, idle, per, width,
     eps: tl.constexpr, SKIPS: tl.constexpr, GROUPS: tl.constexpr, PADDED: tl.constexpr,
@@ -79,7 +80,7 @@ def _norm_relu(
     tl.store(out + here, _relu(y), inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["per"])
 def _relu_norm(
     c, gain, shift, out, idle, per, width,
     eps: tl.constexpr, SKIPS: tl.constexpr, GROUPS: tl.constexpr, PADDED: tl.constexpr,
@@ -95,7 +96,7 @@ def _relu_norm(
     tl.store(out + here, y, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["per"])
 def _block_tail(
     c, z, gain2, shift2, gain3, shift3, mask, out, ahead, idle, per, width, eps: tl.constexpr,
     REPEATS: tl.constexpr, MASKED: tl.constexpr, SKIPS: tl.constexpr, GROUPS: tl.constexpr, PADDED: tl.constexpr,
@@ -122,7 +123,7 @@ def _block_tail(
         tl.store(ahead + here, state, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["per"])
 def _norm_relu_vjp(
     g, output, normal, scale, gain, out, idle, per, width,
     SKIPS: tl.constexpr, GROUPS: tl.constexpr, PADDED: tl.constexpr,
@@ -140,7 +141,7 @@ def _norm_relu_vjp(
     tl.store(out + here, y, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["per"])
 def _relu_norm_vjp(
     u, outer, normal, scale, gain, out, idle, per, width,
     SKIPS: tl.constexpr, GROUPS: tl.constexpr, PADDED: tl.constexpr,
@@ -157,7 +158,7 @@ def _relu_norm_vjp(
     tl.store(out + here, tl.where(tl.load(outer + here, inside, 0.0) > 0, y, 0.0), inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["per"])
 def _block_tail_vjp(
     u, normal2, scale2, outer, normal3, scale3, gain2, gain3, mask, at_state, at_product, idle, per, width,
     MASKED: tl.constexpr, SKIPS: tl.constexpr, GROUPS: tl.constexpr, PADDED: tl.constexpr,
@@ -195,7 +196,7 @@ def _length(x):
     return largest.to(tl.float64) * tl.sqrt(tl.sum(scaled * scaled, 0).to(tl.float64))
 
 
-@triton.jit(do_not_specialize=["k"])
+@triton.jit(do_not_specialize=["total", "k"])
 def _anderson(
     z, fz, target, which, best, residual, steps, since, status, last_f, last_r, q, g, scale, trace, limits, progress,
     width, total, k, blow_up: tl.constexpr, greatest: tl.constexpr, least: tl.constexpr,
@@ -326,6 +327,12 @@ def _prepared(kernel: Any, c: Tensor, gain: Tensor, *tensors: Tensor, idle: Tens
             launch(c, *tensors, status, per, width, **constants)
 
     return run
+
+
+def try_out() -> None:
+    """Compile and launch a kernel; raises what a compiler that is missing raises."""
+    x = torch.zeros(1, 1, GROUPS, device="cuda")
+    norm_relu(x, x, x, 1.0, x)()
 
 
 def _mask(mask: Tensor | None, unused: Tensor) -> Tensor:
