@@ -2,10 +2,11 @@
 
 A function of the interface prepares a kernel for the tensors that it will read and write, which the caller owns, and
 returns what launches it; nothing is recorded, and nothing waits for the device. A row is a tile ``(groups, width)``,
-padded to a power of two; a program whose row is idle returns at once. With ``TRITON_INTERPRET=1`` the kernels run on a CPU, for tests.
+padded to a power of two; a program whose row is idle returns at once. With ``TRITON_INTERPRET=1`` the kernels run on a
+CPU, for tests.
 """
-# Triton reads the types of a kernel's arguments when it is called.
-# ruff: noqa: ANN001, ANN202
+# Triton reads the types of a kernel's arguments when it is called, and decides some conditions when it compiles.
+# ruff: noqa: ANN001, ANN202, SIM102
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 
 from __future__ import annotations
