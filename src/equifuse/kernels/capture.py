@@ -226,9 +226,6 @@ class _Device:
         self.lock = threading.RLock()
         self._recordings: OrderedDict[Hashable, _Recording | None] = OrderedDict()
         self._seen: OrderedDict[Hashable, None] = OrderedDict()
-        # All recordings share their temporary memory, since one solve at a time runs. It stays while one of them lives,
-        # also the workspace that cuBLAS gets while the first is made.
-        self._pool: Any = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
@@ -263,13 +260,21 @@ class _Device:
             self._recordings.popitem(last=False)
         return recording
 
-    def record(self, function: Run) -> Run:
-        """Record what a function launches; the function that launches it again."""
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            function()
-        return graph.replay
+    def recorder(self) -> Callable[[Run], Run]:
+        """A function that records what a function launches, and gives what launches it again.
+
+        What it records shares temporary memory of its own: a pool cannot be used again once all its graphs are gone.
+        """
+        pool: Any = torch.cuda.graph_pool_handle()
+
+        def record(function: Run) -> Run:
+            graph = torch.cuda.CUDAGraph()
+            # Other threads may use the device meanwhile.
+            with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
+                function()
+            return graph.replay
+
+        return record
 
     def clear(self) -> None:
         """Forget all recordings."""
@@ -328,7 +333,7 @@ def solve(
         def make() -> _Recording:
             # Memory that is made in inference mode could not be written to outside of it.
             with torch.inference_mode(False), torch.no_grad():
-                return _Recording(map, start, memory, limits, count, device.record)
+                return _Recording(map, start, memory, limits, count, device.recorder())
 
         with device.turn():
             recording = device.get((map.key, shapes, memory, count), make)

@@ -110,4 +110,4 @@ def _on_cuda(
         for slot in range(q.shape[1]):
             yield g[place, slot] - q[place, slot], q[place, slot], (q[place, slot] != 0).any(1)
 
-    return Solution(found.best, found.residual, found.steps.long(), found.status, found.trace, pairs)
+    return Solution(found.best, found.residual, found.steps.long(), found.status, found.trace, pairs, found.failed)

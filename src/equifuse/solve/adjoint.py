@@ -81,6 +81,7 @@ def solve_adjoint(
     else:
         u, stats = _by_fixed_point(product, rhs, method, select_rows)
     u = torch.where(finite[:, None], torch.ldexp(u, exponent), torch.nan)
+    stats.unsolved = None  # rows that are not finite were solved as zeros
     stats.converged, stats.residual = stats.converged & finite, torch.where(finite, stats.residual, torch.inf)
     return u.view(g.shape), stats
 
@@ -111,6 +112,8 @@ def _linear(
     none = torch.zeros(len(rhs), dtype=torch.int64, device=rhs.device)
     if solution is None:
         return gmres(product, rhs, method, tol, torch.zeros_like(rhs), none, select_rows)
+    if solution.unsolved == 0:
+        return solution
     rows = (solution.status == STALLED).nonzero().squeeze(1)
     if len(rows) == 0:
         return solution

@@ -354,7 +354,7 @@ def report(
         strict: raise instead of warning.
         cause: gives a reason that the caller knows of, and what to do; asked only if a sample did not converge.
     """
-    if torch.compiler.is_compiling() or bool(stats.converged.all()):
+    if torch.compiler.is_compiling() or stats.all_converged():
         return
     failed = int((~stats.converged).sum())
     advice = cause()

@@ -205,8 +205,13 @@ def _cycle(
 
 def _least_squares(system: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """``min ‖right − system · y‖`` per row: ``y`` ``(B, k)`` and the smallest norm ``(B,)``."""
-    q, r = torch.linalg.qr(torch.nan_to_num(system).double())
-    along = torch.einsum("bij,bi->bj", q, right.double())
-    y = torch.linalg.solve_triangular(r, along[:, :, None], upper=True).squeeze(2)
-    left = (right.double().square().sum(1) - along.square().sum(1)).clamp(min=0).sqrt()
+    a, b = torch.nan_to_num(system).double(), right.double()
+    if a.is_cpu:
+        q, r = torch.linalg.qr(a)
+        along = torch.einsum("bij,bi->bj", q, b)
+        y = torch.linalg.solve_triangular(r, along[:, :, None], upper=True).squeeze(2)
+        left = (b.square().sum(1) - along.square().sum(1)).clamp(min=0).sqrt()
+    else:  # a GPU makes many small QR decompositions one after the other
+        y = torch.linalg.solve_ex(a.mT @ a, torch.einsum("bij,bi->bj", a, b)).result
+        left = torch.linalg.vector_norm(b - torch.einsum("bij,bj->bi", a, y), dim=1)
     return y.to(right.dtype), left.to(right.dtype)

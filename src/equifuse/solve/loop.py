@@ -30,6 +30,7 @@ class Solution:
         status: int8 ``(R,)``, a constant of :mod:`equifuse.kernels.rows`.
         trace: ``(K, R)`` the residual at each evaluation.
         known: function of row indices that gives what was learnt about the map of these rows.
+        unsolved: how many rows have not converged, where that is known without waiting for a device; else None.
     """
 
     z: Tensor
@@ -38,6 +39,7 @@ class Solution:
     status: Tensor
     trace: Tensor
     known: Callable[[Tensor], Iterator[SecantPair]]
+    unsolved: int | None = None
 
     def merge(self, rows: Tensor, later: Solution) -> Solution:
         """This one with ``rows`` solved further by ``later``; a row keeps whichever iterate is better."""
@@ -55,7 +57,7 @@ class Solution:
 
     def stats(self, tol: float) -> SolverStats:
         """Its statistics."""
-        return SolverStats(self.residual <= tol, self.residual, self.steps, self.trace)
+        return SolverStats(self.residual <= tol, self.residual, self.steps, self.trace, unsolved=self.unsolved)
 
 
 def solve(
@@ -84,7 +86,7 @@ def solve(
     called = Called(f, z0, select_rows)
     solution = solver.run(called, z, z.new_zeros(len(z), dtype=torch.int64))
     method = solver.fallback()
-    while method is not None and len(z):
+    while method is not None and len(z) and solution.unsolved != 0:
         stalled = solution.status == STALLED
         rows = stalled.nonzero().squeeze(1)
         if len(rows) == 0:

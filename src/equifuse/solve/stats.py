@@ -26,6 +26,7 @@ class SolverStats:
         parts: statistics of each part of a composite solve (one modality, the fusion state) by name; {} otherwise.
         backward: list that the backward pass fills with the statistics of its own solve; read it as ``adjoint``.
         own: which rows of the backward solve belong to these samples; None for all.
+        unsolved: number of samples that did not converge, where it is known without waiting for a device; else None.
     """
 
     converged: Tensor
@@ -35,6 +36,7 @@ class SolverStats:
     parts: dict[str, SolverStats] = field(default_factory=dict)
     backward: list[SolverStats] = field(default_factory=list)
     own: slice | None = None
+    unsolved: int | None = None
 
     @property
     def adjoint(self) -> SolverStats | None:
@@ -43,6 +45,10 @@ class SolverStats:
             return None
         latest = self.backward[-1]
         return latest if self.own is None else latest.select(self.own)
+
+    def all_converged(self) -> bool:
+        """Whether every sample converged."""
+        return self.unsolved == 0 if self.unsolved is not None else bool(self.converged.all())
 
     def select(self, rows: slice) -> SolverStats:
         """The statistics of the samples ``rows`` alone."""

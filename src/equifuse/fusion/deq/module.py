@@ -174,18 +174,24 @@ class DEQFusion(Fusion):
         dtype = work_dtype(rows.like.dtype)
         names = list(rows.values)
         order = list(self.dims)
-        index = [order.index(m) for m in names]
+
+        def some(parameter: Tensor) -> Tensor:
+            """Of the modalities given."""
+            if len(names) == len(order):
+                return parameter
+            return torch.stack([parameter[order.index(m)] for m in names])
+
         xs = [self._project(m, v).to(dtype) for m, v in rows.values.items()]
         mask = None
         count = xs[0].new_full((rows.count, 1), len(names))
         if any(rows.masks[m] is not None for m in names):
             mask = torch.stack([rows.mask(m) for m in names])
             count = mask.sum(0).to(dtype)
-        x, x_fuse = inject(xs, mask, self.fuse_weights[index].to(dtype), self.fuse_bias.to(dtype))
+        x, x_fuse = inject(xs, mask, some(self.fuse_weights).to(dtype), self.fuse_bias.to(dtype))
         blocks = None
         if self.blocks is not None:
             stacked = self.blocks.weights()
-            blocks = BlockWeights(*((p if len(names) == len(order) else p[index]).to(dtype) for p in stacked))
+            blocks = BlockWeights(*(some(p).to(dtype) for p in stacked))
         fusion = gate_bias = None
         if self.mix is not None and self.norm is not None:
             gate = None if self.gate is None else self.gate.weight.to(dtype)
@@ -289,16 +295,19 @@ class DEQFusion(Fusion):
     def _solve(self, p: Problem, index: Tensor | None) -> FusionOutput:
         parts: dict[str, SolverStats] = {}
         states, modality_map = p.x, None
+        unsolved: int | None = 0
         if p.blocks is not None:
             modality_map = self._modality_map(p)
             flat, stats = self._fixed_point(modality_map, p.names, index)
             states = flat.view_as(p.x)
-            parts = split_stats(stats, p)
+            parts, unsolved = split_stats(stats, p), stats.unsolved
         fusion_map = self._fusion_map(states, p)
         fused, stats = self._fixed_point(fusion_map, [_FUSION], index)
         modality_parts = list(parts.values())
         parts[_FUSION] = stats
         merged = merge_stats(modality_parts, stats, parts)
+        if unsolved == stats.unsolved == 0:
+            merged.unsolved = 0
         report(merged, "forward", cause=lambda: _not_finite(p))
         if self.observers:
             solved = Solved(p.names, p.x, p.mask, modality_map, states, fusion_map, fused, parts)
