@@ -233,7 +233,9 @@ def test_ablations_do_what_they_say():
     ungated = ef.DEQFusion(dims, 16, projection=False, gate=False, solver=TIGHT).double()
     out = ungated(x)
     total = sum(out.modalities.values()) + 2 * out.fused
-    expected = group_norm(torch.relu(ungated.mix(total) + x["a"] + x["b"]), ungated.norm.weight, ungated.norm.bias, 1e-5)
+    expected = group_norm(
+        torch.relu(ungated.mix(total) + x["a"] + x["b"]), ungated.norm.weight, ungated.norm.bias, 1e-5
+    )
     torch.testing.assert_close(out.fused, expected, rtol=0, atol=1e-10)
 
 

@@ -77,7 +77,9 @@ def test_gmres_drops_solved_rows_also_across_restarts():
 
         return product
 
-    u, stats = solve_adjoint(restricted(a), g, GMRES(restart=5, max_steps=400), 1e-10, select_rows=lambda rows: restricted(a[rows]))
+    u, stats = solve_adjoint(
+        restricted(a), g, GMRES(restart=5, max_steps=400), 1e-10, select_rows=lambda rows: restricted(a[rows])
+    )
     exact = torch.linalg.solve(torch.eye(WIDTH, dtype=torch.float64) - a, g)
     torch.testing.assert_close(u, exact, rtol=1e-7, atol=1e-8)
     assert bool(stats.converged.all())

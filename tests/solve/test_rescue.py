@@ -25,7 +25,7 @@ def test_broyden_is_told_what_anderson_knows():
     """Differences of a linear map; the rule that is told them satisfies the newest secant equation."""
     p = linear(1.2, batch=3, width=10)
     first = ef.Anderson(memory=6).start(p.z0)
-    seen, _ = walk(first, p.f, p.z0, 7)
+    walk(first, p.f, p.z0, 7)
     told = ef.Broyden().start(p.z0, first.secant_pairs())
     pairs = list(first.secant_pairs())
     assert len(pairs) == 6
@@ -43,7 +43,7 @@ class Forgetful(ef.Anderson):
     def fallback(self):
         @dataclass(frozen=True, kw_only=True)
         class Fresh(ef.Broyden):
-            def start(self, z, known=iter(())):
+            def start(self, z, known=()):
                 return super().start(z)
 
         return Fresh(tol=self.tol, max_steps=self.max_steps, memory=self.max_steps, patience=0)

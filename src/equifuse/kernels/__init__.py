@@ -1,7 +1,8 @@
 """The few fused loops that decide the speed of a solve, in forms that agree: reference, CPU, CUDA.
 
-``reference`` defines them as plain torch operations, for any device and dtype, with gradients. ``cpu`` has them compiled
-by Numba, one pass over a row each. ``cuda`` has them in Triton. :func:`fused` chooses.
+``reference`` defines them as plain torch operations, for any device and dtype, with gradients. ``cpu`` has them
+compiled by Numba, one pass over a row each. ``cuda`` has them in Triton, and ``capture`` records steps made of them.
+:func:`fused` chooses.
 """
 
 from __future__ import annotations
@@ -34,35 +35,38 @@ class Kernels(Protocol):
     rows (:mod:`equifuse.kernels.rows`): only those that are running are computed; None computes all.
     """
 
-    def norm_relu(
-        self, c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor, idle: Tensor | None
-    ) -> Run: ...
+    def norm_relu(self, c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor, idle: Tensor | None) -> Run:
+        """The first half of a modality block."""
 
-    def relu_norm(
-        self, c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor, idle: Tensor | None
-    ) -> Run: ...
+    def relu_norm(self, c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor, idle: Tensor | None) -> Run:
+        """The end of the fusion map."""
 
     def block_tail(
         self, c: Tensor, z: Tensor, weights: TailWeights, mask: Tensor | None, eps: float, repeats: int,
         out: Tensor, ahead: Tensor, idle: Tensor | None,
-    ) -> Run: ...  # fmt: skip
+    ) -> Run:  # fmt: skip
+        """The second half of a modality block."""
 
     def norm_relu_vjp(
         self, g: Tensor, output: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor, idle: Tensor | None
-    ) -> Run: ...
+    ) -> Run:
+        """The derivative of ``norm_relu``, transposed."""
 
     def relu_norm_vjp(
         self, u: Tensor, outer: Tensor, normal: Tensor, scale: Tensor, gain: Tensor, out: Tensor, idle: Tensor | None
-    ) -> Run: ...
+    ) -> Run:
+        """The derivative of ``relu_norm``, transposed."""
 
     def block_tail_vjp(
         self, u: Tensor, saved: TailSaved, gain2: Tensor, gain3: Tensor, mask: Tensor | None,
         at_state: Tensor, at_product: Tensor, idle: Tensor | None,
-    ) -> Run: ...  # fmt: skip
+    ) -> Run:  # fmt: skip
+        """The derivative of ``block_tail``, transposed."""
 
     def anderson(
         self, z: Tensor, fz: Tensor, target: Tensor, which: Tensor, rows: Rows, limits: RowLimits, trace: Tensor
-    ) -> Callable[[int], int | Tensor]: ...
+    ) -> Callable[[int], int | Tensor]:
+        """What becomes of each row after an evaluation, and its next iterate."""
 
 
 @cache

@@ -6,12 +6,17 @@ divided among threads by this module and not by Numba, whose default threads mus
 once, nor used after a fork.
 """
 
+# Numba reads the types of a kernel's arguments when it is called.
+# ruff: noqa: ANN001, ANN202, PLR0912
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -33,7 +38,7 @@ _options: dict[str, Any] = {"fastmath": _FLAGS, "nogil": True, "cache": True, "e
 
 
 @njit(**_options)
-def _norm_relu(c, gain, shift, eps, out, idle, begin, end):  # type: ignore[no-untyped-def]
+def _norm_relu(c, gain, shift, eps, out, idle, begin, end):
     rows, d = c.shape
     per, width = rows // gain.shape[0], d // GROUPS
     zero, one, size = c.dtype.type(0), c.dtype.type(1), c.dtype.type(width)
@@ -60,7 +65,7 @@ def _norm_relu(c, gain, shift, eps, out, idle, begin, end):  # type: ignore[no-u
 
 
 @njit(**_options)
-def _relu_norm(c, gain, shift, eps, out, idle, begin, end):  # type: ignore[no-untyped-def]
+def _relu_norm(c, gain, shift, eps, out, idle, begin, end):
     rows, d = c.shape
     per, width = rows // gain.shape[0], d // GROUPS
     zero, one, size = c.dtype.type(0), c.dtype.type(1), c.dtype.type(width)
@@ -88,7 +93,7 @@ def _relu_norm(c, gain, shift, eps, out, idle, begin, end):  # type: ignore[no-u
 
 
 @njit(**_options)
-def _block_tail(c, z, gain2, shift2, gain3, shift3, mask, eps, repeats, out, ahead, idle, begin, end):  # type: ignore[no-untyped-def]
+def _block_tail(c, z, gain2, shift2, gain3, shift3, mask, eps, repeats, out, ahead, idle, begin, end):
     rows, d = c.shape
     per, width = rows // gain2.shape[0], d // GROUPS
     zero, one, size = c.dtype.type(0), c.dtype.type(1), c.dtype.type(width)
@@ -141,13 +146,13 @@ def _block_tail(c, z, gain2, shift2, gain3, shift3, mask, eps, repeats, out, ahe
                 scale = one / math.sqrt(square / size + eps)
                 for j in range(width):
                     image[j] = (p[j] - mean) * scale * weight3[j] + bias3[j]
-                if k == 0 or k == repeats:
+                if k in (0, repeats):
                     for j in range(width):
                         y[j] = image[j]
 
 
 @njit(**_options)
-def _norm_relu_vjp(g, output, normal, reciprocal, gain, out, idle, begin, end):  # type: ignore[no-untyped-def]
+def _norm_relu_vjp(g, output, normal, reciprocal, gain, out, idle, begin, end):
     rows, d = g.shape
     per, width = rows // gain.shape[0], d // GROUPS
     zero, size = g.dtype.type(0), g.dtype.type(width)
@@ -171,7 +176,7 @@ def _norm_relu_vjp(g, output, normal, reciprocal, gain, out, idle, begin, end): 
 
 
 @njit(**_options)
-def _relu_norm_vjp(u, outer, normal, reciprocal, gain, out, idle, begin, end):  # type: ignore[no-untyped-def]
+def _relu_norm_vjp(u, outer, normal, reciprocal, gain, out, idle, begin, end):
     rows, d = u.shape
     per, width = rows // gain.shape[0], d // GROUPS
     zero, size = u.dtype.type(0), u.dtype.type(width)
@@ -195,7 +200,7 @@ def _relu_norm_vjp(u, outer, normal, reciprocal, gain, out, idle, begin, end):  
 
 
 @njit(**_options)
-def _block_tail_vjp(  # type: ignore[no-untyped-def]
+def _block_tail_vjp(
     u, normal2, reciprocal2, outer, normal3, reciprocal3, gain2, gain3, mask, at_state, at_product, idle, begin, end
 ):
     rows, d = u.shape
@@ -236,7 +241,7 @@ def _block_tail_vjp(  # type: ignore[no-untyped-def]
 
 
 @njit(**_options)
-def _norms(x, fx):  # type: ignore[no-untyped-def]
+def _norms(x, fx):
     """``‖fx − x‖`` and ``‖fx‖``, also where squares underflow or overflow."""
     small, large = x.dtype.type(1e-24), x.dtype.type(1e24)
     residual, size = x.dtype.type(0), x.dtype.type(0)
@@ -255,7 +260,7 @@ def _norms(x, fx):  # type: ignore[no-untyped-def]
 
 
 @njit(**_options)
-def _anderson(  # type: ignore[no-untyped-def]
+def _anderson(
     z, fz, target, rows, best, residual, steps, since, status, last_f, last_r, q, g, scale, trace,
     tol, max_steps, patience, damping, k, begin, end,
 ):  # fmt: skip
@@ -385,7 +390,7 @@ def _prepared(kernel: Callable[..., Any], count: int, numbers: int, *arguments: 
     if threads < 2:
         return lambda *more: kernel(*arguments, *more, 0, count) or 0
     borders = [count * i // threads for i in range(threads + 1)]
-    pairs = list(zip(borders[:-1], borders[1:], strict=True))
+    pairs = list(pairwise(borders))
 
     def run(*more: Any) -> int:
         pool = _threads(threads)
@@ -420,13 +425,17 @@ def _idle(status: Tensor | None) -> np.ndarray[Any, Any]:
 def norm_relu(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor, idle: Tensor | None = None) -> Run:
     """:func:`equifuse.kernels.reference.norm_relu` into ``out``, which may be ``c``."""
     x = _flat(c)
-    return _prepared(_norm_relu, len(x), x.size, x, _flat(gain), _flat(shift), x.dtype.type(eps), _flat(out), _idle(idle))
+    return _prepared(
+        _norm_relu, len(x), x.size, x, _flat(gain), _flat(shift), x.dtype.type(eps), _flat(out), _idle(idle)
+    )
 
 
 def relu_norm(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor, idle: Tensor | None = None) -> Run:
     """:func:`equifuse.kernels.reference.relu_norm` into ``out``, which may be ``c``."""
     x = _flat(c)
-    return _prepared(_relu_norm, len(x), x.size, x, _flat(gain), _flat(shift), x.dtype.type(eps), _flat(out), _idle(idle))
+    return _prepared(
+        _relu_norm, len(x), x.size, x, _flat(gain), _flat(shift), x.dtype.type(eps), _flat(out), _idle(idle)
+    )
 
 
 def block_tail(

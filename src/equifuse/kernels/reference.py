@@ -15,18 +15,24 @@ from torch.nn import functional as F
 GROUPS = 4
 
 
+def _grouped(x: Tensor) -> Tensor:
+    """``(..., d)`` viewed as ``(..., 4, d / 4)``."""
+    return x.reshape(*x.shape[:-1], GROUPS, x.shape[-1] // GROUPS)
+
+
 def normalise(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """GroupNorm without an affine part: the normalised ``(..., d)`` and the reciprocal deviations ``(..., 4, 1)``."""
-    grouped = x.unflatten(-1, (GROUPS, -1))
+    grouped = _grouped(x)
     normal, _, scale = torch.native_layer_norm(grouped, grouped.shape[-1:], None, None, eps)
     return normal.flatten(-2), scale
 
 
 def normalise_vjp(normal: Tensor, scale: Tensor, g: Tensor) -> Tensor:
     """The derivative of :func:`normalise`, transposed, applied to ``g`` ``(..., d)``."""
-    n, grouped = normal.unflatten(-1, (GROUPS, -1)), g.unflatten(-1, (GROUPS, -1))
+    n, grouped = _grouped(normal), _grouped(g)
     along = (grouped * n).mean(-1, keepdim=True)
-    return ((grouped - grouped.mean(-1, keepdim=True) - n * along) * scale).flatten(-2)
+    at_input: Tensor = (grouped - grouped.mean(-1, keepdim=True) - n * along) * scale
+    return at_input.flatten(-2)
 
 
 def norm_relu(c: Tensor, gain: Tensor, shift: Tensor, eps: float) -> Tensor:
@@ -82,7 +88,7 @@ def norm_relu_vjp(g: Tensor, output: Tensor, normal: Tensor, scale: Tensor, gain
 
 
 class TailSaved(NamedTuple):
-    """What the derivative of :func:`block_tail` needs: both normalised values and scales, and the last ReLU's output."""
+    """What the derivative of :func:`block_tail` needs: normalised values, scales, and the output of the last ReLU."""
 
     normal2: Tensor
     scale2: Tensor

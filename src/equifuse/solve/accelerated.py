@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from equifuse import kernels
 from equifuse.kernels import Kernels, Run
 from equifuse.kernels.rows import CONVERGED, EXHAUSTED, RUNNING, RowLimits, Rows
 from equifuse.solve.loop import WORTH_DROPPING, Solution
-from equifuse.solve.maps import Evaluation
+from equifuse.solve.maps import CapturableEvaluation, Evaluation
 from equifuse.solve.solver import SecantPair
 
 # Directions stored on a GPU at most: memory is allocated there whether it is used or not.
@@ -61,7 +62,7 @@ def accelerate(
     step, update = _prepare(fused, f, z, which, rows, limits, trace)
     for k in range(limits.max_steps):
         step()
-        going = update(k)
+        going = int(update(k))
         if going == 0:
             break
         if z.numel() >= f.worth_selecting and going <= WORTH_DROPPING * len(which):
@@ -85,7 +86,7 @@ def accelerate(
 
 def _prepare(
     fused: Kernels, f: Evaluation, z: Tensor, which: Tensor, rows: Rows, limits: RowLimits, trace: Tensor
-) -> tuple[Run, Callable[[int], int]]:
+) -> tuple[Run, Callable[[int], int | Tensor]]:
     """The two halves of a step: the evaluation of ``z``, and the update of ``z`` and of the rows."""
     fz = torch.empty_like(z)
     ahead = torch.empty_like(z) if f.looks_ahead else fz
@@ -99,8 +100,11 @@ def _on_cuda(
     """By replays of recorded steps where the map can be recorded."""
     from equifuse.kernels import capture  # noqa: PLC0415 - needs Triton
 
-    run = capture.solve if hasattr(f, "key") else capture.launch
-    found = run(f, capture.Start(z, scale, steps), min(memory, _MEMORY_ON_CUDA), limits)
+    start, memory = capture.Start(z, scale, steps), min(memory, _MEMORY_ON_CUDA)
+    if hasattr(f, "key"):
+        found = capture.solve(cast(CapturableEvaluation, f), start, memory, limits)
+    else:
+        found = capture.launch(f, start, memory, limits)
 
     def pairs(chosen: Tensor) -> Iterator[SecantPair]:
         if found.history is None:

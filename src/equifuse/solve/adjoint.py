@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,12 +14,10 @@ from equifuse.solve.krylov import GMRES, Product, gmres
 from equifuse.solve.loop import Solution
 from equifuse.solve.loop import solve as solve_fixed_point
 from equifuse.solve.maps import Evaluation, FixedPointMap
-from equifuse.solve.solver import SecantPair, Solver
+from equifuse.solve.solver import Solver
 from equifuse.solve.stats import SolverStats
 from equifuse.solve.tensors import flatten_batch, work_dtype
 
-# Directions that the fused solve stores; on a linear equation more of them save hardly a product.
-_MEMORY = 10
 # A row without a new smallest residual in so many products is left to GMRES.
 _PATIENCE = 10
 # Powers of two by which a row is scaled at most, so that the factor itself is finite in float32.
@@ -72,7 +70,9 @@ def solve_adjoint(
     """
     rhs = flatten_batch(g).to(work_dtype(g.dtype))
     finite = torch.linalg.vector_norm(rhs, dim=1) < torch.inf
-    peak = torch.where(finite[:, None], rhs, 0.0).abs().amax(1, keepdim=True) if rhs.shape[1] else rhs[:, :0].sum(1, True)
+    peak = (
+        torch.where(finite[:, None], rhs, 0.0).abs().amax(1, keepdim=True) if rhs.shape[1] else rhs[:, :0].sum(1, True)
+    )
     exponent = torch.frexp(peak).exponent.clamp(-_MOST, _MOST)
     rhs = torch.where(finite[:, None], torch.ldexp(rhs, -exponent), 0.0)
     if isinstance(method, GMRES):
@@ -107,7 +107,7 @@ def _linear(
         return _Affine(product, rhs, select_rows) if own is None else own
 
     limits = RowLimits(tol, method.max_steps, _PATIENCE, 1.0)
-    memory = max(1, min(_MEMORY, method.restart, rhs.shape[1]))
+    memory = max(1, min(method.restart, rhs.shape[1]))
     solution = accelerate(evaluation, rhs, memory, limits, scale=torch.linalg.vector_norm(rhs, dim=1))
     none = torch.zeros(len(rhs), dtype=torch.int64, device=rhs.device)
     if solution is None:
@@ -123,12 +123,7 @@ def _linear(
     stalled = solution.status == STALLED
     alone = torch.where(stalled[:, None], rhs, 0.0)
     later = gmres(product, alone, method, tol, torch.where(stalled[:, None], solution.z, 0.0), solution.steps)
-    some = Solution(*(x[rows] for x in (later.z, later.residual, later.steps, later.status)), later.trace[:, rows], _none)
-    return solution.merge(rows, some)
-
-
-def _none(rows: Tensor) -> Iterator[SecantPair]:
-    return iter(())
+    return solution.merge(rows, later.select(rows))
 
 
 def _by_fixed_point(

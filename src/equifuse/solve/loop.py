@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +54,11 @@ class Solution:
             trace=torch.cat([self.trace, shown]),
             known=later.known,
         )
+
+    def select(self, rows: Tensor) -> Solution:
+        """That of some rows."""
+        z, residual, steps, status = (x[rows] for x in (self.z, self.residual, self.steps, self.status))
+        return Solution(z, residual, steps, status, self.trace[:, rows], lambda some: self.known(rows[some]))
 
     def stats(self, tol: float) -> SolverStats:
         """Its statistics."""
@@ -107,9 +112,7 @@ def solve(
     return solution.z.view(z0.shape), solution.stats(solver.tol)
 
 
-def iterate(
-    f: Called, z: Tensor, solver: Solver, steps: Tensor, known: Iterator[SecantPair] = iter(())
-) -> Solution:
+def iterate(f: Called, z: Tensor, solver: Solver, steps: Tensor, known: Iterable[SecantPair] = ()) -> Solution:
     """The loop in plain torch operations, for any solver and device, and differentiable.
 
     Args:
@@ -124,7 +127,7 @@ def iterate(
     index = torch.arange(len(z), device=z.device)
     best, residual, since = z, z.new_full((len(z),), torch.inf), torch.zeros_like(steps)
     status = torch.where(steps < solver.max_steps, RUNNING, EXHAUSTED).to(torch.int8)
-    trace = []
+    trace: list[Tensor] = []
 
     for k in range(solver.max_steps):
         running = status[index] == RUNNING

@@ -55,18 +55,15 @@ class Evaluation(Protocol):
 
 
 class CapturableEvaluation(Evaluation, Protocol):
-    """An evaluation of which nothing depends on values, so that a GPU can record and replay it.
-
-    Attributes:
-        key: what two evaluations must share to use one recording: kind, shapes, options.
-        tensors: the tensors that it reads, in a fixed order.
-    """
+    """An evaluation of which nothing depends on values, so that a GPU can record and replay it."""
 
     @property
-    def key(self) -> Hashable: ...
+    def key(self) -> Hashable:
+        """What two evaluations must share to use one recording: kind, shapes, options."""
 
     @property
-    def tensors(self) -> tuple[Tensor | None, ...]: ...
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """The tensors that it reads, in a fixed order."""
 
     def with_tensors(self, tensors: tuple[Tensor | None, ...]) -> Self:
         """The same evaluation of other tensors."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -85,7 +85,7 @@ class Solver(Configurable, ABC):
             raise InputError(f"patience must not be negative, got {self.patience}")
 
     @abstractmethod
-    def start(self, z: Tensor, known: Iterator[SecantPair] = iter(())) -> StepRule:
+    def start(self, z: Tensor, known: Iterable[SecantPair] = ()) -> StepRule:
         """Begin a solve: the step rule for states shaped like ``z`` ``(B, N)``.
 
         Args:
@@ -97,7 +97,7 @@ class Solver(Configurable, ABC):
         """When a row stops, for the fused kernels."""
         return RowLimits(self.tol, self.max_steps, self.patience, self.damping)
 
-    def run(self, f: Called, z: Tensor, steps: Tensor, known: Iterator[SecantPair] = iter(())) -> Solution:
+    def run(self, f: Called, z: Tensor, steps: Tensor, known: Iterable[SecantPair] = ()) -> Solution:
         """Iterate all rows from ``z`` ``(R, N)`` until each has stopped; see :func:`equifuse.solve.loop.iterate`."""
         from equifuse.solve.loop import iterate  # noqa: PLC0415 - the loop runs solvers, and a solver may replace it
 
@@ -107,9 +107,7 @@ class Solver(Configurable, ABC):
         """The solver of the samples on which this one stalls; None to give them up."""
         return None
 
-    def solve(
-        self, f: FixedPointMap, z0: Tensor, select_rows: RowSelector | None = None
-    ) -> tuple[Tensor, SolverStats]:
+    def solve(self, f: FixedPointMap, z0: Tensor, select_rows: RowSelector | None = None) -> tuple[Tensor, SolverStats]:
         """Solve ``z = f(z)`` from ``z0``; see :func:`equifuse.solve.loop.solve`."""
         from equifuse.solve.loop import solve  # noqa: PLC0415 - as above
 

@@ -52,8 +52,8 @@ class SolverStats:
 
     def select(self, rows: slice) -> SolverStats:
         """The statistics of the samples ``rows`` alone."""
-        numbers = self.converged[rows], self.residual[rows], self.steps[rows], self.trace[:, rows]
-        return SolverStats(*(x.clone() for x in numbers))
+        converged, residual, steps = (x[rows].clone() for x in (self.converged, self.residual, self.steps))
+        return SolverStats(converged, residual, steps, self.trace[:, rows].clone())
 
     def first(self, count: int) -> SolverStats:
         """The statistics of the first ``count`` samples, including those of the parts."""

@@ -29,7 +29,8 @@ def row_norm(x: Tensor) -> Tensor:
     """``‖x‖`` per row of ``(B, N)``, also where squares would underflow or overflow."""
     peak = x.detach().abs().amax(1, keepdim=True) if x.shape[1] else x.new_zeros(len(x), 1)
     safe = torch.where((peak > 0) & (peak < torch.inf), peak, 1.0)
-    return torch.linalg.vector_norm(x / safe, dim=1) * safe.squeeze(1)
+    norm: Tensor = torch.linalg.vector_norm(x / safe, dim=1) * safe.squeeze(1)
+    return norm
 
 
 def relative_residual(r: Tensor, fz: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """A solver: Polyak's heavy ball, plain steps that keep some of their momentum."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,6 @@ class HeavyBall(Solver):
     momentum: float = 0.1
     name = "heavy_ball"
 
-    def start(self, z: Tensor, known: Iterator[SecantPair] = iter(())) -> StepRule:
+    def start(self, z: Tensor, known: Iterable[SecantPair] = ()) -> StepRule:
         """A new solve."""
         return _Rule(self.momentum, self.damping)

@@ -186,6 +186,36 @@ class FusionMap(ExplicitMap):
         return _FusionAdjoint(tensors, fused, self, saved)
 
 
+class _Constants(NamedTuple):
+    """What an evaluation reads; ``injected`` is ``x_fuse`` with the bias."""
+
+    injected: Tensor
+    constant: Tensor
+    count: Tensor
+    share: Tensor | None
+    gate: Tensor | None
+    mix: Tensor
+    gain: Tensor
+    shift: Tensor
+
+
+class _AdjointConstants(NamedTuple):
+    """What a product with the transposed Jacobian reads; ``scaled`` is the derivative of the gate's product."""
+
+    g: Tensor
+    outer: Tensor
+    normal: Tensor
+    scale: Tensor
+    alpha: Tensor
+    scaled: Tensor
+    inside: Tensor | None
+    share: Tensor | None
+    count: Tensor
+    gate: Tensor | None
+    mix: Tensor
+    gain: Tensor
+
+
 class _FusionEvaluation:
     """``f`` in two products, the gate's elementwise operations and one pass over each row."""
 
@@ -201,9 +231,7 @@ class _FusionEvaluation:
         whole: FusionMap | None,
     ) -> None:
         self.tensors, self._eps, self._bound, self._kernels, self._whole = tensors, eps, bound, fused, whole
-        injected, constant, count, self._share, self._gate, mix, gain, shift = tensors
-        assert injected is not None and constant is not None and count is not None
-        assert mix is not None and gain is not None and shift is not None
+        injected, constant, count, self._share, self._gate, mix, gain, shift = _Constants(*tensors)  # type: ignore[arg-type]
         self._injected, self._constant, self._count = injected, constant, count
         self._mix, self._gain, self._shift = mix, gain[None], shift[None]
         self._purified, self._alpha = torch.zeros_like(injected), torch.empty_like(injected)
@@ -263,9 +291,8 @@ class _FusionAdjoint:
         self, tensors: tuple[Tensor | None, ...], fused: Kernels, whole: FusionMap | None, saved: Saved | None = None
     ) -> None:
         self.tensors, self._kernels, self._whole, self._saved = tensors, fused, whole, saved
-        g, outer, normal, scale, alpha, scaled, self._inside, self._share, count, self._gate, mix, gain = tensors
-        assert g is not None and outer is not None and normal is not None and scale is not None and alpha is not None
-        assert scaled is not None and count is not None and mix is not None and gain is not None
+        of = _AdjointConstants(*tensors)  # type: ignore[arg-type]
+        g, outer, normal, scale, alpha, scaled, self._inside, self._share, count, self._gate, mix, gain = of
         self._g, self._outer, self._normal, self._scale, self._alpha = g, outer, normal, scale, alpha
         self._scaled, self._count, self._mix, self._gain = scaled, count, mix, gain[None]
         self._mixed, self._purified = torch.empty_like(g), torch.empty_like(g)

@@ -25,7 +25,7 @@ _COLLAPSED = 1e-3
 _VARIED = 1e-2
 # Two solutions of a sample differ where their distance exceeds the tolerance by this factor.
 _APART = 100
-# A map is nearly the identity where it moves a state that is away from its fixed point by less than this share of the way.
+# A map is nearly the identity where it moves a state away from its fixed point by less than this share of the way.
 _IDENTITY = 0.05
 # Length of the way, relative to the state.
 _WAY = 0.1
@@ -190,9 +190,7 @@ class EquilibriumMonitor:
         moved = row_norm(f(away) - away) / (_WAY * size.squeeze(1)).clamp(min=torch.finfo(z.dtype).tiny)
         return apart & stats.converged & own.converged, torch.where(size.squeeze(1) > 0, moved, 1.0)
 
-    def _part(
-        self, numbers: tuple[Tensor, Tensor, Tensor], solved: Solved, name: str, z: Tensor
-    ) -> PartReport:
+    def _part(self, numbers: tuple[Tensor, Tensor, Tensor], solved: Solved, name: str, z: Tensor) -> PartReport:
         radius, apart, moved = numbers
         stats = solved.stats[name].summary()
         return PartReport(

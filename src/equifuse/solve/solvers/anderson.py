@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -92,12 +92,13 @@ class Anderson(Solver):
         ridge: has no effect; deprecated, because differences that carry no information are left out.
 
     On a CPU, and in float32 or float64, the step is one compiled pass over each sample (:mod:`equifuse.kernels`).
-    See :class:`equifuse.solve.Solver` for ``tol``, ``max_steps``, ``damping`` and ``patience``.
+    See :class:`equifuse.solve.Solver` for ``tol``, ``max_steps``, ``damping`` and ``patience`` (8 here).
 
     Source: Anderson 1965; Walker & Ni 2011, type II; in the Gram-Schmidt form of Tang et al. 2024, arXiv 2403.14961.
     """
 
     memory: int = 10
+    patience: int = 8
     ridge: float = 0.0
     name: ClassVar[str] = "anderson"
 
@@ -108,7 +109,7 @@ class Anderson(Solver):
         if self.ridge < 0:
             raise InputError(f"ridge must not be negative, got {self.ridge}")
 
-    def start(self, z: Tensor, known: Iterator[SecantPair] = iter(())) -> StepRule:
+    def start(self, z: Tensor, known: Iterable[SecantPair] = ()) -> StepRule:
         """A rule with an empty history for states ``(B, N)``."""
         return _AndersonRule(self._memory(z), self.damping)
 
@@ -116,7 +117,7 @@ class Anderson(Solver):
         # No more than N differences are independent.
         return min(self.memory, max(1, self.max_steps - 1), max(1, z.shape[1]))
 
-    def run(self, f: Called, z: Tensor, steps: Tensor, known: Iterator[SecantPair] = iter(())) -> Solution:
+    def run(self, f: Called, z: Tensor, steps: Tensor, known: Iterable[SecantPair] = ()) -> Solution:
         """Solve by the fused kernels where there are some for the state, else by the common loop."""
         solution = accelerate(lambda: f.fused(z), z, self._memory(z), self.limits(), steps)
         return iterate(f, z, self, steps, known) if solution is None else solution

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -96,7 +96,7 @@ class Broyden(Solver):
         if self.memory < 1:
             raise InputError(f"memory must be at least 1, got {self.memory}")
 
-    def start(self, z: Tensor, known: Iterator[SecantPair] = iter(())) -> StepRule:
+    def start(self, z: Tensor, known: Iterable[SecantPair] = ()) -> StepRule:
         """A rule with ``H = −I`` for states ``(B, N)``, updated by what is known."""
         rule = _BroydenRule(self.memory, self.damping)
         for pair in known:

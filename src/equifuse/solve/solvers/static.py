@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, cast
 
@@ -158,13 +158,11 @@ class StaticAnderson(Solver):
         if self.memory < 0:
             raise InputError(f"memory must not be negative, got {self.memory}")
 
-    def start(self, z: Tensor, known: Iterator[SecantPair] = iter(())) -> StepRule:
+    def start(self, z: Tensor, known: Iterable[SecantPair] = ()) -> StepRule:
         """A rule with an empty history for states ``(B, N)``."""
         return _Rule(z, self.memory, self.damping)
 
-    def solve(
-        self, f: FixedPointMap, z0: Tensor, select_rows: RowSelector | None = None
-    ) -> tuple[Tensor, SolverStats]:
+    def solve(self, f: FixedPointMap, z0: Tensor, select_rows: RowSelector | None = None) -> tuple[Tensor, SolverStats]:
         """The best of ``max_steps`` iterates per sample; see :meth:`Solver.solve`. ``select_rows`` is not used."""
         # Copies: their layout is known whatever the batch size is, and what a loop carries must not share memory.
         z, best = (
