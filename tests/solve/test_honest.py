@@ -233,12 +233,23 @@ def test_a_modality_that_is_not_finite_is_named(bad, training):
     with pytest.warns(ef.ConvergenceWarning) as seen:
         out = fusion(inputs)
     (message,) = {str(warning.message) for warning in seen}
-    assert "b" in message
+    assert "1 of 4 samples" in message
+    assert "not finite: modality 'b' in 1 samples" in message
     assert "max_steps" not in message
     assert out.stats.converged.tolist() == [True, True, False, True]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fusion(inputs, {"b": torch.arange(4) != 2})  # absent, its numbers do not matter
+
+
+def test_a_warning_counts_the_samples_that_were_given():
+    """In evaluation few rows are padded with copies, which do not count."""
+    fusion = ef.DEQFusion(DIMS, 20, solver=ef.Anderson(tol=1e-7, max_steps=2)).eval()
+    with pytest.warns(ef.ConvergenceWarning, match="1 of 1 samples"):
+        fusion({m: torch.randn(1, width) for m, width in DIMS.items()})
+    fusion.strict = True
+    with pytest.raises(ef.NotConvergedError, match="1 of 1 samples"):
+        fusion({m: torch.randn(1, width) for m, width in DIMS.items()})
 
 
 def test_a_start_that_is_not_finite_is_said_not_to_be():
