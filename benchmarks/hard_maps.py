@@ -22,7 +22,6 @@ from torch import Tensor
 
 import equifuse as ef
 from equifuse.files import write_json
-from equifuse.solve.loop import iterate
 from machine import describe
 from tables import publish
 
@@ -117,7 +116,7 @@ def ours(solver: Callable[[int], ef.solve.Solver]) -> Callable[[Case, int], Tens
 
     def run(case: Case, budget: int) -> Tensor:
         with torch.no_grad():
-            z, _ = iterate(case.f, case.start, solver(budget))
+            z, _ = solver(budget).solve(case.f, case.start)
         return z
 
     return run

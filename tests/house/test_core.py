@@ -1,4 +1,4 @@
-"""With the five packages of the core alone, layers and solvers work, and what needs more says what to install."""
+"""With the six packages of the core alone, layers and solvers work, and what needs more says what to install."""
 
 import subprocess
 import sys

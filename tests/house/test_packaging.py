@@ -14,14 +14,14 @@ import equifuse
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "equifuse"
-CORE = {"torch", "numpy", "scipy", "scikit-learn", "safetensors"}
+CORE = {"torch", "numpy", "numba", "scipy", "scikit-learn", "safetensors"}
 
 
 def names(requirements):
     return {name.split(">")[0].split("[")[0].strip() for name in requirements}
 
 
-def test_the_core_is_five_packages_and_all_is_everything_a_user_may_want():
+def test_the_core_is_six_packages_and_all_is_everything_a_user_may_want():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     assert names(project["dependencies"]) == CORE

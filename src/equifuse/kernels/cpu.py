@@ -12,6 +12,7 @@ once, nor used after a fork.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -34,10 +35,20 @@ _FLAGS = {"reassoc", "contract", "arcp", "nsz"}
 # Numbers in a batch of states from which on threads pay, and the least that each gets.
 _WORTH_THREADS = 2**17
 Run = Callable[[], object]
-_options: dict[str, Any] = {"fastmath": _FLAGS, "nogil": True, "cache": True, "error_model": "numpy"}
+_options: dict[str, Any] = {"fastmath": _FLAGS, "nogil": True, "error_model": "numpy"}
+_log = logging.getLogger(__name__)
 
 
-@njit(**_options)
+def _compiled(function: Callable[..., Any]) -> Any:
+    """The function, compiled when it is first called, and stored on disk where there is a place for it."""
+    try:
+        return njit(cache=True, **_options)(function)
+    except RuntimeError as error:  # no folder that can be written
+        _log.debug("kernels are compiled anew in every process: %s", error)
+        return njit(**_options)(function)
+
+
+@_compiled
 def _norm_relu(c, gain, shift, eps, out, idle, begin, end):
     rows, d = c.shape
     per, width = rows // gain.shape[0], d // GROUPS
@@ -64,7 +75,7 @@ def _norm_relu(c, gain, shift, eps, out, idle, begin, end):
                 y[j] = zero if v < zero else v  # a NaN stays
 
 
-@njit(**_options)
+@_compiled
 def _relu_norm(c, gain, shift, eps, out, idle, begin, end):
     rows, d = c.shape
     per, width = rows // gain.shape[0], d // GROUPS
@@ -92,7 +103,7 @@ def _relu_norm(c, gain, shift, eps, out, idle, begin, end):
                 y[j] = (y[j] - mean) * scale * weight[j] + bias[j]
 
 
-@njit(**_options)
+@_compiled
 def _block_tail(c, z, gain2, shift2, gain3, shift3, mask, eps, repeats, out, ahead, idle, begin, end):
     rows, d = c.shape
     per, width = rows // gain2.shape[0], d // GROUPS
@@ -151,7 +162,7 @@ def _block_tail(c, z, gain2, shift2, gain3, shift3, mask, eps, repeats, out, ahe
                         y[j] = image[j]
 
 
-@njit(**_options)
+@_compiled
 def _norm_relu_vjp(g, output, normal, reciprocal, gain, out, idle, begin, end):
     rows, d = g.shape
     per, width = rows // gain.shape[0], d // GROUPS
@@ -175,7 +186,7 @@ def _norm_relu_vjp(g, output, normal, reciprocal, gain, out, idle, begin, end):
                 y[j] = (y[j] - mean - n[j] * slope) * scale
 
 
-@njit(**_options)
+@_compiled
 def _relu_norm_vjp(u, outer, normal, reciprocal, gain, out, idle, begin, end):
     rows, d = u.shape
     per, width = rows // gain.shape[0], d // GROUPS
@@ -199,7 +210,7 @@ def _relu_norm_vjp(u, outer, normal, reciprocal, gain, out, idle, begin, end):
                 y[j] = v if relu[j] > zero else zero
 
 
-@njit(**_options)
+@_compiled
 def _block_tail_vjp(
     u, normal2, reciprocal2, outer, normal3, reciprocal3, gain2, gain3, mask, at_state, at_product, idle, begin, end
 ):
@@ -240,7 +251,7 @@ def _block_tail_vjp(
                 y[j] = (state[j] * weight2[j] - mean - n2[j] * slope) * scale2
 
 
-@njit(**_options)
+@_compiled
 def _norms(x, fx):
     """``‖fx − x‖`` and ``‖fx‖``, also where squares underflow or overflow."""
     small, large = x.dtype.type(1e-24), x.dtype.type(1e24)
@@ -259,7 +270,7 @@ def _norms(x, fx):
     return math.sqrt(wide), math.sqrt(wide_size)
 
 
-@njit(**_options)
+@_compiled
 def _anderson(
     z, fz, target, rows, best, residual, steps, since, status, last_f, last_r, q, g, scale, trace,
     tol, max_steps, patience, damping, k, begin, end,
@@ -373,15 +384,16 @@ def _anderson(
 
 # ---- threads ---------------------------------------------------------------------------------------------------
 
-_pool: tuple[int, int, ThreadPoolExecutor] | None = None
+_pool: tuple[int, ThreadPoolExecutor] | None = None
 
 
-def _threads(count: int) -> ThreadPoolExecutor:
-    """This process's threads; a child process that was forked gets its own."""
+def _threads() -> ThreadPoolExecutor:
+    """This process's threads, started as they are needed; a child process that was forked gets its own."""
     global _pool  # noqa: PLW0603
-    if _pool is None or _pool[:2] != (os.getpid(), count):
-        _pool = os.getpid(), count, ThreadPoolExecutor(count, "equifuse-kernel")
-    return _pool[2]
+    pool = _pool
+    if pool is None or pool[0] != os.getpid():
+        _pool = pool = os.getpid(), ThreadPoolExecutor(os.cpu_count(), "equifuse-kernel")
+    return pool[1]
 
 
 def _prepared(kernel: Callable[..., Any], count: int, numbers: int, *arguments: Any) -> Callable[..., int]:
@@ -393,7 +405,7 @@ def _prepared(kernel: Callable[..., Any], count: int, numbers: int, *arguments: 
     pairs = list(pairwise(borders))
 
     def run(*more: Any) -> int:
-        pool = _threads(threads)
+        pool = _threads()
         parts = [pool.submit(kernel, *arguments, *more, *pair) for pair in pairs]
         return sum(part.result() or 0 for part in parts)
 
@@ -401,15 +413,26 @@ def _prepared(kernel: Callable[..., Any], count: int, numbers: int, *arguments: 
 
 
 def _flat(x: Tensor) -> np.ndarray[Any, Any]:
-    """``(..., d)`` as an array ``(rows, d)`` on the same memory."""
+    """``(..., d)`` as an array ``(rows, d)`` on the same memory, which steps change.
+
+    Raises:
+        ValueError: it is not contiguous; a copy would miss what is written to the one or the other later.
+    """
+    if not x.is_contiguous():
+        raise ValueError(f"states and images must be contiguous, got strides {x.stride()} for shape {tuple(x.shape)}")
     return x.detach().view(-1, x.shape[-1]).numpy()
+
+
+def _fixed(x: Tensor) -> np.ndarray[Any, Any]:
+    """``(..., d)`` as an array ``(rows, d)``, contiguous; of what no step changes, so that it may be a copy."""
+    return _flat(x.contiguous())
 
 
 _EVERYWHERE = np.empty(0, np.bool_)
 
 
 def _mask(mask: Tensor | None) -> np.ndarray[Any, Any]:
-    return _EVERYWHERE if mask is None else mask.view(-1).numpy()
+    return _EVERYWHERE if mask is None else mask.reshape(-1).contiguous().numpy()
 
 
 _NONE = np.empty(0, np.int8)
@@ -425,17 +448,13 @@ def _idle(status: Tensor | None) -> np.ndarray[Any, Any]:
 def norm_relu(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor, idle: Tensor | None = None) -> Run:
     """:func:`equifuse.kernels.reference.norm_relu` into ``out``, which may be ``c``."""
     x = _flat(c)
-    return _prepared(
-        _norm_relu, len(x), x.size, x, _flat(gain), _flat(shift), x.dtype.type(eps), _flat(out), _idle(idle)
-    )
+    return _prepared(_norm_relu, len(x), x.size, x, _fixed(gain), _fixed(shift), x.dtype.type(eps), _flat(out), _idle(idle))
 
 
 def relu_norm(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor, idle: Tensor | None = None) -> Run:
     """:func:`equifuse.kernels.reference.relu_norm` into ``out``, which may be ``c``."""
     x = _flat(c)
-    return _prepared(
-        _relu_norm, len(x), x.size, x, _flat(gain), _flat(shift), x.dtype.type(eps), _flat(out), _idle(idle)
-    )
+    return _prepared(_relu_norm, len(x), x.size, x, _fixed(gain), _fixed(shift), x.dtype.type(eps), _flat(out), _idle(idle))
 
 
 def block_tail(
@@ -451,7 +470,7 @@ def block_tail(
 ) -> Run:
     """:func:`equifuse.kernels.reference.block_tail` into ``out`` and, with repeats, ``ahead``."""
     x = _flat(c)
-    affine = (_flat(weight) for weight in weights)
+    affine = (_fixed(weight) for weight in weights)
     rest = _mask(mask), x.dtype.type(eps), repeats, _flat(out), _flat(ahead)
     return _prepared(_block_tail, len(x), x.size, x, _flat(z), *affine, *rest, _idle(idle))
 
@@ -461,7 +480,7 @@ def norm_relu_vjp(
 ) -> Run:
     """:func:`equifuse.kernels.reference.norm_relu_vjp` into ``out``, which may be ``g``."""
     x = _flat(g)
-    saved = _flat(output), _flat(normal), _flat(scale.flatten(-2)), _flat(gain)
+    saved = _fixed(output), _fixed(normal), _fixed(scale.flatten(-2)), _fixed(gain)
     return _prepared(_norm_relu_vjp, len(x), x.size, x, *saved, _flat(out), _idle(idle))
 
 
@@ -470,7 +489,7 @@ def relu_norm_vjp(
 ) -> Run:
     """:func:`equifuse.kernels.reference.relu_norm_vjp` into ``out``, which may be ``u``."""
     x = _flat(u)
-    saved = _flat(outer), _flat(normal), _flat(scale.flatten(-2)), _flat(gain)
+    saved = _fixed(outer), _fixed(normal), _fixed(scale.flatten(-2)), _fixed(gain)
     return _prepared(_relu_norm_vjp, len(x), x.size, x, *saved, _flat(out), _idle(idle))
 
 
@@ -486,8 +505,8 @@ def block_tail_vjp(
 ) -> Run:
     """:func:`equifuse.kernels.reference.block_tail_vjp` into ``at_state`` and ``at_product``."""
     x = _flat(u)
-    norms = _flat(saved.normal2), _flat(saved.scale2.flatten(-2)), _flat(saved.outer), _flat(saved.normal3)
-    affine = _flat(saved.scale3.flatten(-2)), _flat(gain2), _flat(gain3)
+    norms = _fixed(saved.normal2), _fixed(saved.scale2.flatten(-2)), _fixed(saved.outer), _fixed(saved.normal3)
+    affine = _fixed(saved.scale3.flatten(-2)), _fixed(gain2), _fixed(gain3)
     arrays = x, *norms, *affine, _mask(mask), _flat(at_state), _flat(at_product), _idle(idle)
     return _prepared(_block_tail_vjp, len(x), x.size, *arrays)
 

@@ -68,7 +68,7 @@ def solve_adjoint(
         fused: function of the scaled ``g`` that gives the map ``u ↦ Jᵀu + g`` in a fused form, if it has one.
         select_rows: function from row indices (sorted, int64) to the product of these rows alone.
     """
-    rhs = flatten_batch(g).to(work_dtype(g.dtype))
+    rhs = flatten_batch(g).to(work_dtype(g.dtype)).contiguous()
     finite = torch.linalg.vector_norm(rhs, dim=1) < torch.inf
     peak = (
         torch.where(finite[:, None], rhs, 0.0).abs().amax(1, keepdim=True) if rhs.shape[1] else rhs[:, :0].sum(1, True)

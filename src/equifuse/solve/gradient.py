@@ -357,9 +357,11 @@ def report(
         return
     failed = int((~stats.converged).sum())
     advice = cause()
-    if advice is None and which == "adjoint" and bool((stats.residual == torch.inf).any()):
-        lost = int((stats.residual == torch.inf).sum())
-        advice = f"the gradient that came in is not finite, or too large, in {lost} of them and is passed on as NaN"
+    lost = int((stats.residual == torch.inf).sum())
+    if advice is None and lost:
+        advice = f"values of the map, or its start, are not finite in {lost} of them"
+        if which == "adjoint":
+            advice = f"the gradient that came in is not finite, or too large, in {lost} of them and is passed on as NaN"
     message = (
         f"{failed} of {stats.converged.numel()} samples did not converge in the {which} solve "
         f"(largest relative residual {stats.residual.max().item():.1e} after {int(stats.steps.max())} evaluations); "

@@ -187,11 +187,11 @@ class FusionMap(ExplicitMap):
 
 
 class _Constants(NamedTuple):
-    """What an evaluation reads; ``injected`` is ``x_fuse`` with the bias."""
+    """What an evaluation reads; ``injected`` is ``x_fuse`` with the bias, ``present`` the count."""
 
     injected: Tensor
     constant: Tensor
-    count: Tensor
+    present: Tensor
     share: Tensor | None
     gate: Tensor | None
     mix: Tensor
@@ -210,7 +210,7 @@ class _AdjointConstants(NamedTuple):
     scaled: Tensor
     inside: Tensor | None
     share: Tensor | None
-    count: Tensor
+    present: Tensor
     gate: Tensor | None
     mix: Tensor
     gain: Tensor

@@ -257,7 +257,7 @@ class DEQFusion(Fusion):
 
     def fuse(self, rows: FlatInputs) -> FusionOutput:
         """Solve for the equilibrium of rows ``(R, l_m)``."""
-        dtype, count = rows.like.dtype, rows.count
+        given, dtype, count = rows, rows.like.dtype, rows.count
         with without_autocast(rows.like.device):
             if not self.training and not self.observers:  # observers see the rows as they were given
                 rows = _padded(rows, least_rows(rows.like))
@@ -274,6 +274,8 @@ class DEQFusion(Fusion):
             output.stats = None if output.stats is None else output.stats.first(count)
             output.fused = output.fused[:count].clone()
             output.modalities = {m: state[:count].clone() for m, state in output.modalities.items()}
+        if output.stats is not None and self.iterations is None:
+            report(output.stats, "forward", strict=self.strict, cause=lambda: _not_finite(given))
         output.fused = output.fused.to(dtype)
         output.modalities = {m: state.to(dtype) for m, state in output.modalities.items()}
         return output
@@ -308,7 +310,6 @@ class DEQFusion(Fusion):
         merged = merge_stats(modality_parts, stats, parts)
         if unsolved == stats.unsolved == 0:
             merged.unsolved = 0
-        report(merged, "forward", cause=lambda: _not_finite(p))
         if self.observers:
             solved = Solved(p.names, p.x, p.mask, modality_map, states, fusion_map, fused, parts)
             for seen in self.observers:
@@ -329,7 +330,7 @@ class DEQFusion(Fusion):
             if cache is not None and index is not None:
                 pieces = zip(names, start.chunk(len(names)), strict=True)
                 start = torch.cat([cache.start(name, index, piece) for name, piece in pieces])
-        z, stats = fixed_point(f, start, solver=self.solver, gradient=self.gradient, strict=self.strict, warn=False)
+        z, stats = fixed_point(f, start, solver=self.solver, gradient=self.gradient, warn=False)
         if cache is not None and index is not None:
             for name, piece in zip(names, z.detach().chunk(len(names)), strict=True):
                 cache.store(name, index, piece)
@@ -363,9 +364,9 @@ class DEQFusion(Fusion):
         return from_reference(cls, state_dict, **options)
 
 
-def _not_finite(p: Problem) -> str | None:
+def _not_finite(rows: FlatInputs) -> str | None:
     """Which modalities have inputs that are not finite, where they are present; None if there are none."""
-    bad = {m: int((~x.isfinite().all(1)).sum()) for m, x in zip(p.names, p.x, strict=True)}
+    bad = {m: int((~x.isfinite().all(1)).sum()) for m, x in rows.values.items()}
     named = ", ".join(f"{m!r} in {count} samples" for m, count in bad.items() if count)
     return f"inputs are not finite: modality {named}; replace the values, or mark them absent" if named else None
 
