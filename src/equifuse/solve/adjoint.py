@@ -17,6 +17,7 @@ from equifuse.solve.maps import Evaluation, FixedPointMap
 from equifuse.solve.solver import SecantPair, Solver
 from equifuse.solve.stats import SolverStats
 from equifuse.solve.tensors import flatten_batch, work_dtype
+from equifuse.solve.transforms import transformed
 
 # Directions that the fused solve stores; on a linear equation more of them save hardly a product.
 _MEMORY = 10
@@ -71,6 +72,8 @@ def solve_adjoint(
         select_rows: function from row indices (sorted, int64) to the product of these rows alone.
     """
     rhs = flatten_batch(g).to(work_dtype(g.dtype))
+    if transformed():  # a mapped axis of the map alone becomes one of the equation
+        rhs = rhs + product(rhs).new_zeros(())
     finite = torch.linalg.vector_norm(rhs, dim=1) < torch.inf
     peak = torch.where(finite[:, None], rhs, 0.0).abs().amax(1, keepdim=True) if rhs.shape[1] else rhs[:, :0].sum(1, True)
     exponent = torch.frexp(peak).exponent.clamp(-_MOST, _MOST)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, cast
 
@@ -24,6 +24,9 @@ from equifuse.solve.solvers.anderson import Anderson
 from equifuse.solve.spectrum import transposed_jacobian
 from equifuse.solve.stats import SolverStats
 from equifuse.solve.tensors import flatten_batch, without_autocast
+from equifuse.solve.transforms import leaf, transformed, values
+
+_NO_SECOND_DERIVATIVE = "double backward through an implicit fixed point is not supported; use gradient=Unrolled()"
 
 
 class Gradient(Configurable, ABC):
@@ -80,19 +83,19 @@ class Implicit(Gradient):
     def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
         """Evaluate ``f`` once more; the backward pass solves the adjoint equation with products of this evaluation."""
         default_tol = min(1e-5, solver.tol)
-        if isinstance(f, ExplicitMap):
+        if isinstance(f, ExplicitMap) and not transformed():
             if not any(tensor.requires_grad for tensor in f.closure):
                 return z
             with torch.no_grad():
                 saved = f.linearize(z).saved
             explicit = cast(Callable[..., Tensor], _ExplicitFunction.apply)
             return explicit(f, z, saved, self.solver, default_tol, stats, *f.closure)
-        z_in = z.detach().clone().requires_grad_()
+        z_in = leaf(z)
         fz = f(z_in)
-        if not _needs_more_than(fz, z_in):
+        if not transformed() and not _needs_more_than(fz, z_in):
             return z
-        apply = cast(Callable[..., Tensor], _ImplicitFunction.apply)
-        return apply(fz, z.detach(), z_in, self.solver, default_tol, stats, row_selector(f))
+        how = _Backward(self.solver, default_tol, stats, None if transformed() else row_selector(f), transformed())
+        return cast(Callable[..., Tensor], _ImplicitFunction.apply)(fz, z.detach(), z_in, how)
 
 
 @GRADIENTS.register
@@ -160,57 +163,118 @@ class Unrolled(Gradient):
         return z
 
 
+@dataclass(frozen=True)
+class _Backward:
+    """How the backward pass of a fixed point is solved.
+
+    Attributes:
+        method: the solver.
+        default_tol: tolerance if it has none of its own.
+        stats: those of the forward solve, to which its own are added.
+        select_rows: function from row indices to the map of these rows.
+        transformed: whether the fixed point was found inside a transform of ``torch.func``.
+        mapped: where in the point of linearisation the axes are that ``vmap`` has folded into the batch, last one first.
+    """
+
+    method: Solver | GMRES
+    default_tol: float
+    stats: SolverStats
+    select_rows: RowSelector | None
+    transformed: bool
+    mapped: tuple[int, ...] = ()
+
+    def solve(self, product: Product, g: Tensor, select_rows: Callable[[Tensor], Product] | None) -> Tensor:
+        """The solution of ``u = Jᵀu + g``."""
+        with torch.no_grad(), torch.autocast(g.device.type, enabled=False):  # the pass may be run inside of one
+            u, adjoint = solve_adjoint(product, g, self.method, self.default_tol, select_rows=select_rows)
+        if self.transformed:
+            report(adjoint, "adjoint")
+        else:
+            _note(self.stats, adjoint)
+        return u
+
+
 class _ImplicitFunction(torch.autograd.Function):
     """Returns ``z*`` unchanged; its backward replaces the gradient ``g`` by the solution of ``u = Jᵀu + g``.
 
     It is an autograd function and not a hook, because hooks keep the graph alive, and fail under ``torch.compile`` and
-    distributed training.
+    distributed training. ``fz = f(z_in)`` is recorded: products with ``Jᵀ`` are vector-Jacobian products of that one
+    evaluation.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        fz: Tensor,
-        z: Tensor,
-        z_in: Tensor,
-        method: Solver | GMRES,
-        default_tol: float,
-        stats: SolverStats,
-        select_rows: RowSelector | None,
-    ) -> Tensor:
-        # fz is kept on ctx with its graph: products with Jᵀ are vector-Jacobian products of that one evaluation.
-        ctx.fz, ctx.z_in = fz, z_in
-        ctx.method, ctx.default_tol, ctx.stats, ctx.select_rows = method, default_tol, stats, select_rows
-        ctx.set_materialize_grads(False)
+    def forward(fz: Tensor, z: Tensor, z_in: Tensor, how: _Backward) -> Tensor:
         return z.to(fz.dtype, copy=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        # Not among the saved tensors, which hooks may replace by copies without a graph.
+        ctx.fz, _, ctx.z_in, ctx.how = inputs
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
         c = cast(Any, ctx)
-        _refuse_double_backward()
+        how: _Backward = c.how
         (g,) = grad_outputs
         if g is None:
-            return (None,) * 7
+            return None, None, None, None
+        if not how.transformed:
+            _refuse_double_backward()
         fz, z_in, shape = c.fz, c.z_in, g.shape
-        if fz is None:
-            raise EquifuseError("this fixed point was already back-propagated; pass retain_graph=True the first time")
 
         def product(u: Tensor) -> Tensor:
             with torch.enable_grad():
                 (image,) = torch.autograd.grad(
-                    fz, z_in, u.view(shape).to(fz.dtype), retain_graph=True, allow_unused=True
+                    fz, z_in, u.view(shape).to(fz.dtype), retain_graph=True, create_graph=False, allow_unused=True
                 )
-            return torch.zeros_like(u) if image is None else flatten_batch(image).to(u.dtype)
+            if image is None:
+                return torch.zeros_like(u)
+            for place, axis in enumerate(reversed(how.mapped)):
+                image = image.movedim(axis + place, place)
+            return image.reshape(u.shape).to(u.dtype)
 
         def select_rows(index: Tensor) -> Product:
-            return transposed_jacobian(c.select_rows(index), z_in.detach()[index])
+            assert how.select_rows is not None
+            return transposed_jacobian(how.select_rows(index), z_in.detach()[index])
 
-        with torch.autocast(g.device.type, enabled=False):  # the backward pass may be run inside of one
-            u, adjoint = solve_adjoint(
-                product, g, c.method, c.default_tol, select_rows=select_rows if c.select_rows else None
-            )
-        _note(c.stats, adjoint)
-        return u.to(fz.dtype), None, None, None, None, None, None
+        u = how.solve(product, g, select_rows if how.select_rows else None).to(fz.dtype)
+        if how.transformed:
+            u = cast(Callable[..., Tensor], _OnceDifferentiable.apply)(u, g, fz)
+        return u, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], fz: Tensor, z: Tensor, z_in: Tensor, how: _Backward) -> Any:
+        """Samples are independent, so those of all mapped slices are one batch."""
+        at_fz, at_z, at_leaf, _ = in_dims
+        if at_leaf is None:
+            raise EquifuseError("under vmap a solver must return a state that depends on the map; this one does not")
+
+        def fold(x: Tensor, axis: int | None) -> Tensor:
+            return (x.expand(info.batch_size, *x.shape) if axis is None else x.movedim(axis, 0)).flatten(0, 1)
+
+        folded = replace(how, mapped=(*how.mapped, at_leaf))
+        apply = cast(Callable[..., Tensor], _ImplicitFunction.apply)
+        image = apply(fold(fz, at_fz), fold(z, at_z), z_in, folded)
+        return image.unflatten(0, (info.batch_size, len(image) // info.batch_size)), 0
+
+
+class _OnceDifferentiable(torch.autograd.Function):
+    """Returns ``u``, which depends on the other tensors in a way that has no derivative here."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(u: Tensor, *depends_on: Tensor) -> Tensor:
+        return u.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        raise EquifuseError(_NO_SECOND_DERIVATIVE)
 
 
 class _ExplicitFunction(torch.autograd.Function):
@@ -258,7 +322,7 @@ class _ExplicitFunction(torch.autograd.Function):
 
 def _refuse_double_backward() -> None:
     if torch.is_grad_enabled():
-        raise EquifuseError("double backward through an implicit fixed point is not supported; use gradient=Unrolled()")
+        raise EquifuseError(_NO_SECOND_DERIVATIVE)
 
 
 def _note(stats: SolverStats, adjoint: SolverStats) -> None:
@@ -332,7 +396,7 @@ def fixed_point(
     differentiable = torch.is_grad_enabled()
     with without_autocast(z0.device):
         with torch.set_grad_enabled(differentiable and isinstance(gradient, Unrolled)):
-            z, stats = solver.solve(f, z0.detach(), row_selector(f))
+            z, stats = solver.solve(f, z0.detach(), None if transformed() else row_selector(f))
         z = z.to(z0.dtype)
         if differentiable:
             z = gradient.attach(f, z, stats, solver)
@@ -356,14 +420,15 @@ def report(
     """
     if torch.compiler.is_compiling() or stats.all_converged():
         return
-    failed = int((~stats.converged).sum())
-    advice = cause()
-    if advice is None and which == "adjoint" and bool((stats.residual == torch.inf).any()):
-        lost = int((stats.residual == torch.inf).sum())
+    converged, residual, steps = (values(x) for x in (stats.converged, stats.residual, stats.steps))
+    failed = int((~converged).sum())
+    advice = None if transformed() else cause()
+    if advice is None and which == "adjoint" and bool((residual == torch.inf).any()):
+        lost = int((residual == torch.inf).sum())
         advice = f"the gradient that came in is not finite, or too large, in {lost} of them and is passed on as NaN"
     message = (
-        f"{failed} of {stats.converged.numel()} samples did not converge in the {which} solve "
-        f"(largest relative residual {stats.residual.max().item():.1e} after {int(stats.steps.max())} evaluations); "
+        f"{failed} of {converged.numel()} samples did not converge in the {which} solve "
+        f"(largest relative residual {residual.max().item():.1e} after {int(steps.max())} evaluations); "
         f"{advice or 'raise max_steps or tol, or lower the spectral radius of the map'}"
     )
     if strict:

@@ -13,6 +13,7 @@ from torch import Tensor
 from equifuse.errors import InputError
 from equifuse.kernels import Run
 from equifuse.solve.tensors import flatten_batch
+from equifuse.solve.transforms import transformed
 
 FixedPointMap = Callable[[Tensor], Tensor]
 RowSelector = Callable[[Tensor], FixedPointMap]
@@ -98,7 +99,7 @@ class Called:
     def __call__(self, z: Tensor) -> Tensor:
         """``f`` of the flat state ``z`` ``(n, N)``, flat and in the dtype of ``z``, in memory of its own."""
         state = z.reshape(z.shape[0], *self._like.shape[1:]).to(self._like.dtype)
-        if state.data_ptr() == z.data_ptr() and not torch.compiler.is_compiling():
+        if transformed() or (not torch.compiler.is_compiling() and state.data_ptr() == z.data_ptr()):
             state = state.clone()
         image = self._f(state)
         if not isinstance(image, Tensor) or image.shape != state.shape:

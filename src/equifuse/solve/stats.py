@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from equifuse.solve.transforms import values
+
 
 @dataclass
 class SolverStats:
@@ -48,7 +50,7 @@ class SolverStats:
 
     def all_converged(self) -> bool:
         """Whether every sample converged."""
-        return self.unsolved == 0 if self.unsolved is not None else bool(self.converged.all())
+        return self.unsolved == 0 if self.unsolved is not None else bool(values(self.converged).all())
 
     def select(self, rows: slice) -> SolverStats:
         """The statistics of the samples ``rows`` alone."""
