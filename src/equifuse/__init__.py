@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from equifuse.model import build_model as build_model
     from equifuse.model import load as load
     from equifuse.solve import GMRES as GMRES
+    from equifuse.solve import JFB as JFB
     from equifuse.solve import Anderson as Anderson
     from equifuse.solve import Broyden as Broyden
     from equifuse.solve import EquilibriumCache as EquilibriumCache
     from equifuse.solve import Implicit as Implicit
+    from equifuse.solve import Neumann as Neumann
     from equifuse.solve import Phantom as Phantom
     from equifuse.solve import Picard as Picard
     from equifuse.solve import SolverStats as SolverStats
@@ -82,10 +84,12 @@ __getattr__, __dir__, __all__ = attach(
         "equifuse.model": ["FusionModel", "ModelOutput", "build_model", "load"],
         "equifuse.solve": [
             "GMRES",
+            "JFB",
             "Anderson",
             "Broyden",
             "EquilibriumCache",
             "Implicit",
+            "Neumann",
             "Phantom",
             "Picard",
             "SolverStats",

@@ -89,7 +89,7 @@ def test_autograd_outside_of_vmap(out):
 
 
 @pytest.mark.parametrize(
-    "gradient", [ef.Phantom(steps=60), ef.Unrolled(), ef.Implicit(solver=TIGHT)], ids=lambda rule: rule.name
+    "gradient", [ef.Phantom(steps=60), ef.Neumann(steps=60), ef.Unrolled(), ef.Implicit(solver=TIGHT)], ids=lambda rule: rule.name
 )
 @pytest.mark.parametrize("solver", [ef.Broyden(tol=1e-12), ef.Picard(tol=1e-12, max_steps=400)], ids=lambda s: s.name)
 def test_other_rules_and_solvers(gradient, solver):

@@ -7,7 +7,7 @@ from typing import Any
 
 from equifuse.errors import InputError
 from equifuse.registry import GRADIENTS, SOLVERS
-from equifuse.solve.gradient import Gradient, Implicit, Phantom, Unrolled, fixed_point
+from equifuse.solve.gradient import JFB, Gradient, Implicit, Neumann, Phantom, Unrolled, fixed_point
 from equifuse.solve.krylov import GMRES
 from equifuse.solve.maps import ExplicitMap, Linearized
 from equifuse.solve.regularization import jacobian_penalty, residual_penalty, spectral_penalty
@@ -22,6 +22,7 @@ from equifuse.solve.warm_start import EquilibriumCache
 
 __all__ = [
     "GMRES",
+    "JFB",
     "Anderson",
     "Broyden",
     "EquilibriumCache",
@@ -29,6 +30,7 @@ __all__ = [
     "Gradient",
     "Implicit",
     "Linearized",
+    "Neumann",
     "Phantom",
     "Picard",
     "Solver",

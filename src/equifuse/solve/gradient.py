@@ -1,4 +1,4 @@
-"""``fixed_point`` and its gradient rules: implicit (adjoint equation), phantom, unrolled."""
+"""``fixed_point`` and its gradient rules: implicit (adjoint equation), its series, phantom, unrolled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.autograd.function import FunctionCtx
 from equifuse.configurable import Configurable
 from equifuse.errors import ConvergenceWarning, EquifuseError, InputError, NotConvergedError
 from equifuse.registry import GRADIENTS
-from equifuse.solve.adjoint import solve_adjoint
+from equifuse.solve.adjoint import Method, Series, solve_adjoint
 from equifuse.solve.krylov import GMRES, Product
 from equifuse.solve.maps import ExplicitMap, FixedPointMap, RowSelector, Saved, row_selector
 from equifuse.solve.solver import Solver
@@ -32,7 +32,7 @@ _NO_SECOND_DERIVATIVE = "double backward through an implicit fixed point is not 
 class Gradient(Configurable, ABC):
     """Base of the rules by which a gradient passes through a fixed point; independent of the solver that found it.
 
-    Use one of :class:`Implicit` (the default), :class:`Phantom` or :class:`Unrolled`.
+    Use one of :class:`Implicit` (the default), :class:`Neumann`, :class:`JFB`, :class:`Phantom` or :class:`Unrolled`.
 
     >>> w = torch.tensor(0.5, requires_grad=True)
     >>> z, _ = ef.fixed_point(lambda z: w * z + 1, torch.zeros(1, 1), gradient=ef.Unrolled())
@@ -82,20 +82,66 @@ class Implicit(Gradient):
 
     def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
         """Evaluate ``f`` once more; the backward pass solves the adjoint equation with products of this evaluation."""
-        default_tol = min(1e-5, solver.tol)
-        if isinstance(f, ExplicitMap) and not transformed():
-            if not any(tensor.requires_grad for tensor in f.closure):
-                return z
-            with torch.no_grad():
-                saved = f.linearize(z).saved
-            explicit = cast(Callable[..., Tensor], _ExplicitFunction.apply)
-            return explicit(f, z, saved, self.solver, default_tol, stats, *f.closure)
-        z_in = leaf(z)
-        fz = f(z_in)
-        if not transformed() and not _needs_more_than(fz, z_in):
-            return z
-        how = _Backward(self.solver, default_tol, stats, None if transformed() else row_selector(f), transformed())
-        return cast(Callable[..., Tensor], _ImplicitFunction.apply)(fz, z.detach(), z_in, how)
+        return _attach(f, z, stats, self.solver, min(1e-5, solver.tol))
+
+
+@GRADIENTS.register
+@dataclass(frozen=True, kw_only=True)
+class Neumann(Gradient):
+    """An approximate gradient: the first terms of the Neumann series of the implicit one.
+
+    At a fixed point it is the gradient of :class:`Phantom` with as many steps and damping 1, from the products with one
+    recorded evaluation: memory does not grow with the number of terms. The error shrinks like ``ρ(J)^steps``.
+
+    >>> w = torch.tensor(0.5, requires_grad=True)
+    >>> z, _ = ef.fixed_point(lambda z: w * z + 1, torch.zeros(1, 1), gradient=ef.Neumann(steps=3))
+    >>> z.sum().backward()
+    >>> round(w.grad.item(), 2)  # exact: 4
+    3.5
+
+    Args:
+        steps: terms of the series, ≥ 1; default 5. The first is the incoming gradient itself.
+
+    Raises:
+        InputError: an argument is out of range.
+
+    Formula: ``u = Σ_k (Jᵀ)^k g`` for ``k < steps`` in place of the solution of ``u = Jᵀu + g`` (Lorraine et al. 2020).
+    """
+
+    steps: int = 5
+    name: ClassVar[str] = "neumann"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InputError(f"steps must be at least 1, got {self.steps}")
+
+    def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
+        """Evaluate ``f`` once more; the backward pass sums products of this evaluation."""
+        return _attach(f, z, stats, Series(self.steps))
+
+
+@GRADIENTS.register
+@dataclass(frozen=True, kw_only=True)
+class JFB(Gradient):
+    """Jacobian-free backpropagation: the gradient of one evaluation at the solution, which is taken as a constant.
+
+    The cheapest rule, and the most biased: ``Neumann(steps=1)``. For a map that contracts it is a direction of descent
+    under the conditions of the paper.
+
+    >>> w = torch.tensor(0.5, requires_grad=True)
+    >>> z, _ = ef.fixed_point(lambda z: w * z + 1, torch.zeros(1, 1), gradient=ef.JFB())
+    >>> z.sum().backward()
+    >>> round(w.grad.item(), 2)  # exact: 4
+    2.0
+
+    Source: Fung et al. 2022, arXiv 2103.12803.
+    """
+
+    name: ClassVar[str] = "jfb"
+
+    def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
+        """Evaluate ``f`` once more."""
+        return _attach(f, z, stats, Series(1))
 
 
 @GRADIENTS.register
@@ -163,6 +209,23 @@ class Unrolled(Gradient):
         return z
 
 
+def _attach(f: FixedPointMap, z: Tensor, stats: SolverStats, method: Method, default_tol: float = 1e-5) -> Tensor:
+    """``z`` with a backward pass that solves the adjoint equation by ``method``; evaluates ``f`` once."""
+    if isinstance(f, ExplicitMap) and not transformed():
+        if not any(tensor.requires_grad for tensor in f.closure):
+            return z
+        with torch.no_grad():
+            saved = f.linearize(z).saved
+        explicit = cast(Callable[..., Tensor], _ExplicitFunction.apply)
+        return explicit(f, z, saved, method, default_tol, stats, *f.closure)
+    z_in = leaf(z)
+    fz = f(z_in)
+    if not transformed() and not _needs_more_than(fz, z_in):
+        return z
+    how = _Backward(method, default_tol, stats, None if transformed() else row_selector(f), transformed())
+    return cast(Callable[..., Tensor], _ImplicitFunction.apply)(fz, z.detach(), z_in, how)
+
+
 @dataclass(frozen=True)
 class _Backward:
     """How the backward pass of a fixed point is solved.
@@ -176,7 +239,7 @@ class _Backward:
         mapped: where in the point of linearisation the axes are that ``vmap`` has folded into the batch, last one first.
     """
 
-    method: Solver | GMRES
+    method: Method
     default_tol: float
     stats: SolverStats
     select_rows: RowSelector | None
@@ -286,7 +349,7 @@ class _ExplicitFunction(torch.autograd.Function):
         f: ExplicitMap,
         z: Tensor,
         saved: Saved,
-        method: Solver | GMRES,
+        method: Method,
         default_tol: float,
         stats: SolverStats,
         *closure: Tensor,
