@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from equifuse.solve import SolverStats as SolverStats
     from equifuse.solve import StaticAnderson as StaticAnderson
     from equifuse.solve import Unrolled as Unrolled
+    from equifuse.solve import VariationalDropout as VariationalDropout
+    from equifuse.solve import apply_norm as apply_norm
     from equifuse.solve import fixed_point as fixed_point
     from equifuse.solve import jacobian_penalty as jacobian_penalty
     from equifuse.solve import residual_penalty as residual_penalty
@@ -95,6 +97,8 @@ __getattr__, __dir__, __all__ = attach(
             "SolverStats",
             "StaticAnderson",
             "Unrolled",
+            "VariationalDropout",
+            "apply_norm",
             "fixed_point",
             "jacobian_penalty",
             "residual_penalty",

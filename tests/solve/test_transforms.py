@@ -46,7 +46,9 @@ def test_vmap_solves_each_slice():
     w, x = problem()
     torch.testing.assert_close(vmap(solve, (None, 0))(w, x), torch.stack([solve(w, each) for each in x]))
     ensemble = torch.stack([w, 0.5 * w, -w])
-    torch.testing.assert_close(vmap(solve)(ensemble, x), torch.stack([solve(*each) for each in zip(ensemble, x, strict=True)]))
+    torch.testing.assert_close(
+        vmap(solve)(ensemble, x), torch.stack([solve(*each) for each in zip(ensemble, x, strict=True)])
+    )
 
 
 def test_grad_and_vjp():
@@ -89,7 +91,9 @@ def test_autograd_outside_of_vmap(out):
 
 
 @pytest.mark.parametrize(
-    "gradient", [ef.Phantom(steps=60), ef.Neumann(steps=60), ef.Unrolled(), ef.Implicit(solver=TIGHT)], ids=lambda rule: rule.name
+    "gradient",
+    [ef.Phantom(steps=60), ef.Neumann(steps=60), ef.Unrolled(), ef.Implicit(solver=TIGHT)],
+    ids=lambda rule: rule.name,
 )
 @pytest.mark.parametrize("solver", [ef.Broyden(tol=1e-12), ef.Picard(tol=1e-12, max_steps=400)], ids=lambda s: s.name)
 def test_other_rules_and_solvers(gradient, solver):

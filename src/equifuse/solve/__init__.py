@@ -9,6 +9,7 @@ from equifuse.errors import InputError
 from equifuse.registry import GRADIENTS, SOLVERS
 from equifuse.solve.gradient import JFB, Gradient, Implicit, Neumann, Phantom, Unrolled, fixed_point
 from equifuse.solve.krylov import GMRES
+from equifuse.solve.layers import VariationalDropout, apply_norm
 from equifuse.solve.maps import ExplicitMap, Linearized
 from equifuse.solve.regularization import jacobian_penalty, residual_penalty, spectral_penalty
 from equifuse.solve.solver import Solver
@@ -37,6 +38,8 @@ __all__ = [
     "SolverStats",
     "StaticAnderson",
     "Unrolled",
+    "VariationalDropout",
+    "apply_norm",
     "fixed_point",
     "jacobian_penalty",
     "make_gradient",

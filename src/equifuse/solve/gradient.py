@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, cast, overload
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from equifuse.errors import ConvergenceWarning, EquifuseError, InputError, NotCo
 from equifuse.registry import GRADIENTS
 from equifuse.solve.adjoint import Method, Series, solve_adjoint
 from equifuse.solve.krylov import GMRES, Product
-from equifuse.solve.maps import ExplicitMap, FixedPointMap, RowSelector, Saved, row_selector
+from equifuse.solve.maps import ExplicitMap, FixedPointMap, RowSelector, Saved, TupleMap, row_selector
+from equifuse.solve.scope import one_solve
 from equifuse.solve.solver import Solver
 from equifuse.solve.solvers.anderson import Anderson
 from equifuse.solve.spectrum import transposed_jacobian
@@ -408,6 +409,7 @@ def _needs_more_than(fz: Tensor, z_in: Tensor) -> bool:
     return False
 
 
+@overload
 def fixed_point(
     f: FixedPointMap,
     z0: Tensor,
@@ -416,7 +418,29 @@ def fixed_point(
     gradient: Gradient | None = None,
     strict: bool = False,
     warn: bool = True,
-) -> tuple[Tensor, SolverStats]:
+    iterates: Sequence[int] = (),
+) -> tuple[Tensor, SolverStats]: ...
+@overload
+def fixed_point(
+    f: Callable[..., tuple[Tensor, ...]],
+    z0: tuple[Tensor, ...],
+    *,
+    solver: Solver | None = None,
+    gradient: Gradient | None = None,
+    strict: bool = False,
+    warn: bool = True,
+    iterates: Sequence[int] = (),
+) -> tuple[tuple[Tensor, ...], SolverStats]: ...
+def fixed_point(
+    f: Callable[..., Any],
+    z0: Tensor | tuple[Tensor, ...],
+    *,
+    solver: Solver | None = None,
+    gradient: Gradient | None = None,
+    strict: bool = False,
+    warn: bool = True,
+    iterates: Sequence[int] = (),
+) -> tuple[Any, SolverStats]:
     """Solve ``z = f(z)`` for every sample of a batch, differentiably.
 
     >>> z, stats = ef.fixed_point(torch.cos, torch.zeros(2, 3))
@@ -424,6 +448,10 @@ def fixed_point(
     tensor([0.7391, 0.7391, 0.7391])
     >>> stats.converged
     tensor([True, True])
+    >>> f = lambda a, b: (b.mean(1), (a / 2 + 1)[:, None].expand(-1, 3))  # two states that depend on each other
+    >>> (a, b), _ = ef.fixed_point(f, (torch.zeros(2), torch.zeros(2, 3)))
+    >>> a, b.shape
+    (tensor([2., 2.]), torch.Size([2, 3]))
 
     Args:
         f: map ``(B, …) -> (B, …)``. It may close over tensors and modules that need gradients, and must treat samples
@@ -431,14 +459,19 @@ def fixed_point(
             one mask outside). If it has a method ``select(rows)`` that returns the map of some samples alone (``rows``:
             sorted int64 indices into the batch), samples that have converged leave the batch, so that a few slow ones
             cost little.
-        z0: ``(B, …)`` floating-point start; gets no gradient.
+        z0: ``(B, …)`` floating-point start; gets no gradient. Or a tuple of such tensors, of any shapes with the same
+            batch axis: then ``f`` takes as many states and returns a tuple of them, and a sample stops when its whole
+            state is within the tolerance.
         solver: default ``Anderson()``: relative tolerance 1e-4 per sample, at most 50 evaluations.
         gradient: default ``Implicit()``. None is computed under ``torch.no_grad``.
         strict: raise an error instead of a warning when a sample does not converge.
         warn: whether to warn when a sample does not converge; the statistics have it in any case.
+        iterates: numbers of evaluations. ``stats.iterates`` then has the best state after each, for losses on the way to
+            the fixed point; each costs as many evaluations more. They have the gradient of one evaluation at them (as
+            :class:`JFB`), or with :class:`Unrolled` of all.
 
     Returns:
-        ``z`` ``(B, …)`` in the dtype of ``z0``, and the :class:`SolverStats`. A sample that did not converge holds its
+        ``z`` ``(B, …)`` in the dtype of ``z0`` (a tuple for a tuple), and the :class:`SolverStats`. A sample that did not converge holds its
         best iterate, with ``stats.converged`` False; there is at most one :class:`ConvergenceWarning` per call.
 
     Raises:
@@ -454,18 +487,34 @@ def fixed_point(
         raise InputError(f"solver must be a Solver such as Anderson(), got {type(solver).__name__}")
     if not isinstance(gradient, Gradient):
         raise InputError(f"gradient must be a Gradient such as Implicit(), got {type(gradient).__name__}")
+    if isinstance(z0, tuple):
+        joint = TupleMap(f, z0)
+        z, stats = fixed_point(
+            joint, joint.join(z0), solver=solver, gradient=gradient, strict=strict, warn=warn, iterates=iterates
+        )
+        stats.iterates = [joint.split(state) for state in stats.iterates]
+        return joint.split(z), stats
+    if any(isinstance(count, bool) or not isinstance(count, int) or count < 1 for count in iterates):
+        raise InputError(f"iterates must be numbers of evaluations, at least 1 each, got {list(iterates)}")
     if not z0.is_floating_point() or z0.dim() == 0:
         raise InputError(f"z0 must be a floating-point tensor (B, ...), got {z0.dtype} of shape {tuple(z0.shape)}")
-    differentiable = torch.is_grad_enabled()
-    with without_autocast(z0.device):
-        with torch.set_grad_enabled(differentiable and isinstance(gradient, Unrolled)):
-            z, stats = solver.solve(f, z0.detach(), None if transformed() else row_selector(f))
-        z = z.to(z0.dtype)
-        if differentiable:
-            z = gradient.attach(f, z, stats, solver)
+    with without_autocast(z0.device), one_solve():
+        z, stats = _solve(f, z0, solver, gradient)
+        rule = gradient if isinstance(gradient, Unrolled) else JFB()
+        for count in iterates:
+            stats.iterates.append(_solve(f, z0, replace(solver, max_steps=count), rule)[0])
         if strict or warn:
             report(stats, "forward", strict=strict)
     return z, stats
+
+
+def _solve(f: FixedPointMap, z0: Tensor, solver: Solver, gradient: Gradient) -> tuple[Tensor, SolverStats]:
+    """What the solver finds, with a gradient where one is recorded."""
+    differentiable = torch.is_grad_enabled()
+    with torch.set_grad_enabled(differentiable and isinstance(gradient, Unrolled)):
+        z, stats = solver.solve(f, z0.detach(), None if transformed() else row_selector(f))
+    z = z.to(z0.dtype)
+    return gradient.attach(f, z, stats, solver) if differentiable else z, stats
 
 
 def report(
