@@ -6,7 +6,6 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, ClassVar, cast, overload
 
 import torch
@@ -237,7 +236,7 @@ class _Backward:
         stats: those of the forward solve, to which its own are added.
         select_rows: function from row indices to the map of these rows.
         transformed: whether the fixed point was found inside a transform of ``torch.func``.
-        mapped: where in the point of linearisation the axes are that ``vmap`` has folded into the batch, last one first.
+        mapped: where in ``z_in`` the axes are that ``vmap`` has folded into the batch, the last one first.
     """
 
     method: Method
@@ -296,7 +295,7 @@ class _ImplicitFunction(torch.autograd.Function):
                 return torch.zeros_like(u)
             for place, axis in enumerate(reversed(how.mapped)):
                 image = image.movedim(axis + place, place)
-            return image.reshape(u.shape).to(u.dtype)
+            return cast(Tensor, image).reshape(u.shape).to(u.dtype)
 
         def select_rows(index: Tensor) -> Product:
             assert how.select_rows is not None
@@ -320,7 +319,7 @@ class _ImplicitFunction(torch.autograd.Function):
         folded = replace(how, mapped=(*how.mapped, at_leaf))
         apply = cast(Callable[..., Tensor], _ImplicitFunction.apply)
         image = apply(fold(fz, at_fz), fold(z, at_z), z_in, folded)
-        return image.unflatten(0, (info.batch_size, len(image) // info.batch_size)), 0
+        return image.reshape(info.batch_size, len(image) // info.batch_size, *image.shape[1:]), 0
 
 
 class _OnceDifferentiable(torch.autograd.Function):
@@ -466,13 +465,14 @@ def fixed_point(
         gradient: default ``Implicit()``. None is computed under ``torch.no_grad``.
         strict: raise an error instead of a warning when a sample does not converge.
         warn: whether to warn when a sample does not converge; the statistics have it in any case.
-        iterates: numbers of evaluations. ``stats.iterates`` then has the best state after each, for losses on the way to
-            the fixed point; each costs as many evaluations more. They have the gradient of one evaluation at them (as
-            :class:`JFB`), or with :class:`Unrolled` of all.
+        iterates: numbers of evaluations. ``stats.iterates`` then has the best state after each, for losses on the way;
+            each costs as many evaluations more. Its gradient is that of one evaluation at it (as :class:`JFB`), or with
+            :class:`Unrolled` of all of them.
 
     Returns:
-        ``z`` ``(B, …)`` in the dtype of ``z0`` (a tuple for a tuple), and the :class:`SolverStats`. A sample that did not converge holds its
-        best iterate, with ``stats.converged`` False; there is at most one :class:`ConvergenceWarning` per call.
+        ``z`` ``(B, …)`` in the dtype of ``z0``, or a tuple of such, and the :class:`SolverStats`. A sample that did not
+        converge holds its best iterate, with ``stats.converged`` False; there is at most one
+        :class:`ConvergenceWarning` per call.
 
     Raises:
         InputError: ``z0`` is not a floating-point tensor with a batch axis, or ``f`` changes its shape.

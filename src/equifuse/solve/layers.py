@@ -24,7 +24,7 @@ class VariationalDropout(nn.Module):
     forgotten when the solve is over: nothing has to be reset. Of solves within solves the outermost one counts.
     Outside of a solve, each call draws a mask. In evaluation mode nothing is dropped.
 
-    >>> w, drop = torch.eye(3) / 2, ef.VariationalDropout(0.5)
+    >>> w, drop = torch.eye(3) / 4, ef.VariationalDropout(0.5)
     >>> z, stats = ef.fixed_point(lambda z: drop(z) @ w + 1, torch.zeros(4, 3))
     >>> bool(stats.converged.all())
     True

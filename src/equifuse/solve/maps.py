@@ -149,7 +149,7 @@ class TupleMap:
 
     def split(self, z: Tensor) -> tuple[Tensor, ...]:
         """The states that ``z`` consists of."""
-        pieces = z.split([math.prod(like.shape[1:]) for like in self._like], dim=1)
+        pieces = torch.split(z, [math.prod(like.shape[1:]) for like in self._like], dim=1)
         return tuple(
             piece.reshape(len(z), *like.shape[1:]).to(like.dtype)
             for piece, like in zip(pieces, self._like, strict=True)

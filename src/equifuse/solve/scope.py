@@ -15,7 +15,7 @@ _kept: ContextVar[dict[object, Any] | None] = ContextVar("kept", default=None)
 
 
 def one_solve() -> AbstractContextManager[None]:
-    """A solve, and the evaluation that its gradient is of. Solves inside of it belong to it; so does a compiled graph."""
+    """A solve, with the evaluation that its gradient is of. Solves inside of it belong to it; none while compiling."""
     return nullcontext() if torch.compiler.is_compiling() or _kept.get() is not None else _new()
 
 

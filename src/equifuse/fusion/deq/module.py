@@ -19,8 +19,8 @@ from equifuse.fusion.deq.initialization import OUTER_GAIN, initialize
 from equifuse.fusion.deq.injection import inject
 from equifuse.fusion.deq.modality_map import BlockWeights, ModalityMap
 from equifuse.fusion.deq.parameters import ModalityBlocks, NormParameters
-from equifuse.fusion.deq.products import least_rows
 from equifuse.fusion.deq.problem import Problem, Solved, merge_stats, split_stats
+from equifuse.fusion.deq.products import least_rows
 from equifuse.fusion.deq.reference_weights import from_reference
 from equifuse.fusion.deq.regularizers import regularizers
 from equifuse.fusion.make import register
