@@ -34,15 +34,19 @@ if TYPE_CHECKING:
     from equifuse.model import build_model as build_model
     from equifuse.model import load as load
     from equifuse.solve import GMRES as GMRES
+    from equifuse.solve import JFB as JFB
     from equifuse.solve import Anderson as Anderson
     from equifuse.solve import Broyden as Broyden
     from equifuse.solve import EquilibriumCache as EquilibriumCache
     from equifuse.solve import Implicit as Implicit
+    from equifuse.solve import Neumann as Neumann
     from equifuse.solve import Phantom as Phantom
     from equifuse.solve import Picard as Picard
     from equifuse.solve import SolverStats as SolverStats
     from equifuse.solve import StaticAnderson as StaticAnderson
     from equifuse.solve import Unrolled as Unrolled
+    from equifuse.solve import VariationalDropout as VariationalDropout
+    from equifuse.solve import apply_norm as apply_norm
     from equifuse.solve import fixed_point as fixed_point
     from equifuse.solve import jacobian_penalty as jacobian_penalty
     from equifuse.solve import residual_penalty as residual_penalty
@@ -82,15 +86,19 @@ __getattr__, __dir__, __all__ = attach(
         "equifuse.model": ["FusionModel", "ModelOutput", "build_model", "load"],
         "equifuse.solve": [
             "GMRES",
+            "JFB",
             "Anderson",
             "Broyden",
             "EquilibriumCache",
             "Implicit",
+            "Neumann",
             "Phantom",
             "Picard",
             "SolverStats",
             "StaticAnderson",
             "Unrolled",
+            "VariationalDropout",
+            "apply_norm",
             "fixed_point",
             "jacobian_penalty",
             "residual_penalty",

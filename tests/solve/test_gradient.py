@@ -74,6 +74,43 @@ def test_phantom_gradient_bias_falls_with_steps_and_keeps_the_value():
     assert errors[-1] < 1e-9
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+def test_neumann_gradient_is_the_phantom_gradient_at_a_fixed_point(steps):
+    layer = Layer()
+    rules = [ef.Phantom(steps=steps), ef.Neumann(steps=steps)] + ([ef.JFB()] if steps == 1 else [])
+    found = []
+    for gradient in rules:
+        z, stats = ef.fixed_point(layer, torch.zeros_like(layer.x), solver=TIGHT, gradient=gradient)
+        found.append(torch.autograd.grad(z.pow(3).sum(), (layer.w, layer.x)))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
+    assert stats.adjoint.steps.tolist() == 5 * [steps - 1]
+
+
+def test_neumann_gradient_of_a_fusion_tends_to_the_implicit_one():
+    torch.manual_seed(0)
+    fusion = ef.DEQFusion({"a": 3, "b": 2}, 8, contraction=0.5, solver=ef.Anderson(tol=1e-12, max_steps=200)).double()
+    x = {m: torch.randn(4, width, dtype=torch.float64) for m, width in fusion.dims.items()}
+    weights, found = torch.randn(4, 8, dtype=torch.float64), []
+    for gradient in (ef.Implicit(solver=ef.GMRES(tol=1e-12)), ef.Neumann(steps=60), ef.JFB()):
+        fusion.gradient = gradient
+        gradients = torch.autograd.grad((fusion(x).fused * weights).sum(), list(fusion.parameters()))
+        found.append(torch.cat([g.flatten() for g in gradients]))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-8, atol=1e-10)
+    assert torch.nn.functional.cosine_similarity(found[2], found[0], dim=0) > 0.5
+
+
+def test_a_gradient_that_is_not_finite_stays_so_in_a_series():
+    layer = Layer()
+    z, stats = ef.fixed_point(layer, torch.zeros_like(layer.x), gradient=ef.Neumann())
+    cotangent = torch.ones_like(z)
+    cotangent[1, 0] = torch.inf
+    with pytest.warns(ef.ConvergenceWarning, match="not finite"):
+        (got,) = torch.autograd.grad(z, layer.x, cotangent)
+    assert torch.isfinite(got).all(1).tolist() == [True, False, True, True, True]
+    assert stats.adjoint.converged.tolist() == [True, False, True, True, True]
+
+
 def test_gradcheck_through_the_solver():
     b = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     w = (torch.randn(4, 4, dtype=torch.float64) * 0.3).requires_grad_()

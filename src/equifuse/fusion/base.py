@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -44,6 +44,13 @@ class FusionOutput:
     stats: SolverStats | None = None
     decisions: dict[str, Tensor] = field(default_factory=dict)
     confidence: dict[str, Tensor] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Refused; ``nn.DataParallel`` tries it to gather the outputs of several devices."""
+        raise InputError(
+            "a FusionOutput cannot be iterated over or gathered by nn.DataParallel: take its .fused inside the wrapped "
+            "module, or use DistributedDataParallel"
+        )
 
 
 @dataclass

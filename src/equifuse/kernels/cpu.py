@@ -448,13 +448,17 @@ def _idle(status: Tensor | None) -> np.ndarray[Any, Any]:
 def norm_relu(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor, idle: Tensor | None = None) -> Run:
     """:func:`equifuse.kernels.reference.norm_relu` into ``out``, which may be ``c``."""
     x = _flat(c)
-    return _prepared(_norm_relu, len(x), x.size, x, _fixed(gain), _fixed(shift), x.dtype.type(eps), _flat(out), _idle(idle))
+    return _prepared(
+        _norm_relu, len(x), x.size, x, _fixed(gain), _fixed(shift), x.dtype.type(eps), _flat(out), _idle(idle)
+    )
 
 
 def relu_norm(c: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor, idle: Tensor | None = None) -> Run:
     """:func:`equifuse.kernels.reference.relu_norm` into ``out``, which may be ``c``."""
     x = _flat(c)
-    return _prepared(_relu_norm, len(x), x.size, x, _fixed(gain), _fixed(shift), x.dtype.type(eps), _flat(out), _idle(idle))
+    return _prepared(
+        _relu_norm, len(x), x.size, x, _fixed(gain), _fixed(shift), x.dtype.type(eps), _flat(out), _idle(idle)
+    )
 
 
 def block_tail(

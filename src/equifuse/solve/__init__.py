@@ -7,8 +7,9 @@ from typing import Any
 
 from equifuse.errors import InputError
 from equifuse.registry import GRADIENTS, SOLVERS
-from equifuse.solve.gradient import Gradient, Implicit, Phantom, Unrolled, fixed_point
+from equifuse.solve.gradient import JFB, Gradient, Implicit, Neumann, Phantom, Unrolled, fixed_point
 from equifuse.solve.krylov import GMRES
+from equifuse.solve.layers import VariationalDropout, apply_norm
 from equifuse.solve.maps import ExplicitMap, Linearized
 from equifuse.solve.regularization import jacobian_penalty, residual_penalty, spectral_penalty
 from equifuse.solve.solver import Solver
@@ -22,6 +23,7 @@ from equifuse.solve.warm_start import EquilibriumCache
 
 __all__ = [
     "GMRES",
+    "JFB",
     "Anderson",
     "Broyden",
     "EquilibriumCache",
@@ -29,12 +31,15 @@ __all__ = [
     "Gradient",
     "Implicit",
     "Linearized",
+    "Neumann",
     "Phantom",
     "Picard",
     "Solver",
     "SolverStats",
     "StaticAnderson",
     "Unrolled",
+    "VariationalDropout",
+    "apply_norm",
     "fixed_point",
     "jacobian_penalty",
     "make_gradient",

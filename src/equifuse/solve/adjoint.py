@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,12 +17,23 @@ from equifuse.solve.loop import solve as solve_fixed_point
 from equifuse.solve.maps import Evaluation, FixedPointMap
 from equifuse.solve.solver import Solver
 from equifuse.solve.stats import SolverStats
-from equifuse.solve.tensors import flatten_batch, work_dtype
+from equifuse.solve.tensors import flatten_batch, relative_residual, work_dtype
+from equifuse.solve.transforms import transformed
 
 # A row without a new smallest residual in so many products is left to GMRES.
 _PATIENCE = 10
 # Powers of two by which a row is scaled at most, so that the factor itself is finite in float32.
 _MOST = 100
+
+
+@dataclass(frozen=True)
+class Series:
+    """In place of a solution the first ``terms`` terms of ``u = g + Jᵀg + (Jᵀ)²g + …``."""
+
+    terms: int
+
+
+Method = Solver | GMRES | Series
 
 
 class _Affine:
@@ -50,7 +62,7 @@ class _Affine:
 def solve_adjoint(
     product: Product,
     g: Tensor,
-    method: Solver | GMRES,
+    method: Method,
     default_tol: float,
     fused: Callable[[Tensor], Evaluation | None] | None = None,
     select_rows: Callable[[Tensor], Product] | None = None,
@@ -63,19 +75,23 @@ def solve_adjoint(
     Args:
         product: ``u ↦ Jᵀu`` on flat ``(B, N)``.
         g: incoming gradient.
-        method: the solver.
+        method: the solver, or a series in its place. Whatever a series leaves out, it counts as converged.
         default_tol: tolerance if ``method`` has none of its own.
         fused: function of the scaled ``g`` that gives the map ``u ↦ Jᵀu + g`` in a fused form, if it has one.
         select_rows: function from row indices (sorted, int64) to the product of these rows alone.
     """
     rhs = flatten_batch(g).to(work_dtype(g.dtype)).contiguous()
+    if transformed() and not isinstance(method, Series):  # a mapped axis of the map alone becomes one of the equation
+        rhs = rhs + product(rhs).new_zeros(())
     finite = torch.linalg.vector_norm(rhs, dim=1) < torch.inf
     peak = (
         torch.where(finite[:, None], rhs, 0.0).abs().amax(1, keepdim=True) if rhs.shape[1] else rhs[:, :0].sum(1, True)
     )
     exponent = torch.frexp(peak).exponent.clamp(-_MOST, _MOST)
     rhs = torch.where(finite[:, None], torch.ldexp(rhs, -exponent), 0.0)
-    if isinstance(method, GMRES):
+    if isinstance(method, Series):
+        u, stats = _by_series(product, rhs, method)
+    elif isinstance(method, GMRES):
         solution = _linear(product, rhs, method, default_tol, fused, select_rows)
         u, stats = solution.z, solution.stats(_least_tol(method, default_tol, rhs))
     else:
@@ -137,3 +153,15 @@ def _by_fixed_point(
         return lambda u: some(u) + right
 
     return solve_fixed_point(lambda u: product(u) + rhs, rhs, method, map_of if select_rows is not None else None)
+
+
+def _by_series(product: Product, rhs: Tensor, method: Series) -> tuple[Tensor, SolverStats]:
+    """The sum; the residual is the size of the last term relative to it."""
+    term, u, trace = rhs, rhs, []
+    for k in range(method.terms):
+        if k:
+            term = product(term)
+            u = u + term
+        trace.append(relative_residual(term, u))
+    steps = torch.full_like(trace[-1], method.terms - 1, dtype=torch.int64)
+    return u, SolverStats(trace[-1] < torch.inf, trace[-1], steps, torch.stack(trace))

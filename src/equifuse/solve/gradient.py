@@ -1,12 +1,12 @@
-"""``fixed_point`` and its gradient rules: implicit (adjoint equation), phantom, unrolled."""
+"""``fixed_point`` and its gradient rules: implicit (adjoint equation), its series, phantom, unrolled."""
 
 from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, cast, overload
 
 import torch
 from torch import Tensor
@@ -15,20 +15,24 @@ from torch.autograd.function import FunctionCtx
 from equifuse.configurable import Configurable
 from equifuse.errors import ConvergenceWarning, EquifuseError, InputError, NotConvergedError
 from equifuse.registry import GRADIENTS
-from equifuse.solve.adjoint import solve_adjoint
+from equifuse.solve.adjoint import Method, Series, solve_adjoint
 from equifuse.solve.krylov import GMRES, Product
-from equifuse.solve.maps import ExplicitMap, FixedPointMap, RowSelector, Saved, row_selector
+from equifuse.solve.maps import ExplicitMap, FixedPointMap, RowSelector, Saved, TupleMap, row_selector
+from equifuse.solve.scope import one_solve
 from equifuse.solve.solver import Solver
 from equifuse.solve.solvers.anderson import Anderson
 from equifuse.solve.spectrum import transposed_jacobian
 from equifuse.solve.stats import SolverStats
 from equifuse.solve.tensors import flatten_batch, without_autocast
+from equifuse.solve.transforms import leaf, transformed, values
+
+_NO_SECOND_DERIVATIVE = "double backward through an implicit fixed point is not supported; use gradient=Unrolled()"
 
 
 class Gradient(Configurable, ABC):
     """Base of the rules by which a gradient passes through a fixed point; independent of the solver that found it.
 
-    Use one of :class:`Implicit` (the default), :class:`Phantom` or :class:`Unrolled`.
+    Use one of :class:`Implicit` (the default), :class:`Neumann`, :class:`JFB`, :class:`Phantom` or :class:`Unrolled`.
 
     >>> w = torch.tensor(0.5, requires_grad=True)
     >>> z, _ = ef.fixed_point(lambda z: w * z + 1, torch.zeros(1, 1), gradient=ef.Unrolled())
@@ -78,20 +82,66 @@ class Implicit(Gradient):
 
     def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
         """Evaluate ``f`` once more; the backward pass solves the adjoint equation with products of this evaluation."""
-        default_tol = min(1e-5, solver.tol)
-        if isinstance(f, ExplicitMap):
-            if not any(tensor.requires_grad for tensor in f.closure):
-                return z
-            with torch.no_grad():
-                saved = f.linearize(z).saved
-            explicit = cast(Callable[..., Tensor], _ExplicitFunction.apply)
-            return explicit(f, z, saved, self.solver, default_tol, stats, *f.closure)
-        z_in = z.detach().clone().requires_grad_()
-        fz = f(z_in)
-        if not _needs_more_than(fz, z_in):
-            return z
-        apply = cast(Callable[..., Tensor], _ImplicitFunction.apply)
-        return apply(fz, z.detach(), z_in, self.solver, default_tol, stats, row_selector(f))
+        return _attach(f, z, stats, self.solver, min(1e-5, solver.tol))
+
+
+@GRADIENTS.register
+@dataclass(frozen=True, kw_only=True)
+class Neumann(Gradient):
+    """An approximate gradient: the first terms of the Neumann series of the implicit one.
+
+    At a fixed point it is the gradient of :class:`Phantom` with as many steps and damping 1, from the products with one
+    recorded evaluation: memory does not grow with the number of terms. The error shrinks like ``ρ(J)^steps``.
+
+    >>> w = torch.tensor(0.5, requires_grad=True)
+    >>> z, _ = ef.fixed_point(lambda z: w * z + 1, torch.zeros(1, 1), gradient=ef.Neumann(steps=3))
+    >>> z.sum().backward()
+    >>> round(w.grad.item(), 2)  # exact: 4
+    3.5
+
+    Args:
+        steps: terms of the series, ≥ 1; default 5. The first is the incoming gradient itself.
+
+    Raises:
+        InputError: an argument is out of range.
+
+    Formula: ``u = Σ_k (Jᵀ)^k g`` for ``k < steps`` in place of the solution of ``u = Jᵀu + g`` (Lorraine et al. 2020).
+    """
+
+    steps: int = 5
+    name: ClassVar[str] = "neumann"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InputError(f"steps must be at least 1, got {self.steps}")
+
+    def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
+        """Evaluate ``f`` once more; the backward pass sums products of this evaluation."""
+        return _attach(f, z, stats, Series(self.steps))
+
+
+@GRADIENTS.register
+@dataclass(frozen=True, kw_only=True)
+class JFB(Gradient):
+    """Jacobian-free backpropagation: the gradient of one evaluation at the solution, which is taken as a constant.
+
+    The cheapest rule, and the most biased: ``Neumann(steps=1)``. For a map that contracts it is a direction of descent
+    under the conditions of the paper.
+
+    >>> w = torch.tensor(0.5, requires_grad=True)
+    >>> z, _ = ef.fixed_point(lambda z: w * z + 1, torch.zeros(1, 1), gradient=ef.JFB())
+    >>> z.sum().backward()
+    >>> round(w.grad.item(), 2)  # exact: 4
+    2.0
+
+    Source: Fung et al. 2022, arXiv 2103.12803.
+    """
+
+    name: ClassVar[str] = "jfb"
+
+    def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
+        """Evaluate ``f`` once more."""
+        return _attach(f, z, stats, Series(1))
 
 
 @GRADIENTS.register
@@ -159,57 +209,135 @@ class Unrolled(Gradient):
         return z
 
 
+def _attach(f: FixedPointMap, z: Tensor, stats: SolverStats, method: Method, default_tol: float = 1e-5) -> Tensor:
+    """``z`` with a backward pass that solves the adjoint equation by ``method``; evaluates ``f`` once."""
+    if isinstance(f, ExplicitMap) and not transformed():
+        if not any(tensor.requires_grad for tensor in f.closure):
+            return z
+        with torch.no_grad():
+            saved = f.linearize(z).saved
+        explicit = cast(Callable[..., Tensor], _ExplicitFunction.apply)
+        return explicit(f, z, saved, method, default_tol, stats, *f.closure)
+    z_in = leaf(z)
+    fz = f(z_in)
+    if not transformed() and not _needs_more_than(fz, z_in):
+        return z
+    how = _Backward(method, default_tol, stats, None if transformed() else row_selector(f), transformed())
+    return cast(Callable[..., Tensor], _ImplicitFunction.apply)(fz, z.detach(), z_in, how)
+
+
+@dataclass(frozen=True)
+class _Backward:
+    """How the backward pass of a fixed point is solved.
+
+    Attributes:
+        method: the solver.
+        default_tol: tolerance if it has none of its own.
+        stats: those of the forward solve, to which its own are added.
+        select_rows: function from row indices to the map of these rows.
+        transformed: whether the fixed point was found inside a transform of ``torch.func``.
+        mapped: where in ``z_in`` the axes are that ``vmap`` has folded into the batch, the last one first.
+    """
+
+    method: Method
+    default_tol: float
+    stats: SolverStats
+    select_rows: RowSelector | None
+    transformed: bool
+    mapped: tuple[int, ...] = ()
+
+    def solve(self, product: Product, g: Tensor, select_rows: Callable[[Tensor], Product] | None) -> Tensor:
+        """The solution of ``u = Jᵀu + g``."""
+        with torch.no_grad(), torch.autocast(g.device.type, enabled=False):  # the pass may be run inside of one
+            u, adjoint = solve_adjoint(product, g, self.method, self.default_tol, select_rows=select_rows)
+        if self.transformed:
+            report(adjoint, "adjoint")
+        else:
+            _note(self.stats, adjoint)
+        return u
+
+
 class _ImplicitFunction(torch.autograd.Function):
     """Returns ``z*`` unchanged; its backward replaces the gradient ``g`` by the solution of ``u = Jᵀu + g``.
 
     It is an autograd function and not a hook, because hooks keep the graph alive, and fail under ``torch.compile`` and
-    distributed training.
+    distributed training. ``fz = f(z_in)`` is recorded: products with ``Jᵀ`` are vector-Jacobian products of that one
+    evaluation.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        fz: Tensor,
-        z: Tensor,
-        z_in: Tensor,
-        method: Solver | GMRES,
-        default_tol: float,
-        stats: SolverStats,
-        select_rows: RowSelector | None,
-    ) -> Tensor:
-        # fz is kept on ctx with its graph: products with Jᵀ are vector-Jacobian products of that one evaluation.
-        ctx.fz, ctx.z_in = fz, z_in
-        ctx.method, ctx.default_tol, ctx.stats, ctx.select_rows = method, default_tol, stats, select_rows
-        ctx.set_materialize_grads(False)
+    def forward(fz: Tensor, z: Tensor, z_in: Tensor, how: _Backward) -> Tensor:
         return z.to(fz.dtype, copy=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        # Not among the saved tensors, which hooks may replace by copies without a graph.
+        ctx.fz, _, ctx.z_in, ctx.how = inputs
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
         c = cast(Any, ctx)
-        _refuse_double_backward()
+        how: _Backward = c.how
         (g,) = grad_outputs
         if g is None:
-            return (None,) * 7
+            return None, None, None, None
+        if not how.transformed:
+            _refuse_double_backward()
         fz, z_in, shape = c.fz, c.z_in, g.shape
-        if fz is None:
-            raise EquifuseError("this fixed point was already back-propagated; pass retain_graph=True the first time")
 
         def product(u: Tensor) -> Tensor:
             with torch.enable_grad():
                 (image,) = torch.autograd.grad(
-                    fz, z_in, u.view(shape).to(fz.dtype), retain_graph=True, allow_unused=True
+                    fz, z_in, u.view(shape).to(fz.dtype), retain_graph=True, create_graph=False, allow_unused=True
                 )
-            return torch.zeros_like(u) if image is None else flatten_batch(image).to(u.dtype)
+            if image is None:
+                return torch.zeros_like(u)
+            for place, axis in enumerate(reversed(how.mapped)):
+                image = image.movedim(axis + place, place)
+            return cast(Tensor, image).reshape(u.shape).to(u.dtype)
 
         def select_rows(index: Tensor) -> Product:
-            return transposed_jacobian(c.select_rows(index), z_in.detach()[index])
+            assert how.select_rows is not None
+            return transposed_jacobian(how.select_rows(index), z_in.detach()[index])
 
-        with torch.autocast(g.device.type, enabled=False):  # the backward pass may be run inside of one
-            u, adjoint = solve_adjoint(
-                product, g, c.method, c.default_tol, select_rows=select_rows if c.select_rows else None
-            )
-        _note(c.stats, adjoint)
-        return u.to(fz.dtype), None, None, None, None, None, None
+        u = how.solve(product, g, select_rows if how.select_rows else None).to(fz.dtype)
+        if how.transformed:
+            u = cast(Callable[..., Tensor], _OnceDifferentiable.apply)(u, g, fz)
+        return u, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], fz: Tensor, z: Tensor, z_in: Tensor, how: _Backward) -> Any:
+        """Samples are independent, so those of all mapped slices are one batch."""
+        at_fz, at_z, at_leaf, _ = in_dims
+        if at_leaf is None:
+            raise EquifuseError("under vmap a solver must return a state that depends on the map; this one does not")
+
+        def fold(x: Tensor, axis: int | None) -> Tensor:
+            return (x.expand(info.batch_size, *x.shape) if axis is None else x.movedim(axis, 0)).flatten(0, 1)
+
+        folded = replace(how, mapped=(*how.mapped, at_leaf))
+        apply = cast(Callable[..., Tensor], _ImplicitFunction.apply)
+        image = apply(fold(fz, at_fz), fold(z, at_z), z_in, folded)
+        return image.reshape(info.batch_size, len(image) // info.batch_size, *image.shape[1:]), 0
+
+
+class _OnceDifferentiable(torch.autograd.Function):
+    """Returns ``u``, which depends on the other tensors in a way that has no derivative here."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(u: Tensor, *depends_on: Tensor) -> Tensor:
+        return u.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        raise EquifuseError(_NO_SECOND_DERIVATIVE)
 
 
 class _ExplicitFunction(torch.autograd.Function):
@@ -221,7 +349,7 @@ class _ExplicitFunction(torch.autograd.Function):
         f: ExplicitMap,
         z: Tensor,
         saved: Saved,
-        method: Solver | GMRES,
+        method: Method,
         default_tol: float,
         stats: SolverStats,
         *closure: Tensor,
@@ -257,7 +385,7 @@ class _ExplicitFunction(torch.autograd.Function):
 
 def _refuse_double_backward() -> None:
     if torch.is_grad_enabled():
-        raise EquifuseError("double backward through an implicit fixed point is not supported; use gradient=Unrolled()")
+        raise EquifuseError(_NO_SECOND_DERIVATIVE)
 
 
 def _note(stats: SolverStats, adjoint: SolverStats) -> None:
@@ -280,6 +408,7 @@ def _needs_more_than(fz: Tensor, z_in: Tensor) -> bool:
     return False
 
 
+@overload
 def fixed_point(
     f: FixedPointMap,
     z0: Tensor,
@@ -288,7 +417,29 @@ def fixed_point(
     gradient: Gradient | None = None,
     strict: bool = False,
     warn: bool = True,
-) -> tuple[Tensor, SolverStats]:
+    iterates: Sequence[int] = (),
+) -> tuple[Tensor, SolverStats]: ...
+@overload
+def fixed_point(
+    f: Callable[..., tuple[Tensor, ...]],
+    z0: tuple[Tensor, ...],
+    *,
+    solver: Solver | None = None,
+    gradient: Gradient | None = None,
+    strict: bool = False,
+    warn: bool = True,
+    iterates: Sequence[int] = (),
+) -> tuple[tuple[Tensor, ...], SolverStats]: ...
+def fixed_point(
+    f: Callable[..., Any],
+    z0: Tensor | tuple[Tensor, ...],
+    *,
+    solver: Solver | None = None,
+    gradient: Gradient | None = None,
+    strict: bool = False,
+    warn: bool = True,
+    iterates: Sequence[int] = (),
+) -> tuple[Any, SolverStats]:
     """Solve ``z = f(z)`` for every sample of a batch, differentiably.
 
     >>> z, stats = ef.fixed_point(torch.cos, torch.zeros(2, 3))
@@ -296,6 +447,10 @@ def fixed_point(
     tensor([0.7391, 0.7391, 0.7391])
     >>> stats.converged
     tensor([True, True])
+    >>> f = lambda a, b: (b.mean(1), (a / 2 + 1)[:, None].expand(-1, 3))  # two states that depend on each other
+    >>> (a, b), _ = ef.fixed_point(f, (torch.zeros(2), torch.zeros(2, 3)))
+    >>> a, b.shape
+    (tensor([2., 2.]), torch.Size([2, 3]))
 
     Args:
         f: map ``(B, …) -> (B, …)``. It may close over tensors and modules that need gradients, and must treat samples
@@ -303,15 +458,21 @@ def fixed_point(
             one mask outside). If it has a method ``select(rows)`` that returns the map of some samples alone (``rows``:
             sorted int64 indices into the batch), samples that have converged leave the batch, so that a few slow ones
             cost little.
-        z0: ``(B, …)`` floating-point start; gets no gradient.
+        z0: ``(B, …)`` floating-point start; gets no gradient. Or a tuple of such tensors, of any shapes with the same
+            batch axis: then ``f`` takes as many states and returns a tuple of them, and a sample stops when its whole
+            state is within the tolerance.
         solver: default ``Anderson()``: relative tolerance 1e-4 per sample, at most 50 evaluations.
         gradient: default ``Implicit()``. None is computed under ``torch.no_grad``.
         strict: raise an error instead of a warning when a sample does not converge.
         warn: whether to warn when a sample does not converge; the statistics have it in any case.
+        iterates: numbers of evaluations. ``stats.iterates`` then has the best state after each, for losses on the way;
+            each costs as many evaluations more. Its gradient is that of one evaluation at it (as :class:`JFB`), or with
+            :class:`Unrolled` of all of them.
 
     Returns:
-        ``z`` ``(B, …)`` in the dtype of ``z0``, and the :class:`SolverStats`. A sample that did not converge holds its
-        best iterate, with ``stats.converged`` False; there is at most one :class:`ConvergenceWarning` per call.
+        ``z`` ``(B, …)`` in the dtype of ``z0``, or a tuple of such, and the :class:`SolverStats`. A sample that did not
+        converge holds its best iterate, with ``stats.converged`` False; there is at most one
+        :class:`ConvergenceWarning` per call.
 
     Raises:
         InputError: ``z0`` is not a floating-point tensor with a batch axis, or ``f`` changes its shape.
@@ -326,18 +487,34 @@ def fixed_point(
         raise InputError(f"solver must be a Solver such as Anderson(), got {type(solver).__name__}")
     if not isinstance(gradient, Gradient):
         raise InputError(f"gradient must be a Gradient such as Implicit(), got {type(gradient).__name__}")
+    if isinstance(z0, tuple):
+        joint = TupleMap(f, z0)
+        z, stats = fixed_point(
+            joint, joint.join(z0), solver=solver, gradient=gradient, strict=strict, warn=warn, iterates=iterates
+        )
+        stats.iterates = [joint.split(state) for state in stats.iterates]
+        return joint.split(z), stats
+    if any(isinstance(count, bool) or not isinstance(count, int) or count < 1 for count in iterates):
+        raise InputError(f"iterates must be numbers of evaluations, at least 1 each, got {list(iterates)}")
     if not z0.is_floating_point() or z0.dim() == 0:
         raise InputError(f"z0 must be a floating-point tensor (B, ...), got {z0.dtype} of shape {tuple(z0.shape)}")
-    differentiable = torch.is_grad_enabled()
-    with without_autocast(z0.device):
-        with torch.set_grad_enabled(differentiable and isinstance(gradient, Unrolled)):
-            z, stats = solver.solve(f, z0.detach(), row_selector(f))
-        z = z.to(z0.dtype)
-        if differentiable:
-            z = gradient.attach(f, z, stats, solver)
+    with without_autocast(z0.device), one_solve():
+        z, stats = _solve(f, z0, solver, gradient)
+        rule = gradient if isinstance(gradient, Unrolled) else JFB()
+        for count in iterates:
+            stats.iterates.append(_solve(f, z0, replace(solver, max_steps=count), rule)[0])
         if strict or warn:
             report(stats, "forward", strict=strict)
     return z, stats
+
+
+def _solve(f: FixedPointMap, z0: Tensor, solver: Solver, gradient: Gradient) -> tuple[Tensor, SolverStats]:
+    """What the solver finds, with a gradient where one is recorded."""
+    differentiable = torch.is_grad_enabled()
+    with torch.set_grad_enabled(differentiable and isinstance(gradient, Unrolled)):
+        z, stats = solver.solve(f, z0.detach(), None if transformed() else row_selector(f))
+    z = z.to(z0.dtype)
+    return gradient.attach(f, z, stats, solver) if differentiable else z, stats
 
 
 def report(
@@ -355,16 +532,17 @@ def report(
     """
     if torch.compiler.is_compiling() or stats.all_converged():
         return
-    failed = int((~stats.converged).sum())
-    advice = cause()
-    lost = int((stats.residual == torch.inf).sum())
+    converged, residual, steps = (values(x) for x in (stats.converged, stats.residual, stats.steps))
+    failed = int((~converged).sum())
+    advice = None if transformed() else cause()
+    lost = int((residual == torch.inf).sum())
     if advice is None and lost:
         advice = f"values of the map, or its start, are not finite in {lost} of them"
         if which == "adjoint":
             advice = f"the gradient that came in is not finite, or too large, in {lost} of them and is passed on as NaN"
     message = (
-        f"{failed} of {stats.converged.numel()} samples did not converge in the {which} solve "
-        f"(largest relative residual {stats.residual.max().item():.1e} after {int(stats.steps.max())} evaluations); "
+        f"{failed} of {converged.numel()} samples did not converge in the {which} solve "
+        f"(largest relative residual {residual.max().item():.1e} after {int(steps.max())} evaluations); "
         f"{advice or 'raise max_steps or tol, or lower the spectral radius of the map'}"
     )
     if strict:

@@ -14,6 +14,7 @@ from equifuse.errors import InputError
 from equifuse.kernels.rows import CONVERGED, EXHAUSTED, STALLED
 from equifuse.registry import SOLVERS
 from equifuse.solve.loop import Solution
+from equifuse.solve.transforms import values
 
 Product = Callable[[Tensor], Tensor]
 # A direction of which less than this share is new is made orthogonal once more (Daniel et al. 1976).
@@ -56,7 +57,7 @@ class ArnoldiBasis:
         before = torch.linalg.vector_norm(image, dim=1)
         weights = torch.einsum("bkn,bn->bk", known, image)
         image = image - torch.einsum("bkn,bk->bn", known, weights)
-        if bool((torch.linalg.vector_norm(image, dim=1) < _CANCELLED * before).any()):
+        if bool(values(torch.linalg.vector_norm(image, dim=1) < _CANCELLED * before).any()):
             more = torch.einsum("bkn,bn->bk", known, image)
             image, weights = image - torch.einsum("bkn,bk->bn", known, more), weights + more
         height = torch.linalg.vector_norm(image, dim=1)
@@ -142,17 +143,17 @@ def gmres(
         The solution. A residual is the true one after a cycle, and Arnoldi's own (equal in exact arithmetic) inside.
     """
     scale = torch.linalg.vector_norm(g, dim=1)
-    right = g - u + product(u) if bool(u.any()) else g
+    right = g - u + product(u) if bool(values(u).any()) else g
     residual = _relative(torch.linalg.vector_norm(right, dim=1), scale)
     active = (residual > tol) & (residual < torch.inf) & (steps < method.max_steps)
     trace, index = [residual], torch.arange(len(g), device=g.device)
-    while bool(active.any()):
+    while bool(values(active).any()):
         if select_rows is not None and not bool(active[index].all()):
             index = active.nonzero().squeeze(1)
             product = select_rows(index)
         unsolved = active[index]
         budget = method.max_steps - steps[index]
-        size = int(budget[unsolved].max().clamp(max=method.restart))
+        size = min(method.restart, int(values(torch.where(unsolved, budget, 0)).max()))
         # Solved rows start from zero, so their solution does not change.
         start = torch.where(unsolved[:, None], right[index], 0.0)
         step, made, inside = _cycle(product, start, scale[index], size, tol, budget)
@@ -188,7 +189,7 @@ def _cycle(
     weights, inside, trace = first[:, :0], _relative(basis.norm, scale), []
     made = torch.zeros_like(budget)
     running = inside > tol
-    while basis.size < size and bool(running.any()):
+    while basis.size < size and bool(values(running).any()):
         # Products with Jᵀ, not 1 − Jᵀ: the Krylov space is the same, and nothing cancels where Jᵀ is small.
         basis.extend(product(basis.newest()))
         k = basis.size

@@ -14,6 +14,7 @@ from equifuse.solve.solver import SecantPair, Solver
 from equifuse.solve.stats import SolverStats
 from equifuse.solve.sync import is_sync_step
 from equifuse.solve.tensors import flatten_batch, relative_residual, work_dtype
+from equifuse.solve.transforms import transformed, values
 
 # Rows that have stopped leave the batch when at most this share is left, because copying the rest costs time.
 WORTH_DROPPING = 0.5
@@ -93,11 +94,11 @@ def solve(
     method = solver.fallback()
     while method is not None and len(z) and solution.unsolved != 0:
         stalled = solution.status == STALLED
-        rows = stalled.nonzero().squeeze(1)
-        if len(rows) == 0:
+        if not bool(values(stalled).any()):
             break
-        some = called.select(rows) if not torch.is_grad_enabled() else None
-        if some is None:  # the map is of the whole batch: the other rows stay where they are
+        rows = None if select_rows is None or torch.is_grad_enabled() else stalled.nonzero().squeeze(1)
+        some = None if rows is None else called.select(rows)
+        if rows is None or some is None:  # the map is of the whole batch: the other rows stay where they are
             rows, steps = torch.arange(len(z), device=z.device), torch.where(stalled, solution.steps, method.max_steps)
             some = called
         else:
@@ -123,7 +124,7 @@ def iterate(f: Called, z: Tensor, solver: Solver, steps: Tensor, known: Iterable
         known: what is known of the map.
     """
     rule = solver.start(z, known)
-    dropping = not torch.is_grad_enabled()
+    dropping = not torch.is_grad_enabled() and not transformed()
     index = torch.arange(len(z), device=z.device)
     best, residual, since = z, z.new_full((len(z),), torch.inf), torch.zeros_like(steps)
     status = torch.where(steps < solver.max_steps, RUNNING, EXHAUSTED).to(torch.int8)
@@ -155,8 +156,7 @@ def iterate(f: Called, z: Tensor, solver: Solver, steps: Tensor, known: Iterable
         if k + 1 == solver.max_steps:
             break
         if is_sync_step(z, k):
-            left = int(running.count_nonzero())
-            if left == 0:
+            if not bool(values(running).any()):
                 break
             # Stalled rows stay, because the rule has what is known of them.
             here = (running | (state == STALLED)).nonzero().squeeze(1) if dropping else index

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
@@ -13,6 +14,7 @@ from torch import Tensor
 from equifuse.errors import InputError
 from equifuse.kernels import Run
 from equifuse.solve.tensors import flatten_batch
+from equifuse.solve.transforms import transformed
 
 FixedPointMap = Callable[[Tensor], Tensor]
 RowSelector = Callable[[Tensor], FixedPointMap]
@@ -95,7 +97,7 @@ class Called:
     def __call__(self, z: Tensor) -> Tensor:
         """``f`` of the flat state ``z`` ``(n, N)``, flat and in the dtype of ``z``, in memory of its own."""
         state = z.reshape(z.shape[0], *self._like.shape[1:]).to(self._like.dtype)
-        if state.data_ptr() == z.data_ptr() and not torch.compiler.is_compiling():
+        if transformed() or (not torch.compiler.is_compiling() and state.data_ptr() == z.data_ptr()):
             state = state.clone()
         image = self._f(state)
         if not isinstance(image, Tensor) or image.shape != state.shape:
@@ -113,6 +115,53 @@ class Called:
             return None
         rows = rows if self._rows is None else self._rows[rows]
         return Called(self._select_rows(rows), self._like, self._select_rows, rows)
+
+
+class TupleMap:
+    """A map of several states, ``f(z1, z2, …) -> (z1, z2, …)``, as a map of one flat state ``(B, N)``.
+
+    Args:
+        f: the map.
+        like: the states, whose shapes and dtypes count.
+
+    Raises:
+        InputError: what is given are no floating-point tensors with a common batch axis.
+    """
+
+    def __init__(self, f: Callable[..., tuple[Tensor, ...]], like: tuple[Tensor, ...]) -> None:
+        for z in like:
+            if not isinstance(z, Tensor) or not z.is_floating_point() or z.dim() == 0 or len(z) != len(like[0]):
+                shapes = [tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__ for z in like]
+                raise InputError(f"z0 must be floating-point tensors (B, ...) with one batch size, got {shapes}")
+        if not like:
+            raise InputError("z0 must be a tensor or a tuple of tensors, got an empty tuple")
+        self._f, self._like = f, like
+        select_rows = row_selector(cast(FixedPointMap, f))
+        if select_rows is not None:
+            self.select = lambda rows: TupleMap(select_rows(rows), like)  # type: ignore[arg-type]
+
+    def join(self, states: tuple[Tensor, ...]) -> Tensor:
+        """The states as one ``(B, N)``, in the widest of their dtypes."""
+        return torch.cat([flatten_batch(z) for z in states], dim=1)
+
+    def split(self, z: Tensor) -> tuple[Tensor, ...]:
+        """The states that ``z`` consists of."""
+        pieces = torch.split(z, [math.prod(like.shape[1:]) for like in self._like], dim=1)
+        return tuple(
+            piece.reshape(len(z), *like.shape[1:]).to(like.dtype)
+            for piece, like in zip(pieces, self._like, strict=True)
+        )
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """One evaluation."""
+        images = self._f(*self.split(z))
+        expected = [tuple(like.shape[1:]) for like in self._like]
+        if not isinstance(images, tuple | list) or [tuple(x.shape[1:]) for x in images] != expected:
+            what = [tuple(x.shape[1:]) for x in images] if isinstance(images, tuple | list) else type(images).__name__
+            raise InputError(
+                f"the map must return a tuple of states of shapes {expected} per sample, it returned {what}"
+            )
+        return self.join(tuple(images)).to(z.dtype)
 
 
 class Linearized(NamedTuple):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
+
+from equifuse.solve.transforms import values
 
 
 @dataclass
@@ -27,6 +30,7 @@ class SolverStats:
         backward: list that the backward pass fills with the statistics of its own solve; read it as ``adjoint``.
         own: which rows of the backward solve belong to these samples; None for all.
         unsolved: number of samples that did not converge, where it is known without waiting for a device; else None.
+        iterates: differentiable states on the way, if ``fixed_point(..., iterates=)`` asked for them.
     """
 
     converged: Tensor
@@ -37,6 +41,7 @@ class SolverStats:
     backward: list[SolverStats] = field(default_factory=list)
     own: slice | None = None
     unsolved: int | None = None
+    iterates: list[Any] = field(default_factory=list)
 
     @property
     def adjoint(self) -> SolverStats | None:
@@ -48,7 +53,7 @@ class SolverStats:
 
     def all_converged(self) -> bool:
         """Whether every sample converged."""
-        return self.unsolved == 0 if self.unsolved is not None else bool(self.converged.all())
+        return self.unsolved == 0 if self.unsolved is not None else bool(values(self.converged).all())
 
     def select(self, rows: slice) -> SolverStats:
         """The statistics of the samples ``rows`` alone."""
@@ -61,6 +66,7 @@ class SolverStats:
         some.parts = {name: part.first(count) for name, part in self.parts.items()}
         some.backward, own = self.backward, self.own or slice(None)
         some.own = slice(own.start or 0, (own.start or 0) + count)
+        some.iterates = [z[:count] for z in self.iterates]
         return some
 
     def summary(self) -> dict[str, float]:
@@ -84,4 +90,6 @@ class SolverStats:
             {name: part.reshape(*leading) for name, part in self.parts.items()},
             self.backward,  # the same list: what the backward pass writes is seen in every view
             self.own,
+            self.unsolved,
+            [z.reshape(*leading, *z.shape[1:]) for z in self.iterates],
         )

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion.base import FlatInputs, Fusion, FusionOutput, flatten
@@ -76,7 +77,8 @@ class DEQFusion(Fusion):
         modality_blocks, gate, weighted_sum_only: ablations: no modality blocks, no gate, only a weighted sum of inputs.
 
     With an :class:`~equifuse.EquilibriumCache` as attribute ``warm_start`` (default None), calls with ``index=`` in
-    training mode start from the samples' previous equilibria.
+    training mode start from the samples' previous equilibria. With numbers of evaluations as attribute ``intermediate``
+    (default ``()``), ``stats.parts["fusion"].iterates`` has the fusion states after them in training mode, for losses.
 
     ``fused`` and ``modalities`` are the equilibria (zeros where absent). ``stats.parts`` has the statistics of each
     modality and of ``"fusion"``, ``stats`` the largest residual, and the steps of the slowest modality plus "fusion".
@@ -140,6 +142,7 @@ class DEQFusion(Fusion):
         self.loss_weights = {label: weight for label, weight in weights.items() if weight}
 
         self.warm_start: EquilibriumCache | None = None
+        self.intermediate: tuple[int, ...] = ()
         self.observers: list[list[Solved]] = []
 
         count = len(self.dims)
@@ -147,8 +150,9 @@ class DEQFusion(Fusion):
         self.fuse_weights = nn.Parameter(torch.ones(count))
         self.fuse_bias = nn.Parameter(torch.zeros(1))
         self.blocks = ModalityBlocks(count, dim) if modality_blocks and not weighted_sum_only else None
-        self.gate = nn.Linear(dim, dim) if gate and not weighted_sum_only else None
-        self.mix = nn.Linear(dim, dim) if not weighted_sum_only else None
+        # The solver needs their weights, so dynamic quantisation must leave them alone.
+        self.gate = NonDynamicallyQuantizableLinear(dim, dim) if gate and not weighted_sum_only else None
+        self.mix = NonDynamicallyQuantizableLinear(dim, dim) if not weighted_sum_only else None
         self.norm = NormParameters(dim, gain=OUTER_GAIN) if not weighted_sum_only else None
         initialize(self)
 
@@ -208,9 +212,9 @@ class DEQFusion(Fusion):
         if not self.projection:
             return x
         linear = self.project[name]
-        assert isinstance(linear, nn.Linear)
-        # Autocast is off here, but may have narrowed the input before.
-        projected: Tensor = linear(x.to(linear.weight.dtype))
+        # Autocast is off here, but may have narrowed the input before. A quantised layer has no tensor of weights.
+        weight = linear.weight
+        projected: Tensor = linear(x.to(weight.dtype if isinstance(weight, Tensor) else torch.float32))
         return projected
 
     def _modality_map(self, p: Problem) -> ModalityMap:
@@ -330,7 +334,8 @@ class DEQFusion(Fusion):
             if cache is not None and index is not None:
                 pieces = zip(names, start.chunk(len(names)), strict=True)
                 start = torch.cat([cache.start(name, index, piece) for name, piece in pieces])
-        z, stats = fixed_point(f, start, solver=self.solver, gradient=self.gradient, warn=False)
+        iterates = self.intermediate if self.training and names == [_FUSION] else ()
+        z, stats = fixed_point(f, start, solver=self.solver, gradient=self.gradient, warn=False, iterates=iterates)
         if cache is not None and index is not None:
             for name, piece in zip(names, z.detach().chunk(len(names)), strict=True):
                 cache.store(name, index, piece)

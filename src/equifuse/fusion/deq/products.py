@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from equifuse.kernels import Run
+from equifuse.solve.transforms import transformed
 
 # From this many multiplications per matrix on, matrices are multiplied one by one, each on all threads of a CPU: a
 # batched product gives whole matrices to threads, and leaves threads idle where the numbers do not divide.
@@ -21,7 +22,9 @@ def least_rows(like: Tensor) -> int:
     For fewer rows libraries take other routines, whose rounding differs; a steep map amplifies that to another
     equilibrium.
     """
-    return _ROWS_PER_THREAD * torch.get_num_threads() if like.is_cpu and not torch.compiler.is_compiling() else 0
+    if not like.is_cpu or torch.compiler.is_compiling() or transformed():
+        return 0
+    return _ROWS_PER_THREAD * torch.get_num_threads()
 
 
 def product(plus: Tensor | None, a: Tensor, b: Tensor, out: Tensor) -> Run:

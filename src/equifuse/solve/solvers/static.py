@@ -15,6 +15,7 @@ from equifuse.solve.maps import FixedPointMap, RowSelector
 from equifuse.solve.solver import SecantPair, Solver, StepRule
 from equifuse.solve.stats import SolverStats
 from equifuse.solve.tensors import flatten_batch, relative_residual, work_dtype
+from equifuse.solve.transforms import values
 
 # A difference of which less than this share is new, in units of machine epsilon, is only rounding.
 _LEAST_NEWS = 32
@@ -222,6 +223,6 @@ def _while(
     if torch.compiler.is_compiling():
         loop = cast(Callable[..., tuple[Tensor, ...]], torch.while_loop)
         return loop(goes_on, body, state)
-    while bool(goes_on(*state)):
+    while bool(values(goes_on(*state)).any()):
         state = body(*state)
     return state
