@@ -27,6 +27,7 @@ def test_run_folder(quick, tmp_path, small_set):
     names = {str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("*") if p.is_file()}
     assert names == {
         "config.yaml",
+        "split.csv",
         "metrics.json",
         "history.json",
         "checkpoints/last.ckpt",
@@ -264,8 +265,8 @@ def test_predictions_are_those_of_the_model_whatever_the_file(quick, tmp_path):
     assert set(np.load(tmp_path / "out.npz", allow_pickle=False)["prediction"]) == {"no", "yes"}
     with pytest.raises(ef.OutputExistsError):
         predict_run(tmp_path / "run", tmp_path / "in.csv", tmp_path / "out.csv")
-    with pytest.raises(ef.InputError, match="cannot write '.xlsx'"):
-        predict_run(tmp_path / "run", tmp_path / "in.csv", tmp_path / "out.xlsx")
+    with pytest.raises(ef.InputError, match="cannot write '.xls'"):
+        predict_run(tmp_path / "run", tmp_path / "in.csv", tmp_path / "out.xls")
     (tmp_path / "none.csv").write_text("a_0,a_1,a_2,a_3,a_4,a_5\n")
     with pytest.raises(ef.DataError, match="has no rows"):
         predict_run(tmp_path / "run", tmp_path / "none.csv", tmp_path / "new.csv")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equifuse.data.dataset import PARTS, Array, MultimodalDataset, Split, missing_rows
 from equifuse.data.lazy import Features, Indices, select
+from equifuse.data.options import SourceOptions
 from equifuse.data.split import partition
 from equifuse.errors import DataError, InputError
 from equifuse.registry import TASKS
@@ -27,6 +30,8 @@ _PART_NAMES = {
     "te": "test",
 }
 _TEST_FRACTION = 0.2
+# The column of row numbers, where rows have no ids.
+ROW = "row"
 
 
 def assemble(
@@ -39,11 +44,12 @@ def assemble(
     features: Mapping[str, tuple[str, ...]] | None = None,
     val_fraction: float = 0.2,
     seed: int = 0,
+    options: SourceOptions | None = None,
 ) -> MultimodalDataset:
     """A data set from all rows and the rows of each part.
 
     What is not given is split off: a test part from all rows if there are no parts at all (20 %), a validation part
-    from the training part; stratified where the task has classes.
+    from the training part; see :func:`guides` for what decides beside chance.
 
     Args:
         name: for reports.
@@ -54,12 +60,13 @@ def assemble(
         features: modality -> names of its features.
         val_fraction: share of the training part used for validation where none is given, in (0, 1).
         seed: of what is split off.
+        options: name the columns of ``whole`` by which rows are split.
 
     Raises:
-        DataError: parts that overlap, point outside of the rows or lack a training part, or ``val_fraction`` is
-            out of range.
+        DataError: parts that overlap, share a group, point outside of the rows or lack a training part, or
+            ``val_fraction`` is out of range.
     """
-    labels = strata(whole, task)
+    options = options or SourceOptions()
     rows = len(whole)
     found = {part: np.asarray(index, dtype=np.intp) for part, index in parts.items()}
     used = np.zeros(rows, dtype=np.int64)
@@ -69,11 +76,18 @@ def assemble(
         np.add.at(used, index, 1)
     if used.max(initial=0) > 1:
         raise DataError(f"{name}: {int((used > 1).sum())} rows are in more than one split, or twice in one")
+    if whole.ids is None:  # the rows are told apart by their number
+        whole = replace(whole, columns={**whole.columns, ROW: np.arange(rows)})
+    drawn: tuple[str, ...] = ()
     if not found:
-        train, test = partition(rows, (1 - _TEST_FRACTION, _TEST_FRACTION), seed=seed, labels=labels)
-        found = {"train": train, "test": test}
+        fractions = (1 - _TEST_FRACTION, _TEST_FRACTION)
+        train, test = partition(rows, fractions, seed=seed, **guides(whole, task, options))
+        found, drawn = {"train": train, "test": test}, ("test",)
     splits = {part: whole.select(index) for part, index in found.items()}
-    return assemble_parts(name, splits, task, classes=classes, features=features, val_fraction=val_fraction, seed=seed)
+    dataset = assemble_parts(
+        name, splits, task, classes=classes, features=features, val_fraction=val_fraction, seed=seed, options=options
+    )
+    return replace(dataset, drawn=(*dataset.drawn, *drawn))
 
 
 def assemble_parts(
@@ -85,21 +99,46 @@ def assemble_parts(
     features: Mapping[str, tuple[str, ...]] | None = None,
     val_fraction: float = 0.2,
     seed: int = 0,
+    options: SourceOptions | None = None,
 ) -> MultimodalDataset:
     """A data set from a training part, a test part, and perhaps a validation part; see :func:`assemble`.
 
     Raises:
-        DataError: a part is missing, or ``val_fraction`` is out of range.
+        DataError: a part is missing, two parts share a group, or ``val_fraction`` is out of range.
     """
-    found = dict(splits)
+    found, options = dict(splits), options or SourceOptions()
     for part in ("train", "test"):
         if part not in found:
             raise DataError(f"{name} has no {part!r} part; it has {', '.join(found) or 'none'}")
-    if "val" not in found:
-        found["train"], found["val"] = _hold_out(found["train"], task, val_fraction, seed)
-    return MultimodalDataset(
-        name, {part: found[part] for part in PARTS}, task, classes, dict(features) if features else None
-    )
+    drawn = () if "val" in found else ("val",)
+    if drawn:
+        found["train"], found["val"] = hold_out(found["train"], task, val_fraction, seed, options)
+    if options.group:
+        _check_apart(name, found, options.group)
+    parts = {part: found[part] for part in PARTS}
+    return MultimodalDataset(name, parts, task, classes, dict(features) if features else None, drawn)
+
+
+def guides(split: Split, task: str, options: SourceOptions) -> dict[str, Array | None]:
+    """What decides beside chance which rows are split off: ``labels``, ``groups`` and ``order`` of :func:`partition`.
+
+    Labels are the task's, such as the classes, and the columns that the options name to stratify by.
+
+    Raises:
+        DataError: one of the columns is empty in some row.
+    """
+    for name in options.guiding():
+        if name not in split.columns:
+            raise DataError(f"the rows have no column {name!r} to split them by; they have {', '.join(split.columns)}")
+    columns = split.columns
+    labels = [label for label in (strata(split, task),) if label is not None]
+    labels += [columns[name] for name in options.stratify]
+    codes = [np.unique(label, return_inverse=True)[1].reshape(-1) for label in labels]
+    return {
+        "labels": np.unique(np.stack(codes, axis=1), axis=0, return_inverse=True)[1].reshape(-1) if codes else None,
+        "groups": columns[options.group] if options.group else None,
+        "order": columns[options.order] if options.order else None,
+    }
 
 
 def strata(split: Split, task: str) -> Array | None:
@@ -107,15 +146,32 @@ def strata(split: Split, task: str) -> Array | None:
     return None if split.target is None else TASKS.get(task).targets.strata(split.target)
 
 
-def _hold_out(train: Split, task: str, val_fraction: float, seed: int) -> tuple[Split, Split]:
-    """What stays for training, and what is held out for validation."""
+def hold_out(
+    train: Split, task: str, val_fraction: float, seed: int, options: SourceOptions | None = None
+) -> tuple[Split, Split]:
+    """What stays for training, and what is held out for validation.
+
+    Raises:
+        DataError: ``val_fraction`` is out of range.
+    """
     if not 0 < val_fraction < 1:
         raise DataError(f"val_fraction must be between 0 and 1, got {val_fraction}")
-    labels = strata(train, task)
-    if labels is not None and len(labels) != len(train):
-        raise DataError(f"{len(labels)} labels for {len(train)} rows")
-    keep, val = partition(len(train), (1 - val_fraction, val_fraction), seed=seed, labels=labels)
+    by = guides(train, task, options or SourceOptions())
+    if by["labels"] is not None and len(by["labels"]) != len(train):
+        raise DataError(f"{len(by['labels'])} labels for {len(train)} rows")
+    keep, val = partition(len(train), (1 - val_fraction, val_fraction), seed=seed, **by)
     return train.select(keep), train.select(val)
+
+
+def _check_apart(name: str, parts: Mapping[str, Split], group: str) -> None:
+    """Refuse parts that share a group."""
+    for one, other in combinations(PARTS, 2):
+        shared = np.intersect1d(parts[one].columns[group], parts[other].columns[group])
+        if len(shared):
+            raise DataError(
+                f"{name}: {group} {shared.tolist()[0]!r} is in {one} and in {other}, as are {len(shared) - 1} more; "
+                "put all rows of a group into one part, or leave the split to --group"
+            )
 
 
 def with_presence(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equifuse._display import html_table, short_text
-from equifuse.data.lazy import Features, Floats, Indices, LazyArray, blocks, select
+from equifuse.data.lazy import Features, Floats, Indices, LazyArray, blocks, in_memory, select
 from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.registry import TASKS
 
@@ -38,6 +38,8 @@ class Split:
         lengths: modality name -> int64 ``(n,)``, numbers of valid steps of sequences ``(n, T, l)``; a modality without
             a key has no padding.
         weight: ``(n,)``, ≥ 0, weight of each row in the loss and in preprocessing; None for equal weights.
+        columns: name -> ``(n,)``, further columns of the source by which rows are split or compared, such as the
+            patient or the site; no model sees them.
     """
 
     inputs: dict[str, Features]
@@ -46,6 +48,7 @@ class Split:
     ids: Array | None = None
     lengths: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     weight: NDArray[np.floating[Any]] | None = None
+    columns: dict[str, Array] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -91,6 +94,7 @@ class Split:
             self.ids,
             {m: steps for m, steps in self.lengths.items() if m not in dropped},
             self.weight,
+            self.columns,
         )
 
     def select(self, rows: Indices) -> Split:
@@ -102,6 +106,34 @@ class Split:
             None if self.ids is None else self.ids[rows],
             {m: steps[rows] for m, steps in self.lengths.items()},
             None if self.weight is None else self.weight[rows],
+            {name: column[rows] for name, column in self.columns.items()},
+        )
+
+    def joined(self, *others: Split) -> Split:
+        """These rows and those of other splits of the same modalities, in memory."""
+        splits = (self, *others)
+
+        def rows(values: Iterable[Any]) -> Any:
+            return np.concatenate(list(values))
+
+        def where_some_have(name: str, otherwise: Callable[[Split, str], Any]) -> dict[str, Any]:
+            of = [getattr(split, name) for split in splits]
+            keys = dict.fromkeys(m for each in of for m in each)
+            return {
+                m: rows(each[m] if m in each else otherwise(split, m) for each, split in zip(of, splits, strict=True))
+                for m in keys
+            }
+
+        weighted = any(split.weight is not None for split in splits)
+        columns = [name for name in self.columns if all(name in split.columns for split in splits)]
+        return Split(
+            {m: rows(in_memory(split.inputs[m]) for split in splits) for m in self.inputs},
+            where_some_have("present", lambda split, _: np.ones(len(split), np.bool_)),
+            None if any(s.target is None for s in splits) else rows(s.target for s in splits),
+            None if any(s.ids is None for s in splits) else rows(s.ids for s in splits),
+            where_some_have("lengths", lambda split, m: np.full(len(split), split.inputs[m].shape[1])),
+            rows(np.ones(len(s)) if s.weight is None else s.weight for s in splits) if weighted else None,
+            {name: rows(split.columns[name] for split in splits) for name in columns},
         )
 
 
@@ -119,6 +151,7 @@ class MultimodalDataset:
         task: "classification", "multilabel", "regression", "retrieval", "survival", or a registered one.
         classes: names of the classes or targets, or None.
         features: modality name -> names of its features, where a source has them, or None.
+        drawn: the parts that were split off when the set was read, because its source does not have them.
 
     Raises:
         DataError: the splits disagree, a present row holds NaN or infinity, or labels do not fit the task.
@@ -130,6 +163,7 @@ class MultimodalDataset:
     task: str
     classes: tuple[str, ...] | None = None
     features: dict[str, tuple[str, ...]] | None = None
+    drawn: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         TASKS.get(self.task)

@@ -195,7 +195,15 @@ def _command(dataset: MultimodalDataset, path: str, source: SourceOptions) -> st
         words += ["--modality", f"{m}={pattern}"]
     for column in source.target:
         words += ["--target", column]
-    for option, value in (("--id", source.id), ("--split-column", source.split), ("--task", source.task)):
+    for column in source.stratify:
+        words += ["--stratify", column]
+    for option, value in (
+        ("--id", source.id),
+        ("--split-column", source.split),
+        ("--task", source.task),
+        ("--group", source.group),
+        ("--order", source.order),
+    ):
         if value:
             words += [option, value]
     words += ["--fusion", "gmf"]

@@ -50,6 +50,9 @@ class SourceOptions(Options):
         id: column that names the samples.
         split: column that says train, val or test.
         task: the task; None derives it from the target's values.
+        group: column of what must not be torn apart, such as the patient: all rows of a group are in one part.
+        stratify: columns whose values have the same shares in all parts, beside the classes.
+        order: column of dates or numbers: the test part is the latest rows, validation those before it.
 
     Raises:
         InputError: a value of the wrong kind.
@@ -79,6 +82,32 @@ class SourceOptions(Options):
         group="Data",
         flag="--task",
     )
+    group: str | None = option(
+        None,
+        optional(text()),
+        help="For tables: column whose equal rows stay together in one part, such as the patient.",
+        group="Data",
+        flag="--group",
+    )
+    stratify: tuple[str, ...] = option(
+        (),
+        some_of(),
+        help="For tables: column to stratify by, beside the classes, such as the site.",
+        group="Data",
+        flag="--stratify",
+    )
+    order: str | None = option(
+        None,
+        optional(text()),
+        help="For tables: column of dates or numbers; the latest rows are the test part.",
+        group="Data",
+        flag="--order",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order and (self.group or self.stratify):
+            raise InputError("order says which rows are in which part; it goes with neither group nor stratify")
 
     @classmethod
     def of(cls, values: SourceOptions | Mapping[str, Any] | None) -> SourceOptions:
@@ -92,8 +121,13 @@ class SourceOptions(Options):
     def given(self) -> dict[str, Any]:
         """The options that are set, as plain values."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values["target"] = list(self.target)
+        values |= {"target": list(self.target), "stratify": list(self.stratify)}
         return {name: value for name, value in values.items() if value}
+
+    def guiding(self) -> tuple[str, ...]:
+        """The columns by which rows are split, each once."""
+        names = (self.group, *self.stratify, self.order)
+        return tuple(dict.fromkeys(name for name in names if name))
 
     def refuse(self, where: str, *allowed: str) -> None:
         """Raise an error for options that a format cannot use.

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
+from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
 from equifuse.data import Split
-from equifuse.data.assemble import strata
+from equifuse.data.assemble import hold_out
 from equifuse.data.loaders import batches_of, mix
-from equifuse.data.split import partition
+from equifuse.data.options import SourceOptions
 from equifuse.encoders import POOLINGS
 from equifuse.errors import DataError, InputError
 from equifuse.estimators.layout import Columns, Layout, layout_of, names_columns
@@ -32,6 +32,8 @@ from equifuse.runs.training import check_accelerator
 from equifuse.training.trainer import Trainer, TrainingResult
 
 _DTYPES = ("float32", "float64")
+# The column of groups.
+_GROUP = "group"
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,15 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         tags.input_tags.dict = True
         return tags
 
-    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None = None,
+        *,
+        groups: ArrayLike | None = None,
+        eval_set: tuple[Any, Any] | None = None,
+    ) -> Self:
         """Train anew.
 
         Args:
@@ -121,20 +131,25 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             y: targets of the ``n`` samples.
             sample_weight: ``(n,)``, ≥ 0, what a sample counts in the loss and in preprocessing: 2 is as good as giving
                 it twice, 0 as leaving it out. The regularisers of a fusion are not weighted.
+            groups: ``(n,)``, such as the patient of each sample: what is held out for early stopping is whole groups.
+            eval_set: the samples ``(X, y)`` for early stopping; ``validation_fraction`` is not used then.
 
         Returns:
             The estimator.
 
         Raises:
-            InputError: a parameter out of range, modalities that do not fit ``X``, or training diverged.
+            InputError: a parameter out of range, both ``groups`` and ``eval_set``, modalities that do not fit ``X``, or
+                training diverged.
             UnknownNameError: an unknown fusion, encoder or option.
             DataError: samples, targets or weights that cannot be used.
         """
         self._seed = seed = self._draw_seed()
         config = self._config(seed)
-        whole, target = self._read(X, y, sample_weight, anew=True)
+        if groups is not None and eval_set is not None:
+            raise InputError("groups are for what is held out of X; eval_set takes its place, so give one of them")
+        whole, target = self._read(X, y, sample_weight, anew=True, groups=groups)
         whole = replace(whole, target=self._encode(target, anew=True))
-        train, val = self._hold_out(whole, seed)
+        train, val = self._hold_out(whole, seed) if eval_set is None else (whole, self._given(eval_set))
         self.model_ = self._build(config, train)
         result = self._train(config, train, val, None)
         self.history_ = result.history
@@ -184,7 +199,9 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         check_accelerator(config)
         return config
 
-    def _read(self, X: Any, y: Any, sample_weight: ArrayLike | None, *, anew: bool) -> tuple[Split, NDArray[Any]]:
+    def _read(
+        self, X: Any, y: Any, sample_weight: ArrayLike | None, *, anew: bool, groups: ArrayLike | None = None
+    ) -> tuple[Split, NDArray[Any]]:
         """Inputs and weights of samples to fit, without those that weigh nothing, and their targets as given."""
         layout: Layout | None = None if anew else self._layout
         if anew and names_columns(X, self.modalities):
@@ -196,6 +213,8 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         if anew:
             layout = replace(layout, dtype=self.dtype, padded=self.encoder in ("auto", *POOLINGS))
         self._layout: Layout = layout
+        columns = {} if groups is None else {_GROUP: _groups(groups)}
+        check_consistent_length(table, *columns.values())
         weight = None
         if sample_weight is not None:
             weight = _check_sample_weight(sample_weight, table, dtype=table.dtype, ensure_non_negative=True)
@@ -203,7 +222,17 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             if not some.any():
                 raise DataError("sample_weight is zero for all samples")
             table, target, weight = table[some], target[some], weight[some]
-        return replace(layout.split(table), weight=weight), target
+            columns = {name: column[some] for name, column in columns.items()}
+        return replace(layout.split(table), weight=weight, columns=columns), target
+
+    def _given(self, eval_set: Any) -> Split:
+        """The samples for early stopping that ``fit`` is given."""
+        pairs = eval_set if isinstance(eval_set, list) else [eval_set]
+        if len(pairs) != 1 or not isinstance(pairs[0], tuple | list) or len(pairs[0]) != 2:
+            raise InputError("eval_set must be one pair (X, y)")
+        X, y = pairs[0]
+        val, target = self._read(X, y, None, anew=False)
+        return replace(val, target=self._encode(target, anew=False))
 
     def _table_options(self) -> dict[str, Any]:
         return {"dtype": ("float64", "float32"), "ensure_all_finite": "allow-nan"}
@@ -220,14 +249,14 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             raise InputError(
                 f"validation_fraction must be between 0 and 1, or None for no validation, got {fraction!r}"
             )
-        labels = strata(whole, self._task)
-        keep, held = partition(len(whole), (1 - fraction, fraction), seed=seed, labels=labels)
-        if len(held) == 0:
+        train, val = hold_out(whole, self._task, fraction, seed, SourceOptions(group=next(iter(whole.columns), None)))
+        if len(val) == 0:
             raise DataError(
-                f"validation_fraction={fraction} of {len(whole)} samples holds out none; give more samples, or "
-                "validation_fraction=None to train without early stopping"
+                f"validation_fraction={fraction} of {len(whole)} samples holds out none; give more samples"
+                + " or smaller groups" * bool(whole.columns)
+                + ", or validation_fraction=None to train without early stopping"
             )
-        return whole.select(keep), whole.select(held)
+        return train, val
 
     def _build(self, config: TrainConfig, train: Split) -> FusionModel:
         outputs, classes = self._outputs_and_classes()
@@ -247,6 +276,15 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         check_is_fitted(self, "model_")
         table = validate_data(self, self._layout.table(X), reset=False, **self._table_options())
         return predict_batches(self.model_, batches_of(self._layout.split(table)), "X").prediction
+
+
+def _groups(groups: ArrayLike) -> NDArray[Any]:
+    """The group of each sample, none of them unknown."""
+    found: NDArray[Any] = column_or_1d(groups, dtype=object)
+    lacking = [i for i, value in enumerate(found) if value is None or (isinstance(value, float) and np.isnan(value))]
+    if lacking:
+        raise DataError(f"groups has no value in {len(lacking)} rows, the first is row {lacking[0]}")
+    return np.asarray([str(value) for value in found])
 
 
 def _options(task: str) -> list[str]:

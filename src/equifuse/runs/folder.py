@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from equifuse.data import MultimodalDataset, load
+from equifuse.data.assemble import ROW
 from equifuse.errors import DataError, InputError
 from equifuse.files import read_yaml
 from equifuse.model import FusionModel
 from equifuse.model import load as load_model
 from equifuse.runs.config import RECORD, TrainConfig, read_config
-from equifuse.tasks import Task, make_task
+from equifuse.tasks import Columns, Task, make_task
 from equifuse.training.protocol import arrange
 
 CONFIG, METRICS, HISTORY, MODEL, PLOTS = "config.yaml", "metrics.json", "history.json", "model", "plots"
+# Which row was in which part.
+SPLIT = "split.csv"
 PathLike = str | os.PathLike[str]
 
 
@@ -91,6 +96,20 @@ def load_data(config: TrainConfig) -> MultimodalDataset:
     """The data set of a configuration, arranged as its protocol asks."""
     dataset = load(config.data, val_fraction=config.val_fraction, seed=config.seed, source=config.source)
     return arrange(dataset, config.protocol)
+
+
+def split_columns(dataset: MultimodalDataset) -> Columns:
+    """Which row is in which part: ``id``, or ``row`` without ids, ``part``, and the columns that decided it."""
+    splits = dataset.splits
+    named = all(split.ids is not None for split in splits.values())
+    found = {"id": np.concatenate([np.asarray(s.ids).astype(str) for s in splits.values()])} if named else {}
+    numbered = all(ROW in split.columns for split in splits.values())
+    if not named and not numbered:  # a source that has its parts apart counts the rows of each
+        found = {ROW: np.concatenate([np.arange(len(split)) for split in splits.values()])}
+    found |= {"part": np.repeat(list(splits), [len(split) for split in splits.values()])}
+    shared = [n for n in splits["train"].columns if n not in found and all(n in s.columns for s in splits.values())]
+    found |= {name: np.concatenate([split.columns[name] for split in splits.values()]) for name in shared}
+    return {name: found[name] for name in ("id", ROW, "part", *shared) if name in found}
 
 
 def task_of(model: FusionModel, config: TrainConfig, weights: list[float] | None = None) -> Task:

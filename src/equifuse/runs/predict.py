@@ -5,25 +5,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from equifuse import datasets
 from equifuse.data import Split
 from equifuse.data.loaders import Batches, batches_of
-from equifuse.errors import ConvergenceWarning, DataError, InputError
+from equifuse.errors import ConvergenceWarning, DataError
 from equifuse.evaluation.evaluate import warn_unconverged
-from equifuse.extras import require
-from equifuse.files import atomic, refuse_existing
 from equifuse.model import FusionModel
 from equifuse.runs.folder import PathLike, Run, load_run
+from equifuse.runs.output import check_output, write_columns
 from equifuse.tasks import Columns, Evaluation
 from equifuse.tasks.base import join, result_of
-
-TABLE_SUFFIXES = (".csv", ".parquet", ".npz")
 
 
 def predict_run(run: PathLike, input_path: PathLike, out_path: PathLike) -> Columns:
@@ -52,17 +47,12 @@ def predict_run(run: PathLike, input_path: PathLike, out_path: PathLike) -> Colu
         InputError: an output of unknown kind.
     """
     out_path = Path(out_path)
-    if out_path.suffix not in TABLE_SUFFIXES:
-        raise InputError(f"{out_path}: cannot write {out_path.suffix!r}; use one of {', '.join(TABLE_SUFFIXES)}")
-    if out_path.exists():
-        refuse_existing(out_path)
-        raise InputError(f"{out_path} is a folder")
+    check_output(out_path)
     opened = load_run(run)
     pieces = list(predict_pieces(opened, input_path))
     columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     warn_unconverged(convergence_of(columns), str(input_path))
-    with atomic(out_path) as staging:
-        _write_table(staging, columns)
+    write_columns(out_path, columns)
     return columns
 
 
@@ -131,31 +121,3 @@ def _predict_quietly(model: FusionModel, batches: Batches) -> Evaluation:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # one for the whole file instead
         return join([result_of(model(b.inputs, b.present, lengths=b.lengths)) for b in batches])
-
-
-def arrow_table(columns: Columns) -> Any:
-    """Columns ``(n,)`` as an Arrow table."""
-    pa = require("train", "pyarrow", "reading and writing tables")
-
-    return pa.table({name: _plain(column) for name, column in columns.items()})
-
-
-def _write_table(path: Path, columns: Columns) -> None:
-    if path.suffix == ".npz":
-        with path.open("wb") as file:
-            np.savez(file, **columns)  # type: ignore[arg-type]
-        return
-    table = arrow_table(columns)
-    if path.suffix == ".parquet":
-        parquet = require("train", "pyarrow.parquet", "reading and writing tables")
-
-        parquet.write_table(table, path)
-    else:
-        csv = require("train", "pyarrow.csv", "reading and writing tables")
-
-        csv.write_csv(table, path, csv.WriteOptions(quoting_style="needed"))
-
-
-def _plain(column: NDArray[Any]) -> NDArray[Any] | list[Any]:
-    """Arrow takes numbers from NumPy, and text from lists."""
-    return column if column.dtype.kind in "biuf" else column.tolist()

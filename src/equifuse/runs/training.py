@@ -19,8 +19,20 @@ from equifuse.errors import DataError, InputError
 from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly, score_without_each
 from equifuse.files import read_json, refuse_existing, write_json, write_yaml
 from equifuse.runs.config import RECORD, TrainConfig
-from equifuse.runs.folder import CONFIG, HISTORY, METRICS, MODEL, PLOTS, PathLike, load_data, read_run_config
+from equifuse.runs.folder import (
+    CONFIG,
+    HISTORY,
+    METRICS,
+    MODEL,
+    PLOTS,
+    SPLIT,
+    PathLike,
+    load_data,
+    read_run_config,
+    split_columns,
+)
 from equifuse.runs.metrics import Alert, Convergence, RunMetrics
+from equifuse.runs.output import write_columns
 from equifuse.runs.prepare import Prepared, initial_model, prepare
 from equifuse.runs.progress import OnEpochEnd, epoch_bar
 from equifuse.training.distributed import process_group_info
@@ -73,10 +85,11 @@ def train(
     >>> sorted(path.name for path in result.path.iterdir())
     ['checkpoints', 'config.yaml', 'history.json', 'metrics.json', 'model', 'plots'...]
 
-    The folder holds ``config.yaml`` (everything that decided the run), ``metrics.json``, ``history.json``, ``model/``,
-    ``plots/`` and ``checkpoints/last.ckpt``. Preprocessing is fitted on the training part; early stopping watches the
-    task's loss on the validation part; the test part is only looked at at the end, with the best weights. The same
-    configuration on the same machine gives the same numbers, interrupted and resumed or not.
+    The folder holds ``config.yaml`` (everything that decided the run), ``split.csv`` (which row was in which part),
+    ``metrics.json``, ``history.json``, ``model/``, ``plots/`` and ``checkpoints/last.ckpt``. Preprocessing is fitted on
+    the training part; early stopping watches the task's loss on the validation part; the test part is only looked at at
+    the end, with the best weights. The same configuration on the same machine gives the same numbers, interrupted and
+    resumed or not.
 
     Args:
         config: what to train.
@@ -122,6 +135,7 @@ def train(
     trainer.check(model)
     if not resume:
         write_yaml(out / CONFIG, {**config.to_dict(), RECORD: _record(config, prepared)})
+        write_columns(out / SPLIT, split_columns(dataset))
     result = _fit(trainer, prepared, config.fusion, progress)
     assert result.best_epoch is not None
     history = result.history
@@ -210,6 +224,7 @@ def _record(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
             "task": dataset.task,
             "shapes": {m: list(shape) for m, shape in dataset.shapes.items()},
             "rows": {part: len(split) for part, split in dataset.splits.items()},
+            "drawn": list(dataset.drawn),
         },
         "fusion": prepared.model.fusion.config(),
         "versions": {

@@ -22,7 +22,8 @@ from equifuse.explain import evaluate_coalitions
 from equifuse.explain.targets import explained, value_of
 from equifuse.extras import require
 from equifuse.runs.folder import PathLike, load_run
-from equifuse.runs.predict import arrow_table, predict_split
+from equifuse.runs.output import arrow_table
+from equifuse.runs.predict import predict_split
 from equifuse.serve.limits import Limits
 from equifuse.serve.request_parsing import rows_of_json, rows_of_parquet
 from equifuse.serve.schema import Description, Explained, Health, Modality, RequestFormat

@@ -282,6 +282,10 @@ class EventTimes(Quantities):
         if part == "train" and not values[:, 1].any():
             raise DataError("nobody in 'train' has the event: there is nothing to learn from")
 
+    def strata(self, target: Array) -> Array | None:
+        """Whether the event was seen: a part without events can neither be learnt from nor measured."""
+        return target[:, 1]
+
     def n_outputs(self, target: Array) -> int:
         """One, the risk."""
         return 1

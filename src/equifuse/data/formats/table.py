@@ -8,6 +8,7 @@ in which a modality is entirely empty does not have it, and neither does one who
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -73,7 +74,7 @@ class TableFormat(Format):
             if column and column not in columns:
                 raise DataError(f"{path} has no target column {column!r}; it has {_some(columns)}")
         ids = None if id_column is None else np.asarray([str(v) for v in table.column(id_column).to_pylist()])
-        taken = {id_column, split_column, *targets}
+        taken = {id_column, split_column, *targets, *options.guiding()}
         free = [c for c in columns if c not in taken]
         groups = dict(options.modalities) or {m: f"{m}:*" for m in _prefixes(free)}
         if not groups:
@@ -98,10 +99,43 @@ class TableFormat(Format):
         parts = {}
         if split_column is not None:
             parts = part_rows(table.column(split_column).to_pylist(), f"{path}: {split_column!r}")
-        whole = with_presence(inputs, target, ids)
+        whole = replace(with_presence(inputs, target, ids), columns=guide_columns(path, table, options))
         return assemble(
-            path.stem, whole, task, parts, classes=classes, features=features, val_fraction=val_fraction, seed=seed
+            path.stem,
+            whole,
+            task,
+            parts,
+            classes=classes,
+            features=features,
+            val_fraction=val_fraction,
+            seed=seed,
+            options=options,
         )
+
+
+def guide_columns(path: Path, table: Any, options: SourceOptions) -> dict[str, NDArray[np.generic]]:
+    """The columns by which rows are split: text, numbers or dates.
+
+    Raises:
+        DataError: one is not there, is empty in some row, or is to be an order and has none.
+    """
+    found = {}
+    for name in options.guiding():
+        if name not in table.column_names:
+            raise DataError(f"{path} has no column {name!r} to split by; it has {_some(table.column_names)}")
+        column = table.column(name)
+        if column.null_count:
+            raise DataError(f"{path}: column {name!r} splits the rows, but {column.null_count} of them have none")
+        if name != options.order:
+            found[name] = np.asarray([str(value) for value in column.to_pylist()])
+            continue
+        values = np.asarray(column.to_pylist())
+        try:
+            found[name] = values if values.dtype.kind in "iuf" else values.astype("datetime64[us]")
+        except ValueError:
+            some = str(values[0])
+            raise DataError(f"{path}: column {name!r} has no order: {some!r}; write dates as 2026-03-31") from None
+    return found
 
 
 def _some(columns: Sequence[str]) -> str:
