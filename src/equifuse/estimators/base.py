@@ -17,11 +17,12 @@ from torch import Tensor
 
 from equifuse.data import Split
 from equifuse.data.assemble import hold_out
+from equifuse.data.frames import matched
 from equifuse.data.loaders import batches_of, mix
 from equifuse.data.options import SourceOptions
 from equifuse.encoders import POOLINGS
 from equifuse.errors import DataError, InputError
-from equifuse.estimators.layout import Columns, Layout, layout_of, names_columns
+from equifuse.estimators.layout import Columns, Layout, layout_of, names_columns, samples
 from equifuse.model import FusionModel
 from equifuse.options import declarations, default_of, sentence
 from equifuse.runs.config import TrainConfig
@@ -112,6 +113,7 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         """A missing modality is NaN, and a mapping of arrays will do."""
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
+        tags.input_tags.sparse = True
         tags.input_tags.dict = True
         return tags
 
@@ -204,12 +206,18 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     ) -> tuple[Split, NDArray[Any]]:
         """Inputs and weights of samples to fit, without those that weigh nothing, and their targets as given."""
         layout: Layout | None = None if anew else self._layout
-        if anew and names_columns(X, self.modalities):
-            layout = layout_of(X, self.modalities)
+        modalities = self.modalities
+        if layout is not None:
+            X = layout.samples(X)
+        else:
+            X, modalities = samples(X, modalities)
+        X, y, sample_weight, groups = matched(X, y, sample_weight, groups, fitting=True)
+        if anew and names_columns(X, modalities):
+            layout = layout_of(X, modalities)
         table = X if layout is None else layout.table(X)
         table, target = validate_data(self, table, y, reset=anew, **self._table_options(), **self._y_options())
         # A plain array is validated before its columns are counted.
-        layout = layout or layout_of(table, self.modalities)
+        layout = layout or layout_of(table, modalities)
         if anew:
             layout = replace(layout, dtype=self.dtype, padded=self.encoder in ("auto", *POOLINGS))
         self._layout: Layout = layout
@@ -271,9 +279,15 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         task = task_of(self.model_, config, self._class_weights(train))
         return Trainer(config, watch=False).fit(self.model_, train, val, task=task, optimizer_state=steps)
 
+    def _in_order(self, X: Any, y: Any, sample_weight: ArrayLike | None) -> tuple[Any, ...]:
+        """Samples, targets and weights with rows in one order, as in ``fit``."""
+        check_is_fitted(self, "model_")
+        return matched(self._layout.samples(X), y, sample_weight, fitting=True)
+
     def _raw(self, X: Any) -> Tensor:
         """The model's outputs ``(n, K)``."""
         check_is_fitted(self, "model_")
+        X = matched(self._layout.samples(X), fitting=False)[0]
         table = validate_data(self, self._layout.table(X), reset=False, **self._table_options())
         return predict_batches(self.model_, batches_of(self._layout.split(table)), "X").prediction
 
