@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from equifuse.cli.options import with_options
 from equifuse.runs.config import TrainConfig
+
+if TYPE_CHECKING:
+    from equifuse.runs import CrossValidation
 
 
 @with_options(TrainConfig, "given")
@@ -29,13 +32,18 @@ def train(
         bool, typer.Option("--json", help="Print the test part's metrics as JSON.", rich_help_panel="Output")
     ] = False,
 ) -> None:
-    """Train a model; the best epoch on validation is kept and measured on test."""
+    """Train a model; the best epoch on validation is kept and measured on test. With --cv: one for each fold."""
+    from equifuse.runs import cross_validate
     from equifuse.runs import train as run
 
     resolved = TrainConfig.from_options(config, given)
-    parts = (Path(resolved.data).stem, resolved.fusion, resolved.backend, f"seed{resolved.seed}")
+    folds = f"cv{resolved.cv}" if resolved.cv else None
+    parts = (Path(resolved.data).stem, resolved.fusion, resolved.backend, folds, f"seed{resolved.seed}")
     folder = out or Path("runs") / "-".join(part for part in parts if part)
     try:
+        if folds:
+            _show_folds(cross_validate(resolved, folder, resume=resume, progress=not quiet), folder, as_json)
+            return
         result = run(resolved, folder, resume=resume, progress=not quiet)
     except KeyboardInterrupt:
         typer.echo(f"interrupted; continue with the same options, --out {folder} and --resume", err=True)
@@ -55,3 +63,16 @@ def train(
     if resolved.protocol != "clean":
         typer.echo(f"note: protocol {result.metrics['protocol']}")
     typer.echo(f"run folder: {result.path}")
+
+
+def _show_folds(found: CrossValidation, folder: Path, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(found.to_dict(), indent=1))
+        return
+    from equifuse.report.tables import folds_table, show
+
+    show(folds_table(found))
+    typer.echo(f"predictions of rows that no model saw: {folder / 'predictions.csv'}")
+    typer.echo(f"folder: {folder}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -84,6 +85,8 @@ def assemble(
         train, test = partition(rows, fractions, seed=seed, **guides(whole, task, options))
         found, drawn = {"train": train, "test": test}, ("test",)
     splits = {part: whole.select(index) for part, index in found.items()}
+    if options.group:
+        _check_groups(name, splits, drawn, options.group, val_fraction)
     dataset = assemble_parts(
         name, splits, task, classes=classes, features=features, val_fraction=val_fraction, seed=seed, options=options
     )
@@ -115,6 +118,7 @@ def assemble_parts(
         found["train"], found["val"] = hold_out(found["train"], task, val_fraction, seed, options)
     if options.group:
         _check_apart(name, found, options.group)
+        _check_groups(name, found, drawn, options.group, val_fraction)
     parts = {part: found[part] for part in PARTS}
     return MultimodalDataset(name, parts, task, classes, dict(features) if features else None, drawn)
 
@@ -161,6 +165,27 @@ def hold_out(
         raise DataError(f"{len(by['labels'])} labels for {len(train)} rows")
     keep, val = partition(len(train), (1 - val_fraction, val_fraction), seed=seed, **by)
     return train.select(keep), train.select(val)
+
+
+def far_off(part: int, rows: int, fraction: float) -> bool:
+    """Whether a part that whole groups make has less than half or more than twice its fraction of the rows."""
+    return not 0.5 * fraction <= part / max(rows, 1) <= 2 * fraction
+
+
+def _check_groups(name: str, parts: Mapping[str, Split], drawn: Sequence[str], group: str, fraction: float) -> None:
+    """Say that groups are too few or too large for the shares that were asked for.
+
+    Raises:
+        DataError: they leave a part empty.
+    """
+    for part in drawn:
+        rows = len(parts["train"]) + len(parts[part])
+        share = fraction if part == "val" else _TEST_FRACTION
+        said = f"{name}: the groups of {group!r} are too few or too large: {part} has {len(parts[part])} of {rows} rows"
+        if len(parts[part]) == 0:
+            raise DataError(f"{said}; use another column, or leave out one group at a time: --cv group")
+        if far_off(len(parts[part]), rows, share):
+            warnings.warn(f"{said}; consider leaving out one group at a time: --cv group", stacklevel=2)
 
 
 def _check_apart(name: str, parts: Mapping[str, Split], group: str) -> None:

@@ -115,7 +115,8 @@ def _sizes(
 def _by_group(groups: Indices, codes: Indices, fractions: tuple[float, ...], seed: int) -> list[Indices]:
     """Whole groups in random order, each into a part that still lacks such rows, if there is one.
 
-    A group that holds all that is left of a class stays in the first part.
+    A group that holds all that is left of a class stays in the first part; any other part gets one group at least,
+    however large.
     """
     count = int(groups.max(initial=-1)) + 1
     inside = np.zeros((count, int(codes.max(initial=-1)) + 1), dtype=np.int64)
@@ -135,6 +136,11 @@ def _by_group(groups: Indices, codes: Indices, fractions: tuple[float, ...], see
                     place[g] = part
                     held += inside[g]
                     left -= inside[g]
+        if not held.any():
+            free = [g for g in order if place[g] == 0 and ((left > inside[g]) | (inside[g] == 0)).all()]
+            for g in sorted(free, key=lambda g: sizes[g])[:1]:
+                place[g] = part
+                left -= inside[g]
     return [np.flatnonzero(place[groups] == part) for part in range(len(fractions))]
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # it takes a moment to import, and pages do without
     from rich.table import Table
 
     from equifuse.export.description import ExportDescription
+    from equifuse.runs import CrossValidation, Spread
 
 # In place of a number that there is not.
 NONE = "–"
@@ -175,6 +176,22 @@ def robustness_table(report: RobustnessReport) -> TextTable:
         rows,
         "; ".join([title, *(f"{NONE}: {why}" for why in sorted(reasons))]),
     )
+
+
+def folds_table(found: CrossValidation) -> TextTable:
+    """Mean, interval and range of every metric over the folds, and on a test part that no fold has."""
+    header = ["metric", "mean", "95 % interval", "lowest", "highest"]
+    rows = [[name, *_spread(spread)] for name, spread in found.metrics.items()]
+    rows += [[f"{name} on test", *_spread(spread)] for name, spread in (found.test or {}).items()]
+    times = f", {found.repeats} times" if found.repeats > 1 else ""
+    notes = [f"{name}, not in every fold: {why}" for name, why in found.undefined.items()]
+    return TextTable(header, rows, "; ".join([f"{found.folds} folds of {found.rows} rows{times}", *notes]))
+
+
+def _spread(found: Spread) -> list[str]:
+    known = [value for value in found.by_fold if value is not None]
+    interval = NONE if found.interval is None else f"{found.interval[0]:.4f} to {found.interval[1]:.4f}"
+    return [number(found.mean), interval, number(min(known, default=None)), number(max(known, default=None))]
 
 
 def text_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -8,6 +8,9 @@ from equifuse._lazy import attach
 
 if TYPE_CHECKING:
     from equifuse.runs.config import TrainConfig as TrainConfig
+    from equifuse.runs.cross_validation import CrossValidation as CrossValidation
+    from equifuse.runs.cross_validation import Spread as Spread
+    from equifuse.runs.cross_validation import cross_validate as cross_validate
     from equifuse.runs.evaluate import Measured as Measured
     from equifuse.runs.evaluate import evaluate_run as evaluate_run
     from equifuse.runs.evaluate import measure_run as measure_run
@@ -25,6 +28,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "equifuse.runs.config": ["TrainConfig"],
+        "equifuse.runs.cross_validation": ["CrossValidation", "Spread", "cross_validate"],
         "equifuse.runs.evaluate": ["Measured", "evaluate_run", "measure_run"],
         "equifuse.runs.export": ["export_run"],
         "equifuse.runs.folder": ["Run", "load_run"],

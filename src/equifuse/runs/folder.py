@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from equifuse.data import MultimodalDataset, load
+from equifuse.data import MultimodalDataset
 from equifuse.data.assemble import ROW
 from equifuse.errors import DataError, InputError
 from equifuse.files import read_yaml
 from equifuse.model import FusionModel
 from equifuse.model import load as load_model
 from equifuse.runs.config import RECORD, TrainConfig, read_config
+from equifuse.runs.folds import fold_of, load_whole
 from equifuse.tasks import Columns, Task, make_task
 from equifuse.training.protocol import arrange
 
@@ -93,8 +94,10 @@ def load_run(run: PathLike) -> Run:
 
 
 def load_data(config: TrainConfig) -> MultimodalDataset:
-    """The data set of a configuration, arranged as its protocol asks."""
-    dataset = load(config.data, val_fraction=config.val_fraction, seed=config.seed, source=config.source)
+    """The data set of a configuration, arranged as its protocol or cross-validation asks."""
+    dataset = load_whole(config)
+    if config.fold is not None:
+        return fold_of(dataset, config)
     return arrange(dataset, config.protocol)
 
 

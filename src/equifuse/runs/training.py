@@ -107,12 +107,15 @@ def train(
         OutputExistsError: ``out`` exists and ``resume`` is False.
         DataError: the data cannot be used, there is nothing to resume, or the data changed since.
         UnknownNameError: an unknown name among the options.
-        InputError: an option that does not fit, a resumed run of another configuration, or training diverged.
+        InputError: an option that does not fit, a resumed run of another configuration, a configuration of a
+            cross-validation, or training diverged.
     """
     from equifuse.report.figures import run_figures  # noqa: PLC0415 - the last step alone reports
     from equifuse.report.plots import save  # noqa: PLC0415
 
     out = Path(out)
+    if config.cv is not None and config.fold is None:
+        raise InputError("cross-validation is more than one run; use cross_validate")
     place = process_group_info(config)
     if not place.writes:
         return _take_part(config, out, callbacks, optimizer)
@@ -120,7 +123,7 @@ def train(
         refuse_existing(out)
     elif not (out / CONFIG).is_file():
         raise DataError(f"nothing to resume at {out}: it has no {CONFIG}")
-    config = _with_full_paths(config)
+    config = with_full_paths(config)
     if resume:
         _check_same(config, read_run_config(out)[0], out)
         if (out / METRICS).is_file():
@@ -173,7 +176,7 @@ def _take_part(
     config: TrainConfig, out: Path, callbacks: Sequence[Callback], optimizer: OptimizerFactory | None
 ) -> RunResult:
     """Train along with the process that writes the run folder."""
-    config = replace(_with_full_paths(config), logger=(), logger_options={})
+    config = replace(with_full_paths(config), logger=(), logger_options={})
     check_accelerator(config)
     trainer = Trainer(config, callbacks=callbacks, optimizer=optimizer, out=out)
     return RunResult(out, None, _fit(trainer, prepare(config), config.fusion, False).history)
@@ -191,7 +194,7 @@ def check_accelerator(config: TrainConfig) -> None:
         raise InputError("accelerator 'gpu' was asked for, but there is none; use 'cpu' or 'auto'")
 
 
-def _with_full_paths(config: TrainConfig) -> TrainConfig:
+def with_full_paths(config: TrainConfig) -> TrainConfig:
     """The same with paths that do not depend on the folder one is in."""
     data = str(Path(config.data).resolve()) if Path(config.data).exists() else config.data
     source = dict(config.source)

@@ -77,6 +77,18 @@ class Targets(ABC):
     def n_outputs(self, target: Array) -> int:
         """How many outputs a model of these targets has."""
 
+    def columns(self, target: Array, names: tuple[str, ...] | None) -> dict[str, Array]:
+        """Targets as named columns ``(n,)`` for a table, in the words of the source.
+
+        Args:
+            target: as the task has it.
+            names: of classes or targets, or None.
+        """
+        columns = target.reshape(len(target), -1).T
+        if len(columns) == 1:
+            return {"target": columns[0]}
+        return {f"target_{names[k] if names else k}": column for k, column in enumerate(columns)}
+
     def strata(self, target: Array) -> Array | None:
         """Labels ``(n,)`` for a stratified split, or None."""
         return None
@@ -145,6 +157,10 @@ class Classes(Targets):
                 f"labels must run from 0 to {expected - 1} without gaps in 'train'; "
                 + (f"{absent} is missing" if absent < expected else f"{seen[-1]} is too large")
             )
+
+    def columns(self, target: Array, names: tuple[str, ...] | None) -> dict[str, Array]:
+        """The names of the classes."""
+        return {"target": target if names is None else np.asarray(names)[target]}
 
     def n_outputs(self, target: Array) -> int:
         """The number of classes."""
@@ -281,6 +297,10 @@ class EventTimes(Quantities):
             raise DataError(f"{task} targets of split {part!r} must be (n, 2): time of at least 0, and event 0 or 1")
         if part == "train" and not values[:, 1].any():
             raise DataError("nobody in 'train' has the event: there is nothing to learn from")
+
+    def columns(self, target: Array, names: tuple[str, ...] | None) -> dict[str, Array]:
+        """The time, and whether the event was seen then."""
+        return {"time": target[:, 0], "event": target[:, 1]}
 
     def strata(self, target: Array) -> Array | None:
         """Whether the event was seen: a part without events can neither be learnt from nor measured."""
