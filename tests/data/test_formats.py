@@ -353,7 +353,10 @@ def test_folder_with_a_label_per_modality(tmp_path):
         (lambda f: np.save(f / "a.npy", np.array([{}])), "cannot be read as .npy"),
         (lambda f: np.savez(f / "a.npz", features=numbers(10, 3)), "both a.npy and a.npz"),
         (lambda f: write_csv(f / "split.csv", {"id": list("abcdefghij"), "split": ["train"] * 10}), "is the target"),
-        (lambda f: write_csv(f / "split.csv", {"id": ["a"] * 10, "label": [0] * 10}), "same id more than once"),
+        (
+            lambda f: write_csv(f / "split.csv", {"id": ["a"] * 10, "label": [0] * 10}),
+            "an id occurs more than once, such as .a. .line 2, line 3",
+        ),
         (
             lambda f: write_csv(f / "split.csv", {"label": [0, 1] * 5, "split": ["trian"] * 10}),
             "expected train, val or test",
@@ -426,7 +429,10 @@ def test_a_joined_table_without_rows_or_with_an_id_twice_is_refused(tmp_path):
     x, columns = table()
     write_csv(tmp_path / "clinic.csv", {k: columns[k] for k in ("sample", "status", "set")})
     source = {**OWN, "modalities": {"rna": "rna.parquet"}}
-    for ids, message in (([], "it has no rows"), (["s0", "s1", "s0"], "'s0' occurs more than once")):
+    for ids, message in (
+        ([], "it has no rows"),
+        (["s0", "s1", "s0"], "occurs more than once, such as 's0' .row 1, row 3.; pass --duplicates first"),
+    ):
         rows = {"sample": pa.array(ids, pa.string()), "g": pa.array(x[: len(ids), 0])}
         parquet.write_table(pa.table(rows), tmp_path / "rna.parquet")
         with pytest.raises(ef.DataError, match=message):

@@ -74,7 +74,7 @@ def test_a_modality_without_columns_is_absent(tmp_path):
 def test_mistakes(tmp_path):
     _, _, named = columns()
     with pytest.raises(ef.DataError, match="unknown kind of file"):
-        read_inputs(tmp_path / "rows.xlsx", SHAPES)
+        read_inputs(tmp_path / "rows.sav", SHAPES)
     with pytest.raises(ef.DataError, match="no such file"):
         read_inputs(tmp_path / "rows.csv", SHAPES)
     short = {k: v for k, v in named.items() if k != "rna:gene2"}

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equifuse.data.dataset import PARTS, Array, MultimodalDataset, Split, missing_rows
-from equifuse.data.lazy import Features, Indices, select
+from equifuse.data.lazy import Features, Indices
 from equifuse.data.options import SourceOptions
 from equifuse.data.split import partition
 from equifuse.errors import DataError, InputError
@@ -211,37 +211,10 @@ def with_presence(
     return Split(dict(inputs), present, target, ids, dict(lengths or {}))
 
 
-def rows_by_id(found: Features, known: Sequence[str], ids: NDArray[np.str_], where: str) -> Features:
-    """The rows of a source for these ids; NaN where it has none.
-
-    Args:
-        found: all of its rows.
-        known: their ids.
-        ids: the ids that are wanted, in order.
-        where: the source, for messages.
-
-    Raises:
-        DataError: an id occurs twice in the source, or it has none of those wanted.
-    """
-    places = {key: i for i, key in enumerate(known)}
-    if len(places) != len(known):
-        twice = next(key for i, key in enumerate(known) if places[key] != i)
-        raise DataError(f"{where}: id {twice!r} occurs more than once")
-    index = np.array([places.get(key, -1) for key in ids], dtype=np.intp)
-    if (index < 0).all():
-        has = f"it has {known[0]!r}" if len(known) else "it has no rows"
-        raise DataError(f"{where} knows none of the ids, such as {ids[0]!r}; {has}")
-    if (index >= 0).all():
-        return select(found, index)
-    values = found[np.maximum(index, 0)]
-    values[index < 0] = np.nan
-    return values
-
-
 def part_rows(values: Sequence[object], where: str) -> dict[str, Indices]:
     """Part -> rows, from a column that says ``train``, ``val`` or ``test`` (or a usual synonym) for each row.
 
-    LazyArray where it is empty belong to no part.
+    Rows where it is empty belong to no part.
 
     Raises:
         DataError: another word.

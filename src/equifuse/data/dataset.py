@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from equifuse._display import html_table, short_text
 from equifuse.data.lazy import Features, Floats, Indices, LazyArray, blocks, in_memory, select
+from equifuse.data.sources import SourceFile
 from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.registry import TASKS
 
@@ -152,6 +153,7 @@ class MultimodalDataset:
         classes: names of the classes or targets, or None.
         features: modality name -> names of its features, where a source has them, or None.
         drawn: the parts that were split off when the set was read, because its source does not have them.
+        sources: what was understood of the files it was read from, where they say.
 
     Raises:
         DataError: the splits disagree, a present row holds NaN or infinity, or labels do not fit the task.
@@ -164,6 +166,7 @@ class MultimodalDataset:
     classes: tuple[str, ...] | None = None
     features: dict[str, tuple[str, ...]] | None = None
     drawn: tuple[str, ...] = ()
+    sources: tuple[SourceFile, ...] = ()
 
     def __post_init__(self) -> None:
         TASKS.get(self.task)

@@ -1,4 +1,4 @@
-"""Read rows to predict for, from CSV, Parquet or NumPy archives."""
+"""Read rows to predict for, from tables, NumPy archives or HDF5."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from equifuse.data.dataset import Array, Split, check_finite, missing_rows
 from equifuse.data.formats.hdf5 import SUFFIXES as HDF5_SUFFIXES
 from equifuse.data.formats.hdf5 import array_of, opened
 from equifuse.data.formats.npz import integers, read_arrays
-from equifuse.data.formats.table import read_table
 from equifuse.data.lazy import Features, columns_of, is_numeric
+from equifuse.data.tables import SUFFIXES as TABLE_SUFFIXES
+from equifuse.data.tables import ParquetTable, is_table, read_table
 from equifuse.errors import DataError
 
-SUFFIXES = (".csv", ".parquet", ".npz", *HDF5_SUFFIXES)
+SUFFIXES = (*TABLE_SUFFIXES, ".npz", *HDF5_SUFFIXES)
 
 
 def read_inputs(
@@ -35,9 +36,10 @@ def read_inputs(
     >>> rows.inputs["text"].tolist(), rows.ids.tolist()
     ([[0.5, 1.0]], ['s1'])
 
-    - CSV or Parquet: the columns of modality ``mrna`` are those that the model was trained on, by name; or those that
-      start with ``mrna:`` (``mrna:TP53``); or ``mrna_0``, ``mrna_1``, …. An ``id`` column is kept; others are ignored.
-      The order in the file is the order of the features (in the last form the order of the numbers).
+    - a table of any kind (CSV, Parquet, Excel, …): the columns of modality ``mrna`` are those that the model was
+      trained on, by name; or those that start with ``mrna:`` (``mrna:TP53``); or ``mrna_0``, ``mrna_1``, …. An ``id``
+      column is kept; others are ignored. The order in the file is the order of the features (in the last form the order
+      of the numbers).
     - ``.npz``, HDF5: arrays named by modality; or a data set file, of which the test part is used.
 
     A row in which a modality is entirely empty (or NaN) does not have it; a modality without columns is absent
@@ -56,7 +58,7 @@ def read_inputs(
             of a modality is partly empty.
     """
     path = Path(path)
-    if path.suffix not in SUFFIXES:
+    if not is_table(path) and path.suffix not in SUFFIXES:
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}; expected one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise DataError(f"no such file: {path}")
@@ -96,6 +98,7 @@ def read_input_pieces(
         yield read_inputs(path, shapes, features)
         return
     table = read_table(path)
+    assert isinstance(table, ParquetTable)
     chosen = input_columns(table.schema, shapes, features, str(path))
     wanted = {column for columns in chosen.values() for column in columns} | {"id"}
     for piece in table.pieces([name for name in table.column_names if name in wanted], rows):

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from equifuse.data.dataset import Array, MultimodalDataset, Split
-from equifuse.data.formats.table import is_table, read_table
 from equifuse.data.lazy import Floats, is_numeric
 from equifuse.data.options import SourceOptions
+from equifuse.data.tables import is_table, read_table
 from equifuse.registry import TASKS
 
 # Columns are judged by at most this many rows of the training part.

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from equifuse.errors import DataError, InputError
-from equifuse.options import Check, Options, mapping, one_of, option, optional, some_of, text
+from equifuse.options import Check, Options, mapping, one_of, option, optional, some_of, text, yes_no
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,16 @@ class _Patterns(Check):
 def _patterns() -> Check:
     plain = mapping()
     return _Patterns("map names to column patterns", plain.accepts, pairs="text", convert=plain.convert)
+
+
+def _separator() -> Check:
+    """One character, or its name; it is stored by its name where it has one, as it may get lost otherwise."""
+    names = {"tab": "\t", "space": " "}
+    return Check(
+        "be one character, or 'tab' or 'space'",
+        lambda v: isinstance(v, str) and len(v) == 1 and v not in '"\r\n',
+        convert=lambda v: names.get(v, v),
+    )
 
 
 def _tasks() -> Iterable[str]:
@@ -52,6 +62,15 @@ class SourceOptions(Options):
         task: the task; None derives it from the target's values.
         group: column of what must not be torn apart, such as the patient: all rows of a group are in one part.
         stratify: columns whose values have the same shares in all parts, beside the classes.
+        id_pattern: regular expression of what counts of an id in every file: its groups, joined by ``-``, or all that
+            it matches; with ``(?i)`` in front upper and lower case are the same.
+        duplicates: what becomes of rows with the same id: "error", "first", "mean", or "keep" (in the main table).
+        transpose: whether rows are features and columns are samples. Where the ids, or the target, say so, it need not
+            be asked for.
+        sheet: of a workbook; None for the first.
+        na: further cells that hold no value.
+        encoding: of text tables; None finds it.
+        separator: of text tables; None finds it.
         order: column of dates or numbers: the test part is the latest rows, validation those before it.
 
     Raises:
@@ -104,6 +123,59 @@ class SourceOptions(Options):
         flag="--order",
     )
 
+    id_pattern: str | None = option(
+        None,
+        optional(text()),
+        help="For tables: regular expression of what counts of an id, its groups joined by '-'; (?i) ignores case.",
+        group="Data",
+        flag="--id-pattern",
+    )
+    duplicates: str = option(
+        "error",
+        one_of("error", "first", "mean", "keep"),
+        help="For tables: rows of the same id; keep is for the main table, whose rows may be apart.",
+        group="Data",
+        flag="--duplicates",
+    )
+    transpose: bool = option(
+        False,
+        yes_no(),
+        help="For tables: rows are features and columns samples, in the files of modalities or the one table.",
+        group="Data",
+        flag="--transpose",
+        const=True,
+    )
+    sheet: str | None = option(
+        None,
+        optional(text()),
+        help="For a workbook as data: its sheet; a modality's is file.xlsx::sheet.",
+        group="Data",
+        flag="--sheet",
+        default_text="the first",
+    )
+    na: tuple[str, ...] = option(
+        (),
+        some_of(),
+        help="For tables: what a cell without a value holds, beside NA, n/a, - and the like.",
+        group="Data",
+    )
+    encoding: str | None = option(
+        None,
+        optional(text()),
+        help="For text tables: the encoding, such as cp1250.",
+        group="Data",
+        flag="--encoding",
+        default_text="found",
+    )
+    separator: str | None = option(
+        None,
+        optional(_separator()),
+        help="For text tables: what stands between cells, or the word tab or space.",
+        group="Data",
+        flag="--separator",
+        default_text="found",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.order and (self.group or self.stratify):
@@ -121,7 +193,9 @@ class SourceOptions(Options):
     def given(self) -> dict[str, Any]:
         """The options that are set, as plain values."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values |= {"target": list(self.target), "stratify": list(self.stratify)}
+        values |= {name: list(getattr(self, name)) for name in ("target", "stratify", "na")}
+        if self.duplicates == "error":
+            del values["duplicates"]
         return {name: value for name, value in values.items() if value}
 
     def guiding(self) -> tuple[str, ...]:

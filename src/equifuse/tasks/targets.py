@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +20,8 @@ _MOST_CLASSES = 20
 _FEW = 50
 # A correlation with the target beyond this is the target.
 _SAME = 0.9999
+# So many classes or targets are named in one line.
+_LISTED = 20
 
 
 class Targets(ABC):
@@ -101,6 +103,15 @@ class Targets(ABC):
         """Whether a single feature ``(n,)`` says what the target is, which is suspicious."""
         return False
 
+    def understood(self, target: Array, names: tuple[str, ...] | None) -> str:
+        """One line on what all samples' targets are, for people who check what was read.
+
+        Args:
+            target: of all samples.
+            names: of the classes or targets, or None.
+        """
+        return f"targets: {self.outputs_called}"
+
 
 class Classes(Targets):
     """One class of each sample: int64 ``(n,)`` from 0 without gaps. Text and whole numbers are encoded.
@@ -169,6 +180,11 @@ class Classes(Targets):
     def strata(self, target: Array) -> Array | None:
         """The classes."""
         return target
+
+    def understood(self, target: Array, names: tuple[str, ...] | None) -> str:
+        """The classes and how many samples each has."""
+        counts = np.bincount(target.astype(np.int64))
+        return "classes: " + listed(f"{names[i] if names else i}: {n:,}" for i, n in enumerate(counts))
 
     def shares(self, target: Array) -> NDArray[np.float64] | None:
         """Share of each class."""
@@ -245,6 +261,13 @@ class Quantities(Targets):
         """The number of targets."""
         return int(target.shape[1])
 
+    def understood(self, target: Array, names: tuple[str, ...] | None) -> str:
+        """Each target's range."""
+        columns = target.astype(np.float64).T
+        called = names or tuple(f"target {i}" for i in range(len(columns)))
+        spans = (f"{n} from {y.min():g} to {y.max():g}" for n, y in zip(called, columns, strict=True))
+        return "quantities: " + listed(spans)
+
     def told_by(self, feature: Floats, target: Array) -> bool:
         """Whether the feature is an affine function of a target."""
         x = feature - feature.mean(dtype=np.float64)
@@ -267,6 +290,11 @@ class Labels(Quantities):
         """Zeros and ones."""
         if not np.isin(values, (0, 1)).all():
             raise DataError(f"{task} targets of split {part!r} must be 0 or 1")
+
+    def understood(self, target: Array, names: tuple[str, ...] | None) -> str:
+        """How many samples have each label."""
+        counts = target.astype(np.int64).sum(axis=0)
+        return "labels: " + listed(f"{names[i] if names else i}: {n:,}" for i, n in enumerate(counts))
 
     def shares(self, target: Array) -> NDArray[np.float64] | None:
         """Share of each label; they do not add up to 1."""
@@ -310,9 +338,23 @@ class EventTimes(Quantities):
         """One, the risk."""
         return 1
 
+    def understood(self, target: Array, names: tuple[str, ...] | None) -> str:
+        """How many have the event, and how long they were followed."""
+        time, event = target[:, 0].astype(np.float64), target[:, 1].astype(bool)
+        return (
+            f"survival: {int(event.sum()):,} of {len(event):,} have the event; times from {time.min():g} to "
+            f"{time.max():g}, median {np.median(time):g}"
+        )
+
     def told_by(self, feature: Floats, target: Array) -> bool:
         """Not looked at."""
         return False
+
+
+def listed(entries: Iterable[str]) -> str:
+    """The first entries, and how many more there are."""
+    every = list(entries)
+    return ", ".join(every[:_LISTED]) + (f" and {len(every) - _LISTED} more" if len(every) > _LISTED else "")
 
 
 def is_text(values: Array) -> bool:

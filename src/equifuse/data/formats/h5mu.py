@@ -7,18 +7,21 @@ is a column of ``obs``, of the whole or of a modality (``rna:cell_type``), and s
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equifuse.data.assemble import assemble, encode_target, needs_target, part_rows, rows_by_id, with_presence
+from equifuse.data.assemble import assemble, encode_target, needs_target, part_rows, with_presence
 from equifuse.data.dataset import MultimodalDataset
 from equifuse.data.formats.base import Format
 from equifuse.data.formats.hdf5 import opened
+from equifuse.data.ids import rows_by_id
 from equifuse.data.lazy import Features
 from equifuse.data.options import SourceOptions
+from equifuse.data.sources import SourceFile
 from equifuse.errors import DataError, InputError
 from equifuse.files import check_fits, parse_errors
 from equifuse.registry import FORMATS
@@ -51,11 +54,13 @@ class MuDataFormat(Format):
         ids = np.asarray([str(name) for name in data.obs_names])
         inputs: dict[str, Features] = {}
         features: dict[str, tuple[str, ...]] = {}
+        sources: list[SourceFile] = []
         for m, part in data.mod.items():
             check_fits(path, 4 * math.prod(part.X.shape))
             matrix = part.X.toarray() if hasattr(part.X, "toarray") else np.asarray(part.X)
             cells = [str(name) for name in part.obs_names]
-            inputs[m] = rows_by_id(matrix.astype(np.float32), cells, ids, f"{path}: {m}")
+            inputs[m], fit = rows_by_id(matrix.astype(np.float32), cells, ids, f"{path}: {m}")
+            sources.append(SourceFile(str(path), len(cells), matrix.shape[1], modality=m, ids=fit))
             features[m] = tuple(str(name) for name in part.var_names)
         if not inputs:
             raise DataError(f"{path} has no modality")
@@ -67,9 +72,10 @@ class MuDataFormat(Format):
         if options.split is not None:
             parts = part_rows(list(_column(path, data, options.split)), f"{path}: {options.split!r}")
         whole = with_presence(inputs, target, ids)
-        return assemble(
+        dataset = assemble(
             path.stem, whole, task, parts, classes=classes, features=features, val_fraction=val_fraction, seed=seed
         )
+        return replace(dataset, sources=tuple(sources))
 
 
 def _opened(path: Path) -> Any:

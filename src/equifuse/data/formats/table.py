@@ -1,59 +1,59 @@
-"""Tables of one's own: CSV or Parquet with a group of columns per modality, other files joined on an id.
+"""Tables of one's own: a group of columns per modality, or a file per modality joined on an id.
 
 The columns of modality ``mrna`` are those that a pattern names (``mrna='g_*'``), or, without patterns, those that start
-with ``mrna:``. A modality may also be in a file of its own, CSV, Parquet, ``.npy`` or ``.npz``, joined on the id. A row
-in which a modality is entirely empty does not have it, and neither does one whose id its file does not know.
+with ``mrna:``. A modality may also be in a file of its own, a table of any kind (:mod:`equifuse.data.tables`), ``.npy``
+or ``.npz``, joined on the id. A row in which a modality is entirely empty does not have it, and neither does one whose
+id its file does not know. A file whose columns are the ids, and whose rows are features, is turned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equifuse.data.assemble import assemble, encode_target, needs_target, part_rows, rows_by_id, with_presence
-from equifuse.data.dataset import MultimodalDataset
+from equifuse.data.assemble import assemble, encode_target, needs_target, part_rows, with_presence
+from equifuse.data.dataset import Array, MultimodalDataset, Split
 from equifuse.data.formats.base import Format
-from equifuse.data.lazy import (
-    Features,
-    NpyArray,
-    ParquetArray,
-    as_numbers,
-    columns_of,
-    is_numeric,
-    loaded_if_small,
-    rows_of_groups,
-)
+from equifuse.data.ids import IdPattern, check_overlap, groups_of, id_texts, means, rows_by_id, said_of_duplicates
+from equifuse.data.lazy import Features, NpyArray, as_numbers, is_numeric, loaded_if_small
 from equifuse.data.options import SourceOptions, matching
+from equifuse.data.sources import SourceFile
+from equifuse.data.tables import (
+    DESCRIPTION,
+    EXCEL,
+    SUFFIXES,
+    Reading,
+    Table,
+    is_table,
+    not_understood,
+    read_table,
+    sheets_of,
+    some,
+    suffix_of,
+    transposed,
+)
 from equifuse.errors import DataError, InputError
-from equifuse.extras import require
-from equifuse.files import check_fits, parse_errors
 from equifuse.registry import FORMATS
 
-SUFFIXES = (".csv", ".parquet")
-_JOINED = (*SUFFIXES, ".npy", ".npz")
+_ARRAYS = (".npy", ".npz")
 _USUAL_SPLIT, _USUAL_ID = "split", "id"
 USUAL_TARGETS = ("label", "target", "y", "class")
 
 
-def is_table(path: Path) -> bool:
-    """Whether a file is CSV or Parquet, by its name."""
-    return path.suffix in SUFFIXES
-
-
 @FORMATS.register
 class TableFormat(Format):
-    """CSV and Parquet tables, and files that are joined to them."""
+    """Tables, and files that are joined to them."""
 
     name: ClassVar[str] = "table"
-    description: ClassVar[str] = "CSV or Parquet table"
+    description: ClassVar[str] = DESCRIPTION
 
     def detect(self, path: Path) -> bool:
-        """A CSV or Parquet file."""
+        """A table of any kind, by its name."""
         return is_table(path)
 
     def read(self, path: Path, options: SourceOptions, *, val_fraction: float, seed: int) -> MultimodalDataset:
@@ -63,44 +63,44 @@ class TableFormat(Format):
             DataError: a file or column is missing or malformed, or ids do not fit.
             InputError: modalities or target are not named and cannot be guessed.
         """
-        table = read_table(path)
-        columns = list(table.column_names)
-        id_column = _chosen(options.id, columns, _USUAL_ID, f"{path}")
-        split_column = _chosen(options.split, columns, _USUAL_SPLIT, f"{path}")
-        targets = list(options.target) or [next((c for c in USUAL_TARGETS if c in columns), "")]
-        if not targets[0] and needs_target(options.task):
-            raise InputError(f"{path}: which column is the target? Pass target; it has {_some(columns)}")
-        for column in targets:
-            if column and column not in columns:
-                raise DataError(f"{path} has no target column {column!r}; it has {_some(columns)}")
-        ids = None if id_column is None else np.asarray([str(v) for v in table.column(id_column).to_pylist()])
-        taken = {id_column, split_column, *targets, *options.guiding()}
-        free = [c for c in columns if c not in taken]
-        groups = dict(options.modalities) or {m: f"{m}:*" for m in _prefixes(free)}
+        table = _main_table(path, options)
+        roles = _roles(table, options)
+        files = {m: joined_file(table, pattern) for m, pattern in options.modalities.items()}
+        if roles.ids is None and any(files.values()):
+            m, path_of = next((m, file.path) for m, file in files.items() if file is not None)
+            raise InputError(f"modality {m!r} comes from {path_of}: pass the id column that both have")
+        groups = dict(options.modalities) or {m: f"{m}:*" for m in _prefixes(roles.free)}
         if not groups:
             raise InputError(
-                f"{path}: which columns are which modality? Pass modalities such as mrna='g_*'; it has {_some(free)}"
+                f"{path}: which columns are which modality? Pass modalities such as mrna='g_*'; it has "
+                f"{some(roles.free)}"
             )
         inputs: dict[str, Features] = {}
         features: dict[str, tuple[str, ...]] = {}
+        sources = [SourceFile(str(path), table.num_rows, len(table.column_names), table.facts)]
         for m, pattern in groups.items():
-            file = joined_file(path, pattern)
+            file = files.get(m)
             if file is None:
-                names = tuple(matching(free, pattern, str(path)))
-                inputs[m] = _columns(path, table, names)
-                features[m] = names
+                names = tuple(matching(roles.free, pattern, str(path)))
+                inputs[m], features[m] = modality_values(table, names), names
             else:
-                if ids is None:
-                    raise InputError(f"modality {m!r} comes from {file[0]}: pass the id column that both have")
-                inputs[m], features[m] = join(file[0], file[1], id_column or _USUAL_ID, ids)
+                assert roles.ids is not None
+                inputs[m], features[m], source = join(file, roles.id_column or _USUAL_ID, roles.ids, options)
+                sources.append(replace(source, modality=m))
         target, task, classes = None, options.task or "", None
-        if targets[0]:
-            target, task, classes = encode_target(column_values(table, targets), options.task, targets)
-        parts = {}
-        if split_column is not None:
-            parts = part_rows(table.column(split_column).to_pylist(), f"{path}: {split_column!r}")
-        whole = replace(with_presence(inputs, target, ids), columns=guide_columns(path, table, options))
-        return assemble(
+        if roles.targets:
+            target, task, classes = encode_target(column_values(table, roles.targets), options.task, roles.targets)
+        whole = with_presence(inputs, target, None if roles.ids is None else np.asarray(roles.ids))
+        whole = replace(whole, columns=guide_columns(path, table, options))
+        parts: dict[str, Any] = {}
+        if roles.split is not None:
+            parts = part_rows(table.column(roles.split).to_pylist(), f"{path}: {roles.split!r}")
+        if roles.ids is not None and options.group != roles.id_column:
+            whole, parts, merged = _one_row_each(whole, parts, table, options.duplicates)
+            if merged:
+                said = f"{merged} rows merged into others of the same id"
+                sources[0] = replace(sources[0], facts=(*sources[0].facts, said))
+        dataset = assemble(
             path.stem,
             whole,
             task,
@@ -111,6 +111,110 @@ class TableFormat(Format):
             seed=seed,
             options=options,
         )
+        return replace(dataset, sources=tuple(sources))
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """Which column of the main table is what.
+
+    Attributes:
+        id_column: names the rows; None if nothing does.
+        ids: of the rows, by the pattern.
+        split: says the part.
+        targets: their columns.
+        free: all others.
+    """
+
+    id_column: str | None
+    ids: list[str] | None
+    split: str | None
+    targets: list[str]
+    free: list[str]
+
+
+def reading_of(options: SourceOptions, path: Path) -> Reading:
+    """How the options say that a table is to be read."""
+    exact = (_USUAL_ID, options.id or _USUAL_ID, *options.target, *USUAL_TARGETS, *options.guiding())
+    sheet = options.sheet if suffix_of(path) in EXCEL else None
+    return Reading(sheet, options.encoding, options.separator, options.na, exact)
+
+
+def _main_table(path: Path, options: SourceOptions) -> Table:
+    """The table, turned if its rows are features: where that is asked for, or where the target is the name of a row."""
+    if options.sheet and suffix_of(path) not in EXCEL:
+        raise InputError(f"{path} is no workbook, it has no sheet {options.sheet!r}")
+    table = read_table(path, reading_of(options, path))
+    joined = any(joined_file(table, pattern) for pattern in options.modalities.values())
+    if options.transpose and not joined:
+        return transposed(table, options.id or _USUAL_ID)
+    if options.target and options.target[0] not in table.column_names and table.num_rows:
+        first = table.column_names[0]
+        if first not in table.repeated and options.target[0] in map(str, table.column(first).to_pylist()):
+            return transposed(table, options.id or _USUAL_ID)
+    return table
+
+
+def _roles(table: Table, options: SourceOptions) -> _Roles:
+    columns, path = table.column_names, table.path
+    id_column = _chosen(options.id, columns, _USUAL_ID, f"{path}")
+    if id_column is None and columns and columns[0] == "" and table.num_rows:
+        id_column = ""  # the names of rows, which many programs write without a heading
+    split_column = _chosen(options.split, columns, _USUAL_SPLIT, f"{path}")
+    targets = list(options.target) or [next((c for c in USUAL_TARGETS if c in columns), "")]
+    if not targets[0] and needs_target(options.task):
+        raise InputError(f"{path}: which column is the target? Pass target; it has {some(columns)}")
+    for column in targets:
+        if column and column not in columns:
+            raise DataError(f"{path} has no target column {column!r}; it has {some(columns)}")
+    ids = None
+    if id_column is not None:
+        texts = id_texts(table.column(id_column), f"{path}: the id {id_column!r}", table.line)
+        ids = IdPattern(options.id_pattern or "").of(texts, str(path))
+    taken = {id_column, split_column, *targets, *options.guiding()}
+    free = [c for c in columns if c not in taken]
+    return _Roles(id_column, ids, split_column, [name for name in targets if name], free)
+
+
+def _one_row_each(
+    whole: Split, parts: Mapping[str, Any], table: Table, duplicates: str
+) -> tuple[Split, dict[str, Any], int]:
+    """The rows of the main table with one for each id, their parts, and how many were merged.
+
+    Raises:
+        DataError: an id occurs twice, and nothing is said about that; or its rows have different targets or parts.
+    """
+    groups = groups_of(str(key) for key in whole.ids) if whole.ids is not None else {}
+    if duplicates == "keep" or len(groups) == len(whole):
+        return whole, dict(parts), 0
+    if duplicates == "error":
+        raise DataError(
+            said_of_duplicates(groups, str(table.path), table.line)
+            + "; pass --duplicates first or mean to make one row of them, or keep for rows that are apart"
+        )
+    rows = list(groups.values())
+    first = np.array([group[0] for group in rows], dtype=np.intp)
+    part_of = np.full(len(whole), "", dtype=object)
+    for part, index in parts.items():
+        part_of[index] = part
+    kept = whole.select(first)
+    if duplicates == "mean":
+        for key, group in groups.items():
+            if len(set(part_of[group])) > 1 or (whole.target is not None and _differ(whole.target[group])):
+                raise DataError(
+                    f"{table.path}: the rows of id {key!r} ({', '.join(map(table.line, group[:3]))}) differ in target "
+                    "or part, so they have no mean; pass --duplicates first or keep"
+                )
+        kept = replace(
+            with_presence({m: means(x, rows) for m, x in whole.inputs.items()}, kept.target, kept.ids),
+            columns=kept.columns,
+        )
+    found = {part: np.flatnonzero(part_of[first] == part) for part in parts}
+    return kept, found, len(whole) - len(rows)
+
+
+def _differ(values: Array) -> bool:
+    return bool((values != values[:1]).any())
 
 
 def guide_columns(path: Path, table: Any, options: SourceOptions) -> dict[str, NDArray[np.generic]]:
@@ -122,7 +226,7 @@ def guide_columns(path: Path, table: Any, options: SourceOptions) -> dict[str, N
     found = {}
     for name in options.guiding():
         if name not in table.column_names:
-            raise DataError(f"{path} has no column {name!r} to split by; it has {_some(table.column_names)}")
+            raise DataError(f"{path} has no column {name!r} to split by; it has {some(table.column_names)}")
         column = table.column(name)
         if column.null_count:
             raise DataError(f"{path}: column {name!r} splits the rows, but {column.null_count} of them have none")
@@ -133,18 +237,14 @@ def guide_columns(path: Path, table: Any, options: SourceOptions) -> dict[str, N
         try:
             found[name] = values if values.dtype.kind in "iuf" else values.astype("datetime64[us]")
         except ValueError:
-            some = str(values[0])
-            raise DataError(f"{path}: column {name!r} has no order: {some!r}; write dates as 2026-03-31") from None
+            one = str(values[0])
+            raise DataError(f"{path}: column {name!r} has no order: {one!r}; write dates as 2026-03-31") from None
     return found
-
-
-def _some(columns: Sequence[str]) -> str:
-    return ", ".join(columns[:8]) + (", ..." if len(columns) > 8 else "")
 
 
 def _chosen(asked: str | None, columns: list[str], usual: str, where: str) -> str | None:
     if asked is not None and asked not in columns:
-        raise DataError(f"{where} has no column {asked!r}; it has {_some(columns)}")
+        raise DataError(f"{where} has no column {asked!r}; it has {some(columns)}")
     return asked or (usual if usual in columns else None)
 
 
@@ -153,29 +253,111 @@ def _prefixes(columns: list[str]) -> list[str]:
     return list(dict.fromkeys(c.partition(":")[0] for c in columns if ":" in c))
 
 
-def joined_file(table: Path, pattern: str) -> tuple[Path, str | None] | None:
-    """The file, and the columns of it, that a modality's pattern names; None if it names columns of the table.
+@dataclass(frozen=True)
+class JoinedFile:
+    """The file of a modality.
+
+    Attributes:
+        path: of the file.
+        columns: pattern of those that are features; None for all.
+        sheet: of a workbook; None for the first.
+    """
+
+    path: Path
+    columns: str | None = None
+    sheet: str | None = None
+
+
+def joined_file(table: Table, pattern: str) -> JoinedFile | None:
+    """The file that a modality's pattern names; None if it names columns of the table.
 
     Raises:
-        DataError: it looks like a file that does not exist.
+        DataError: it is a file that is no table, or it looks like one that does not exist.
     """
-    name, _, columns = pattern.partition("::")
-    if Path(name).suffix not in _JOINED:
+    name, *more = pattern.split("::")
+    if not more and name in table.column_names:
         return None
-    for candidate in (Path(name), table.parent / name):
+    for candidate in (Path(name), table.path.parent / name):
         if candidate.is_file():
-            return candidate, columns or None
-    raise DataError(f"no such file: {name}")
+            return _as_asked(candidate, more)
+        if candidate.is_dir() and (more or "/" in name):
+            raise DataError(f"{candidate} is a folder; a modality is a file: {', '.join((*SUFFIXES, *_ARRAYS))}")
+    path = Path(name)
+    if more or path.suffix in _ARRAYS or is_table(path) or len(path.parts) > 1:
+        raise DataError(f"no such file: {name}")
+    return None
 
 
-def join(path: Path, pattern: str | None, id_column: str, ids: NDArray[np.str_]) -> tuple[Features, tuple[str, ...]]:
-    """The rows of another file for these ids, NaN where it has none; and the names of its features."""
-    found, known, names = keyed_features(path, pattern, id_column)
+def _as_asked(path: Path, more: Sequence[str]) -> JoinedFile:
+    if not is_table(path) and path.suffix not in _ARRAYS:
+        raise DataError(
+            f"{path} is a file of unknown kind {path.suffix!r}; a modality is read from "
+            f"{', '.join((*SUFFIXES, *_ARRAYS))}"
+        )
+    if suffix_of(path) in EXCEL and more and (len(more) > 1 or more[0] in sheets_of(path)):
+        return JoinedFile(path, more[1] if len(more) > 1 else None, more[0])
+    return JoinedFile(path, more[0] if more and more[0] else None)
+
+
+def join(
+    file: JoinedFile, id_column: str, ids: Sequence[str], options: SourceOptions
+) -> tuple[Features, tuple[str, ...], SourceFile]:
+    """The rows of another file for these ids, NaN where it has none; the names of its features; what was understood."""
+    if file.path.suffix in _ARRAYS:
+        return _join_arrays(file, id_column, ids, options)
+    table = read_table(file.path, replace(reading_of(options, file.path), sheet=file.sheet))
+    pattern = IdPattern(options.id_pattern or "")
+    table, key = _keyed(table, id_column, ids, options)
+    known = pattern.of(id_texts(table.column(key), f"{file.path}: the id {key!r}", table.line), str(file.path))
+    free = [c for c in table.column_names if c != key]
+    names = tuple(matching(free, file.columns, str(file.path)) if file.columns else free)
+    values, fit = rows_by_id(
+        modality_values(table, names), known, ids, str(file.path), duplicates=options.duplicates, line=table.line
+    )
+    facts = table.facts if key == id_column else (*table.facts, f"ids in column {key!r}")
+    return values, names, SourceFile(str(file.path), table.num_rows, len(names), facts, ids=fit)
+
+
+def _keyed(table: Table, id_column: str, ids: Sequence[str], options: SourceOptions) -> tuple[Table, str]:
+    """A table with a column of ids, turned if its columns are the ids; and what that column is called.
+
+    Raises:
+        DataError: nothing in it names its rows.
+    """
+    if options.transpose:
+        return transposed(table, id_column), id_column
+    wanted, pattern = set(ids), IdPattern(options.id_pattern or "")
+
+    def share(texts: Sequence[str]) -> float:
+        found = [text for text in pattern.found([str(text) for text in texts]) if text is not None]
+        return len(wanted.intersection(found)) / max(1, min(len(wanted), len(set(texts))))
+
+    first = table.column_names[0]
+    own = first if id_column not in table.column_names else id_column
+    by_rows = share([str(v) for v in table.column(own).to_pylist()])
+    if share(table.column_names[1:]) > max(0.5, by_rows):
+        return transposed(table, id_column), id_column
+    if id_column in table.column_names:
+        return table, id_column
+    if first == "" or by_rows:
+        return table, first
+    texts = [str(v) for v in table.column(first).to_pylist()]
+    check_overlap(ids, texts, f"{table.path}, column {first!r},")
+    raise DataError(f"{table.path} has no column {id_column!r} to join on; it has {some(table.column_names)}")
+
+
+def _join_arrays(
+    file: JoinedFile, id_column: str, ids: Sequence[str], options: SourceOptions
+) -> tuple[Features, tuple[str, ...], SourceFile]:
+    found, known, names = keyed_arrays(file.path, file.columns, id_column)
+    source = SourceFile(str(file.path), len(found), int(np.prod(found.shape[1:])))
     if known is None:
         if len(found) != len(ids):
-            raise DataError(f"{path} has {len(found)} rows and no ids; the table has {len(ids)} rows")
-        return found, names
-    return rows_by_id(found, known, ids, str(path)), names
+            raise DataError(f"{file.path} has {len(found)} rows and no ids; the table has {len(ids)} rows")
+        return found, names, replace(source, facts=("no ids: rows in the order of the table",))
+    known = IdPattern(options.id_pattern or "").of(known, str(file.path))
+    values, fit = rows_by_id(found, known, ids, str(file.path), duplicates=options.duplicates)
+    return values, names, replace(source, ids=fit)
 
 
 def keyed_features(
@@ -186,94 +368,44 @@ def keyed_features(
     Raises:
         DataError: the file is damaged, or its columns are not numbers.
     """
-    if path.suffix == ".npy":
-        return loaded_if_small(NpyArray(path)), None, ()
-    if path.suffix == ".npz":
-        from equifuse.data.formats.npz import read_arrays  # noqa: PLC0415
-
-        arrays = read_arrays(path)
-        key = pattern or next((k for k in ("features", "x", "X", path.stem) if k in arrays), None)
-        if key is None or key not in arrays or arrays[key].dtype.kind not in "fiub":
-            raise DataError(f"{path} has {', '.join(arrays)}; expected numbers under 'features' (or name the key)")
-        known = next((arrays[k] for k in (id_column, "ids", "sample_ids") if k in arrays), None)
-        values = arrays[key].astype(np.float32)
-        values = values.reshape(len(values), *(values.shape[1:] or (1,)))
-        return values, None if known is None else [str(k) for k in known], ()
+    if path.suffix in _ARRAYS:
+        return keyed_arrays(path, pattern, id_column)
     table = read_table(path)
     if id_column not in table.column_names:
-        raise DataError(f"{path} has no column {id_column!r} to join on; it has {_some(table.column_names)}")
+        raise DataError(f"{path} has no column {id_column!r} to join on; it has {some(table.column_names)}")
     free = [c for c in table.column_names if c != id_column]
     names = tuple(matching(free, pattern, str(path)) if pattern else free)
-    return _columns(path, table, names), [str(v) for v in table.column(id_column).to_pylist()], names
+    return modality_values(table, names), id_texts(table.column(id_column), f"{path}: {id_column!r}", table.line), names
 
 
-def _columns(path: Path, table: Any, names: tuple[str, ...]) -> Features:
-    """Numeric columns: from the file, row group by row group, where that is Parquet and large."""
-    for name in names:
-        kind = table.schema.field(name).type
-        if not is_numeric(kind):
-            raise DataError(f"{path}: column {name!r} is not numeric ({kind})")
-    if isinstance(table, _Schema):
-        return loaded_if_small(ParquetArray(path, names))
-    return columns_of(table, names)
+def keyed_arrays(path: Path, key: str | None, id_column: str) -> tuple[Features, list[str] | None, tuple[str, ...]]:
+    """:func:`keyed_features` of NumPy's files."""
+    if path.suffix == ".npy":
+        return loaded_if_small(NpyArray(path)), None, ()
+    from equifuse.data.formats.npz import read_arrays  # noqa: PLC0415
+
+    arrays = read_arrays(path)
+    key = key or next((k for k in ("features", "x", "X", path.stem) if k in arrays), None)
+    if key is None or key not in arrays or arrays[key].dtype.kind not in "fiub":
+        raise DataError(f"{path} has {', '.join(arrays)}; expected numbers under 'features' (or name the key)")
+    known = next((arrays[k] for k in (id_column, "ids", "sample_ids") if k in arrays), None)
+    values = arrays[key].astype(np.float32)
+    values = values.reshape(len(values), *(values.shape[1:] or (1,)))
+    return values, None if known is None else [str(k) for k in known], ()
 
 
-class _Schema:
-    """A Parquet file of which only what is asked for is read."""
-
-    def __init__(self, path: Path) -> None:
-        parquet = require("train", "pyarrow.parquet", "reading and writing tables")
-
-        with parse_errors(path, "Parquet"):
-            self._file = parquet.ParquetFile(path)
-            self.schema = self._file.schema_arrow
-            self.column_names = list(self.schema.names)
-            self.num_rows = sum(rows_of_groups(path, self._file.metadata))
-        self.path = path
-
-    def column(self, name: str) -> Any:
-        check_fits(self.path, 8 * self.num_rows)  # a page of few bytes may repeat one value any number of times
-        with parse_errors(self.path, "Parquet"):
-            column = _sound(self._file.read(columns=[name])).column(0)
-        if len(column) != self.num_rows:
-            raise DataError(f"{self.path}: column {name!r} has {len(column)} values for {self.num_rows} rows")
-        return column
-
-    def pieces(self, names: Sequence[str], rows: int) -> Iterator[Any]:
-        """These columns as Arrow tables of at most ``rows`` rows."""
-        pa = require("train", "pyarrow", "reading and writing tables")
-
-        with parse_errors(self.path, "Parquet"):
-            for batch in self._file.iter_batches(rows, columns=list(names)):
-                yield _sound(pa.Table.from_batches([batch]))
-
-
-def _sound(table: Any) -> Any:
-    """The table, if its text is text and its offsets point into it: Arrow reads what it is given."""
-    table.validate(full=True)
-    return table
-
-
-def read_table(path: Path) -> Any:
-    """An Arrow table of a CSV file, or what gives the columns of a Parquet file one by one.
+def modality_values(table: Table, names: tuple[str, ...]) -> Features:
+    """The columns of a modality as numbers.
 
     Raises:
-        DataError: the file is missing or damaged, or two columns have the same name.
+        DataError: a column that is not of numbers, or is of numbers in a way that is not understood.
     """
-    if not path.is_file():
-        raise DataError(f"no such file: {path}")
-    csv = require("train", "pyarrow.csv", "reading and writing tables")
-
-    if path.suffix == ".parquet":
-        table: Any = _Schema(path)
-    else:
-        with parse_errors(path, "CSV"):
-            table = _sound(csv.read_csv(path))
-    with parse_errors(path, "a table"):
-        names = list(table.column_names)
-    if len(set(names)) != len(names):
-        raise DataError(f"{path}: column {next(n for n in names if names.count(n) > 1)!r} occurs more than once")
-    return table
+    for name in names:
+        if name not in table.repeated and not is_numeric(table.schema.field(name).type):
+            said = not_understood(table, name)
+            if said:
+                raise DataError(said)
+    return table.numbers(names)
 
 
 def column_values(table: Any, names: Sequence[str]) -> NDArray[np.generic]:
