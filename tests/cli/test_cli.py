@@ -123,13 +123,13 @@ def test_balance_and_its_options_are_used_and_recorded(run, tmp_path):
         (["trian"], "trian"),
         (["evaluate", "nowhere"], "no run at nowhere"),
         (["predict", "nowhere", "--input", "a.csv", "--out", "b.csv"], "no run at nowhere"),
-        (["predict", "nowhere", "--input", "a.csv", "--out", "b.xlsx"], "cannot write '.xlsx'"),
+        (["predict", "nowhere", "--input", "a.csv", "--out", "b.docx"], "cannot write '.docx'"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2_and_leaves_nothing(run, tmp_path, words, message):
     code, out, err = run(*words)
     assert code == 2
-    assert out == ""
+    assert all(line.startswith(("modality ", "classes: ", "parts: ")) for line in out.splitlines())  # what it understood
     assert message in err
     assert err.startswith("error: ")
     assert len(err.strip().splitlines()) == 1

@@ -114,6 +114,8 @@ def _pairs(flag: str, declared: Option, words: Any) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         if not equals or not name or not value:
             raise InputError(f"expected {flag} name=pattern, got {word!r}")
+        if name in found:
+            raise InputError(f"{flag} {name} is given twice: {found[name]!r} and {value!r}")
         found[name] = value
     return found
 

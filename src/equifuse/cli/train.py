@@ -11,6 +11,7 @@ from equifuse.cli.options import with_options
 from equifuse.runs.config import TrainConfig
 
 if TYPE_CHECKING:
+    from equifuse.data import MultimodalDataset
     from equifuse.runs import CrossValidation
 
 
@@ -40,11 +41,19 @@ def train(
     folds = f"cv{resolved.cv}" if resolved.cv else None
     parts = (Path(resolved.data).stem, resolved.fusion, resolved.backend, folds, f"seed{resolved.seed}")
     folder = out or Path("runs") / "-".join(part for part in parts if part)
+
+    def tell(dataset: MultimodalDataset) -> None:
+        from equifuse.data.sources import understood
+
+        for line in understood(dataset):
+            typer.echo(line, err=as_json)
+
     try:
         if folds:
-            _show_folds(cross_validate(resolved, folder, resume=resume, progress=not quiet), folder, as_json)
+            found = cross_validate(resolved, folder, resume=resume, progress=not quiet, on_data=tell)
+            _show_folds(found, folder, as_json)
             return
-        result = run(resolved, folder, resume=resume, progress=not quiet)
+        result = run(resolved, folder, resume=resume, progress=not quiet, on_data=tell)
     except KeyboardInterrupt:
         typer.echo(f"interrupted; continue with the same options, --out {folder} and --resume", err=True)
         raise typer.Exit(130) from None

@@ -62,6 +62,8 @@ class IdPattern:
 
     def found(self, ids: Sequence[str]) -> list[str | None]:
         """The ids by the pattern, None where it does not match."""
+        if not self.pattern:
+            return list(ids)
         try:
             compiled = re.compile(self.pattern)
         except re.error as error:

@@ -37,9 +37,9 @@ def read_inputs(
     ([[0.5, 1.0]], ['s1'])
 
     - a table of any kind (CSV, Parquet, Excel, …): the columns of modality ``mrna`` are those that the model was
-      trained on, by name; or those that start with ``mrna:`` (``mrna:TP53``); or ``mrna_0``, ``mrna_1``, …. An ``id``
-      column is kept; others are ignored. The order in the file is the order of the features (in the last form the order
-      of the numbers).
+      trained on, by name; or those that start with ``mrna:`` (``mrna:TP53``); or ``mrna_0``, ``mrna_1``, …. A column
+      ``id``, or one without a name, is kept; others are ignored. The order in the file is the order of the features (in
+      the last form the order of the numbers).
     - ``.npz``, HDF5: arrays named by modality; or a data set file, of which the test part is used.
 
     A row in which a modality is entirely empty (or NaN) does not have it; a modality without columns is absent
@@ -100,7 +100,7 @@ def read_input_pieces(
     table = read_table(path)
     assert isinstance(table, ParquetTable)
     chosen = input_columns(table.schema, shapes, features, str(path))
-    wanted = {column for columns in chosen.values() for column in columns} | {"id"}
+    wanted = {column for columns in chosen.values() for column in columns} | {"id", ""}
     for piece in table.pieces([name for name in table.column_names if name in wanted], rows):
         yield inputs_of_table(piece, shapes, features, str(path))
 
@@ -121,7 +121,8 @@ def inputs_of_table(
     """
     chosen = input_columns(table.schema, shapes, features, where)
     found = {m: columns_of(table, columns) for m, columns in chosen.items()}
-    ids = np.asarray(table.column("id").to_pylist()) if "id" in table.column_names else None
+    named = next((name for name in ("id", "") if name in table.column_names), None)
+    ids = None if named is None else np.asarray(table.column(named).to_pylist())
     return _split_of(found, ids, {}, shapes, where)
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from equifuse.data.dataset import Array, MultimodalDataset, Split
-from equifuse.data.lazy import Floats, is_numeric
+from equifuse.data.lazy import Floats, in_memory, is_numeric
 from equifuse.data.options import SourceOptions
 from equifuse.data.tables import is_table, read_table
+from equifuse.options import declarations
 from equifuse.registry import TASKS
 
 # Columns are judged by at most this many rows of the training part.
@@ -176,13 +177,22 @@ def _warnings(dataset: MultimodalDataset, found: Inspection) -> list[str]:
 
 
 def _crossing(dataset: MultimodalDataset) -> int:
-    """LazyArray of val and test that equal one of train in everything; of what is in memory."""
+    """Rows of val and test that equal one of train in everything that they have; of what is in memory.
+
+    Rows without any modality are no copies of each other.
+    """
     if dataset.splits["train"].on_disk:
         return 0
 
     def keys(split: Split) -> list[int]:
-        columns = [np.asarray(x[np.arange(len(split))]).reshape(len(split), -1) for x in split.inputs.values()]
-        return [hash(b"".join(np.ascontiguousarray(c[i]).tobytes() for c in columns)) for i in range(len(split))]
+        columns = [np.ascontiguousarray(in_memory(x)).reshape(len(split), -1) for x in split.inputs.values()]
+        masks = [split.present.get(m) for m in split.inputs]
+
+        def key(i: int) -> int:
+            parts = [c[i].tobytes() if mask is None or mask[i] else b"" for c, mask in zip(columns, masks, strict=True)]
+            return hash(tuple(parts)) if any(parts) else 0
+
+        return [found for found in map(key, range(len(split))) if found]
 
     known = set(keys(dataset.splits["train"]))
     return sum(key in known for part in ("val", "test") for key in keys(dataset.splits[part]))
@@ -191,21 +201,7 @@ def _crossing(dataset: MultimodalDataset) -> int:
 def _command(dataset: MultimodalDataset, path: str, source: SourceOptions) -> str:
     """The linear method first: it is fast, robust, and often as good; the equilibrium is one word away."""
     words = ["equifuse", "train", "--data", path]
-    for m, pattern in source.modalities.items():
-        words += ["--modality", f"{m}={pattern}"]
-    for column in source.target:
-        words += ["--target", column]
-    for column in source.stratify:
-        words += ["--stratify", column]
-    for option, value in (
-        ("--id", source.id),
-        ("--split-column", source.split),
-        ("--task", source.task),
-        ("--group", source.group),
-        ("--order", source.order),
-    ):
-        if value:
-            words += [option, value]
+    words += _flags(source)
     words += ["--fusion", "gmf"]
     train = dataset.splits["train"]
     width = sum(dataset.shapes[m][-1] if m in train.lengths else dataset.dims[m] for m in dataset.modalities)
@@ -214,6 +210,20 @@ def _command(dataset: MultimodalDataset, path: str, source: SourceOptions) -> st
     if any(max(_share_missing(split, m) for split in dataset.splits.values()) > 0 for m in dataset.modalities):
         words += ["--modality-dropout", "0.2"]
     return shlex.join(words)
+
+
+def _flags(source: SourceOptions) -> list[str]:
+    """The options as words of a command."""
+    given, words = source.given(), []
+    for name, declared in declarations(SourceOptions).items():
+        value, flag = given.get(name), declared.flag or "--" + name.replace("_", "-")
+        if isinstance(value, dict):
+            words += [word for key, entry in value.items() for word in (flag, f"{key}={entry}")]
+        elif isinstance(value, list):
+            words += [word for entry in value for word in (flag, str(entry))]
+        elif value is not None:
+            words += [flag] if declared.const is not None else [flag, str(value)]
+    return words
 
 
 def guess_options(path: Path) -> SourceOptions | None:

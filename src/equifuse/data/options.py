@@ -27,13 +27,15 @@ def _patterns() -> Check:
     return _Patterns("map names to column patterns", plain.accepts, pairs="text", convert=plain.convert)
 
 
+# Separators that get lost where they are written out.
+SEPARATORS = {"tab": "\t", "space": " "}
+
+
 def _separator() -> Check:
-    """One character, or its name; it is stored by its name where it has one, as it may get lost otherwise."""
-    names = {"tab": "\t", "space": " "}
     return Check(
         "be one character, or 'tab' or 'space'",
-        lambda v: isinstance(v, str) and len(v) == 1 and v not in '"\r\n',
-        convert=lambda v: names.get(v, v),
+        lambda v: isinstance(v, str) and (v in SEPARATORS or (len(v) == 1 and v not in '"\r\n\t ')),
+        convert=lambda v: next((name for name, mark in SEPARATORS.items() if mark == v), v),
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ def understood(dataset: Any) -> list[str]:
     Args:
         dataset: a :class:`~equifuse.datasets.MultimodalDataset`.
     """
-    said = [str(source) for source in dataset.sources]
+    said = [str(replace(source, path=_from_here(source.path))) for source in dataset.sources]
     splits = dataset.splits
     rows = sum(len(split) for split in splits.values())
     for m, shape in dataset.shapes.items():
@@ -95,6 +96,12 @@ def understood(dataset: Any) -> list[str]:
     (first, train), *others = ((part, len(split)) for part, split in splits.items())
     said.append(", ".join([f"parts: {first} {train:,} rows", *(f"{part} {n:,}" for part, n in others)]))
     return said
+
+
+def _from_here(path: str) -> str:
+    """A path without the folder one is in."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from equifuse._display import html_table, short_text
-from equifuse.data import Split
+from equifuse.data import MultimodalDataset, Split
 from equifuse.data.assemble import ROW
 from equifuse.errors import DataError, InputError
 from equifuse.evaluation.evaluate import evaluate_quietly
@@ -145,6 +145,7 @@ def cross_validate(
     resume: bool = False,
     progress: bool = True,
     choose: Callable[[TrainConfig], TrainConfig] | None = None,
+    on_data: Callable[[MultimodalDataset], None] | None = None,
 ) -> CrossValidation:
     """Train a run for each fold, and put the scores and predictions of rows that no model saw together.
 
@@ -168,6 +169,7 @@ def cross_validate(
         progress: show a bar on standard error.
         choose: given the configuration of a fold, returns the one to train with; for nested tuning, which may use the
             fold's training and validation parts (:func:`~equifuse.runs.folder.load_data` reads them).
+        on_data: called with the data before anything is made of them.
 
     Raises:
         OutputExistsError: ``out`` exists and ``resume`` is False.
@@ -187,6 +189,8 @@ def cross_validate(
     if (out / METRICS).is_file():
         return CrossValidation.from_dict(read_json(out / METRICS))
     dataset = load_whole(config)
+    if on_data is not None:
+        on_data(dataset)
     rows = pooled(dataset)
     every = every_fold(rows, dataset.task, config)
     each = len(every) // config.repeats

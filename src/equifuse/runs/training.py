@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equifuse._display import short_text
+from equifuse.data import MultimodalDataset
 from equifuse.errors import DataError, InputError
 from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly, score_without_each
 from equifuse.files import read_json, refuse_existing, write_json, write_yaml
@@ -78,6 +79,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     logger: str | Logger | Sequence[str | Logger] = (),
     optimizer: OptimizerFactory | None = None,
+    on_data: Callable[[MultimodalDataset], None] | None = None,
 ) -> RunResult:
     """Train a model into a run folder; the command ``equifuse train`` calls it.
 
@@ -99,6 +101,7 @@ def train(
         callbacks: Lightning callbacks; see :class:`equifuse.training.Trainer`, also for the others.
         logger: loggers beside those of the configuration.
         optimizer: makes the optimiser in the place of the configuration's.
+        on_data: called with the data before anything is made of them.
 
     Returns:
         :class:`RunResult`.
@@ -130,6 +133,8 @@ def train(
             return RunResult(out, RunMetrics.read(out / METRICS), read_json(out / HISTORY))
     check_accelerator(config)
     dataset = load_data(config)
+    if on_data is not None:
+        on_data(dataset)
     if resume and dataset.fingerprint() != read_run_config(out)[1]["data"]["fingerprint"]:
         raise DataError(f"data set {config.data!r} has changed since {out} was started")
     prepared = prepare(config, dataset)
@@ -228,6 +233,7 @@ def _record(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
             "shapes": {m: list(shape) for m, shape in dataset.shapes.items()},
             "rows": {part: len(split) for part, split in dataset.splits.items()},
             "drawn": list(dataset.drawn),
+            **({"sources": [source.to_dict() for source in dataset.sources]} if dataset.sources else {}),
         },
         "fusion": prepared.model.fusion.config(),
         "versions": {

@@ -21,7 +21,7 @@ from equifuse.data.dataset import Array, MultimodalDataset, Split
 from equifuse.data.formats.base import Format
 from equifuse.data.ids import IdPattern, check_overlap, groups_of, id_texts, means, rows_by_id, said_of_duplicates
 from equifuse.data.lazy import Features, NpyArray, as_numbers, is_numeric, loaded_if_small
-from equifuse.data.options import SourceOptions, matching
+from equifuse.data.options import SEPARATORS, SourceOptions, matching
 from equifuse.data.sources import SourceFile
 from equifuse.data.tables import (
     DESCRIPTION,
@@ -137,7 +137,8 @@ def reading_of(options: SourceOptions, path: Path) -> Reading:
     """How the options say that a table is to be read."""
     exact = (_USUAL_ID, options.id or _USUAL_ID, *options.target, *USUAL_TARGETS, *options.guiding())
     sheet = options.sheet if suffix_of(path) in EXCEL else None
-    return Reading(sheet, options.encoding, options.separator, options.na, exact)
+    separator = SEPARATORS.get(options.separator or "", options.separator)
+    return Reading(sheet, options.encoding, separator, options.na, exact)
 
 
 def _main_table(path: Path, options: SourceOptions) -> Table:
@@ -314,7 +315,8 @@ def join(
     values, fit = rows_by_id(
         modality_values(table, names), known, ids, str(file.path), duplicates=options.duplicates, line=table.line
     )
-    facts = table.facts if key == id_column else (*table.facts, f"ids in column {key!r}")
+    called = f"column {key!r}" if key else "the first column, which has no name"
+    facts = table.facts if key == id_column else (*table.facts, f"ids in {called}")
     return values, names, SourceFile(str(file.path), table.num_rows, len(names), facts, ids=fit)
 
 
