@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equifuse._display import html_table, short_text
+from equifuse.data.columns import Columns
 from equifuse.data.lazy import Features, Floats, Indices, LazyArray, blocks, in_memory, select
 from equifuse.data.sources import SourceFile
 from equifuse.errors import DataError, InputError, UnknownNameError
@@ -154,9 +155,10 @@ class MultimodalDataset:
         features: modality name -> names of its features, where a source has them, or None.
         drawn: the parts that were split off when the set was read, because its source does not have them.
         sources: what was understood of the files it was read from, where they say.
+        columns: modality name -> what the columns of its table hold, where they are not all numbers; {} for numbers.
 
     Raises:
-        DataError: the splits disagree, a present row holds NaN or infinity, or labels do not fit the task.
+        DataError: the splits disagree, a row holds infinity, or labels do not fit the task.
         UnknownNameError: an unknown task.
     """
 
@@ -167,6 +169,7 @@ class MultimodalDataset:
     features: dict[str, tuple[str, ...]] | None = None
     drawn: tuple[str, ...] = ()
     sources: tuple[SourceFile, ...] = ()
+    columns: dict[str, Columns] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         TASKS.get(self.task)
@@ -282,20 +285,30 @@ class MultimodalDataset:
 
 
 def check_finite(modality: str, x: Features, present: NDArray[np.bool_] | None, where: str) -> None:
-    """Refuse NaN and infinity in rows that count as present.
+    """Refuse infinity in rows that count as present; NaN is an empty cell.
 
     Raises:
         DataError: naming the modality and the number of rows.
     """
-    pieces = [~np.isfinite(_flat(block)).all(axis=1) for _, block in blocks(x)]
+    pieces = [np.isinf(_flat(block)).any(axis=1) for _, block in blocks(x)]
     bad = np.concatenate(pieces) if pieces else np.zeros(0, bool)
     if present is not None:
         bad &= present
     if bad.any():
         raise DataError(
-            f"modality {modality!r} has NaN or infinite values in {int(bad.sum())} of {len(x)} rows of {where}; "
-            "impute them, or make a whole row NaN to mark the modality as missing there"
+            f"modality {modality!r} has infinite values in {int(bad.sum())} of {len(x)} rows of {where}; "
+            "make them NaN where they mean that nothing was measured"
         )
+
+
+def share_of_gaps(x: Features, present: NDArray[np.bool_] | None) -> float:
+    """Share of empty cells among those of the rows that have a modality."""
+    empty = rows = 0
+    for start, block in blocks(x):
+        here = block if present is None else block[present[start : start + len(block)]]
+        empty += int(np.isnan(here).sum())
+        rows += len(here)
+    return empty / max(1, rows * math.prod(x.shape[1:]))
 
 
 def check_weight(weight: NDArray[np.floating[Any]] | None, rows: int, where: str) -> None:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from equifuse.data.columns import KINDS, Columns
 from equifuse.data.dataset import Array, MultimodalDataset, Split
 from equifuse.data.lazy import Floats, in_memory, is_numeric
 from equifuse.data.options import SourceOptions
 from equifuse.data.tables import is_table, read_table
 from equifuse.options import declarations
 from equifuse.registry import TASKS
+
+if TYPE_CHECKING:
+    from equifuse.tasks.targets import Targets
 
 # Columns are judged by at most this many rows of the training part.
 _ROWS = 20_000
@@ -29,6 +34,7 @@ class ModalityReport:
     Attributes:
         shape: of a sample.
         missing: share of samples without it, by part.
+        gaps: share of empty cells in the training rows that have it.
         padded: share of padding among the steps of its sequences, or None if they have no lengths.
         constant: features with one value in the training part.
         duplicated: features that repeat an earlier one of the modality.
@@ -37,6 +43,7 @@ class ModalityReport:
 
     shape: tuple[int, ...]
     missing: dict[str, float]
+    gaps: float
     padded: float | None
     constant: list[str]
     duplicated: list[str]
@@ -108,19 +115,31 @@ def _modality(dataset: MultimodalDataset, m: str, target: Array | None) -> Modal
         x = x[np.arange(x.shape[1])[None] < steps[:, None]]
     flat = x.reshape(len(x), -1)
     names = _names(dataset, m, flat.shape[1])
-    constant = np.ptp(flat, axis=0) == 0 if len(flat) else np.zeros(flat.shape[1], bool)
+    empty = np.isnan(flat)
+    filled = (
+        np.where(empty, np.inf, flat).min(axis=0, initial=np.inf),
+        np.where(empty, -np.inf, flat).max(axis=0, initial=-np.inf),
+    )
+    constant = filled[0] >= filled[1] if len(flat) else np.zeros(flat.shape[1], bool)
     leaking: list[int] = []
     if target is not None and padded is None and len(flat) > 1:
         y, kind = target[rows], TASKS.get(dataset.task).targets
-        leaking = [int(j) for j in np.flatnonzero(~constant) if kind.told_by(flat[:, j], y)]
+        leaking = [int(j) for j in np.flatnonzero(~constant) if _tells(kind, flat[:, j], y)]
     return ModalityReport(
         dataset.shapes[m],
         {part: _share_missing(split, m) for part, split in dataset.splits.items()},
+        float(empty.mean()) if empty.size else 0.0,
         padded,
         [names[int(j)] for j in np.flatnonzero(constant)],
         [names[j] for j in _repeated(flat) if not constant[j]],
         [names[j] for j in leaking],
     )
+
+
+def _tells(kind: Targets, feature: Floats, target: Array) -> bool:
+    """Whether a feature gives the target away where it is not empty."""
+    there = ~np.isnan(feature)
+    return bool(there.sum() > 1 and kind.told_by(feature[there], target[there]))
 
 
 def _share_missing(split: Split, m: str) -> float:
@@ -156,6 +175,12 @@ def _some(names: Sequence[str]) -> str:
 def _warnings(dataset: MultimodalDataset, found: Inspection) -> list[str]:
     said = []
     for m, report in found.modalities.items():
+        if report.gaps:
+            said.append(
+                f"{m}: {report.gaps:.2%} of the cells are empty; they are filled with the training part's medians, "
+                "or as --prepare impute:mean, impute:knn or impute:indicator says"
+            )
+        said.extend(_of_columns(m, dataset.columns.get(m, ())))
         if report.leaking:
             said.append(f"{m}: {_some(report.leaking)} tells the target alone; is it known before the target is?")
         if report.constant:
@@ -174,6 +199,15 @@ def _warnings(dataset: MultimodalDataset, found: Inspection) -> list[str]:
     if min(found.rows.values()) < 30:
         said.append(f"a part has {min(found.rows.values())} samples: differences of a few points mean nothing there")
     return said
+
+
+def _of_columns(m: str, columns: Columns) -> Iterator[str]:
+    """What was understood of the columns that are not numbers."""
+    for kind in KINDS:
+        some = [column for column in columns if column.kind == kind]
+        if some and kind != "number":
+            names = _some([f"{c.name} ({len(c.values)} values)" if c.values else c.name for c in some])
+            yield f"{m}: taken as {kind}: {names}; --column NAME=KIND says otherwise"
 
 
 def _crossing(dataset: MultimodalDataset) -> int:

@@ -55,6 +55,48 @@ def _folds(value: Any) -> bool:
     return value == GROUPS_OUT or (isinstance(value, int) and not isinstance(value, bool) and value >= 2)
 
 
+# The name under which the preparation of all modalities without one of their own is stored.
+EVERY = "*"
+
+
+def _pipelines(value: Any) -> Any:
+    """Modality -> steps, of ``"mrna=log1p,pca:64"``, of a list of such words, or of a mapping."""
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return dict(value)
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+        return value
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, steps = word.partition("=")
+        name, steps = (name.strip(), steps) if equals else (EVERY, word)
+        if name in found:
+            called = "all modalities" if name == EVERY else repr(name)
+            raise InputError(f"prepare is given twice for {called}; write the steps in one, separated by commas")
+        found[name] = steps
+    return found
+
+
+@dataclass(frozen=True)
+class _Pipelines(Check):
+    """Modality -> steps of its preparation, checked by name."""
+
+    def __call__(self, name: str, value: Any) -> Any:
+        value = super().__call__(name, value)
+        if value:
+            from equifuse.encoders import parse_steps  # noqa: PLC0415 - PyTorch
+
+            for steps in value.values():
+                parse_steps(steps)
+        return value
+
+
+def _are_pipelines(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, str) for k, v in value.items())
+
+
 @dataclass(frozen=True)
 class TrainConfig(TrainingOptions):
     """What to train, on what, and how.
@@ -176,6 +218,31 @@ class TrainConfig(TrainingOptions):
         group="Data",
         flag="",
         estimator=False,
+    )
+    prepare: dict[str, str] = option(
+        dict,
+        _Pipelines(
+            "be steps such as 'impute:median', or name modalities: 'mrna=log1p,variance:2000'",
+            _are_pipelines,
+            many=True,
+            convert=_pipelines,
+        ),
+        help="Preparation of features, fitted on train and stored in the model: mrna=log1p,variance:2000,pca:64, or "
+        "steps alone for all other modalities; impute:median and standardise go without saying.",
+        group="Preparation",
+    )
+    row_missing: float | None = option(
+        None,
+        optional(number(above=0, below=1)),
+        help="Share of empty cells beyond which a row counts as one without the modality.",
+        group="Preparation",
+        default_text="only if all cells are empty",
+    )
+    feature_missing: float | None = option(
+        None,
+        optional(number(least=0, below=1)),
+        help="Share of empty training rows beyond which a feature is dropped; the same as the step missing:SHARE.",
+        group="Preparation",
     )
 
     def __post_init__(self) -> None:

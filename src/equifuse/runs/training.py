@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from equifuse._display import short_text
 from equifuse.data import MultimodalDataset
+from equifuse.data.dataset import share_of_gaps
+from equifuse.encoders.preparation import steps_of
 from equifuse.errors import DataError, InputError
 from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly, score_without_each
 from equifuse.files import read_json, refuse_existing, write_json, write_yaml
@@ -234,7 +237,9 @@ def _record(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
             "rows": {part: len(split) for part, split in dataset.splits.items()},
             "drawn": list(dataset.drawn),
             **({"sources": [source.to_dict() for source in dataset.sources]} if dataset.sources else {}),
+            "gaps": {m: _gaps(dataset, m) for m in dataset.modalities},
         },
+        "preparation": {m: _steps(encoder) for m, encoder in prepared.model.encoders.items()},
         "fusion": prepared.model.fusion.config(),
         "versions": {
             "python": platform.python_version(),
@@ -243,6 +248,17 @@ def _record(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "class_weights": prepared.class_weights,
     }
+
+
+def _steps(encoder: nn.Module) -> list[str]:
+    """The steps of a modality's preparation, with the number of columns that they leave."""
+    return [f"{step.spec} -> {step.width}" for step in steps_of(encoder)]
+
+
+def _gaps(dataset: MultimodalDataset, m: str) -> float:
+    """Share of empty cells in the training rows that have a modality."""
+    train = dataset.splits["train"]
+    return round(share_of_gaps(train.inputs[m], train.present.get(m)), 6)
 
 
 def _check_same(asked: TrainConfig, stored: TrainConfig, out: Path) -> None:

@@ -99,6 +99,10 @@ class Targets(ABC):
         """Share of each class or label ``(K,)`` among the samples, or None where there are none."""
         return None
 
+    def response(self, target: Array) -> tuple[Array | None, bool]:
+        """What selects features: values ``(n,)`` or ``(n, K)`` or None, and whether they are classes."""
+        return None, False
+
     def told_by(self, feature: Floats, target: Array) -> bool:
         """Whether a single feature ``(n,)`` says what the target is, which is suspicious."""
         return False
@@ -186,6 +190,10 @@ class Classes(Targets):
         counts = np.bincount(target.astype(np.int64))
         return "classes: " + listed(f"{names[i] if names else i}: {n:,}" for i, n in enumerate(counts))
 
+    def response(self, target: Array) -> tuple[Array | None, bool]:
+        """The classes."""
+        return target, True
+
     def shares(self, target: Array) -> NDArray[np.float64] | None:
         """Share of each class."""
         return np.asarray(np.bincount(target.astype(np.int64)) / len(target), dtype=np.float64)
@@ -268,6 +276,10 @@ class Quantities(Targets):
         spans = (f"{n} from {y.min():g} to {y.max():g}" for n, y in zip(called, columns, strict=True))
         return "quantities: " + listed(spans)
 
+    def response(self, target: Array) -> tuple[Array | None, bool]:
+        """The quantities."""
+        return target, False
+
     def told_by(self, feature: Floats, target: Array) -> bool:
         """Whether the feature is an affine function of a target."""
         x = feature - feature.mean(dtype=np.float64)
@@ -295,6 +307,10 @@ class Labels(Quantities):
         """How many samples have each label."""
         counts = target.astype(np.int64).sum(axis=0)
         return "labels: " + listed(f"{names[i] if names else i}: {n:,}" for i, n in enumerate(counts))
+
+    def response(self, target: Array) -> tuple[Array | None, bool]:
+        """Each label is a pair of classes."""
+        return target, True
 
     def shares(self, target: Array) -> NDArray[np.float64] | None:
         """Share of each label; they do not add up to 1."""
@@ -345,6 +361,15 @@ class EventTimes(Quantities):
             f"survival: {int(event.sum()):,} of {len(event):,} have the event; times from {time.min():g} to "
             f"{time.max():g}, median {np.median(time):g}"
         )
+
+    def response(self, target: Array) -> tuple[Array | None, bool]:
+        """Martingale residuals of the model without features: events minus cumulative hazard (Nelson-Aalen)."""
+        time, event = target[:, 0].astype(np.float64), target[:, 1].astype(np.float64)
+        order = np.argsort(time, kind="stable")
+        ends = np.searchsorted(time[order], time, side="right")  # everything up to and with one's own time
+        starts = np.searchsorted(time[order], time[order], side="left")
+        hazard = np.cumsum(event[order] / (len(time) - starts))
+        return event - hazard[ends - 1], False
 
     def told_by(self, feature: Floats, target: Array) -> bool:
         """Not looked at."""
