@@ -75,7 +75,7 @@ def fit_linear(dataset: MultimodalDataset, task: Task) -> LinearModel:
     for m in dataset.modalities:
         x = torch.from_numpy(_flat(train, m))
         there = x[torch.from_numpy(train.present[m])] if m in train.present else x
-        kinds = kinds_of(dataset.columns.get(m, ()))
+        kinds = kinds_of(dataset.schema.get(m, ()))
         steps[m] = complete_steps(parse_steps("impute:mean"), kinds)
         fit_steps(steps[m], Sample(there, kinds))
         features.append(_prepared(train, m, steps[m]))

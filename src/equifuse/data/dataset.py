@@ -155,7 +155,7 @@ class MultimodalDataset:
         features: modality name -> names of its features, where a source has them, or None.
         drawn: the parts that were split off when the set was read, because its source does not have them.
         sources: what was understood of the files it was read from, where they say.
-        columns: modality name -> what the columns of its table hold, where they are not all numbers; {} for numbers.
+        schema: modality name -> what the columns of its table hold, where they are not all numbers; {} for numbers.
 
     Raises:
         DataError: the splits disagree, a row holds infinity, or labels do not fit the task.
@@ -169,7 +169,7 @@ class MultimodalDataset:
     features: dict[str, tuple[str, ...]] | None = None
     drawn: tuple[str, ...] = ()
     sources: tuple[SourceFile, ...] = ()
-    columns: dict[str, Columns] = field(default_factory=dict)
+    schema: dict[str, Columns] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         TASKS.get(self.task)

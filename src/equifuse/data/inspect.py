@@ -180,7 +180,7 @@ def _warnings(dataset: MultimodalDataset, found: Inspection) -> list[str]:
                 f"{m}: {report.gaps:.2%} of the cells are empty; they are filled with the training part's medians, "
                 "or as --prepare impute:mean, impute:knn or impute:indicator says"
             )
-        said.extend(_of_columns(m, dataset.columns.get(m, ())))
+        said.extend(_of_columns(m, dataset.schema.get(m, ())))
         if report.leaking:
             said.append(f"{m}: {_some(report.leaking)} tells the target alone; is it known before the target is?")
         if report.constant:

@@ -275,7 +275,7 @@ def _of_columns(model: FusionModel, m: str, x: Floats, raw: Tensor, front: _Fron
         x = _added(x, front.origins(width), width)
         if x.ndim != raw.dim():
             x = x.reshape(shape)
-    columns = model.columns.get(m)
+    columns = model.schema.get(m)
     return x if columns is None else _added(x, owners_of(columns), len(columns))
 
 
@@ -328,7 +328,7 @@ def _integrated_gradients() -> Any:
 
 def feature_names(model: FusionModel, modality: str, shape: tuple[int, ...]) -> tuple[str, ...]:
     """Names of a modality's flattened features: the model's, or their places from 0 (``"2,5"`` for two axes)."""
-    columns = model.columns.get(modality)
+    columns = model.schema.get(modality)
     known = model.features.get(modality, ()) if columns is None else [column.name for column in columns]
     if len(known) == math.prod(shape):
         return tuple(known)

@@ -204,7 +204,7 @@ def _made_up(model: FusionModel, name: str) -> Tensor:
         own = shape[1:] if takes_lengths(encoder) else shape
         mean, deviation = (x.cpu().to(drawn).reshape(own) for x in found)
         drawn = mean + deviation * drawn
-    codes = [kind == "category" for kind in kinds_of(model.columns.get(name, ()))]
+    codes = [kind == "category" for kind in kinds_of(model.schema.get(name, ()))]
     if any(codes):
         drawn = torch.where(torch.tensor(codes), drawn.round().clamp(min=0), drawn)
     return drawn

@@ -108,7 +108,7 @@ class FusionModel(nn.Module):
         self.classes = tuple(classes) if classes is not None else None
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.features: dict[str, tuple[str, ...]] = {}  # names of a modality's features, where a source has them
-        self.columns: dict[str, Columns] = {}  # what a table's columns hold, where they are not all numbers
+        self.schema: dict[str, Columns] = {}  # what a table's columns hold, where they are not all numbers
         # Share of empty cells beyond which a row does not have a modality, in (0, 1]; None: only what masks say.
         self.row_missing: float | None = None
         self.recipe: dict[str, Any] | None = None
@@ -167,8 +167,8 @@ class FusionModel(nn.Module):
             if not isinstance(x, Tensor) or x.dim() < 2 or not x.is_floating_point():
                 continue
             firsts = None
-            if name in self.columns:
-                _, places = np.unique(owners_of(self.columns[name]), return_index=True)
+            if name in self.schema:
+                _, places = np.unique(owners_of(self.schema[name]), return_index=True)
                 firsts = torch.from_numpy(places).to(x.device)
             enough = enough_cells(x.isnan(), self.row_missing, (lengths or {}).get(name), firsts)
             if not torch.compiler.is_compiling() and bool(enough.all()):

@@ -37,7 +37,7 @@ def save(model: FusionModel, path: Path, *, overwrite: bool = False) -> None:
         "classes": model.classes,
         "shapes": model.shapes,
         "features": model.features,
-        "columns": {m: [column.stored() for column in columns] for m, columns in model.columns.items()},
+        "schema": {m: [column.stored() for column in columns] for m, columns in model.schema.items()},
         "row_missing": model.row_missing,
         "fusion": model.fusion.config(),
         "recipe": model.recipe,
@@ -118,7 +118,7 @@ def load(
         classes = tuple(described["classes"]) if described["classes"] is not None else None
         shapes = {name: tuple(shape) for name, shape in described["shapes"].items()}
         features = {name: tuple(names) for name, names in described.get("features", {}).items()}
-        columns = {name: tuple(map(Column.of, each)) for name, each in described.get("columns", {}).items()}
+        schema = {name: tuple(map(Column.of, each)) for name, each in described.get("schema", {}).items()}
         row_missing = described.get("row_missing")
         fusion = dict(described["fusion"])
         recipe, task = described["recipe"], described["task"]
@@ -139,7 +139,7 @@ def load(
         module = make_fusion(name, dims, **fusion)
         model = FusionModel(encoders, module, head, task=task, classes=classes)
         model.shapes = shapes
-    model.features, model.columns = features, columns
+    model.features, model.schema = features, schema
     model.row_missing = None if row_missing is None else float(row_missing)
     try:
         model.to(_float_dtype(tensors)).load_state_dict(tensors)

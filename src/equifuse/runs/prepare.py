@@ -89,7 +89,7 @@ def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionMode
     kind = TASKS.get(dataset.task)
     outputs = config.embedding if kind.embeds else dataset.n_outputs
     model = model_for(
-        config, train, dataset.task, outputs, dataset.classes, features=dataset.features, columns=dataset.columns
+        config, train, dataset.task, outputs, dataset.classes, features=dataset.features, columns=dataset.schema
     )
     start = None if train.target is None else kind.initial_output(torch.from_numpy(train.target))
     if start is not None:
@@ -144,7 +144,7 @@ def model_for(
             head_dropout=config.head_dropout,
             prepare=steps,
         )
-    model.features, model.columns = dict(features or {}), dict(columns or {})
+    model.features, model.schema = dict(features or {}), dict(columns or {})
     model.row_missing = 1.0 if config.row_missing is None else config.row_missing
     model.to(torch.from_numpy(train.inputs[model.modalities[0]][:0]).dtype)
     pieces = batches_of(train, _PREPROCESSING_BATCH)
