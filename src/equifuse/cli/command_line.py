@@ -22,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("train", cls=GroupedCommand)(train.train)
-app.command("evaluate")(evaluate.evaluate)
+app.command("evaluate", cls=GroupedCommand)(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("export")(export.export)
 app.command("robustness")(robustness.robustness)

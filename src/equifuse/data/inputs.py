@@ -64,7 +64,7 @@ def read_inputs(
         raise DataError(f"no such file: {path}")
     if path.suffix in (".npz", *HDF5_SUFFIXES):
         flat, ids, lengths = _from_archive(path, shapes)
-        return _split_of(flat, ids, lengths, shapes, str(path))
+        return split_of(flat, ids, lengths, shapes, str(path))
     return inputs_of_table(read_table(path), shapes, features, str(path))
 
 
@@ -123,16 +123,28 @@ def inputs_of_table(
     found = {m: columns_of(table, columns) for m, columns in chosen.items()}
     named = next((name for name in ("id", "") if name in table.column_names), None)
     ids = None if named is None else np.asarray(table.column(named).to_pylist())
-    return _split_of(found, ids, {}, shapes, where)
+    return split_of(found, ids, {}, shapes, where)
 
 
-def _split_of(
+def split_of(
     flat: Mapping[str, NDArray[np.float32]],
     ids: Array | None,
     lengths: dict[str, NDArray[np.int64]],
     shapes: Mapping[str, tuple[int, ...]],
     where: str,
 ) -> Split:
+    """Rows of modalities in the shapes that a model was built for, without those that are missing.
+
+    Args:
+        flat: modality name -> ``(n, …)`` of the model's width.
+        ids: of the rows, or None.
+        lengths: modality name -> numbers of valid steps.
+        shapes: modality name -> shape of one row.
+        where: what the source is called in errors.
+
+    Raises:
+        DataError: there is no modality, or one does not fit.
+    """
     if not flat:
         raise DataError(f"{where} has none of the model's modalities: {', '.join(shapes)}")
     if len({len(x) for x in flat.values()}) > 1:

@@ -74,6 +74,7 @@ class SourceOptions(Options):
         encoding: of text tables; None finds it.
         separator: of text tables; None finds it.
         order: column of dates or numbers: the test part is the latest rows, validation those before it.
+        keep: further columns to carry along, into tables of predictions and for results by site.
 
     Raises:
         InputError: a value of the wrong kind.
@@ -177,6 +178,9 @@ class SourceOptions(Options):
         flag="--separator",
         default_text="found",
     )
+    keep: tuple[str, ...] = option(
+        (), some_of(), help="For tables: column to carry along beside the features.", group="Data", flag=""
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -195,7 +199,7 @@ class SourceOptions(Options):
     def given(self) -> dict[str, Any]:
         """The options that are set, as plain values."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values |= {name: list(getattr(self, name)) for name in ("target", "stratify", "na")}
+        values |= {name: list(getattr(self, name)) for name in ("target", "stratify", "na", "keep")}
         if self.duplicates == "error":
             del values["duplicates"]
         return {name: value for name, value in values.items() if value}

@@ -335,6 +335,61 @@ def contributions(values: Mapping[str, float], metric: str) -> Figure:
     return figure
 
 
+def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
+    """Samples of each class, rows, by predicted class, columns; the colour is the share of the row.
+
+    Example:
+        >>> confusion([[8, 2], [1, 9]], ["cat", "dog"]).axes[0].get_xlabel()
+        'predicted'
+
+    Args:
+        matrix: numbers of samples ``(K, K)``.
+        classes: their names.
+    """
+    counts = np.asarray(matrix, dtype=np.float64)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = max(4.0, 1.6 + 0.45 * len(classes))
+    figure, (axis,) = _figure(size + 0.8, size)
+    axis.grid(visible=False)
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axis, label="share of the class", shrink=0.8)
+    axis.set_xticks(range(len(classes)), classes, rotation=60, ha="right")
+    axis.set_yticks(range(len(classes)), classes)
+    if len(classes) <= _MOST_NAMED:
+        for (i, j), share in np.ndenumerate(shares):
+            colour = "white" if share > 0.5 else "black"
+            axis.text(j, i, f"{counts[i, j]:.0f}", ha="center", va="center", color=colour, fontsize="small")
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("class")
+    return figure
+
+
+def scores(found: Mapping[str, Mapping[str, tuple[float, float, float]]], metric: str) -> Figure:
+    """A score with its interval for each of several parts, one colour per label.
+
+    Example:
+        >>> scores({"model": {"Oslo": (0.8, 0.7, 0.9), "Bergen": (0.7, 0.5, 0.85)}}, "accuracy").axes[0].get_xlabel()
+        'accuracy'
+
+    Args:
+        found: label -> part -> value, and the ends of its interval.
+        metric: its name.
+    """
+    names = list(dict.fromkeys(name for parts in found.values() for name in parts))
+    figure, (axis,) = _figure(6.5, 1.2 + 0.4 * len(names) * len(found) ** 0.5)
+    for i, (colour, (label, parts)) in enumerate(zip(_cycle(len(found)), found.items(), strict=True)):
+        places = [names.index(name) + 0.5 * ((i + 0.5) / len(found) - 0.5) for name in parts]
+        values = np.array(list(parts.values()))
+        reach = np.abs(values[:, 1:] - values[:, :1]).T
+        axis.errorbar(values[:, 0], places, xerr=reach, fmt="o", color=colour, capsize=3, label=label)
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set_xlabel(metric)
+    if len(found) > 1:
+        axis.legend(frameon=False, fontsize="small")
+    return figure
+
+
 def reliability(found: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Accuracy by confidence; the area of a point grows with the samples in it.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # it takes a moment to import, and pages do without
     from rich.table import Table
 
     from equifuse.export.description import ExportDescription
-    from equifuse.runs import CrossValidation, Spread
+    from equifuse.runs import CrossValidation, Measured, Spread
 
 # In place of a number that there is not.
 NONE = "–"
@@ -178,6 +178,39 @@ def robustness_table(report: RobustnessReport) -> TextTable:
     )
 
 
+def measured_tables(found: Measured) -> list[TextTable]:
+    """Metrics with intervals and a baseline, each class, and each value of a column."""
+    header = ["metric", "value", "95 % interval", *(["without features"] if found.baseline else [])]
+    rows = []
+    for name, value in found.metrics.items():
+        known = [number(found.baseline.get(name))] if found.baseline else []
+        rows.append([name, number(value), _interval(found.intervals.get(name)), *known])
+    blank = [""] * (len(header) - 2)
+    rows += [[name, number(value, ".4g"), *blank] for name, value in (found.convergence or {}).items()]
+    notes = [f"{name}: {why}" for name, why in found.undefined.items()]
+    tables = [TextTable(header, rows, "; ".join([f"{found.n} samples", *notes]))]
+    if found.by_class:
+        lines = [
+            [c.name, str(c.n), str(c.predicted), *map(number, (c.precision, c.recall, c.f1))] for c in found.by_class
+        ]
+        tables.append(TextTable(["class", "samples", "predicted", "precision", "recall", "F1"], lines, "each class"))
+    if found.confusion_matrix is not None and found.classes and len(found.classes) <= _CLASSES_SHOWN:
+        lines = [[name, *map(str, row)] for name, row in zip(found.classes, found.confusion_matrix, strict=True)]
+        tables.append(TextTable(["class", *found.classes], lines, "samples of each class, by predicted class"))
+    if found.by:
+        name = found.headline
+        lines = [
+            [value, str(part.n), number(part.metrics.get(name)), _interval(part.intervals.get(name))]
+            for value, part in found.by.items()
+        ]
+        tables.append(TextTable(["rows of", "samples", name, "95 % interval"], lines))
+    return tables
+
+
+def _interval(ends: Sequence[float] | None) -> str:
+    return NONE if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
+
+
 def folds_table(found: CrossValidation) -> TextTable:
     """Mean, interval and range of every metric over the folds, and on a test part that no fold has."""
     header = ["metric", "mean", "95 % interval", "lowest", "highest"]
@@ -190,8 +223,12 @@ def folds_table(found: CrossValidation) -> TextTable:
 
 def _spread(found: Spread) -> list[str]:
     known = [value for value in found.by_fold if value is not None]
-    interval = NONE if found.interval is None else f"{found.interval[0]:.4f} to {found.interval[1]:.4f}"
-    return [number(found.mean), interval, number(min(known, default=None)), number(max(known, default=None))]
+    return [
+        number(found.mean),
+        _interval(found.interval),
+        number(min(known, default=None)),
+        number(max(known, default=None)),
+    ]
 
 
 def text_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

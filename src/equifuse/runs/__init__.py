@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from equifuse.runs.cross_validation import Spread as Spread
     from equifuse.runs.cross_validation import cross_validate as cross_validate
     from equifuse.runs.evaluate import Measured as Measured
+    from equifuse.runs.evaluate import Part as Part
     from equifuse.runs.evaluate import evaluate_run as evaluate_run
     from equifuse.runs.evaluate import measure_run as measure_run
     from equifuse.runs.export import export_run as export_run
@@ -29,7 +30,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "equifuse.runs.config": ["TrainConfig"],
         "equifuse.runs.cross_validation": ["CrossValidation", "Spread", "cross_validate"],
-        "equifuse.runs.evaluate": ["Measured", "evaluate_run", "measure_run"],
+        "equifuse.runs.evaluate": ["Measured", "Part", "evaluate_run", "measure_run"],
         "equifuse.runs.export": ["export_run"],
         "equifuse.runs.folder": ["Run", "load_run"],
         "equifuse.runs.predict": ["predict_run"],

@@ -247,6 +247,7 @@ def _record(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
         },
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "class_weights": prepared.class_weights,
+        "baseline": _baseline(prepared),
     }
 
 
@@ -259,6 +260,15 @@ def _gaps(dataset: MultimodalDataset, m: str) -> float:
     """Share of empty cells in the training rows that have a modality."""
     train = dataset.splits["train"]
     return round(share_of_gaps(train.inputs[m], train.present.get(m)), 6)
+
+
+def _baseline(prepared: Prepared) -> list[float] | None:
+    """Raw outputs of a prediction from the training targets alone; None where outputs are not of the targets."""
+    target = prepared.dataset.splits["train"].target
+    if target is None or not prepared.task.values:
+        return None
+    outputs = prepared.model.n_outputs or prepared.dataset.n_outputs
+    return [float(value) for value in prepared.task.base_output(target, outputs)]
 
 
 def _check_same(asked: TrainConfig, stored: TrainConfig, out: Path) -> None:

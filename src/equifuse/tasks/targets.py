@@ -54,6 +54,22 @@ class Targets(ABC):
             DataError: values that do not fit.
         """
 
+    def recoded(self, target: Array, names: tuple[str, ...] | None, known: tuple[str, ...] | None, where: str) -> Array:
+        """Targets of another source as a trained model numbers them.
+
+        Args:
+            target: as this task has it.
+            names: of the source's classes or targets, or None.
+            known: the model's.
+            where: the source, for messages.
+
+        Raises:
+            DataError: other classes, or another number of targets.
+        """
+        if known is not None and target.reshape(len(target), -1).shape[1] != len(known):
+            raise DataError(f"{where} has {target.shape[-1]} targets, the model has {len(known)}: {', '.join(known)}")
+        return target
+
     @abstractmethod
     def typed(self, target: Array) -> Array:
         """Targets that are numbers already, in the dtype and shape that the task needs.
@@ -140,6 +156,20 @@ class Classes(Targets):
             raise DataError(f"target {names[0]} holds numbers such as {column[0]}, which are no classes")
         classes, codes = np.unique(column, return_inverse=True)
         return codes.astype(np.int64), tuple(str(c) for c in classes)
+
+    def recoded(self, target: Array, names: tuple[str, ...] | None, known: tuple[str, ...] | None, where: str) -> Array:
+        """By the names of the classes; a source may lack some of the model's."""
+        if names is None or known is None:
+            return target
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            count = int(np.isin(target, [names.index(name) for name in unknown]).sum())
+            raise DataError(
+                f"{where}: {count} rows have classes that the model does not know, such as {unknown[0]!r}; it has "
+                f"{', '.join(known)}"
+            )
+        places = np.array([known.index(name) for name in names], dtype=np.int64)
+        return places[target.astype(np.int64)]
 
     def typed(self, target: Array) -> Array:
         """int64 ``(n,)``."""

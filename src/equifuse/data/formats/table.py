@@ -63,7 +63,7 @@ class TableFormat(Format):
             DataError: a file or column is missing or malformed, or ids do not fit.
             InputError: modalities or target are not named and cannot be guessed.
         """
-        table = _main_table(path, options)
+        table = main_table(path, options)
         roles = _roles(table, options)
         files = {m: joined_file(table, pattern) for m, pattern in options.modalities.items()}
         if roles.ids is None and any(files.values()):
@@ -91,7 +91,7 @@ class TableFormat(Format):
         if roles.targets:
             target, task, classes = encode_target(column_values(table, roles.targets), options.task, roles.targets)
         whole = with_presence(inputs, target, None if roles.ids is None else np.asarray(roles.ids))
-        whole = replace(whole, columns=guide_columns(path, table, options))
+        whole = replace(whole, columns=extra_columns(path, table, options))
         parts: dict[str, Any] = {}
         if roles.split is not None:
             parts = part_rows(table.column(roles.split).to_pylist(), f"{path}: {roles.split!r}")
@@ -141,7 +141,7 @@ def reading_of(options: SourceOptions, path: Path) -> Reading:
     return Reading(sheet, options.encoding, separator, options.na, exact)
 
 
-def _main_table(path: Path, options: SourceOptions) -> Table:
+def main_table(path: Path, options: SourceOptions) -> Table:
     """The table, turned if its rows are features: where that is asked for, or where the target is the name of a row."""
     if options.sheet and suffix_of(path) not in EXCEL:
         raise InputError(f"{path} is no workbook, it has no sheet {options.sheet!r}")
@@ -216,6 +216,26 @@ def _one_row_each(
 
 def _differ(values: Array) -> bool:
     return bool((values != values[:1]).any())
+
+
+def extra_columns(path: Path, table: Any, options: SourceOptions) -> dict[str, NDArray[np.generic]]:
+    """The columns by which rows are split, and those that are kept: numbers, dates or text.
+
+    Raises:
+        DataError: one is not there, or one that splits the rows has no value in some.
+    """
+    found = {}
+    for name in options.keep:
+        if name not in table.column_names:
+            raise DataError(f"{path} has no column {name!r} to keep; it has {some(table.column_names)}")
+        column = table.column(name)
+        if str(column.type).startswith(("int", "uint")) and not column.null_count:
+            found[name] = np.asarray(column.to_pylist())
+        elif is_numeric(column.type):
+            found[name] = as_numbers(column)
+        else:
+            found[name] = np.asarray(["" if value is None else str(value) for value in column.to_pylist()])
+    return {**found, **guide_columns(path, table, options)}
 
 
 def guide_columns(path: Path, table: Any, options: SourceOptions) -> dict[str, NDArray[np.generic]]:
@@ -301,9 +321,20 @@ def _as_asked(path: Path, more: Sequence[str]) -> JoinedFile:
 
 
 def join(
-    file: JoinedFile, id_column: str, ids: Sequence[str], options: SourceOptions
+    file: JoinedFile, id_column: str, ids: Sequence[str], options: SourceOptions, names: tuple[str, ...] = ()
 ) -> tuple[Features, tuple[str, ...], SourceFile]:
-    """The rows of another file for these ids, NaN where it has none; the names of its features; what was understood."""
+    """The rows of another file for these ids, NaN where it has none; the names of its features; what was understood.
+
+    Args:
+        file: the file.
+        id_column: what the ids are called in the main table.
+        ids: those of the main table.
+        options: how the file is read.
+        names: of the features that are needed, in order; default all, or those that the file's pattern names.
+
+    Raises:
+        DataError: the file is damaged, lacks a feature, or its ids do not fit.
+    """
     if file.path.suffix in _ARRAYS:
         return _join_arrays(file, id_column, ids, options)
     table = read_table(file.path, replace(reading_of(options, file.path), sheet=file.sheet))
@@ -311,7 +342,12 @@ def join(
     table, key = _keyed(table, id_column, ids, options)
     known = pattern.of(id_texts(table.column(key), f"{file.path}: the id {key!r}", table.line), str(file.path))
     free = [c for c in table.column_names if c != key]
-    names = tuple(matching(free, file.columns, str(file.path)) if file.columns else free)
+    lacking = [name for name in names if name not in free]
+    if lacking:
+        raise DataError(
+            f"{file.path} has no column {lacking[0]!r}, which the model was trained on; it has {some(free)}"
+        )
+    names = names or tuple(matching(free, file.columns, str(file.path)) if file.columns else free)
     values, fit = rows_by_id(
         modality_values(table, names), known, ids, str(file.path), duplicates=options.duplicates, line=table.line
     )
