@@ -129,7 +129,9 @@ def test_balance_and_its_options_are_used_and_recorded(run, tmp_path):
 def test_a_mistake_is_one_line_and_exit_code_2_and_leaves_nothing(run, tmp_path, words, message):
     code, out, err = run(*words)
     assert code == 2
-    assert all(line.startswith(("modality ", "classes: ", "parts: ")) for line in out.splitlines())  # what it understood
+    assert all(
+        line.startswith(("modality ", "classes: ", "parts: ")) for line in out.splitlines()
+    )  # what it understood
     assert message in err
     assert err.startswith("error: ")
     assert len(err.strip().splitlines()) == 1

@@ -198,12 +198,12 @@ def _wanted_rows(indexes: Sequence[Any], beside: Sequence[Any]) -> Any:
     """The rows of :func:`matched`; None where all are in order already, or nothing says otherwise."""
     first = indexes[0]
     differ = not all(first.equals(other) for other in indexes)
-    told = next((rows for rows in beside if differ or not _only_numbered(rows)), None)
+    told = next((rows for rows in beside if differ or not is_numbered(rows)), None)
     if told is not None and not any(len(told.intersection(index)) for index in indexes):
         told = None  # names of another kind: their order counts, as beside one frame
     if differ:
-        return next((i for i in indexes if _only_numbered(i)), first) if told is None else told
-    return None if told is None or _only_numbered(first) or told.equals(first) else told
+        return next((i for i in indexes if is_numbered(i)), first) if told is None else told
+    return None if told is None or is_numbered(first) or told.equals(first) else told
 
 
 def _left_out(m: str, rows: Any, fitting: bool) -> None:
@@ -215,7 +215,7 @@ def _left_out(m: str, rows: Any, fitting: bool) -> None:
     warnings.warn(f"{said}; they are left out", stacklevel=2)
 
 
-def _only_numbered(index: Any) -> bool:
+def is_numbered(index: Any) -> bool:
     """Whether an index is what pandas makes by itself: 0, 1, 2, …"""
     return hasattr(index, "step") and index.step == 1 and index.start == 0
 

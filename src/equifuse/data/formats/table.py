@@ -64,54 +64,92 @@ class TableFormat(Format):
             InputError: modalities or target are not named and cannot be guessed.
         """
         table = main_table(path, options)
-        roles = _roles(table, options)
-        files = {m: joined_file(table, pattern) for m, pattern in options.modalities.items()}
-        if roles.ids is None and any(files.values()):
-            m, path_of = next((m, file.path) for m, file in files.items() if file is not None)
-            raise InputError(f"modality {m!r} comes from {path_of}: pass the id column that both have")
-        groups = dict(options.modalities) or {m: f"{m}:*" for m in _prefixes(roles.free)}
-        if not groups:
-            raise InputError(
-                f"{path}: which columns are which modality? Pass modalities such as mrna='g_*'; it has "
-                f"{some(roles.free)}"
-            )
-        inputs: dict[str, Features] = {}
-        features: dict[str, tuple[str, ...]] = {}
-        sources = [SourceFile(str(path), table.num_rows, len(table.column_names), table.facts)]
-        for m, pattern in groups.items():
-            file = files.get(m)
-            if file is None:
-                names = tuple(matching(roles.free, pattern, str(path)))
-                inputs[m], features[m] = modality_values(table, names), names
-            else:
-                assert roles.ids is not None
-                inputs[m], features[m], source = join(file, roles.id_column or _USUAL_ID, roles.ids, options)
-                sources.append(replace(source, modality=m))
-        target, task, classes = None, options.task or "", None
-        if roles.targets:
-            target, task, classes = encode_target(column_values(table, roles.targets), options.task, roles.targets)
-        whole = with_presence(inputs, target, None if roles.ids is None else np.asarray(roles.ids))
-        whole = replace(whole, columns=extra_columns(path, table, options))
-        parts: dict[str, Any] = {}
-        if roles.split is not None:
-            parts = part_rows(table.column(roles.split).to_pylist(), f"{path}: {roles.split!r}")
-        if roles.ids is not None and options.group != roles.id_column:
-            whole, parts, merged = _one_row_each(whole, parts, table, options.duplicates)
-            if merged:
-                said = f"{merged} rows merged into others of the same id"
-                sources[0] = replace(sources[0], facts=(*sources[0].facts, said))
-        dataset = assemble(
-            path.stem,
-            whole,
-            task,
-            parts,
-            classes=classes,
-            features=features,
-            val_fraction=val_fraction,
-            seed=seed,
-            options=options,
+        return dataset_of(path.stem, table, {}, options, val_fraction=val_fraction, seed=seed)
+
+
+def dataset_of(
+    name: str, table: Table, others: Mapping[str, Table], options: SourceOptions, *, val_fraction: float, seed: int
+) -> MultimodalDataset:
+    """A data set of a table, and of what is joined to it.
+
+    Args:
+        name: of the data set.
+        table: has the target.
+        others: modality -> table of its own, beside those whose files the options name.
+        options: which columns of the table are what.
+        val_fraction: see :meth:`TableFormat.read`.
+        seed: likewise.
+
+    Raises:
+        DataError: a file or column is missing or malformed, or ids do not fit.
+        InputError: modalities or target are not named and cannot be guessed.
+    """
+    roles = _roles(table, options)
+    files = {m: joined_file(table, pattern) for m, pattern in options.modalities.items()}
+    if roles.ids is None and any(files.values()):
+        m, path_of = next((m, file.path) for m, file in files.items() if file is not None)
+        raise InputError(f"modality {m!r} comes from {path_of}: pass the id column that both have")
+    groups = dict(options.modalities) or {m: f"{m}:*" for m in _prefixes(roles.free)}
+    if not groups and not others:
+        raise InputError(
+            f"{table.path}: which columns are which modality? Pass modalities such as mrna='g_*'; it has "
+            f"{some(roles.free)}"
         )
-        return replace(dataset, sources=tuple(sources))
+    inputs: dict[str, Features] = {}
+    features: dict[str, tuple[str, ...]] = {}
+    sources = [SourceFile(str(table.path), table.num_rows, len(table.column_names), table.facts)]
+    for m, pattern in groups.items():
+        file = files.get(m)
+        if file is None:
+            names = tuple(matching(roles.free, pattern, str(table.path)))
+            inputs[m], features[m] = modality_values(table, names), names
+        else:
+            assert roles.ids is not None
+            inputs[m], features[m], source = join(file, roles.id_column or _USUAL_ID, roles.ids, options)
+            sources.append(replace(source, modality=m))
+    for m, other in others.items():
+        inputs[m], features[m], source = _beside(other, table, roles, options)
+        sources.append(replace(source, modality=m))
+    target, task, classes = None, options.task or "", None
+    if roles.targets:
+        target, task, classes = encode_target(column_values(table, roles.targets), options.task, roles.targets)
+    whole = with_presence(inputs, target, None if roles.ids is None else np.asarray(roles.ids))
+    whole = replace(whole, columns=extra_columns(table.path, table, options))
+    parts: dict[str, Any] = {}
+    if roles.split is not None:
+        parts = part_rows(table.column(roles.split).to_pylist(), f"{table.path}: {roles.split!r}")
+    if roles.ids is not None and options.group != roles.id_column:
+        whole, parts, merged = _one_row_each(whole, parts, table, options.duplicates)
+        if merged:
+            said = f"{merged} rows merged into others of the same id"
+            sources[0] = replace(sources[0], facts=(*sources[0].facts, said))
+    dataset = assemble(
+        name,
+        whole,
+        task,
+        parts,
+        classes=classes,
+        features=features,
+        val_fraction=val_fraction,
+        seed=seed,
+        options=options,
+    )
+    return replace(dataset, sources=tuple(sources))
+
+
+def _beside(
+    other: Table, table: Table, roles: _Roles, options: SourceOptions
+) -> tuple[Features, tuple[str, ...], SourceFile]:
+    """A table in memory beside the main one: joined by ids, or by order where neither has any."""
+    if roles.ids is not None:
+        return join_table(other, None, roles.id_column or _USUAL_ID, roles.ids, options)
+    if other.num_rows != table.num_rows or "" in other.column_names[:1]:
+        raise DataError(
+            f"{other.path} has {other.num_rows} rows, {table.path} has {table.num_rows} and no ids; give both an index "
+            "or the column of ids that both have"
+        )
+    names = tuple(other.column_names)
+    return modality_values(other, names), names, SourceFile(str(other.path), other.num_rows, len(names))
 
 
 @dataclass(frozen=True)
@@ -338,22 +376,33 @@ def join(
     if file.path.suffix in _ARRAYS:
         return _join_arrays(file, id_column, ids, options)
     table = read_table(file.path, replace(reading_of(options, file.path), sheet=file.sheet))
-    pattern = IdPattern(options.id_pattern or "")
+    return join_table(table, file.columns, id_column, ids, options, names)
+
+
+def join_table(
+    table: Table,
+    columns: str | None,
+    id_column: str,
+    ids: Sequence[str],
+    options: SourceOptions,
+    names: tuple[str, ...] = (),
+) -> tuple[Features, tuple[str, ...], SourceFile]:
+    """:func:`join` of a table that was read; ``columns`` is the pattern of those that are features."""
+    where = str(table.path)
     table, key = _keyed(table, id_column, ids, options)
-    known = pattern.of(id_texts(table.column(key), f"{file.path}: the id {key!r}", table.line), str(file.path))
+    texts = id_texts(table.column(key), f"{where}: the id {key!r}", table.line)
+    known = IdPattern(options.id_pattern or "").of(texts, where)
     free = [c for c in table.column_names if c != key]
     lacking = [name for name in names if name not in free]
     if lacking:
-        raise DataError(
-            f"{file.path} has no column {lacking[0]!r}, which the model was trained on; it has {some(free)}"
-        )
-    names = names or tuple(matching(free, file.columns, str(file.path)) if file.columns else free)
+        raise DataError(f"{where} has no column {lacking[0]!r}, which the model was trained on; it has {some(free)}")
+    names = names or tuple(matching(free, columns, where) if columns else free)
     values, fit = rows_by_id(
-        modality_values(table, names), known, ids, str(file.path), duplicates=options.duplicates, line=table.line
+        modality_values(table, names), known, ids, where, duplicates=options.duplicates, line=table.line
     )
     called = f"column {key!r}" if key else "the first column, which has no name"
     facts = table.facts if key == id_column else (*table.facts, f"ids in {called}")
-    return values, names, SourceFile(str(file.path), table.num_rows, len(names), facts, ids=fit)
+    return values, names, SourceFile(where, table.num_rows, len(names), facts, ids=fit)
 
 
 def _keyed(table: Table, id_column: str, ids: Sequence[str], options: SourceOptions) -> tuple[Table, str]:
