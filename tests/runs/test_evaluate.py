@@ -13,7 +13,7 @@ from equifuse.evaluation.intervals import bootstrap_intervals
 from equifuse.evaluation.verdict import class_scores, concerns
 from equifuse.report.measured import write_measured
 from equifuse.report.tables import measured_tables
-from equifuse.runs import TrainConfig, evaluate_run, load_run, measure_run, train
+from equifuse.runs import TrainConfig, evaluate_run, load_run, measure_run, predict_run, train
 from equifuse.tasks import make_task
 
 N = 60
@@ -92,6 +92,40 @@ def test_classes_are_found_by_name_and_rows_without_one_are_left_out(run, tmp_pa
     (tmp_path / "other.csv").write_text("\n".join([lines[0], *lines[1:]]).replace("yes", "perhaps"))
     with pytest.raises(ef.DataError, match="30 rows have classes that the model does not know, such as 'perhaps'"):
         measure_run(run, str(tmp_path / "other.csv"))
+
+
+def test_predictions_join_files_and_keep_ids_and_columns(run, tmp_path):
+    files = {"modalities": {"b": str(run.parent / "new_b.csv")}}
+    with pytest.warns(UserWarning, match="35 of 40 ids found; none for 5 ids, such as new0, new1, new2"):
+        found = predict_run(
+            run, run.parent / "new.csv", tmp_path / "out.csv", source={**files, "keep": ["site", "label"]}
+        )
+    assert list(found) == ["id", "site", "label", "prediction", "prob_no", "prob_yes"]
+    measured = measure_run(run, str(run.parent / "new.csv"), source=files, intervals=False).predictions
+    np.testing.assert_allclose(found["prob_yes"], measured["prob_yes"], rtol=1e-5)
+    assert found["label"].tolist() == measured["target"].tolist()
+    assert csv.read_csv(tmp_path / "out.csv").column("site").to_pylist() == found["site"].tolist()
+    with pytest.warns(UserWarning, match="modality 'b' is nowhere"):
+        without = predict_run(run, run.parent / "new.csv", tmp_path / "without", format="parquet")
+    assert not np.allclose(without["prob_yes"][5:], found["prob_yes"][5:])
+    np.testing.assert_allclose(without["prob_yes"][:5], found["prob_yes"][:5], rtol=1e-5)
+    (tmp_path / "clash.csv").write_text((run.parent / "new.csv").read_text().replace("site", "prediction"))
+    with (
+        pytest.raises(ef.InputError, match="column 'prediction' cannot be kept"),
+        pytest.warns(UserWarning, match="nowhere"),
+    ):
+        predict_run(run, tmp_path / "clash.csv", tmp_path / "no.csv", source={"keep": ["prediction"]})
+    assert not (tmp_path / "no.csv").exists()
+
+
+def test_longer_sequences_than_in_training_are_predicted(tmp_path):
+    steps = np.random.default_rng(0).normal(size=(3, 9, 2)).astype(np.float32)
+    steps[2] = np.nan
+    np.savez(tmp_path / "long.npz", a=steps, a_len=np.array([9, 4, 0]))
+    found = ef.datasets.read_inputs(tmp_path / "long.npz", {"a": (5, 2)})
+    assert found.inputs["a"].shape == (3, 9, 2)
+    assert found.lengths["a"].tolist() == [9, 4, 0]
+    assert found.present["a"].tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 app.command("train", cls=GroupedCommand)(train.train)
 app.command("evaluate", cls=GroupedCommand)(evaluate.evaluate)
-app.command("predict")(predict.predict)
+app.command("predict", cls=GroupedCommand)(predict.predict)
 app.command("export")(export.export)
 app.command("robustness")(robustness.robustness)
 app.command("report")(report.report)

@@ -7,18 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from equifuse.cli.options import with_options
+from equifuse.cli.options import OF_SPLITTING, with_options
 from equifuse.data.options import SourceOptions
 
 
-@with_options(SourceOptions, "source")
+@with_options(SourceOptions, "source", without=OF_SPLITTING)
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder made by 'equifuse train'.")],
     source: dict[str, Any],
     data: Annotated[
         str | None, typer.Option(help="Other data, all rows of which are measured; default the run's own test part.")
     ] = None,
-    part: Annotated[str | None, typer.Option("--split", help="Only this part: train, val or test.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this part: train, val or test.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="Modality to take away; may be repeated.")] = None,
     by: Annotated[str | None, typer.Option(help="Column, such as the site: also measure each of its values.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to create: JSON, CSV and plots.")] = None,
@@ -37,11 +37,11 @@ def evaluate(
 
     if out is not None:
         refuse_existing(out)
-    measured = measure_run(run, data, part, tuple(without or ()), source=source, by=by)
+    measured = measure_run(run, data, split, tuple(without or ()), source=source, by=by)
     if as_json:
         # The metrics also stand alone, as in version 0.1.
         flat = {**measured.metrics, **(measured.convergence or {})}
-        typer.echo(json.dumps({"split": part or ("all" if data else "test"), **measured.to_dict(), **flat}, indent=1))
+        typer.echo(json.dumps({"split": split or ("all" if data else "test"), **measured.to_dict(), **flat}, indent=1))
     else:
         from equifuse.report.tables import measured_tables, show
 

@@ -152,16 +152,17 @@ def split_of(
     inputs: dict[str, Features] = {}
     present = {}
     for m, x in flat.items():
-        if m in lengths and x.ndim == 3 and x.shape[2] == shapes[m][-1]:
-            inputs[m] = x  # sequences may be of any length
-            continue
-        width = math.prod(shapes[m])
-        found = math.prod(x.shape[1:])
-        if found != width:
-            raise DataError(f"modality {m!r} has width {found}, the model was built for {width}")
         mask = missing_rows(x)
         check_finite(m, x, mask, where)
-        inputs[m] = x.reshape(len(x), *shapes[m])
+        # Sequences may be of any length; a model that is not for sequences says itself that they do not fit.
+        sequences = x.ndim == 3 and len(shapes[m]) == 2 and x.shape[2] == shapes[m][1]
+        if sequences:
+            inputs[m] = x
+        else:
+            width, found = math.prod(shapes[m]), math.prod(x.shape[1:])
+            if found != width:
+                raise DataError(f"modality {m!r} has width {found}, the model was built for {width}")
+            inputs[m] = x.reshape(len(x), *shapes[m])
         if mask is not None:
             present[m] = mask
     return Split(inputs, present, None, ids, lengths)

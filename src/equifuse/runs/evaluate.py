@@ -12,7 +12,7 @@ import torch
 
 from equifuse.data import Split
 from equifuse.data.assemble import ROW
-from equifuse.data.external import Wanted, read_rows
+from equifuse.data.external import read_rows
 from equifuse.data.loaders import batches_of
 from equifuse.data.options import SourceOptions
 from equifuse.errors import ConvergenceWarning, DataError, InputError, UnknownNameError
@@ -163,7 +163,7 @@ def _samples(
     keep = (*source.keep, *([by] if by else []))
     if data is not None:
         options = SourceOptions.from_dict({**source.given(), **({"keep": list(dict.fromkeys(keep))} if keep else {})})
-        found = read_rows(data, wanted_by(run), options, labelled=True, split=split)
+        found = read_rows(data, run.wanted(), options, labelled=True, split=split)
         return found.split, found.notes
     if source.given().keys() - {"keep"}:
         raise InputError("the run's own data are read as in training; options of a table go with --data")
@@ -176,12 +176,6 @@ def _samples(
     if part not in dataset.splits:
         raise UnknownNameError("split", part, dataset.splits)
     return dataset.splits[part], []
-
-
-def wanted_by(run: Run) -> Wanted:
-    """What a run's model needs of other data."""
-    model, source = run.model, SourceOptions.of(run.config.source)
-    return Wanted(model.shapes, model.features, run.task.name, model.classes, source.target, source.id)
 
 
 def _measured(

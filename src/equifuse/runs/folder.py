@@ -11,6 +11,8 @@ import numpy as np
 
 from equifuse.data import MultimodalDataset
 from equifuse.data.assemble import ROW
+from equifuse.data.external import Wanted
+from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError, InputError
 from equifuse.files import read_yaml
 from equifuse.model import FusionModel
@@ -58,6 +60,11 @@ class Run:
         if dataset.fingerprint() != self.record["data"]["fingerprint"]:
             raise DataError(f"data set {self.config.data!r} has changed since {self.path} was trained on it")
         return dataset
+
+    def wanted(self) -> Wanted:
+        """What the model needs of other data."""
+        model, source = self.model, SourceOptions.of(self.config.source)
+        return Wanted(model.shapes, model.features, self.task.name, model.classes, source.target, source.id)
 
 
 def read_run_config(run: Path) -> tuple[TrainConfig, dict[str, Any]]:
