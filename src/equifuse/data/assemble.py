@@ -236,9 +236,9 @@ def encode_target(
     """Targets as a task needs them.
 
     Args:
-        values: ``(n, K)`` numbers, or ``(n, 1)`` text.
-        task: the task, or None to infer it from the values: several columns of 0 and 1 are labels, other numbers in
-            several columns or with more than 20 different values are quantities, anything else classes.
+        values: ``(n, K)`` numbers or text.
+        task: the task, or None to infer it: a time and an event are survival, several columns of 0 and 1 are labels,
+            other numbers in several columns or with more than 20 different values quantities, anything else classes.
         names: of the columns.
 
     Returns:
@@ -248,13 +248,17 @@ def encode_target(
         DataError: a missing value, text in several columns, or values that do not fit the task.
     """
     text = values.dtype.kind in "OUS"
-    if values.shape[1] > 1 and text:
-        raise DataError(f"targets in several columns ({', '.join(names)}) must be numbers")
-    empty = np.array([v is None or v == "" for v in values[:, 0]]) if text else np.isnan(values.astype(float)).any(1)
+    empty = np.array([[v is None or v == "" or v != v for v in row] for row in values]).any(axis=1)  # noqa: PLR0124
     if empty.any():
         raise DataError(f"target {', '.join(names)} is empty in {int(empty.sum())} of {len(values)} rows")
-    if task is None:
-        task = infer_task(values)
+    if task is None and values.shape[1] > 1 and text and not are_recognized(values, names):
+        raise DataError(
+            f"targets in several columns ({', '.join(names)}) must be numbers, or one of them a time and the other say "
+            "in words such as DECEASED and LIVING who had the event"
+        )
+    task = infer_task(values, names) if task is None else task
+    if values.shape[1] > 1 and text and not TASKS.get(task).targets.words:
+        raise DataError(f"targets in several columns ({', '.join(names)}) must be numbers")
     target, classes = TASKS.get(task).targets.encode(values, names, task)
     return target, task, classes
 
@@ -264,12 +268,26 @@ def needs_target(task: str | None) -> bool:
     return task is None or not TASKS.get(task).targets.optional
 
 
-def infer_task(values: NDArray[np.generic]) -> str:
+def usual_targets(columns: Sequence[str], task: str | None) -> list[str]:
+    """The columns that are by their names plainly the targets of a task, or of any where none is named; [] for none."""
+    kinds = TASKS.parts() if task is None else [TASKS.get(task)]
+    return next((found for kind in kinds if (found := kind.targets.usual(columns))), [])
+
+
+def are_recognized(values: NDArray[np.generic], names: Sequence[str]) -> bool:
+    """Whether values and names of columns say of which task they are the targets."""
+    return any(kind.recognizes(values, names) for kind in TASKS.parts())
+
+
+def infer_task(values: NDArray[np.generic], names: Sequence[str] = ()) -> str:
     """The one task that says of targets ``(n, K)`` that they are its own.
 
     Raises:
         InputError: none does, or several do.
     """
+    by_name = [kind.name for kind in TASKS.parts() if kind.recognizes(values, names)]
+    if len(by_name) == 1:
+        return by_name[0]
     found = [kind.name for kind in TASKS.parts() if kind.infers(values)]
     if len(found) != 1:
         raise InputError(f"the target may be for {' or '.join(found) or 'no known task'}; say which with task")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -149,6 +149,11 @@ class Task(ABC):
 
         Of all tasks only one may say yes of the same columns, so a task of one's own had better say no, as by default.
         """
+        return False
+
+    @classmethod
+    def recognizes(cls, values: NDArray[Any], names: Sequence[str]) -> bool:
+        """Whether values and names of columns say that they are targets of this task; it goes before :meth:`infers`."""
         return False
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -33,17 +34,19 @@ class Targets(ABC):
     Attributes:
         optional: whether a data set may have none at all.
         outputs_called: what the outputs of a model of them are called, in the plural.
+        words: whether one of several columns may hold text.
     """
 
     optional: bool = False
     outputs_called: str = "outputs"
+    words: bool = False
 
     @abstractmethod
     def encode(self, values: Array, names: Sequence[str], task: str) -> tuple[Array, tuple[str, ...] | None]:
         """Targets from the columns of a table.
 
         Args:
-            values: ``(n, K)`` numbers, or ``(n, 1)`` text; nothing is empty.
+            values: ``(n, K)`` numbers, or text (of which several columns are for survival alone); nothing is empty.
             names: of the columns.
             task: name of the task, for messages.
 
@@ -69,6 +72,10 @@ class Targets(ABC):
         if known is not None and target.reshape(len(target), -1).shape[1] != len(known):
             raise DataError(f"{where} has {target.shape[-1]} targets, the model has {len(known)}: {', '.join(known)}")
         return target
+
+    def usual(self, columns: Sequence[str]) -> list[str]:
+        """The columns of a table that are plainly such targets by their names, where none is named; [] for none."""
+        return []
 
     @abstractmethod
     def typed(self, target: Array) -> Array:
@@ -360,15 +367,27 @@ class EventTimes(Quantities):
     The second column is 1 if the event was seen at that time, and 0 if the sample was still without it.
     """
 
+    words = True
+
+    def usual(self, columns: Sequence[str]) -> list[str]:
+        """The one column called like a time and the one called like an event: ``OS_MONTHS`` and ``OS_STATUS``."""
+        return event_columns(columns)
+
     def encode(self, values: Array, names: Sequence[str], task: str) -> tuple[Array, tuple[str, ...] | None]:
-        """See :meth:`Targets.encode`; the output has no name."""
-        return super().encode(values, names, task)[0], None
+        """See :meth:`Targets.encode`; time and event in any order, the event in numbers or words."""
+        return event_times(values, names, task), None
 
     def check_values(self, values: NDArray[np.float64], part: str, task: str) -> None:
         """Times of at least 0, events 0 or 1, and an event in the training part: there is nothing to learn else."""
         fits = values.shape[1] == 2 and bool((values[:, 0] >= 0).all()) and bool(np.isin(values[:, 1], (0, 1)).all())
         if not fits:
-            raise DataError(f"{task} targets of split {part!r} must be (n, 2): time of at least 0, and event 0 or 1")
+            raise DataError(
+                f"{task} targets of split {part!r} must be (n, 2): time of at least 0, and event 0 or 1, in this order"
+            )
+        if part == "val" and not values[:, 1].any():
+            raise DataError(
+                "nobody in 'val' has the event, so training could not tell when to stop; give it other rows"
+            )
         if part == "train" and not values[:, 1].any():
             raise DataError("nobody in 'train' has the event: there is nothing to learn from")
 
@@ -433,6 +452,91 @@ def are_labels(values: Array) -> bool:
 def are_quantities(values: Array) -> bool:
     """Whether columns of a table ``(n, K)`` look like quantities: numbers, and nothing of the above."""
     return not (is_text(values) or are_classes(values) or are_labels(values))
+
+
+_TIME_NAME = re.compile(r"time|days|months|years|survival|follow.?up|duration|tte", re.IGNORECASE)
+_EVENT_NAME = re.compile(
+    r"event|status|dead|death|deceased|vital|censor|observed|relapse|recurr|progress", re.IGNORECASE
+)
+# Endpoints of oncology: XX or XX.event beside XX.time, or XX_STATUS beside XX_MONTHS.
+_ENDPOINT = re.compile(r"(OS|PFS|DFS|DFI|PFI|DSS|RFS|EFS|MFS)", re.IGNORECASE)
+_NO_EVENT = ("0", "0.0", "no", "n", "false", "alive", "living", "censored", "diseasefree", "none", "lebt")
+_EVENT = ("1", "1.0", "yes", "y", "true", "dead", "deceased", "died", "event", "relapsed", "recurred", "progressed")
+_EVENT_MARK = re.compile(r"([01])\s*:.*")
+
+
+def event_columns(columns: Sequence[str]) -> list[str]:
+    """The column of times and that of events among the columns of a table, by their names; [] unless each is one.
+
+    >>> event_columns(["id", "OS_MONTHS", "OS_STATUS", "g_1"]), event_columns(["OS", "OS.time", "PFI", "PFI.time"])
+    (['OS_MONTHS', 'OS_STATUS'], [])
+    """
+    times = [c for c in columns if _TIME_NAME.search(c) and not re.search("status", c, re.IGNORECASE)]
+    events = [c for c in columns if (_EVENT_NAME.search(c) or _ENDPOINT.fullmatch(c)) and c not in times]
+    return [times[0], events[0]] if len(times) == len(events) == 1 else []
+
+
+def as_events(values: Array) -> NDArray[np.float64] | None:
+    """A column of events as 0 and 1, from numbers or words such as ``DECEASED`` and ``0:LIVING``; None if it is none.
+
+    >>> as_events(np.array(["1:DECEASED", "0:LIVING", "living"], dtype=object)).tolist()
+    [1.0, 0.0, 0.0]
+    """
+    if all(isinstance(v, int | float) for v in values.tolist()):
+        numbers = values.astype(np.float64)
+        return numbers if bool(np.isin(numbers, (0, 1)).all()) else None
+    marked = [_EVENT_MARK.sub(r"\1", str(v).strip()).casefold().replace(" ", "") for v in values]
+    if not all(word in _NO_EVENT or word in _EVENT for word in marked):
+        return None
+    return np.array([float(word in _EVENT) for word in marked])
+
+
+def are_event_times(values: Array, names: Sequence[str]) -> bool:
+    """Whether two columns ``(n, 2)`` are plainly a time and an event: the event in words, or both by their names."""
+    if values.shape[1] != 2:
+        return False
+    events = [as_events(values[:, k]) for k in range(2)]
+    if (events[0] is None) == (events[1] is None):
+        return False
+    k = 0 if events[0] is not None else 1
+    if not _are_times(values[:, 1 - k]):
+        return False
+    words = not all(isinstance(v, int | float) for v in values[:, k].tolist())
+    return words or event_columns(names) == [names[1 - k], names[k]]
+
+
+def event_times(values: Array, names: Sequence[str], task: str) -> NDArray[np.float32]:
+    """Time and event ``(n, 2)`` of two columns in any order.
+
+    >>> event_times(np.array([[1.0, 5.0], [0.0, 7.5]]), ["status", "days"], "survival").tolist()
+    [[5.0, 1.0], [7.5, 0.0]]
+
+    Raises:
+        DataError: not two columns, or columns that are no time and no event.
+    """
+    if values.shape[1] != 2:
+        raise DataError(
+            f"task {task!r} needs two target columns, the time and the event, got {', '.join(names)}; pass --target "
+            "TIME --target EVENT"
+        )
+    events = [as_events(values[:, k]) for k in (0, 1)]
+    k = 1 if events[1] is not None else 0
+    event, time = events[k], values[:, 1 - k]
+    if event is None:
+        likely = 1 if is_text(values) or len(set(values[:, 1])) <= len(set(values[:, 0])) else 0
+        some = ", ".join(sorted({f"{v:g}" if isinstance(v, float) else str(v) for v in values[:, likely].tolist()})[:4])
+        raise DataError(
+            f"column {names[likely]!r} is to say whether the event was seen, but has {some}; write 1 for those who had "
+            "it and 0 for the others, or DECEASED and LIVING"
+        )
+    if not _are_times(time):
+        odd = next(v for v in time.tolist() if not isinstance(v, int | float) or v < 0)
+        raise DataError(f"column {names[1 - k]!r} is to be the time, of at least 0, but has {odd!r}")
+    return np.stack([time.astype(np.float64), event], axis=1).astype(np.float32)
+
+
+def _are_times(values: Array) -> bool:
+    return all(isinstance(v, int | float) and v >= 0 for v in values.tolist())
 
 
 def _need_numbers(target: Array) -> None:

@@ -16,7 +16,15 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from equifuse.data.assemble import assemble, encode_target, needs_target, part_rows, with_presence
+from equifuse.data.assemble import (
+    are_recognized,
+    assemble,
+    encode_target,
+    needs_target,
+    part_rows,
+    usual_targets,
+    with_presence,
+)
 from equifuse.data.dataset import Array, MultimodalDataset, Split
 from equifuse.data.formats.base import Format
 from equifuse.data.ids import IdPattern, check_overlap, groups_of, id_texts, means, rows_by_id, said_of_duplicates
@@ -200,7 +208,7 @@ def _roles(table: Table, options: SourceOptions) -> _Roles:
     if id_column is None and columns and columns[0] == "" and table.num_rows:
         id_column = ""  # the names of rows, which many programs write without a heading
     split_column = _chosen(options.split, columns, _USUAL_SPLIT, f"{path}")
-    targets = list(options.target) or [next((c for c in USUAL_TARGETS if c in columns), "")]
+    targets = list(options.target) or _targets(table, options)
     if not targets[0] and needs_target(options.task):
         raise InputError(f"{path}: which column is the target? Pass target; it has {some(columns)}")
     for column in targets:
@@ -213,6 +221,17 @@ def _roles(table: Table, options: SourceOptions) -> _Roles:
     taken = {id_column, split_column, *targets, *options.guiding()}
     free = [c for c in columns if c not in taken]
     return _Roles(id_column, ids, split_column, [name for name in targets if name], free)
+
+
+def _targets(table: Table, options: SourceOptions) -> list[str]:
+    """The columns of the target where none is named; ``[""]`` for none."""
+    one = next((c for c in USUAL_TARGETS if c in table.column_names), "")
+    if one and options.task is None:
+        return [one]
+    found = usual_targets(table.column_names, options.task)
+    if found and options.task is None and not are_recognized(column_values(table, found), found):
+        found = []
+    return found or [one]
 
 
 def _one_row_each(
@@ -505,6 +524,6 @@ def column_values(table: Any, names: Sequence[str]) -> NDArray[np.generic]:
             columns.append(as_numbers(column))
         else:
             columns.append(np.array([None if v is None else str(v) for v in column.to_pylist()], dtype=object))
-    if len(columns) > 1 and any(c.dtype.kind == "O" for c in columns):
-        raise DataError(f"targets in several columns ({', '.join(names)}) must be numbers")
+    if any(c.dtype.kind == "O" for c in columns):
+        columns = [c.astype(object) for c in columns]
     return np.stack(columns, axis=1)
