@@ -471,7 +471,6 @@ def test_targets_tell_the_task(tmp_path):
         ({"modalities": {"rna": "cg*"}, "target": "g_0", "task": "classification"}, "which are no classes"),
         ({"modality": {}}, "source option 'modality'"),
         ({"modalities": {}}, "which columns are which modality"),
-        ({"modalities": {"rna": "st*"}, "target": "g_0"}, "'status' of modality .* is not numeric|not numeric"),
     ],
 )
 def test_table_mistakes(tmp_path, change, message):

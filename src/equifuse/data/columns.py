@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equifuse.data.lazy import Floats
+from equifuse.data.lazy import Features, Floats, in_memory
 from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.extras import require
 
@@ -28,6 +29,10 @@ _DATE = re.compile(r"\d{4}[-/]\d{1,2}([-/]\d{1,2}([T ]\d{1,2}:\d{2}(:\d{2}(\.\d+
 _FIRST_DAY = "2000-01-01"
 # Texts have so many words on average, and are mostly different.
 _WORDS, _DIFFERENT = 3.0, 0.5
+# So many rows that are all different are names of the rows.
+_NAMES = 20
+# Columns that are named in words.
+_LISTED = 5
 # Values that decide on the kind of a column.
 _LOOKED_AT = 10_000
 
@@ -69,7 +74,7 @@ class Column:
     @property
     def kinds(self) -> tuple[str, ...]:
         """For the preparation: "number", "category" or "part", of each column of numbers."""
-        own = {"category": "category", "number": "number", "date": "number"}.get(self.kind, "part")
+        own = "category" if self.kind == "category" else "number" if self.kind == "number" else "part"
         return (own, *["part"] * (len(self._parts()) - 1))
 
     def numbers(self, cells: Any, where: str = "the table") -> Floats:
@@ -202,6 +207,87 @@ def encode_columns(frame: Any, columns: Columns, where: str = "the table") -> Fl
     """
     parts = [column.numbers(frame[column.name], where) for column in columns]
     return np.concatenate(parts, axis=1) if parts else np.zeros((len(frame), 0), dtype=np.float32)
+
+
+def check_ids(columns: Iterable[Column], rows: int, where: str) -> None:
+    """Refuse categories that are different in every row: they name the rows, and say nothing of new ones.
+
+    Raises:
+        DataError: naming the column.
+    """
+    for column in columns:
+        if column.kind == "category" and len(column.values) == rows >= _NAMES:
+            raise DataError(
+                f"{where}: column {column.name!r} has another text in each of the {rows} rows; leave it out if it "
+                f"names them, or pass --column {column.name}=text"
+            )
+
+
+def check_kinds(kinds: Mapping[str, str], names: Sequence[str], where: str) -> None:
+    """Refuse kinds for columns that no modality has.
+
+    Raises:
+        DataError: naming the pattern.
+    """
+    for pattern in kinds:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise DataError(f"{where}: no modality has a column {pattern!r}, which --column gives a kind")
+
+
+def said_of_columns(columns: Sequence[Column]) -> list[str]:
+    """What the columns that are no numbers were taken for, in words: ``"category: sex (2 values)"``."""
+    said = []
+    for kind in KINDS[1:]:
+        some = [column for column in columns if column.kind == kind]
+        named = [f"{c.name} ({len(c.values)} values)" if c.values else c.name for c in some[:_LISTED]]
+        if some:
+            more = f" and {len(some) - _LISTED} more" if len(some) > _LISTED else ""
+            said.append(f"{kind}: {', '.join(named)}{more}")
+    return said
+
+
+def encode_table(m: str, table: Any, names: Sequence[str], columns: Columns, where: str) -> Floats:
+    """:func:`encode_columns` of the columns of an Arrow table that ``names`` says, in the order of ``columns``.
+
+    Raises:
+        DataError: there are more or fewer, or a cell is not what its column holds.
+    """
+    if len(names) != len(columns):
+        raise DataError(f"{where}: modality {m!r} has {len(names)} columns, the model was built for {len(columns)}")
+    cells = {column.name: table.column(name) for column, name in zip(columns, names, strict=True)}
+    return encode_columns(cells, columns, where)
+
+
+def recoded(x: Features, before: Columns, after: Columns, where: str) -> Features:
+    """Numbers as :func:`encode_columns` made them of some columns, as it makes them of others: codes by their names.
+
+    Args:
+        x: ``(n, l)``.
+        before: what the columns were taken for; () for numbers.
+        after: what they are to be taken for.
+        where: what they are called in errors.
+
+    Raises:
+        DataError: a column holds something else.
+    """
+    if before == after:
+        return x
+    if [(c.kind, c.clock) for c in before] != [(c.kind, c.clock) for c in after]:
+        pairs = zip_longest(before, after, fillvalue=Column(""))
+        other, column = next(((b, a) for b, a in pairs if (b.kind, b.clock) != (a.kind, a.clock)))
+        raise DataError(
+            f"{where}: column {column.name or other.name!r} is a {other.kind} here and a {column.kind} in training; "
+            "--column NAME=KIND says what it is"
+        )
+    found = in_memory(x).copy()
+    starts = np.cumsum([0, *(len(column.names) for column in before)])
+    for start, old, new in zip(starts, before, after, strict=False):
+        if old.kind == "category":
+            codes = {value: float(code) for code, value in enumerate(new.values)}
+            table = np.array([*(codes.get(value, len(codes)) for value in old.values), len(codes)], dtype=np.float32)
+            there = ~np.isnan(found[:, start])
+            found[there, start] = table[found[there, start].astype(np.intp).clip(max=len(old.values))]
+    return found
 
 
 def names_of(columns: Iterable[Column]) -> tuple[str, ...]:

@@ -301,16 +301,6 @@ def check_finite(modality: str, x: Features, present: NDArray[np.bool_] | None, 
         )
 
 
-def share_of_gaps(x: Features, present: NDArray[np.bool_] | None) -> float:
-    """Share of empty cells among those of the rows that have a modality."""
-    empty = rows = 0
-    for start, block in blocks(x):
-        here = block if present is None else block[present[start : start + len(block)]]
-        empty += int(np.isnan(here).sum())
-        rows += len(here)
-    return empty / max(1, rows * math.prod(x.shape[1:]))
-
-
 def check_weight(weight: NDArray[np.floating[Any]] | None, rows: int, where: str) -> None:
     """Refuse weights of samples that are none.
 

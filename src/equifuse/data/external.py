@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from equifuse.data.catalog import load
+from equifuse.data.columns import Columns, recoded
 from equifuse.data.dataset import Split
 from equifuse.data.formats.table import (
     USUAL_TARGETS,
@@ -18,8 +19,8 @@ from equifuse.data.formats.table import (
     extra_columns,
     join,
     joined_file,
+    known_values,
     main_table,
-    modality_values,
 )
 from equifuse.data.ids import IdPattern, id_texts
 from equifuse.data.inputs import input_columns, read_inputs, split_of
@@ -42,6 +43,7 @@ class Wanted:
         classes: names of classes or targets, or None.
         target: columns of the target in training.
         id: column of the ids in training.
+        schema: modality name -> what its columns hold, where they are not all numbers.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -50,6 +52,7 @@ class Wanted:
     classes: tuple[str, ...] | None = None
     target: Sequence[str] = ()
     id: str | None = None
+    schema: Mapping[str, Columns] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def read_rows(
     if labelled:
         return _of_data_set(str(path), wanted, options, labelled, split)
     options.refuse(f"{path}")
-    return Rows(read_inputs(path, wanted.shapes, wanted.features), [])
+    return Rows(read_inputs(path, wanted.shapes, wanted.features, wanted.schema), [])
 
 
 def _of_data_set(path: str, wanted: Wanted, options: SourceOptions, labelled: bool, split: str | None) -> Rows:
@@ -127,6 +130,11 @@ def _of_data_set(path: str, wanted: Wanted, options: SourceOptions, labelled: bo
     unknown = [m for m in whole.inputs if m not in wanted.shapes]
     if unknown:
         raise UnknownNameError("modality", unknown[0], wanted.shapes)
+    inputs = {
+        m: recoded(x, dataset.schema.get(m, ()), wanted.schema.get(m, ()), f"{path}: modality {m!r}")
+        for m, x in whole.inputs.items()
+    }
+    whole = replace(whole, inputs=inputs)
     if whole.target is not None:
         kind = TASKS.get(wanted.task).targets
         whole = replace(whole, target=kind.recoded(whole.target, dataset.classes, wanted.classes, dataset.name))
@@ -152,16 +160,16 @@ def _of_table(path: Path, wanted: Wanted, options: SourceOptions, labelled: bool
         if file is not None:
             if ids is None or id_column is None:
                 raise InputError(f"modality {m!r} comes from {file.path}: pass the id column that both have")
-            flat[m], _, source = join(file, id_column, ids, options, trained)
+            flat[m], _, source = join(file, id_column, ids, options, trained, wanted.schema.get(m))
             notes.append(str(replace(source, modality=m)))
             continue
         if pattern is None:
-            names = input_columns(table.schema, {m: shape}, {m: trained}, str(path)).get(m, ())
+            names = input_columns(table.schema, {m: shape}, {m: trained}, str(path), wanted.schema).get(m, ())
         else:
             named = matching([c for c in table.column_names if c != id_column], pattern, str(path))
             names = trained if trained and set(trained) <= set(named) else tuple(named)
         if names:
-            flat[m] = modality_values(table, names)
+            flat[m] = known_values(table, names, m, wanted.schema.get(m))
         else:
             notes.append(f"modality {m!r} is nowhere in {path}: it counts as missing")
     if not flat:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from equifuse.data.columns import Columns, encode_table
 from equifuse.data.dataset import Array, Split, check_finite, missing_rows
 from equifuse.data.formats.hdf5 import SUFFIXES as HDF5_SUFFIXES
 from equifuse.data.formats.hdf5 import array_of, opened
@@ -20,6 +21,7 @@ from equifuse.data.tables import SUFFIXES as TABLE_SUFFIXES
 from equifuse.data.tables import ParquetTable, is_table, read_table
 from equifuse.errors import DataError
 
+Schema = Mapping[str, Columns]
 SUFFIXES = (*TABLE_SUFFIXES, ".npz", *HDF5_SUFFIXES)
 
 
@@ -27,6 +29,7 @@ def read_inputs(
     path: str | os.PathLike[str],
     shapes: Mapping[str, tuple[int, ...]],
     features: Mapping[str, Sequence[str]] | None = None,
+    schema: Schema | None = None,
 ) -> Split:
     """Read rows to predict for.
 
@@ -49,6 +52,7 @@ def read_inputs(
         path: the file.
         shapes: modality name -> shape of one row, as the model was built for.
         features: modality name -> names of the columns it was trained on, if they are known.
+        schema: modality name -> what these columns hold, where they are not all numbers.
 
     Returns:
         The rows: inputs (NaN where missing), presence, and ids; without targets.
@@ -65,7 +69,7 @@ def read_inputs(
     if path.suffix in (".npz", *HDF5_SUFFIXES):
         flat, ids, lengths = _from_archive(path, shapes)
         return split_of(flat, ids, lengths, shapes, str(path))
-    return inputs_of_table(read_table(path), shapes, features, str(path))
+    return inputs_of_table(read_table(path), shapes, features, str(path), schema)
 
 
 def read_input_pieces(
@@ -73,6 +77,7 @@ def read_input_pieces(
     shapes: Mapping[str, tuple[int, ...]],
     features: Mapping[str, Sequence[str]] | None = None,
     rows: int = 65_536,
+    schema: Schema | None = None,
 ) -> Iterator[Split]:
     """:func:`read_inputs` for a file larger than memory: Parquet is read in pieces, other formats as a whole.
 
@@ -86,6 +91,7 @@ def read_input_pieces(
         shapes: likewise.
         features: likewise.
         rows: largest number of rows of a piece.
+        schema: see :func:`read_inputs`.
 
     Yields:
         The rows in order, one piece or more; none for Parquet without rows.
@@ -95,18 +101,22 @@ def read_input_pieces(
     """
     path = Path(path)
     if path.suffix != ".parquet":
-        yield read_inputs(path, shapes, features)
+        yield read_inputs(path, shapes, features, schema)
         return
     table = read_table(path)
     assert isinstance(table, ParquetTable)
-    chosen = input_columns(table.schema, shapes, features, str(path))
+    chosen = input_columns(table.schema, shapes, features, str(path), schema)
     wanted = {column for columns in chosen.values() for column in columns} | {"id", ""}
     for piece in table.pieces([name for name in table.column_names if name in wanted], rows):
-        yield inputs_of_table(piece, shapes, features, str(path))
+        yield inputs_of_table(piece, shapes, features, str(path), schema)
 
 
 def inputs_of_table(
-    table: Any, shapes: Mapping[str, tuple[int, ...]], features: Mapping[str, Sequence[str]] | None, where: str
+    table: Any,
+    shapes: Mapping[str, tuple[int, ...]],
+    features: Mapping[str, Sequence[str]] | None,
+    where: str,
+    schema: Schema | None = None,
 ) -> Split:
     """:func:`read_inputs` of an Arrow table.
 
@@ -115,12 +125,19 @@ def inputs_of_table(
         shapes: see :func:`read_inputs`.
         features: likewise.
         where: what the table is called in errors.
+        schema: likewise.
 
     Raises:
         DataError: as :func:`read_inputs`.
     """
-    chosen = input_columns(table.schema, shapes, features, where)
-    found = {m: columns_of(table, columns) for m, columns in chosen.items()}
+    chosen = input_columns(table.schema, shapes, features, where, schema)
+    found = {}
+    for m, names in chosen.items():
+        columns = (schema or {}).get(m)
+        if columns is None:
+            found[m] = columns_of(table, names)
+        else:
+            found[m] = encode_table(m, table, names, columns, where)
     named = next((name for name in ("id", "") if name in table.column_names), None)
     ids = None if named is None else np.asarray(table.column(named).to_pylist())
     return split_of(found, ids, {}, shapes, where)
@@ -203,7 +220,11 @@ def _read_hdf5(path: Path) -> dict[str, Array]:
 
 
 def input_columns(
-    schema: Any, shapes: Mapping[str, tuple[int, ...]], features: Mapping[str, Sequence[str]] | None, where: str
+    schema: Any,
+    shapes: Mapping[str, tuple[int, ...]],
+    features: Mapping[str, Sequence[str]] | None,
+    where: str,
+    holds: Schema | None = None,
 ) -> dict[str, tuple[str, ...]]:
     """The columns of a table that hold each modality, for those that it has; see :func:`read_inputs`.
 
@@ -212,6 +233,7 @@ def input_columns(
         shapes: see :func:`read_inputs`.
         features: likewise.
         where: what the table is called in errors.
+        holds: modality name -> what its columns hold, where they are not all numbers.
 
     Raises:
         DataError: some of a modality's columns are missing, or not numeric.
@@ -226,7 +248,7 @@ def input_columns(
         columns = trained if trained and not lacking else _columns_of_modality(m, schema.names)
         for column in columns:
             kind = schema.field(column).type
-            if not is_numeric(kind):
+            if m not in (holds or {}) and not is_numeric(kind):
                 raise DataError(f"{where}: column {column!r} of modality {m!r} is not numeric ({kind})")
         if columns:
             found[m] = tuple(columns)

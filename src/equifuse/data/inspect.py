@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equifuse.data.columns import KINDS, Columns
+from equifuse.data.columns import kinds_of, names_of, said_of_columns
 from equifuse.data.dataset import Array, MultimodalDataset, Split
 from equifuse.data.lazy import Floats, in_memory, is_numeric
 from equifuse.data.options import SourceOptions
@@ -97,7 +97,8 @@ def inspect(dataset: MultimodalDataset, path: str, source: SourceOptions | None 
 
 
 def _names(dataset: MultimodalDataset, modality: str, width: int) -> Sequence[str]:
-    known = (dataset.features or {}).get(modality, ())
+    columns = dataset.schema.get(modality)
+    known = (dataset.features or {}).get(modality, ()) if columns is None else names_of(columns)
     return known if len(known) == width else [f"{modality}[{i}]" for i in range(width)]
 
 
@@ -125,13 +126,15 @@ def _modality(dataset: MultimodalDataset, m: str, target: Array | None) -> Modal
     if target is not None and padded is None and len(flat) > 1:
         y, kind = target[rows], TASKS.get(dataset.task).targets
         leaking = [int(j) for j in np.flatnonzero(~constant) if _tells(kind, flat[:, j], y)]
+    kinds = kinds_of(dataset.schema.get(m, ()))
+    judged = np.array([kind != "part" for kind in kinds]) if kinds else np.ones(flat.shape[1], bool)
     return ModalityReport(
         dataset.shapes[m],
         {part: _share_missing(split, m) for part, split in dataset.splits.items()},
         float(empty.mean()) if empty.size else 0.0,
         padded,
-        [names[int(j)] for j in np.flatnonzero(constant)],
-        [names[j] for j in _repeated(flat) if not constant[j]],
+        [names[int(j)] for j in np.flatnonzero(constant & judged)],
+        [names[j] for j in _repeated(flat) if judged[j] and not constant[j]],
         [names[j] for j in leaking],
     )
 
@@ -180,7 +183,9 @@ def _warnings(dataset: MultimodalDataset, found: Inspection) -> list[str]:
                 f"{m}: {report.gaps:.2%} of the cells are empty; they are filled with the training part's medians, "
                 "or as --prepare impute:mean, impute:knn or impute:indicator says"
             )
-        said.extend(_of_columns(m, dataset.schema.get(m, ())))
+        kinds = said_of_columns(dataset.schema.get(m, ()))
+        if kinds:
+            said.append(f"{m}: taken as {'; '.join(kinds)}; --column NAME=KIND says otherwise")
         if report.leaking:
             said.append(f"{m}: {_some(report.leaking)} tells the target alone; is it known before the target is?")
         if report.constant:
@@ -199,15 +204,6 @@ def _warnings(dataset: MultimodalDataset, found: Inspection) -> list[str]:
     if min(found.rows.values()) < 30:
         said.append(f"a part has {min(found.rows.values())} samples: differences of a few points mean nothing there")
     return said
-
-
-def _of_columns(m: str, columns: Columns) -> Iterator[str]:
-    """What was understood of the columns that are not numbers."""
-    for kind in KINDS:
-        some = [column for column in columns if column.kind == kind]
-        if some and kind != "number":
-            names = _some([f"{c.name} ({len(c.values)} values)" if c.values else c.name for c in some])
-            yield f"{m}: taken as {kind}: {names}; --column NAME=KIND says otherwise"
 
 
 def _crossing(dataset: MultimodalDataset) -> int:

@@ -57,6 +57,7 @@ class SourceOptions(Options):
         modalities: modality name -> pattern of its columns with ``*`` and ``?`` (several patterns are separated by
             ``,``), or the file that holds it, joined by the id (``expression.parquet``, or
             ``expression.parquet::g_*`` for some of its columns).
+        kinds: pattern of columns -> what they hold: "number", "boolean", "category", "date", "text" or "embedding".
         target: target columns: one for classes or a quantity, several for labels or quantities; for survival the time
             and the event.
         id: column that names the samples.
@@ -89,6 +90,14 @@ class SourceOptions(Options):
         help="For tables: name='g_*', the columns of a modality, or name=file.csv.",
         group="Data",
         flag="--modality",
+    )
+    kinds: dict[str, str] = option(
+        dict,
+        _patterns(),
+        help="For tables: name=kind, what a column holds where that cannot be seen: number, boolean, category, date, "
+        "text (hashed words) or embedding.",
+        group="Data",
+        flag="--column",
     )
     target: tuple[str, ...] = option((), some_of(), help="For tables: target column.", group="Data")
     id: str | None = option(

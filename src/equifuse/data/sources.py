@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from equifuse.data.columns import Columns, said_of_columns
 from equifuse.data.ids import Matched
+from equifuse.data.lazy import share_of_gaps
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class SourceFile:
         facts: about its form.
         modality: that it holds; None for the table that the others are joined to.
         ids: how its ids fit those of that table; None where it was not joined by them.
+        schema: what its columns hold, where they are not all numbers.
     """
 
     path: str
@@ -35,6 +38,7 @@ class SourceFile:
     facts: tuple[str, ...] = ()
     modality: str | None = None
     ids: Matched | None = None
+    schema: Columns = ()
 
     def __str__(self) -> str:
         name = self.path if self.modality is None else f"{self.path} ({self.modality})"
@@ -88,7 +92,13 @@ def understood(dataset: Any) -> list[str]:
     rows = sum(len(split) for split in splits.values())
     for m, shape in dataset.shapes.items():
         lacking = sum(int((~split.present[m]).sum()) for split in splits.values() if m in split.present)
-        said.append(f"modality {m}: {_shape(shape)}, {_missing(lacking, rows)}")
+        columns = dataset.schema.get(m, ())
+        size = _count(len(columns), "column") if columns else _shape(shape)
+        facts = [f"modality {m}: {size}, {_missing(lacking, rows)}", *said_of_columns(columns)]
+        gaps = share_of_gaps(splits["train"].inputs[m], splits["train"].present.get(m))
+        if gaps:
+            facts.append(f"{gaps:.2%} of the training cells are empty, and are filled")
+        said.append("; ".join(facts))
     nothing = sum(_without_any(split) for split in splits.values())
     if nothing:
         said.append(f"{_count(nothing, 'row')} without any modality")

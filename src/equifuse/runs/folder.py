@@ -64,7 +64,9 @@ class Run:
     def wanted(self) -> Wanted:
         """What the model needs of other data."""
         model, source = self.model, SourceOptions.of(self.config.source)
-        return Wanted(model.shapes, model.features, self.task.name, model.classes, source.target, source.id)
+        return Wanted(
+            model.shapes, model.features, self.task.name, model.classes, source.target, source.id, model.schema
+        )
 
 
 def read_run_config(run: Path) -> tuple[TrainConfig, dict[str, Any]]:

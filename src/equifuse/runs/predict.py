@@ -93,7 +93,7 @@ def predict_pieces(run: Run, input_path: PathLike, source: SourceOptions | None 
             warnings.warn(note, stacklevel=2)
         pieces: Iterable[Split] = [found.split]
     else:
-        pieces = datasets.read_input_pieces(path, options.shapes, options.features)
+        pieces = datasets.read_input_pieces(path, options.shapes, options.features, schema=options.schema)
     rows = 0
     for split in pieces:
         if len(split):

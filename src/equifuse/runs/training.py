@@ -17,7 +17,8 @@ from torch import nn
 
 from equifuse._display import short_text
 from equifuse.data import MultimodalDataset
-from equifuse.data.dataset import share_of_gaps
+from equifuse.data.columns import said_of_columns
+from equifuse.data.lazy import share_of_gaps
 from equifuse.encoders.preparation import steps_of
 from equifuse.errors import DataError, InputError
 from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly, score_without_each
@@ -237,6 +238,7 @@ def _record(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
             "rows": {part: len(split) for part, split in dataset.splits.items()},
             "drawn": list(dataset.drawn),
             **({"sources": [source.to_dict() for source in dataset.sources]} if dataset.sources else {}),
+            **({"columns": {m: said_of_columns(c) for m, c in dataset.schema.items()}} if dataset.schema else {}),
             "gaps": {m: _gaps(dataset, m) for m in dataset.modalities},
         },
         "preparation": {m: _steps(encoder) for m, encoder in prepared.model.encoders.items()},

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +25,15 @@ from equifuse.data.assemble import (
     part_rows,
     usual_targets,
     with_presence,
+)
+from equifuse.data.columns import (
+    Columns,
+    check_ids,
+    check_kinds,
+    describe_columns,
+    encode_columns,
+    encode_table,
+    only_numbers,
 )
 from equifuse.data.dataset import Array, MultimodalDataset, Split
 from equifuse.data.formats.base import Format
@@ -105,18 +115,22 @@ def dataset_of(
         )
     inputs: dict[str, Features] = {}
     features: dict[str, tuple[str, ...]] = {}
+    schema: dict[str, Columns] = {}
     sources = [SourceFile(str(table.path), table.num_rows, len(table.column_names), table.facts)]
     for m, pattern in groups.items():
         file = files.get(m)
         if file is None:
             names = tuple(matching(roles.free, pattern, str(table.path)))
-            inputs[m], features[m] = modality_values(table, names), names
+            features[m] = names
+            inputs[m], schema[m] = modality_values(table, names, options.kinds)
         else:
             assert roles.ids is not None
             inputs[m], features[m], source = join(file, roles.id_column or _USUAL_ID, roles.ids, options)
+            schema[m] = source.schema
             sources.append(replace(source, modality=m))
     for m, other in others.items():
         inputs[m], features[m], source = _beside(other, table, roles, options)
+        schema[m] = source.schema
         sources.append(replace(source, modality=m))
     target, task, classes = None, options.task or "", None
     if roles.targets:
@@ -127,6 +141,8 @@ def dataset_of(
     if roles.split is not None:
         parts = part_rows(table.column(roles.split).to_pylist(), f"{table.path}: {roles.split!r}")
     if roles.ids is not None and options.group != roles.id_column:
+        if options.duplicates == "mean":
+            _refuse_means(table.path, any(schema.values()))
         whole, parts, merged = _one_row_each(whole, parts, table, options.duplicates)
         if merged:
             said = f"{merged} rows merged into others of the same id"
@@ -142,7 +158,18 @@ def dataset_of(
         seed=seed,
         options=options,
     )
-    return replace(dataset, sources=tuple(sources))
+    check_kinds(options.kinds, [name for names in features.values() for name in names], str(table.path))
+    return replace(dataset, sources=tuple(sources), schema={m: columns for m, columns in schema.items() if columns})
+
+
+def _refuse_means(path: Path, others: bool) -> None:
+    """Refuse means of rows with columns that are no numbers.
+
+    Raises:
+        DataError: there are some.
+    """
+    if others:
+        raise DataError(f"{path} has columns that are no numbers and have no mean; pass --duplicates first")
 
 
 def _beside(
@@ -157,7 +184,8 @@ def _beside(
             "or the column of ids that both have"
         )
     names = tuple(other.column_names)
-    return modality_values(other, names), names, SourceFile(str(other.path), other.num_rows, len(names))
+    values, schema = modality_values(other, names, options.kinds)
+    return values, names, SourceFile(str(other.path), other.num_rows, len(names), schema=schema)
 
 
 @dataclass(frozen=True)
@@ -378,7 +406,12 @@ def _as_asked(path: Path, more: Sequence[str]) -> JoinedFile:
 
 
 def join(
-    file: JoinedFile, id_column: str, ids: Sequence[str], options: SourceOptions, names: tuple[str, ...] = ()
+    file: JoinedFile,
+    id_column: str,
+    ids: Sequence[str],
+    options: SourceOptions,
+    names: tuple[str, ...] = (),
+    schema: Columns | None = None,
 ) -> tuple[Features, tuple[str, ...], SourceFile]:
     """The rows of another file for these ids, NaN where it has none; the names of its features; what was understood.
 
@@ -388,6 +421,7 @@ def join(
         ids: those of the main table.
         options: how the file is read.
         names: of the features that are needed, in order; default all, or those that the file's pattern names.
+        schema: what these hold; None for numbers.
 
     Raises:
         DataError: the file is damaged, lacks a feature, or its ids do not fit.
@@ -395,7 +429,7 @@ def join(
     if file.path.suffix in _ARRAYS:
         return _join_arrays(file, id_column, ids, options)
     table = read_table(file.path, replace(reading_of(options, file.path), sheet=file.sheet))
-    return join_table(table, file.columns, id_column, ids, options, names)
+    return join_table(table, file.columns, id_column, ids, options, names, schema)
 
 
 def join_table(
@@ -405,6 +439,7 @@ def join_table(
     ids: Sequence[str],
     options: SourceOptions,
     names: tuple[str, ...] = (),
+    schema: Columns | None = None,
 ) -> tuple[Features, tuple[str, ...], SourceFile]:
     """:func:`join` of a table that was read; ``columns`` is the pattern of those that are features."""
     where = str(table.path)
@@ -415,13 +450,17 @@ def join_table(
     lacking = [name for name in names if name not in free]
     if lacking:
         raise DataError(f"{where} has no column {lacking[0]!r}, which the model was trained on; it has {some(free)}")
-    names = names or tuple(matching(free, columns, where) if columns else free)
-    values, fit = rows_by_id(
-        modality_values(table, names), known, ids, where, duplicates=options.duplicates, line=table.line
-    )
+    if names:
+        found, holds = known_values(table, names, where, schema), schema or ()
+    else:
+        names = tuple(matching(free, columns, where) if columns else free)
+        found, holds = modality_values(table, names, options.kinds)
+    if options.duplicates == "mean":
+        _refuse_means(table.path, bool(holds))
+    values, fit = rows_by_id(found, known, ids, where, duplicates=options.duplicates, line=table.line)
     called = f"column {key!r}" if key else "the first column, which has no name"
     facts = table.facts if key == id_column else (*table.facts, f"ids in {called}")
-    return values, names, SourceFile(where, table.num_rows, len(names), facts, ids=fit)
+    return values, names, SourceFile(where, table.num_rows, len(names), facts, ids=fit, schema=holds)
 
 
 def _keyed(table: Table, id_column: str, ids: Sequence[str], options: SourceOptions) -> tuple[Table, str]:
@@ -481,7 +520,10 @@ def keyed_features(
         raise DataError(f"{path} has no column {id_column!r} to join on; it has {some(table.column_names)}")
     free = [c for c in table.column_names if c != id_column]
     names = tuple(matching(free, pattern, str(path)) if pattern else free)
-    return modality_values(table, names), id_texts(table.column(id_column), f"{path}: {id_column!r}", table.line), names
+    values, schema = modality_values(table, names)
+    if schema:
+        raise DataError(f"{path}: column {next(c.name for c in schema if c.kind != 'number')!r} is not numeric")
+    return values, id_texts(table.column(id_column), f"{path}: {id_column!r}", table.line), names
 
 
 def keyed_arrays(path: Path, key: str | None, id_column: str) -> tuple[Features, list[str] | None, tuple[str, ...]]:
@@ -500,18 +542,55 @@ def keyed_arrays(path: Path, key: str | None, id_column: str) -> tuple[Features,
     return values, None if known is None else [str(k) for k in known], ()
 
 
-def modality_values(table: Table, names: tuple[str, ...]) -> Features:
-    """The columns of a modality as numbers.
+def modality_values(
+    table: Table, names: tuple[str, ...], kinds: Mapping[str, str] | None = None
+) -> tuple[Features, Columns]:
+    """The columns of a modality as numbers, and what they hold where that is not only numbers.
+
+    Args:
+        table: the table.
+        names: of the columns.
+        kinds: pattern of names -> kind, of columns that are something else than they look like.
 
     Raises:
-        DataError: a column that is not of numbers, or is of numbers in a way that is not understood.
+        DataError: a column of numbers in a way that is not understood, or one of nothing but different texts.
+        UnknownNameError: an unknown kind.
     """
-    for name in names:
-        if name not in table.repeated and not is_numeric(table.schema.field(name).type):
-            said = not_understood(table, name)
-            if said:
-                raise DataError(said)
-    return table.numbers(names)
+    asked = {name for name in names if any(fnmatchcase(name, pattern) for pattern in kinds or {})}
+    table.check(*names)
+    others = [name for name in names if not is_numeric(table.schema.field(name).type)]
+    for name in others:
+        said = "" if name in asked else not_understood(table, name)
+        if said:
+            raise DataError(said)
+    if not others and not asked:
+        return table.numbers(names), ()
+    frame = table.frame(names)
+    columns = describe_columns(frame, kinds)
+    check_ids([column for column in columns if column.name not in asked], len(frame), str(table.path))
+    values = encode_columns(frame, columns, str(table.path))
+    return values, () if only_numbers(columns) else columns
+
+
+def known_values(table: Table, names: tuple[str, ...], m: str, schema: Columns | None) -> Features:
+    """The columns of a modality as numbers, as a model was trained on them.
+
+    Args:
+        table: the table.
+        names: of the columns.
+        m: name of the modality.
+        schema: what the columns hold; None for numbers.
+
+    Raises:
+        DataError: they hold something else.
+    """
+    if schema is not None:
+        return encode_table(m, table, names, schema, str(table.path))
+    values, found = modality_values(table, names)
+    odd = next((column for column in found if column.kind not in ("number", "boolean")), None)
+    if odd is not None:
+        raise DataError(f"{table.path}: column {odd.name!r} of modality {m!r} is not numeric")
+    return values
 
 
 def column_values(table: Any, names: Sequence[str]) -> NDArray[np.generic]:
