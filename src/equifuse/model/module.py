@@ -19,7 +19,9 @@ from equifuse.encoders.preparation.gaps import enough_cells
 from equifuse.encoders.preprocessed import encode, takes_lengths
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion import Fusion, FusionOutput
+from equifuse.fusion.base import no_tensor
 from equifuse.fusion.modes import evaluation_mode
+from equifuse.model.outputs import encoder_tensor
 from equifuse.registry import TASKS
 
 
@@ -194,11 +196,13 @@ class FusionModel(nn.Module):
         encoded = {}
         for name, encoder in self.encoders.items():
             if name in inputs:
+                if not isinstance(inputs[name], Tensor):
+                    raise InputError(no_tensor(name, inputs[name]))
                 self._check_shape(name, inputs[name])
                 if not self.training and not torch.compiler.is_compiling():
                     self.check_gaps(name, inputs[name], present.get(name))
                 steps = lengths.get(name)
-                encoded[name] = _encode(encoder, inputs[name], steps, present.get(name), self.fusion.dims[name])
+                encoded[name] = _encode(name, encoder, inputs[name], steps, present.get(name), self.fusion.dims[name])
         return encoded
 
     def check_gaps(self, name: str, x: Tensor, mask: Tensor | None = None) -> None:
@@ -369,10 +373,12 @@ def _to_fit(encoder: nn.Module) -> tuple[list[nn.Module], list[Standardize]]:
     return before, [last] if isinstance(last, Standardize) else []
 
 
-def _encode(encoder: nn.Module, x: Tensor, lengths: Tensor | None, mask: Tensor | None, width: int) -> Tensor:
+def _encode(
+    name: str, encoder: nn.Module, x: Tensor, lengths: Tensor | None, mask: Tensor | None, width: int
+) -> Tensor:
     """Encode the samples that have the modality; the others get zeros, which the fusion ignores."""
     if mask is None:
-        return _encode_some(encoder, x, lengths)
+        return encoder_tensor(name, _encode_some(encoder, x, lengths), len(x), width)
     if not isinstance(mask, Tensor):
         raise InputError(f"a mask must be a bool tensor, got {type(mask).__name__}; torch.as_tensor makes one")
     if mask.dtype != torch.bool or mask.dim() < 1 or mask.shape[0] != x.shape[0]:
@@ -381,21 +387,23 @@ def _encode(encoder: nn.Module, x: Tensor, lengths: Tensor | None, mask: Tensor 
         # Positions cannot be dropped from a sample, nor samples from a graph: what is absent is blanked instead.
         extra = x.dim() - mask.dim()
         blanked = x.masked_fill(~mask.reshape(*mask.shape, *[1] * extra), 0)
-        return encode(encoder, blanked, lengths)  # type: ignore[no-any-return]
+        return encoder_tensor(name, encode(encoder, blanked, lengths), len(x), width)
     if not bool(mask.any()):
         return x.new_zeros(x.shape[0], width)
-    some = _encode_some(encoder, x[mask], None if lengths is None else lengths[mask])
+    rows = x[mask]
+    some = _encode_some(encoder, rows, None if lengths is None else lengths[mask])
+    some = encoder_tensor(name, some, len(rows), width)
     return some.new_zeros(x.shape[0], *some.shape[1:]).index_put((mask.nonzero().squeeze(1),), some)
 
 
-def _encode_some(encoder: nn.Module, x: Tensor, lengths: Tensor | None) -> Tensor:
+def _encode_some(encoder: nn.Module, x: Tensor, lengths: Tensor | None) -> Any:
     """Encode samples that have the modality.
 
     Of a single sample's features there is no variance, so that batch normalisation cannot train on it; it then uses
     its running statistics, as in evaluation mode.
     """
     try:
-        encoded: Tensor = encode(encoder, x, lengths)
+        encoded = encode(encoder, x, lengths)
     except ValueError as error:
         if len(x) != 1 or "more than 1 value per channel" not in str(error):
             raise
