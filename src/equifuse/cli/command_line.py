@@ -10,7 +10,20 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from equifuse import __version__
-from equifuse.cli import benchmark, data, demo, evaluate, export, predict, report, robustness, serve, train
+from equifuse.cli import (
+    benchmark,
+    data,
+    demo,
+    embed,
+    evaluate,
+    export,
+    markers,
+    predict,
+    report,
+    robustness,
+    serve,
+    train,
+)
 from equifuse.cli.options import GroupedCommand
 from equifuse.errors import EquifuseError
 
@@ -24,6 +37,8 @@ app = typer.Typer(
 app.command("train", cls=GroupedCommand)(train.train)
 app.command("evaluate", cls=GroupedCommand)(evaluate.evaluate)
 app.command("predict", cls=GroupedCommand)(predict.predict)
+app.command("embed", cls=GroupedCommand)(embed.embed)
+app.command("markers", cls=GroupedCommand)(markers.markers)
 app.command("export")(export.export)
 app.command("robustness")(robustness.robustness)
 app.command("report")(report.report)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # it takes half a second to import
 Rows = Sequence[Mapping[str, float | None]]
 # Subsets of modalities that still get a name each on an axis.
 _MOST_NAMED = 15
+# Values of a column that still get a colour each.
+_MOST_COLOURS = 20
 # Okabe and Ito's palette: colour-blind readers can distinguish it, too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # The same numbers give the same file.
@@ -361,6 +363,39 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure
             axis.text(j, i, f"{counts[i, j]:.0f}", ha="center", va="center", color=colour, fontsize="small")
     axis.set_xlabel("predicted")
     axis.set_ylabel("class")
+    return figure
+
+
+def scatter(places: Any, values: Any = None, name: str = "", *, axes: tuple[str, str] = ("", "")) -> Figure:
+    """Samples as points, coloured by a column: names get a colour each, many numbers a scale.
+
+    Example:
+        >>> scatter(np.zeros((3, 2)), np.array(["a", "b", "a"]), "label", axes=("PC1", "PC2")).axes[0].get_xlabel()
+        'PC1'
+
+    Args:
+        places: ``(n, 2)``.
+        values: ``(n,)``, or None for one colour.
+        name: of the column.
+        axes: what the axes are called.
+    """
+    places = np.asarray(places)
+    figure, (axis,) = _figure(6.5, 5)
+    size = float(np.clip(4000 / max(len(places), 1), 3, 30))
+    kinds = [] if values is None else np.unique(values).tolist()
+    if values is None or not kinds:
+        axis.scatter(*places.T, s=size, color=_COLOURS[0], alpha=0.7, linewidths=0)
+    elif len(kinds) > _MOST_COLOURS and np.asarray(values).dtype.kind in "iuf":
+        image = axis.scatter(*places.T, s=size, c=np.asarray(values, dtype=float), cmap="viridis", linewidths=0)
+        figure.colorbar(image, ax=axis, label=name, shrink=0.8)
+    else:
+        for colour, kind in zip(_cycle(len(kinds)), kinds, strict=True):
+            some = places[np.asarray(values) == kind]
+            axis.scatter(*some.T, s=size, color=colour, alpha=0.7, linewidths=0, label=str(kind))
+        if len(kinds) <= _MOST_COLOURS:
+            axis.legend(title=name, frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axis.set_xlabel(axes[0])
+    axis.set_ylabel(axes[1])
     return figure
 
 

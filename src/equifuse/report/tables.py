@@ -16,6 +16,7 @@ from equifuse.extras import require
 if TYPE_CHECKING:  # it takes a moment to import, and pages do without
     from rich.table import Table
 
+    from equifuse.explain import Marker
     from equifuse.export.description import ExportDescription
     from equifuse.runs import CrossValidation, Measured, Spread
 
@@ -209,6 +210,25 @@ def measured_tables(found: Measured) -> list[TextTable]:
 
 def _interval(ends: Sequence[float] | None) -> str:
     return NONE if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
+
+
+def markers_table(found: Sequence[Marker], top: int) -> TextTable:
+    """The most important features of each class or target."""
+    rows = [
+        [
+            m.output,
+            str(m.rank_overall),
+            m.modality,
+            m.feature,
+            f"{m.importance:.3g}",
+            f"{m.direction:+.3g}",
+            f"{m.share:.1%}",
+        ]
+        for m in found
+        if m.rank_overall <= top
+    ]
+    header = ["for", "rank", "modality", "feature", "importance", "direction", "share"]
+    return TextTable(header, rows, f"the first {top} features")
 
 
 def folds_table(found: CrossValidation) -> TextTable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,16 @@ import torch
 
 from equifuse.data import Split
 from equifuse.data.assemble import ROW
-from equifuse.data.external import read_rows
 from equifuse.data.loaders import batches_of
 from equifuse.data.options import SourceOptions
-from equifuse.errors import ConvergenceWarning, DataError, InputError, UnknownNameError
+from equifuse.errors import ConvergenceWarning, UnknownNameError
 from equifuse.evaluation.conditions import Without
 from equifuse.evaluation.evaluate import warn_unconverged
 from equifuse.evaluation.intervals import bootstrap_intervals
 from equifuse.evaluation.verdict import ClassScores, class_scores, concerns
 from equifuse.records import OPTIONAL, Record, plain
-from equifuse.runs.folder import PathLike, Run, load_data, load_run
+from equifuse.runs.folder import PathLike, Run, load_run
+from equifuse.runs.samples import samples_of
 from equifuse.tasks import Columns, Evaluation
 from equifuse.tasks.base import output_names
 
@@ -142,7 +142,7 @@ def measure_run(
         InputError: no modality left, or widths that do not fit.
     """
     opened = load_run(run)
-    samples, notes = _samples(opened, data, split, SourceOptions.of(source), by)
+    samples, notes = samples_of(opened, data, split, SourceOptions.of(source), keep=(by,) if by else ())
     taken = tuple(without)
     for name in taken:
         if name not in opened.model.modalities:
@@ -153,29 +153,6 @@ def measure_run(
         evaluation = opened.task.evaluate(opened.model, batches_of(samples))
     warn_unconverged(evaluation.convergence(), str(data or f"the {split or 'test'} part of {opened.config.data!r}"))
     return _measured(opened, samples, evaluation, notes, by, intervals)
-
-
-def _samples(
-    run: Run, data: str | None, split: str | None, source: SourceOptions, by: str | None
-) -> tuple[Split, list[str]]:
-    """The samples to measure, and what there is to say about them."""
-    config, trained = run.config, SourceOptions.of(run.config.source)
-    keep = (*source.keep, *([by] if by else []))
-    if data is not None:
-        options = SourceOptions.from_dict({**source.given(), **({"keep": list(dict.fromkeys(keep))} if keep else {})})
-        found = read_rows(data, run.wanted(), options, labelled=True, split=split)
-        return found.split, found.notes
-    if source.given().keys() - {"keep"}:
-        raise InputError("the run's own data are read as in training; options of a table go with --data")
-    if keep:
-        config = replace(config, source={**config.source, "keep": list(dict.fromkeys((*trained.keep, *keep)))})
-    dataset = load_data(config)
-    if dataset.fingerprint() != run.record["data"]["fingerprint"]:
-        raise DataError(f"data set {config.data!r} has changed since {run.path} was trained on it")
-    part = split or "test"
-    if part not in dataset.splits:
-        raise UnknownNameError("split", part, dataset.splits)
-    return dataset.splits[part], []
 
 
 def _measured(
