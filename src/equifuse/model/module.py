@@ -378,7 +378,7 @@ def _encode(
 ) -> Tensor:
     """Encode the samples that have the modality; the others get zeros, which the fusion ignores."""
     if mask is None:
-        return encoder_tensor(name, _encode_some(encoder, x, lengths), len(x), width)
+        return encoder_tensor(name, _encode_some(encoder, x, lengths), x.shape[0], width)
     if not isinstance(mask, Tensor):
         raise InputError(f"a mask must be a bool tensor, got {type(mask).__name__}; torch.as_tensor makes one")
     if mask.dtype != torch.bool or mask.dim() < 1 or mask.shape[0] != x.shape[0]:
@@ -387,12 +387,12 @@ def _encode(
         # Positions cannot be dropped from a sample, nor samples from a graph: what is absent is blanked instead.
         extra = x.dim() - mask.dim()
         blanked = x.masked_fill(~mask.reshape(*mask.shape, *[1] * extra), 0)
-        return encoder_tensor(name, encode(encoder, blanked, lengths), len(x), width)
+        return encoder_tensor(name, encode(encoder, blanked, lengths), x.shape[0], width)
     if not bool(mask.any()):
         return x.new_zeros(x.shape[0], width)
     rows = x[mask]
     some = _encode_some(encoder, rows, None if lengths is None else lengths[mask])
-    some = encoder_tensor(name, some, len(rows), width)
+    some = encoder_tensor(name, some, rows.shape[0], width)
     return some.new_zeros(x.shape[0], *some.shape[1:]).index_put((mask.nonzero().squeeze(1),), some)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from equifuse.errors import InputError
@@ -17,7 +18,6 @@ _NAMED = 6
 def encoder_tensor(name: str, output: Any, rows: int, width: int) -> Tensor:
     """The tensor ``(B, ..., width)`` of an encoder's output.
 
-    >>> import torch
     >>> from equifuse.model.outputs import encoder_tensor
     >>> hidden = torch.zeros(2, 7, 16)
     >>> encoder_tensor("text", {"last_hidden_state": hidden, "pooler_output": hidden[:, 0]}, 2, 16).shape
@@ -36,6 +36,8 @@ def encoder_tensor(name: str, output: Any, rows: int, width: int) -> Tensor:
         InputError: there is no such tensor, or more than one; or it has other rows or another width.
     """
     found = output if isinstance(output, Tensor) else _picked(name, output, rows, width)
+    if torch.compiler.is_compiling():  # a check would tie a graph to one size of batch
+        return found
     if found.dim() < 2 or found.shape[0] != rows:
         raise InputError(
             f"the encoder of {name!r} gives shape {tuple(found.shape)} for {rows} samples; expected ({rows}, {width})"
