@@ -22,6 +22,7 @@ from equifuse.data.loaders import batches_of, mix
 from equifuse.data.options import SourceOptions
 from equifuse.encoders import POOLINGS
 from equifuse.errors import DataError, InputError
+from equifuse.estimators.encoding import encoded, schema_of
 from equifuse.estimators.layout import Columns, Layout, layout_of, names_columns, samples
 from equifuse.model import FusionModel
 from equifuse.options import declarations, default_of, sentence
@@ -57,6 +58,11 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     _own: ClassVar[dict[str, Parameter]] = {
         "modalities": Parameter(
             None, 'Modality name -> columns: a pattern (``"g_*"`` or ``"g_*, h_*"``), names, numbers, or a slice.'
+        ),
+        "kinds": Parameter(
+            None,
+            'Column of a data frame -> what it holds: "number", "boolean", "category", "date", "text" or "embedding", '
+            "where its type and values say something else.",
         ),
         "validation_fraction": Parameter(
             0.2,
@@ -104,6 +110,7 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     # Some of the parameters.
     modalities: Mapping[str, Columns] | None
+    kinds: Mapping[str, str] | None
     encoder: str
     validation_fraction: float | None
     dtype: str
@@ -209,8 +216,11 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         modalities = self.modalities
         if layout is not None:
             X = layout.samples(X)
+            schema = layout.schema
         else:
             X, modalities = samples(X, modalities)
+            schema, modalities = schema_of(X, modalities, self.kinds or {})
+            X = encoded(X, schema)
         X, y, sample_weight, groups = matched(X, y, sample_weight, groups, fitting=True)
         if anew and names_columns(X, modalities):
             layout = layout_of(X, modalities)
@@ -219,7 +229,8 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         # A plain array is validated before its columns are counted.
         layout = layout or layout_of(table, modalities)
         if anew:
-            layout = replace(layout, dtype=self.dtype, padded=self.encoder in ("auto", *POOLINGS))
+            padded = self.encoder in ("auto", *POOLINGS)
+            layout = replace(layout, dtype=self.dtype, padded=padded, schema=schema)
         self._layout: Layout = layout
         columns = {} if groups is None else {_GROUP: _groups(groups)}
         check_consistent_length(table, *columns.values())
@@ -268,9 +279,8 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     def _build(self, config: TrainConfig, train: Split) -> FusionModel:
         outputs, classes = self._outputs_and_classes()
-        model = model_for(config, train, self._task, outputs, classes)
-        model.features = self._layout.features()
-        return model
+        features, schema = self._layout.original_features(), self._layout.schema
+        return model_for(config, train, self._task, outputs, classes, features=features, columns=schema)
 
     def _train(
         self, config: TrainConfig, train: Split, val: Split | None, steps: dict[str, Any] | None

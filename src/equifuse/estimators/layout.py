@@ -13,11 +13,13 @@ from sklearn.utils import check_array
 
 from equifuse.data import Split
 from equifuse.data.assemble import with_presence
+from equifuse.data.columns import Columns as Schema
 from equifuse.data.dataset import check_finite
 from equifuse.data.frames import LEVELS, is_mapping, is_pandas, matched, numbers, standardized, views
 from equifuse.data.lazy import Indices
 from equifuse.data.options import matching
 from equifuse.errors import DataError, InputError, UnknownNameError
+from equifuse.estimators.encoding import encoded
 
 # Columns of a modality: a pattern of names, names, numbers, or a slice of numbers.
 Columns = str | slice | Sequence[str] | Sequence[int] | NDArray[np.integer[Any]]
@@ -38,6 +40,7 @@ class Layout:
         own: modality name -> names of its columns, for modalities that were frames of their own.
         dtype: of the modalities.
         padded: whether steps of NaN at the end of a sequence ``(T, l)`` are padding.
+        schema: modality name -> what the columns of its frame hold, where they are not all numbers.
     """
 
     columns: dict[str, Indices]
@@ -47,12 +50,13 @@ class Layout:
     own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dtype: str = "float32"
     padded: bool = False
+    schema: Mapping[str, Schema] = field(default_factory=dict)
 
     def samples(self, X: Any) -> Any:
         """Samples in one of the forms that :meth:`table` takes; the modalities may be a first level of columns."""
         if self.names is None and views(X):
-            return standardized({m: X[m] for m in X.columns.unique(0)})
-        return standardized(X)
+            return encoded(standardized({m: X[m] for m in X.columns.unique(0)}), self.schema)
+        return encoded(standardized(X), self.schema)
 
     def table(self, X: Any) -> Any:
         """Samples of any accepted form as what :func:`sklearn.utils.validation.validate_data` takes.
@@ -148,6 +152,11 @@ class Layout:
         if names is None:
             return dict(self.own)
         return {m: tuple(names[c] for c in columns) for m, columns in self.columns.items()}
+
+    def original_features(self) -> dict[str, tuple[str, ...]]:
+        """The same as they were called before columns that are no numbers became several."""
+        own = {m: tuple(column.name for column in columns) for m, columns in self.schema.items()}
+        return {**self.features(), **own}
 
 
 def samples(X: Any, modalities: Mapping[str, Columns] | None) -> tuple[Any, Mapping[str, Columns] | None]:
