@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from equifuse.evaluation.survival import SurvivalScores
 from equifuse.files import atomic_folder, write_json
 from equifuse.report import plots
 from equifuse.runs.evaluate import Measured
@@ -43,6 +44,8 @@ def write_measured(found: Measured, folder: Path) -> None:
             table |= {f"predicted {name}": column for name, column in zip(found.classes, columns, strict=True)}
             write_columns(staging / "confusion.csv", table)
             plots.save(plots.confusion(found.confusion_matrix, found.classes), staging / "plots" / "confusion.png")
+        if found.survival is not None:
+            _write_survival(found.survival, staging)
         if found.by:
             write_columns(staging / "by.csv", _parts(found))
             drawn = {
@@ -52,6 +55,20 @@ def write_measured(found: Measured, folder: Path) -> None:
             }
             if drawn:
                 plots.save(plots.scores({"": drawn}, headline), staging / "plots" / "by.png")
+
+
+def _write_survival(found: SurvivalScores, folder: Path) -> None:
+    rows = [
+        (name, *values)
+        for name, c in found.curves.items()
+        for values in zip(c.time, c.share, c.low, c.high, strict=True)
+    ]
+    columns = zip(("group", "time", "share", "low", "high"), zip(*rows, strict=True), strict=True)
+    write_columns(folder / "survival.csv", {name: np.array(values) for name, values in columns})
+    plots.save(plots.survival_curves(found.curves, p=found.log_rank), folder / "plots" / "survival.png")
+    if found.auc:
+        figure = plots.over_time(found.times, found.auc, "AUC of having had the event", reference=0.5)
+        plots.save(figure, folder / "plots" / "auc_over_time.png")
 
 
 def _metrics(found: Measured) -> Columns:

@@ -366,6 +366,55 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure
     return figure
 
 
+def survival_curves(curves: Mapping[str, Mapping[str, Any]], *, p: float | None = None) -> Figure:
+    """Kaplan-Meier curves with their intervals, a colour each.
+
+    Example:
+        >>> curve = {"n": 2, "events": 1, "time": [1, 2], "share": [1, 0.5], "low": [1, 0], "high": [1, 1]}
+        >>> survival_curves({"high risk": curve}, p=0.03).axes[0].get_ylabel()
+        'share without the event'
+
+    Args:
+        curves: label -> ``n``, ``events``, ``time``, ``share``, ``low`` and ``high``.
+        p: of the log-rank test.
+    """
+    figure, (axis,) = _figure(6.5, 4.4)
+    for colour, (label, curve) in zip(_cycle(len(curves)), curves.items(), strict=True):
+        starts = {"time": 0, "share": 1, "low": 1, "high": 1}
+        time, share, low, high = ([start, *curve[key]] for key, start in starts.items())
+        named = f"{label} ({curve['events']} of {curve['n']})"
+        axis.step(time, share, where="post", color=colour, label=named)
+        axis.fill_between(time, low, high, step="post", color=colour, alpha=0.15, linewidth=0)
+    axis.set_ylim(0, 1.02)
+    axis.set_xlim(left=0)
+    axis.set_xlabel("time")
+    axis.set_ylabel("share without the event")
+    axis.legend(title=None if p is None else f"log-rank p = {p:.2g}", frameon=False, fontsize="small")
+    return figure
+
+
+def over_time(times: Sequence[float], values: Sequence[float], name: str, *, reference: float | None = None) -> Figure:
+    """A score over time, and what it would be by chance.
+
+    Example:
+        >>> over_time([1, 2, 3], [0.8, 0.7, 0.75], "AUC", reference=0.5).axes[0].get_ylabel()
+        'AUC'
+
+    Args:
+        times: in order.
+        values: at each.
+        name: of the score.
+        reference: drawn as a line.
+    """
+    figure, (axis,) = _figure(6.5, 4)
+    axis.plot(times, values, color=_COLOURS[0], marker="o", markersize=4)
+    if reference is not None:
+        axis.axhline(reference, color="grey", linewidth=1, linestyle=":")
+    axis.set_xlabel("time")
+    axis.set_ylabel(name)
+    return figure
+
+
 def scatter(places: Any, values: Any = None, name: str = "", *, axes: tuple[str, str] = ("", "")) -> Figure:
     """Samples as points, coloured by a column: names get a colour each, many numbers a scale.
 

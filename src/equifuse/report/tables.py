@@ -16,6 +16,7 @@ from equifuse.extras import require
 if TYPE_CHECKING:  # it takes a moment to import, and pages do without
     from rich.table import Table
 
+    from equifuse.evaluation.survival import SurvivalScores
     from equifuse.explain import Marker
     from equifuse.export.description import ExportDescription
     from equifuse.runs import CrossValidation, Measured, Spread
@@ -205,7 +206,26 @@ def measured_tables(found: Measured) -> list[TextTable]:
             for value, part in found.by.items()
         ]
         tables.append(TextTable(["rows of", "samples", name, "95 % interval"], lines))
+    if found.survival is not None:
+        tables.append(_survival_table(found.survival))
     return tables
+
+
+def _survival_table(found: SurvivalScores) -> TextTable:
+    rows = [[f"{name}: events of samples", f"{curve.events} of {curve.n}", ""] for name, curve in found.curves.items()]
+    for name, ratio in (
+        ("hazard ratio, high to low risk", found.hazard_ratio),
+        ("hazard ratio per deviation of risk", found.hazard_ratio_per_deviation),
+    ):
+        if ratio is not None:
+            rows.append([name, f"{ratio.value:.3f}", f"{ratio.low:.3f} to {ratio.high:.3f}"])
+    rows.append(["log-rank test, p", NONE if found.log_rank is None else f"{found.log_rank:.2g}", ""])
+    rows.append(["AUC over time, mean", number(found.mean_auc), ""])
+    reference = "" if found.brier_reference is None else f"{found.brier_reference:.4f} without features"
+    rows.append(["integrated Brier score", number(found.brier), reference])
+    return TextTable(
+        ["survival", "value", "95 % interval"], rows, f"high risk: above {found.cut:.3g}, the training median"
+    )
 
 
 def _interval(ends: Sequence[float] | None) -> str:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from equifuse.data import Split
 from equifuse.data.assemble import ROW
 from equifuse.data.loaders import batches_of
 from equifuse.data.options import SourceOptions
-from equifuse.errors import ConvergenceWarning, UnknownNameError
+from equifuse.errors import ConvergenceWarning, DataError, UnknownNameError
 from equifuse.evaluation.conditions import Without
 from equifuse.evaluation.evaluate import warn_unconverged
 from equifuse.evaluation.intervals import bootstrap_intervals
+from equifuse.evaluation.survival import SurvivalScores, columns_of, survival_scores
 from equifuse.evaluation.verdict import ClassScores, class_scores, concerns
 from equifuse.records import OPTIONAL, Record, plain
 from equifuse.runs.folder import PathLike, Run, load_run
@@ -51,6 +54,8 @@ class Measured:
         by_class: each class, in classification.
         by: value of a column -> the same for the rows that have it; {} where no column was named.
         notes: what was measured, and what looks wrong, in words.
+        survival: curves by risk, hazard ratios and scores over time, for times to an event; None for other tasks, and
+            without scikit-survival.
         headline: the metric to show where there is room for one.
         predictions: a row for each sample: its id, kept columns, target, and what the model says; not in ``to_dict``.
     """
@@ -66,6 +71,7 @@ class Measured:
     by_class: list[ClassScores] = field(default_factory=list)
     by: dict[str, Part] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    survival: SurvivalScores | None = None
     headline: str = ""
     predictions: Columns = field(default_factory=dict, repr=False)
 
@@ -84,7 +90,8 @@ class Measured:
                 "confusion_matrix": self.confusion_matrix,
                 "by_class": [each.to_dict() for each in self.by_class],
             }
-        optional = {"undefined": self.undefined, "by": plain(self.by), "notes": self.notes}
+        survival = None if self.survival is None else self.survival.to_dict()
+        optional = {"undefined": self.undefined, "by": plain(self.by), "survival": survival, "notes": self.notes}
         return values | {name: value for name, value in optional.items() if value}
 
 
@@ -182,6 +189,10 @@ def _measured(
             if intervals and len(rows) >= _LEAST:
                 drawn = bootstrap_intervals(task, prediction[index], some, only=[task.headline])
             parts[str(value)] = Part(len(rows), found.values, drawn, found.undefined or None)
+    survival = None
+    if task.time_to_event and target is not None and intervals:
+        survival, said = _survival(run, prediction, target)
+        notes = [*notes, *said]
     return Measured(
         n=len(samples),
         metrics=evaluation.metrics,
@@ -194,9 +205,25 @@ def _measured(
         by_class=by_class,
         by=parts,
         notes=[*notes, *concerns(task, evaluation.metrics, baseline, by_class)],
+        survival=survival,
         headline=task.headline,
         predictions=_predictions(run, samples, evaluation),
     )
+
+
+def _survival(run: Run, prediction: Tensor, target: Tensor) -> tuple[SurvivalScores | None, list[str]]:
+    """Survival curves and scores, and why there are none."""
+    if find_spec("sksurv") is None:
+        return None, ["for survival curves, hazard ratios and Brier scores: pip install 'equifuse[survival]'"]
+    try:
+        train = run.dataset().splits["train"]
+    except DataError as error:
+        return None, [f"no survival curves, their cut and baseline are those of the training data: {error}"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        known = run.task.evaluate(run.model, batches_of(train)).prediction
+    found = survival_scores(columns_of(known, train.target), columns_of(prediction, target))
+    return found, [f"{name} of survival: {why}" for name, why in found.undefined.items()]
 
 
 def _predictions(run: Run, samples: Split, evaluation: Evaluation) -> Columns:

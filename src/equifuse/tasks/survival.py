@@ -55,6 +55,7 @@ class Survival(Task):
     )
     headline = "c_index"
     values: ClassVar[tuple[str, ...]] = ("output",)
+    time_to_event: ClassVar[bool] = True
 
     @classmethod
     def recognizes(cls, values: NDArray[Any], names: Sequence[str]) -> bool:
