@@ -47,6 +47,7 @@ from equifuse.data.tables import (
     SUFFIXES,
     Reading,
     Table,
+    give_back_memory,
     is_table,
     not_understood,
     read_table,
@@ -81,8 +82,7 @@ class TableFormat(Format):
             DataError: a file or column is missing or malformed, or ids do not fit.
             InputError: modalities or target are not named and cannot be guessed.
         """
-        table = main_table(path, options)
-        return dataset_of(path.stem, table, {}, options, val_fraction=val_fraction, seed=seed)
+        return dataset_of(path.stem, main_table(path, options), {}, options, val_fraction=val_fraction, seed=seed)
 
 
 def dataset_of(
@@ -147,6 +147,9 @@ def dataset_of(
         if merged:
             said = f"{merged} rows merged into others of the same id"
             sources[0] = replace(sources[0], facts=(*sources[0].facts, said))
+    path = table.path
+    del table, others, inputs  # as large as what is made of them next
+    give_back_memory()
     dataset = assemble(
         name,
         whole,
@@ -158,7 +161,7 @@ def dataset_of(
         seed=seed,
         options=options,
     )
-    check_kinds(options.kinds, [name for names in features.values() for name in names], str(table.path))
+    check_kinds(options.kinds, [name for names in features.values() for name in names], str(path))
     return replace(dataset, sources=tuple(sources), schema={m: columns for m, columns in schema.items() if columns})
 
 

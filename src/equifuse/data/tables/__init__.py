@@ -1,6 +1,6 @@
 """Tables: text, workbooks, Parquet, Feather and AnnData, read by name of column."""
 
-from equifuse.data.tables.base import ArrowTable, MatrixTable, ParquetTable, Table, some
+from equifuse.data.tables.base import ArrowTable, MatrixTable, ParquetTable, Table, give_back_memory, some
 from equifuse.data.tables.files import (
     DESCRIPTION,
     EXCEL,
@@ -23,6 +23,7 @@ __all__ = [
     "ParquetTable",
     "Reading",
     "Table",
+    "give_back_memory",
     "is_table",
     "not_understood",
     "read_table",

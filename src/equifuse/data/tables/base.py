@@ -207,6 +207,11 @@ def sound(table: Any) -> Any:
     return table
 
 
+def give_back_memory() -> None:
+    """Give the system what Arrow keeps of tables that are gone: as much again as a large file."""
+    require("train", "pyarrow", "reading and writing tables").default_memory_pool().release_unused()
+
+
 def some(columns: Sequence[str]) -> str:
     """The first names of columns, for messages."""
     return ", ".join(columns[:_SHOWN]) + (", ..." if len(columns) > _SHOWN else "")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from equifuse.data.tables.base import TextTable, sound
+from equifuse.data.tables.base import TextTable, give_back_memory, sound
 from equifuse.data.tables.dialect import (
     EMPTY,
     EMPTY_NUMBERS,
@@ -131,6 +131,7 @@ def _read(path: Path, dialect: Dialect, empty: tuple[str, ...], exact: tuple[str
             table = _by_arrow(path, dialect, empty, _types(path, dialect, exact))
         except _Misjudged:  # the first rows are not like the rest
             table = _by_arrow(path, dialect, empty, _types(path, dialect, None))
+        give_back_memory()
         return _without_empty_text(table, empty)
 
 
