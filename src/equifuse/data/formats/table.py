@@ -125,7 +125,9 @@ def dataset_of(
             inputs[m], schema[m] = modality_values(table, names, options.kinds)
         else:
             assert roles.ids is not None
-            inputs[m], features[m], source = join(file, roles.id_column or _USUAL_ID, roles.ids, options)
+            inputs[m], features[m], source = join(
+                file, _USUAL_ID if roles.id_column is None else roles.id_column, roles.ids, options
+            )
             schema[m] = source.schema
             sources.append(replace(source, modality=m))
     for m, other in others.items():
@@ -180,7 +182,7 @@ def _beside(
 ) -> tuple[Features, tuple[str, ...], SourceFile]:
     """A table in memory beside the main one: joined by ids, or by order where neither has any."""
     if roles.ids is not None:
-        return join_table(other, None, roles.id_column or _USUAL_ID, roles.ids, options)
+        return join_table(other, None, _USUAL_ID if roles.id_column is None else roles.id_column, roles.ids, options)
     if other.num_rows != table.num_rows or "" in other.column_names[:1]:
         raise DataError(
             f"{other.path} has {other.num_rows} rows, {table.path} has {table.num_rows} and no ids; give both an index "
