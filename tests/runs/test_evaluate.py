@@ -155,6 +155,17 @@ def test_the_own_test_part_is_that_of_training(run):
     assert evaluate_run(run, split="val") == pytest.approx(stored["val"], rel=1e-5)
 
 
+def test_a_modality_that_training_never_sees_is_an_error_that_names_it(run, tmp_path):
+    lines = [
+        f"{line},{'label2' if not k else ''}"
+        for k, line in enumerate((run.parent / "own.csv").read_text().splitlines())
+    ]
+    lines[0] = lines[0].replace("label2", "c:z")
+    (tmp_path / "none.csv").write_text("\n".join(lines))
+    with pytest.raises(ef.DataError, match="modality 'c': no row of the training part has"):
+        train(TrainConfig(str(tmp_path / "none.csv"), source={"modalities": {"a": "a:*", "c": "c:*"}}), tmp_path / "r")
+
+
 def test_a_folder_has_all_of_it(run, tmp_path):
     found = measure_run(run, by="site")
     write_measured(found, tmp_path / "out")

@@ -71,6 +71,8 @@ def train(
     show(metrics_table(result.metrics))
     if resolved.protocol != "clean":
         typer.echo(f"note: protocol {result.metrics['protocol']}")
+    for note in result.metrics.notes or ():
+        typer.echo(f"note: {note}")
     typer.echo(f"run folder: {result.path}")
 
 

@@ -19,7 +19,7 @@ from equifuse.data.loaders import batches_of
 from equifuse.encoders import Preparation, Standardize
 from equifuse.encoders.preparation import Sample, complete_steps, fit_steps, parse_steps
 from equifuse.encoders.sequence import valid_steps
-from equifuse.errors import InputError, UnknownNameError
+from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.model import FusionModel, LinearHead, Piece, build_model
 from equifuse.registry import TASKS
 from equifuse.runs.config import EVERY, TrainConfig
@@ -178,8 +178,8 @@ def prepared_steps(
             sample = _sample(train, m, task, features.get(m, ()), columns.get(m, ()))
             steps = complete_steps(asked, sample.kinds, config.feature_missing)
             sample = fit_steps(steps[:-1], sample)
-        except InputError as error:
-            raise InputError(f"modality {m!r}: {error}") from None
+        except (InputError, DataError) as error:
+            raise type(error)(f"modality {m!r}: {error}") from None
         last = steps[-1]
         assert isinstance(last, Standardize)
         last.resize(sample.width)

@@ -22,6 +22,7 @@ from equifuse.data.lazy import share_of_gaps
 from equifuse.encoders.preparation import steps_of
 from equifuse.errors import DataError, InputError
 from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly, score_without_each
+from equifuse.evaluation.verdict import class_scores, concerns
 from equifuse.files import read_json, refuse_existing, write_json, write_yaml
 from equifuse.runs.config import RECORD, TrainConfig
 from equifuse.runs.folder import (
@@ -40,6 +41,8 @@ from equifuse.runs.metrics import Alert, Convergence, RunMetrics
 from equifuse.runs.output import write_columns
 from equifuse.runs.prepare import Prepared, initial_model, prepare
 from equifuse.runs.progress import OnEpochEnd, epoch_bar
+from equifuse.tasks import Evaluation
+from equifuse.tasks.base import output_names
 from equifuse.training.distributed import process_group_info
 from equifuse.training.optimization import OptimizerFactory
 from equifuse.training.protocol import CLEAN, PROTOCOLS
@@ -171,6 +174,7 @@ def train(
         alerts=[Alert.from_dict(alert) for alert in result.alerts],
         protocol=f"{config.protocol}: {PROTOCOLS[config.protocol]}",
         undefined={part: why for part, why in undefined.items() if why} or None,
+        notes=_notes(prepared, evaluations["test"]) or None,
     )
     model.save(out / MODEL, overwrite=resume)
     write_json(out / HISTORY, history)
@@ -262,6 +266,20 @@ def _gaps(dataset: MultimodalDataset, m: str) -> float:
     """Share of empty cells in the training rows that have a modality."""
     train = dataset.splits["train"]
     return round(share_of_gaps(train.inputs[m], train.present.get(m)), 6)
+
+
+def _notes(prepared: Prepared, evaluation: Evaluation) -> list[str]:
+    """What looks wrong on test."""
+    task, known = prepared.task, _baseline(prepared)
+    given = prepared.dataset.splits["test"].target
+    if given is None:
+        return []
+    target, prediction = torch.from_numpy(given), evaluation.prediction
+    confusion = task.confusion(prediction, target)
+    classes = [] if confusion is None else class_scores(confusion, output_names(task.classes, len(confusion)))
+    constant = None if known is None else torch.tensor(known, dtype=prediction.dtype).expand(len(prediction), -1)
+    baseline = {} if constant is None else task.measure(constant, target, [task.headline]).values
+    return concerns(task, evaluation.metrics, baseline, classes)
 
 
 def _baseline(prepared: Prepared) -> list[float] | None:
