@@ -14,6 +14,7 @@ from equifuse.data.loaders import batches_of
 from equifuse.explain import attribute
 from equifuse.runs import TrainConfig, evaluate_run, load_run, predict_run, train
 
+pytestmark = pytest.mark.slow
 N = 90
 RNG = np.random.default_rng(0)
 Y = np.arange(N) % 2

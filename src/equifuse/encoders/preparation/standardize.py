@@ -111,7 +111,7 @@ class Standardize(Preparation):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, *shape) -> (B, *shape)``."""
-        x = (x - self.mean) / self.scale
+        x = (x - self.mean.to(x)) / self.scale.to(x)
         return x if self.clip is None else x.clamp(-self.clip, self.clip)
 
 
