@@ -70,7 +70,7 @@ def fit_linear(dataset: MultimodalDataset, task: Task) -> LinearModel:
     Raises:
         InputError: a task there is no linear baseline for.
     """
-    train, val = dataset.splits["train"], dataset.splits["val"]
+    train, val = dataset.splits["train"].labelled(), dataset.splits["val"]
     steps, features = {}, []
     for m in dataset.modalities:
         x = torch.from_numpy(_flat(train, m))

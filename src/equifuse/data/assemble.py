@@ -230,6 +230,29 @@ def part_rows(values: Sequence[object], where: str) -> dict[str, Indices]:
     return {part: np.array(rows, dtype=np.intp) for part, rows in named.items()}
 
 
+def without_target(values: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Bool ``(n,)``: rows of the target columns ``(n, K)`` of which a cell is empty."""
+    cells = [[v is None or v == "" or v != v for v in row] for row in values]  # noqa: PLR0124
+    return np.asarray(np.array(cells, dtype=np.bool_).reshape(values.shape).any(axis=1))
+
+
+def with_unlabelled(dataset: MultimodalDataset, rest: Split, options: SourceOptions) -> MultimodalDataset:
+    """A data set with further training rows that have no target: they weigh nothing in the task's loss.
+
+    Args:
+        dataset: of the rows that have one.
+        rest: the others; their targets are any.
+        options: name the groups; rows of a group that is validated or tested on are left out.
+    """
+    train = dataset.splits["train"]
+    if options.group:
+        held = [dataset.splits[part].columns[options.group] for part in ("val", "test")]
+        rest = rest.select(np.flatnonzero(~np.isin(rest.columns[options.group], np.concatenate(held))))
+    rest = replace(rest, weight=np.zeros(len(rest), dtype=np.float32))
+    both = replace(train, weight=np.ones(len(train), dtype=np.float32)).joined(rest)
+    return replace(dataset, splits={**dataset.splits, "train": both})
+
+
 def encode_target(
     values: NDArray[np.generic], task: str | None, names: Sequence[str]
 ) -> tuple[Array, str, tuple[str, ...] | None]:
@@ -248,7 +271,7 @@ def encode_target(
         DataError: a missing value, text in several columns, or values that do not fit the task.
     """
     text = values.dtype.kind in "OUS"
-    empty = np.array([[v is None or v == "" or v != v for v in row] for row in values]).any(axis=1)  # noqa: PLR0124
+    empty = without_target(values)
     if empty.any():
         raise DataError(f"target {', '.join(names)} is empty in {int(empty.sum())} of {len(values)} rows")
     if task is None and values.shape[1] > 1 and text and not are_recognized(values, names):

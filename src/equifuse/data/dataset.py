@@ -111,6 +111,12 @@ class Split:
             {name: column[rows] for name, column in self.columns.items()},
         )
 
+    def labelled(self) -> Split:
+        """The rows that weigh something: of a data set those that have a target."""
+        if self.weight is None or bool((self.weight > 0).all()):
+            return self
+        return self.select(np.flatnonzero(self.weight > 0))
+
     def joined(self, *others: Split) -> Split:
         """These rows and those of other splits of the same modalities, in memory."""
         splits = (self, *others)

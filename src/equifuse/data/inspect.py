@@ -81,8 +81,7 @@ def inspect(dataset: MultimodalDataset, path: str, source: SourceOptions | None 
         path: from where, for the command.
         source: the options it was read with, for the command.
     """
-    train = dataset.splits["train"]
-    target = train.target
+    target = dataset.splits["train"].labelled().target
     modalities = {m: _modality(dataset, m, target) for m in dataset.modalities}
     found = Inspection(
         dataset.name,
@@ -103,7 +102,7 @@ def _names(dataset: MultimodalDataset, modality: str, width: int) -> Sequence[st
 
 
 def _modality(dataset: MultimodalDataset, m: str, target: Array | None) -> ModalityReport:
-    train = dataset.splits["train"]
+    train = dataset.splits["train"].labelled()
     rows = np.arange(min(len(train), _ROWS))
     mask = train.present.get(m)
     if mask is not None:
@@ -163,7 +162,7 @@ def _repeated(flat: Floats) -> list[int]:
 
 
 def _balance(dataset: MultimodalDataset) -> dict[str, float]:
-    target = dataset.splits["train"].target
+    target = dataset.splits["train"].labelled().target
     shares = None if target is None else TASKS.get(dataset.task).targets.shares(target)
     if shares is None:
         return {}

@@ -60,6 +60,7 @@ class SourceOptions(Options):
         kinds: pattern of columns -> what they hold: "number", "boolean", "category", "date", "text" or "embedding".
         target: target columns: one for classes or a quantity, several for labels or quantities; for survival the time
             and the event.
+        unlabelled: whether rows without a target are trained on by losses that need none, or left out.
         id: column that names the samples.
         split: column that says train, val or test.
         task: the task; None derives it from the target's values.
@@ -100,6 +101,14 @@ class SourceOptions(Options):
         flag="--column",
     )
     target: tuple[str, ...] = option((), some_of(), help="For tables: target column.", group="Data")
+    unlabelled: bool = option(
+        False,
+        yes_no(),
+        help="For tables: train on rows without a target, too, by the fusion's reconstruction; else they are left out.",
+        group="Data",
+        flag="--use-unlabelled",
+        const=True,
+    )
     id: str | None = option(
         None, optional(text()), help="For tables: column that names the samples.", group="Data", flag="--id"
     )
@@ -195,6 +204,8 @@ class SourceOptions(Options):
         super().__post_init__()
         if self.order and (self.group or self.stratify):
             raise InputError("order says which rows are in which part; it goes with neither group nor stratify")
+        if self.order and self.unlabelled:
+            raise InputError("rows without a target have no place in an order of parts; use one of the two")
 
     @classmethod
     def of(cls, values: SourceOptions | Mapping[str, Any] | None) -> SourceOptions:

@@ -131,7 +131,7 @@ def _without_any(split: Any) -> int:
 def _targets(dataset: Any) -> list[str]:
     from equifuse.registry import TASKS  # noqa: PLC0415 - tasks are read from here
 
-    targets = [split.target for split in dataset.splits.values() if split.target is not None]
+    targets = [split.labelled().target for split in dataset.splits.values() if split.target is not None]
     if not targets:
         return ["no target"]
     return [TASKS.get(dataset.task).targets.understood(np.concatenate(targets), dataset.classes)]

@@ -32,6 +32,8 @@ def pooled(dataset: MultimodalDataset) -> Split:
     splits = [dataset.splits[part] for part in ("train", "val", *(["test"] if "test" in dataset.drawn else []))]
     if any(split.on_disk for split in splits):
         raise InputError("cross-validation joins the parts in memory; these data are too large for it")
+    if any(len(split.labelled()) < len(split) for split in splits):
+        raise InputError("cross-validation is for rows with a target; leave out --use-unlabelled")
     return splits[0].joined(*splits[1:])
 
 

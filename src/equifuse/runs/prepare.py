@@ -91,12 +91,33 @@ def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionMode
     model = model_for(
         config, train, dataset.task, outputs, dataset.classes, features=dataset.features, columns=dataset.schema
     )
-    start = None if train.target is None else kind.initial_output(torch.from_numpy(train.target))
+    target = train.labelled().target
+    start = None if target is None else kind.initial_output(torch.from_numpy(target))
+    if len(train.labelled()) < len(train):
+        _check_unlabelled(model, config)
     if start is not None:
         with torch.no_grad():
             for last in output_maps(model):
                 last.bias.copy_(start)
     return model
+
+
+def _check_unlabelled(model: FusionModel, config: TrainConfig) -> None:
+    """Refuse to train on rows without a target where they teach nothing, or their targets would be looked at.
+
+    Raises:
+        InputError: the fusion reconstructs nothing, or something looks at the targets of all rows.
+    """
+    fusion = model.fusion
+    if not fusion.loss_weights.get("reconstruction"):
+        raise InputError(
+            f"rows without a target teach fusion {config.fusion!r} nothing; use one that reconstructs, such as gmf, or "
+            "leave out --use-unlabelled"
+        )
+    if fusion.target_loss_weights or config.balance is not None:
+        raise InputError(
+            "losses of single modalities and balancing look at the targets of all rows; leave out --use-unlabelled"
+        )
 
 
 def output_maps(model: FusionModel) -> list[nn.Linear]:
@@ -190,7 +211,8 @@ def prepared_steps(
 def _sample(train: Split, m: str, task: str, names: tuple[str, ...], columns: Columns) -> Sample:
     """The rows of a modality that its preparation is fitted on."""
     mask, features = train.present.get(m), train.inputs[m]
-    rows = np.arange(len(train)) if mask is None else np.flatnonzero(mask)
+    here = np.ones(len(train), dtype=np.bool_) if mask is None else mask
+    rows = np.flatnonzero(here if train.weight is None else here & (train.weight > 0))
     most = max(2, _FITTED_ON // max(1, math.prod(features.shape[1:])))
     if len(rows) > most:
         rows = rows[np.linspace(0, len(rows) - 1, most).astype(np.intp)]

@@ -63,4 +63,4 @@ def samples_of(
     part = split or "test"
     if part not in dataset.splits:
         raise UnknownNameError("split", part, dataset.splits)
-    return dataset.splits[part], []
+    return dataset.splits[part].labelled(), []

@@ -284,7 +284,7 @@ def _notes(prepared: Prepared, evaluation: Evaluation) -> list[str]:
 
 def _baseline(prepared: Prepared) -> list[float] | None:
     """Raw outputs of a prediction from the training targets alone; None where outputs are not of the targets."""
-    target = prepared.dataset.splits["train"].target
+    target = prepared.dataset.splits["train"].labelled().target
     if target is None or not prepared.task.values:
         return None
     outputs = prepared.model.n_outputs or prepared.dataset.n_outputs

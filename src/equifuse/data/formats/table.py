@@ -25,6 +25,8 @@ from equifuse.data.assemble import (
     part_rows,
     usual_targets,
     with_presence,
+    with_unlabelled,
+    without_target,
 )
 from equifuse.data.columns import (
     Columns,
@@ -60,6 +62,8 @@ from equifuse.errors import DataError, InputError
 from equifuse.registry import FORMATS
 
 _ARRAYS = (".npy", ".npz")
+# The column that says which rows have no target, while a data set is made.
+_EMPTY = "without a target"
 _USUAL_SPLIT, _USUAL_ID = "split", "id"
 USUAL_TARGETS = ("label", "target", "y", "class")
 
@@ -134,11 +138,9 @@ def dataset_of(
         inputs[m], features[m], source = _beside(other, table, roles, options)
         schema[m] = source.schema
         sources.append(replace(source, modality=m))
-    target, task, classes = None, options.task or "", None
-    if roles.targets:
-        target, task, classes = encode_target(column_values(table, roles.targets), options.task, roles.targets)
+    target, task, classes, empty = _target_values(table, roles, options)
     whole = with_presence(inputs, target, None if roles.ids is None else np.asarray(roles.ids))
-    whole = replace(whole, columns=extra_columns(table.path, table, options))
+    whole = replace(whole, columns={**extra_columns(table.path, table, options), _EMPTY: empty})
     parts: dict[str, Any] = {}
     if roles.split is not None:
         parts = part_rows(table.column(roles.split).to_pylist(), f"{table.path}: {roles.split!r}")
@@ -149,6 +151,13 @@ def dataset_of(
         if merged:
             said = f"{merged} rows merged into others of the same id"
             sources[0] = replace(sources[0], facts=(*sources[0].facts, said))
+    rows = len(whole)
+    whole, parts, rest = _labelled(whole, parts)
+    lacking = rows - len(whole)
+    if lacking:
+        fate = f"; {len(rest)} of them are trained on" if options.unlabelled else " and are left out"
+        said = f"{lacking} of {rows} rows have no target{fate}"
+        sources[0] = replace(sources[0], facts=(*sources[0].facts, said))
     path = table.path
     del table, others, inputs  # as large as what is made of them next
     give_back_memory()
@@ -163,8 +172,41 @@ def dataset_of(
         seed=seed,
         options=options,
     )
+    if options.unlabelled:
+        dataset = with_unlabelled(dataset, rest, options)
     check_kinds(options.kinds, [name for names in features.values() for name in names], str(path))
     return replace(dataset, sources=tuple(sources), schema={m: columns for m, columns in schema.items() if columns})
+
+
+def _target_values(
+    table: Table, roles: _Roles, options: SourceOptions
+) -> tuple[Array | None, str, tuple[str, ...] | None, NDArray[np.bool_]]:
+    """The targets, the task, the names of classes; and bool ``(n,)``, which rows have none and anything instead."""
+    if not roles.targets:
+        return None, options.task or "", None, np.zeros(table.num_rows, dtype=np.bool_)
+    values = column_values(table, roles.targets)
+    empty = without_target(values)
+    if len(values) and empty.all():
+        raise DataError(f"{table.path}: target {', '.join(roles.targets)} is empty in all {len(values)} rows")
+    found, task, classes = encode_target(values[~empty], options.task, roles.targets)
+    target = np.zeros((len(values), *found.shape[1:]), dtype=found.dtype)
+    target[~empty] = found
+    return target, task, classes, empty
+
+
+def _labelled(whole: Split, parts: Mapping[str, Any]) -> tuple[Split, dict[str, Any], Split]:
+    """The rows that have a target, their parts, and the rows without one that may be learned from."""
+    columns = dict(whole.columns)
+    empty = np.asarray(columns.pop(_EMPTY), dtype=np.bool_)
+    whole = replace(whole, columns=columns)
+    if not empty.any():
+        return whole, dict(parts), whole.select(np.zeros(0, dtype=np.intp))
+    places = np.cumsum(~empty) - 1
+    kept = {part: places[index[~empty[index]]] for part, index in parts.items()}
+    held = [index for part, index in parts.items() if part != "train"]
+    free = empty.copy()
+    free[np.concatenate(held) if held else []] = False  # rows of validation and test are not learned from
+    return whole.select(np.flatnonzero(~empty)), kept, whole.select(np.flatnonzero(free))
 
 
 def _refuse_means(path: Path, others: bool) -> None:
