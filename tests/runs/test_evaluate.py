@@ -11,9 +11,10 @@ from sklearn.metrics import precision_recall_fscore_support
 import equifuse as ef
 from equifuse.evaluation.intervals import bootstrap_intervals
 from equifuse.evaluation.verdict import class_scores, concerns
+from equifuse.report.comparison import write_comparison
 from equifuse.report.measured import write_measured
 from equifuse.report.tables import measured_tables
-from equifuse.runs import TrainConfig, evaluate_run, load_run, measure_run, predict_run, train
+from equifuse.runs import TrainConfig, compare_run, evaluate_run, load_run, measure_run, predict_run, train
 from equifuse.tasks import make_task
 
 N = 60
@@ -153,6 +154,20 @@ def test_the_own_test_part_is_that_of_training(run):
     stored = json.loads((run / "metrics.json").read_text())
     assert found.metrics == pytest.approx(stored["test"], rel=1e-5)
     assert evaluate_run(run, split="val") == pytest.approx(stored["val"], rel=1e-5)
+
+
+def test_a_run_beside_other_data_in_one_page(run, tmp_path):
+    files = {"modalities": {"b": str(run.parent / "new_b.csv")}}
+    found = compare_run(run, str(run.parent / "new.csv"), source=files, by="site", intervals=False)
+    assert found.external.n == 40
+    assert found.internal.metrics == measure_run(run, intervals=False).metrics
+    assert found.missing == {"a": (0.0, 0.0), "b": (0.0, 5 / 40)}
+    assert set(found.certainty) == {"internal", "external"}
+    page = write_comparison(found, tmp_path / "out", "a title")
+    text = page.read_text(encoding="utf-8")
+    assert all(word in text for word in ("a title", "What has moved", "Certainty", "south"))
+    table = csv.read_csv(tmp_path / "out/shift.csv").to_pydict()
+    assert sorted(table["feature"]) == ["a:x", "a:y", "u", "v"]
 
 
 def test_a_modality_that_training_never_sees_is_an_error_that_names_it(run, tmp_path):

@@ -12,6 +12,7 @@ from typer.main import get_command
 from equifuse import __version__
 from equifuse.cli import (
     benchmark,
+    compare,
     data,
     demo,
     embed,
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command("train", cls=GroupedCommand)(train.train)
 app.command("evaluate", cls=GroupedCommand)(evaluate.evaluate)
 app.command("predict", cls=GroupedCommand)(predict.predict)
+app.command("compare", cls=GroupedCommand)(compare.compare)
 app.command("embed", cls=GroupedCommand)(embed.embed)
 app.command("markers", cls=GroupedCommand)(markers.markers)
 app.command("export")(export.export)

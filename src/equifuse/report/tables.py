@@ -186,7 +186,7 @@ def measured_tables(found: Measured) -> list[TextTable]:
     rows = []
     for name, value in found.metrics.items():
         known = [number(found.baseline.get(name))] if found.baseline else []
-        rows.append([name, number(value), _interval(found.intervals.get(name)), *known])
+        rows.append([name, number(value), interval_text(found.intervals.get(name)), *known])
     blank = [""] * (len(header) - 2)
     rows += [[name, number(value, ".4g"), *blank] for name, value in (found.convergence or {}).items()]
     notes = [f"{name}: {why}" for name, why in found.undefined.items()]
@@ -202,7 +202,7 @@ def measured_tables(found: Measured) -> list[TextTable]:
     if found.by:
         name = found.headline
         lines = [
-            [value, str(part.n), number(part.metrics.get(name)), _interval(part.intervals.get(name))]
+            [value, str(part.n), number(part.metrics.get(name)), interval_text(part.intervals.get(name))]
             for value, part in found.by.items()
         ]
         tables.append(TextTable(["rows of", "samples", name, "95 % interval"], lines))
@@ -228,7 +228,8 @@ def _survival_table(found: SurvivalScores) -> TextTable:
     )
 
 
-def _interval(ends: Sequence[float] | None) -> str:
+def interval_text(ends: Sequence[float] | None) -> str:
+    """Both ends of an interval, and a dash where there is none."""
     return NONE if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
 
 
@@ -265,7 +266,7 @@ def _spread(found: Spread) -> list[str]:
     known = [value for value in found.by_fold if value is not None]
     return [
         number(found.mean),
-        _interval(found.interval),
+        interval_text(found.interval),
         number(min(known, default=None)),
         number(max(known, default=None)),
     ]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from equifuse._lazy import attach
 
 if TYPE_CHECKING:
+    from equifuse.runs.compare import Comparison as Comparison
+    from equifuse.runs.compare import compare_run as compare_run
     from equifuse.runs.config import TrainConfig as TrainConfig
     from equifuse.runs.cross_validation import CrossValidation as CrossValidation
     from equifuse.runs.cross_validation import Spread as Spread
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "equifuse.runs.compare": ["Comparison", "compare_run"],
         "equifuse.runs.config": ["TrainConfig"],
         "equifuse.runs.cross_validation": ["CrossValidation", "Spread", "cross_validate"],
         "equifuse.runs.embed": ["Clusters", "Embedded", "embed_run"],
