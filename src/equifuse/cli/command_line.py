@@ -18,6 +18,7 @@ from equifuse.cli import (
     embed,
     evaluate,
     export,
+    finetune,
     markers,
     predict,
     report,
@@ -39,6 +40,7 @@ app.command("train", cls=GroupedCommand)(train.train)
 app.command("evaluate", cls=GroupedCommand)(evaluate.evaluate)
 app.command("predict", cls=GroupedCommand)(predict.predict)
 app.command("compare", cls=GroupedCommand)(compare.compare)
+app.command("finetune", cls=GroupedCommand)(finetune.finetune)
 app.command("embed", cls=GroupedCommand)(embed.embed)
 app.command("markers", cls=GroupedCommand)(markers.markers)
 app.command("export")(export.export)

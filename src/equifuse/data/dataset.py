@@ -159,6 +159,7 @@ class MultimodalDataset:
         task: "classification", "multilabel", "regression", "retrieval", "survival", or a registered one.
         classes: names of the classes or targets, or None.
         features: modality name -> names of its features, where a source has them, or None.
+        of_model: whether the classes are those of a trained model: the training part need not have every one.
         drawn: the parts that were split off when the set was read, because its source does not have them.
         sources: what was understood of the files it was read from, where they say.
         schema: modality name -> what the columns of its table hold, where they are not all numbers; {} for numbers.
@@ -176,6 +177,7 @@ class MultimodalDataset:
     drawn: tuple[str, ...] = ()
     sources: tuple[SourceFile, ...] = ()
     schema: dict[str, Columns] = field(default_factory=dict)
+    of_model: bool = False
 
     def __post_init__(self) -> None:
         TASKS.get(self.task)
@@ -244,6 +246,8 @@ class MultimodalDataset:
         for part, target in targets.items():
             if target is None:
                 raise DataError(f"split {part!r} of {self.name!r} has no labels; task {self.task!r} needs them")
+        if self.of_model and self.classes is not None and all(y is None or y.ndim == 1 for y in targets.values()):
+            return
         kind.check({part: y for part, y in targets.items() if y is not None}, self.classes, self.task)
 
     @property
@@ -265,6 +269,8 @@ class MultimodalDataset:
     def n_outputs(self) -> int:
         """Number of classes, labels or targets, 1 for survival; 0 for retrieval without labels."""
         target = self.splits["train"].target
+        if self.of_model and self.classes is not None:
+            return len(self.classes)
         return 0 if target is None else TASKS.get(self.task).targets.n_outputs(target)
 
     def fingerprint(self) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # it takes a moment to import, and pages do without
     from equifuse.evaluation.survival import SurvivalScores
     from equifuse.explain import Marker
     from equifuse.export.description import ExportDescription
-    from equifuse.runs import CrossValidation, Measured, Spread
+    from equifuse.runs import CrossValidation, FineTuned, Measured, Spread
 
 # In place of a number that there is not.
 NONE = "–"
@@ -231,6 +231,13 @@ def _survival_table(found: SurvivalScores) -> TextTable:
 def interval_text(ends: Sequence[float] | None) -> str:
     """Both ends of an interval, and a dash where there is none."""
     return NONE if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
+
+
+def finetuned_table(found: FineTuned) -> TextTable:
+    """Metrics on the test part of the new data, before and after."""
+    rows = [[name, number(value), number(found.after.get(name))] for name, value in found.before.items()]
+    epochs = ", ".join(f"{stage} {count} epochs" for stage, count in found.epochs.items())
+    return TextTable(["metric", "before", "after"], rows, f"test part of the new data; {epochs}")
 
 
 def markers_table(found: Sequence[Marker], top: int) -> TextTable:

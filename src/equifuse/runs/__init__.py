@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from equifuse.runs.evaluate import evaluate_run as evaluate_run
     from equifuse.runs.evaluate import measure_run as measure_run
     from equifuse.runs.export import export_run as export_run
+    from equifuse.runs.finetune import FineTuned as FineTuned
+    from equifuse.runs.finetune import finetune_run as finetune_run
     from equifuse.runs.folder import Run as Run
     from equifuse.runs.folder import load_run as load_run
     from equifuse.runs.markers import markers_run as markers_run
@@ -40,6 +42,7 @@ __getattr__, __dir__, __all__ = attach(
         "equifuse.runs.embed": ["Clusters", "Embedded", "embed_run"],
         "equifuse.runs.evaluate": ["Measured", "Part", "evaluate_run", "measure_run"],
         "equifuse.runs.export": ["export_run"],
+        "equifuse.runs.finetune": ["FineTuned", "finetune_run"],
         "equifuse.runs.folder": ["Run", "load_run"],
         "equifuse.runs.markers": ["markers_run"],
         "equifuse.runs.predict": ["predict_run"],

@@ -245,6 +245,15 @@ class TrainConfig(TrainingOptions):
         group="Preparation",
     )
 
+    init: str | None = option(
+        None,
+        optional(text()),
+        help="Run folder whose model this run goes on from; fine-tuning sets it.",
+        group="Data",
+        flag="",
+        estimator=False,
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "source", SourceOptions.of(self.source).given())

@@ -17,6 +17,7 @@ from equifuse.errors import DataError, InputError
 from equifuse.files import read_yaml
 from equifuse.model import FusionModel
 from equifuse.model import load as load_model
+from equifuse.runs.cohort import cohort_of
 from equifuse.runs.config import RECORD, TrainConfig, read_config
 from equifuse.runs.folds import fold_of, load_whole
 from equifuse.tasks import Columns, Task, make_task
@@ -56,7 +57,7 @@ class Run:
         Raises:
             DataError: it is not there any more, or has changed since.
         """
-        dataset = load_data(self.config)
+        dataset = load_data(self.config, self.wanted())
         if dataset.fingerprint() != self.record["data"]["fingerprint"]:
             raise DataError(f"data set {self.config.data!r} has changed since {self.path} was trained on it")
         return dataset
@@ -102,8 +103,15 @@ def load_run(run: PathLike) -> Run:
     return Run(path, config, record, model, task_of(model, config, record.get("class_weights")))
 
 
-def load_data(config: TrainConfig) -> MultimodalDataset:
-    """The data set of a configuration, arranged as its protocol or cross-validation asks."""
+def load_data(config: TrainConfig, wanted: Wanted | None = None) -> MultimodalDataset:
+    """The data set of a configuration, arranged as its protocol or cross-validation asks.
+
+    Args:
+        config: the configuration.
+        wanted: what its model needs, for a run that goes on from another one; default what that one's needs.
+    """
+    if config.init is not None:
+        return cohort_of(config, wanted or load_run(config.init).wanted())
     dataset = load_whole(config)
     if config.fold is not None:
         return fold_of(dataset, config)

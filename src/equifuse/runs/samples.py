@@ -51,7 +51,7 @@ def samples_of(
     config, trained = run.config, SourceOptions.of(run.config.source)
     if keep:
         config = replace(config, source={**config.source, "keep": list(dict.fromkeys((*trained.keep, *keep)))})
-    dataset = load_data(config)
+    dataset = load_data(config, run.wanted())
     if dataset.fingerprint() != run.record["data"]["fingerprint"]:
         raise DataError(f"data set {config.data!r} has changed since {run.path} was trained on it")
     if split == ALL:

@@ -124,6 +124,8 @@ def train(
     from equifuse.report.plots import save  # noqa: PLC0415
 
     out = Path(out)
+    if config.init is not None:
+        raise InputError("a run that goes on from another one is made by finetune_run")
     if config.cv is not None and config.fold is None:
         raise InputError("cross-validation is more than one run; use cross_validate")
     place = process_group_info(config)
@@ -149,7 +151,7 @@ def train(
     trainer = Trainer(config, callbacks=callbacks, logger=logger, optimizer=optimizer, out=out)
     trainer.check(model)
     if not resume:
-        write_yaml(out / CONFIG, {**config.to_dict(), RECORD: _record(config, prepared)})
+        write_yaml(out / CONFIG, {**config.to_dict(), RECORD: record_of(config, prepared)})
         write_columns(out / SPLIT, split_columns(dataset))
     result = _fit(trainer, prepared, config.fusion, progress)
     assert result.best_epoch is not None
@@ -231,7 +233,8 @@ def _fit(trainer: Trainer, prepared: Prepared, name: str, progress: bool | OnEpo
         return trainer.fit(prepared.model, dataset, task=prepared.task, balancer=prepared.balancer)
 
 
-def _record(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+def record_of(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+    """What a run's ``config.yaml`` says beside the configuration."""
     dataset = prepared.dataset
     return {
         "data": {
