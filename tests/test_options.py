@@ -28,7 +28,7 @@ def flags_of(kind):
     for name, declared in declarations(kind).items():
         if declared.parts is not None:
             found |= flags_of(declared.parts)
-        else:
+        elif declared.flag != "":
             found[flag(name, declared)] = declared
     return found
 

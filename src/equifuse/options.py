@@ -285,7 +285,18 @@ def declarations(kind: type) -> dict[str, Option]:
 
 
 # The order of headings in help, and of the keys in a stored configuration.
-GROUPS = ("Data", "Model", "Task", "Training", "Optimiser", "Missing modalities", "Selection", "Machine", "Output")
+GROUPS = (
+    "Data",
+    "Preparation",
+    "Model",
+    "Task",
+    "Training",
+    "Optimiser",
+    "Missing modalities",
+    "Selection",
+    "Machine",
+    "Output",
+)
 
 
 def default_of(kind: type, name: str) -> Any:

@@ -15,6 +15,7 @@ from equifuse.errors import EquifuseError, InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from equifuse.data.formats.base import Format
+    from equifuse.encoders.preparation import Preparation
     from equifuse.fusion import Fusion
     from equifuse.solve import GMRES, Gradient, Solver
     from equifuse.tasks import Metric, Task
@@ -273,5 +274,8 @@ TASKS: Registry[type[Task]] = Registry("task", group="equifuse.tasks", home="equ
 METRICS: Registry[Metric] = Registry("metric", group="equifuse.metrics", home="equifuse.tasks")
 BALANCERS: Registry[type[Balancer]] = Registry(
     "balance", group="equifuse.balancers", home="equifuse.training.balancing"
+)
+PREPARATIONS: Registry[type[Preparation]] = Registry(
+    "preparation", group="equifuse.preparations", home="equifuse.encoders.preparation"
 )
 LOGGERS: Registry[LoggerFactory] = Registry("logger", group="equifuse.loggers", home="equifuse.training.loggers")

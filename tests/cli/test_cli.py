@@ -123,13 +123,15 @@ def test_balance_and_its_options_are_used_and_recorded(run, tmp_path):
         (["trian"], "trian"),
         (["evaluate", "nowhere"], "no run at nowhere"),
         (["predict", "nowhere", "--input", "a.csv", "--out", "b.csv"], "no run at nowhere"),
-        (["predict", "nowhere", "--input", "a.csv", "--out", "b.xlsx"], "cannot write '.xlsx'"),
+        (["predict", "nowhere", "--input", "a.csv", "--out", "b.docx"], "cannot write '.docx'"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2_and_leaves_nothing(run, tmp_path, words, message):
     code, out, err = run(*words)
     assert code == 2
-    assert out == ""
+    assert all(
+        line.startswith(("modality ", "classes: ", "parts: ")) for line in out.splitlines()
+    )  # what it understood
     assert message in err
     assert err.startswith("error: ")
     assert len(err.strip().splitlines()) == 1
@@ -138,13 +140,13 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_leaves_nothing(run, tmp_path,
 
 def test_mistakes_in_the_data_are_named(run, tmp_path):
     x = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
-    x[3, 1] = np.nan
+    x[3, 1] = np.inf
     arrays = {"modalities": np.array(["rna"]), "task": np.array("classification"), "y": np.arange(20) % 2}
     index = {"train_idx": np.arange(14), "test_idx": np.arange(14, 20)}
     np.savez(tmp_path / "holes.npz", rna=x, **arrays, **index)
     code, _, err = run("train", "--data", "holes.npz", *QUICK)
     assert code == 2
-    assert "modality 'rna' has NaN or infinite values in 1 of" in err
+    assert "modality 'rna' has infinite values in 1 of" in err
     arrays["y"] = np.arange(20) % 2 + 1
     np.savez(tmp_path / "labels.npz", rna=np.nan_to_num(x), **arrays, **index)
     code, _, err = run("train", "--data", "labels.npz", *QUICK)

@@ -74,14 +74,18 @@ def test_a_modality_without_columns_is_absent(tmp_path):
 def test_mistakes(tmp_path):
     _, _, named = columns()
     with pytest.raises(ef.DataError, match="unknown kind of file"):
-        read_inputs(tmp_path / "rows.xlsx", SHAPES)
+        read_inputs(tmp_path / "rows.sav", SHAPES)
     with pytest.raises(ef.DataError, match="no such file"):
         read_inputs(tmp_path / "rows.csv", SHAPES)
     short = {k: v for k, v in named.items() if k != "rna:gene2"}
     with pytest.raises(ef.DataError, match="'rna' has width 2, the model was built for 3"):
         read_inputs(written(tmp_path, short, ".csv"), SHAPES)
     partly = {**named, "rna:gene0": pa.array([1.0, None, 3.0, 4.0])}
-    with pytest.raises(ef.DataError, match="'rna' has NaN or infinite values in 1 of 4 rows"):
+    rows = read_inputs(written(tmp_path, partly, ".csv"), SHAPES)
+    assert np.isnan(rows.inputs["rna"][1, 0])
+    assert "rna" not in rows.present  # it is there, with a gap
+    partly["rna:gene0"] = pa.array([1.0, float("inf"), 3.0, 4.0])
+    with pytest.raises(ef.DataError, match="'rna' has infinite values in 1 of 4 rows"):
         read_inputs(written(tmp_path, partly, ".csv"), SHAPES)
     words = {**named, "rna:gene0": ["high", "low", "low", "low"]}
     with pytest.raises(ef.DataError, match="'rna:gene0' of modality 'rna' is not numeric"):

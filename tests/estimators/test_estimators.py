@@ -13,6 +13,7 @@ import equifuse as ef
 from equifuse.datasets import load_digits_views
 from equifuse.estimators import stack
 from equifuse.tasks.base import probabilities
+from equifuse.training import Trainer
 
 QUICK = {"fusion": "sum", "dim": 8, "hidden": (8,), "epochs": 5, "lr": 0.02, "random_state": 0}
 N = 80
@@ -201,3 +202,34 @@ def test_gmf_asks_for_two_modalities():
         ef.FusionClassifier("gmf").fit(X, y)
     halves = {"a": slice(0, 1), "b": slice(1, 3)}
     assert ef.FusionClassifier("gmf", modalities=halves, epochs=1).fit(X, y).predict(X).shape == (40,)
+
+
+def test_what_early_stopping_looks_at_is_whole_groups_or_what_is_given():
+    generator = np.random.default_rng(0)
+    patient = np.repeat(np.arange(20), 4)
+    X = {"a": patient[:, None] + np.zeros((80, 3)), "b": generator.normal(size=(80, 2))}
+    y = patient % 2
+    model = ef.FusionClassifier("concat", hidden=(4,), epochs=1, random_state=0)
+    seen = []
+    fit = Trainer.fit
+
+    def spy(self, module, train, val=None, **options):
+        seen.append((train, val))
+        return fit(self, module, train, val, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "fit", spy)
+        model.fit(X, y, groups=[f"p{k}" for k in patient])
+        model.fit(X, y, eval_set=({m: x[:8] for m, x in X.items()}, y[:8]))
+    (train, val), (whole, given) = seen
+    assert not set(train.inputs["a"][:, 0]) & set(val.inputs["a"][:, 0])
+    assert len(val) == 16
+    assert (len(whole), len(given)) == (80, 8)
+    with pytest.raises(ef.InputError, match="give one of them"):
+        model.fit(X, y, groups=patient, eval_set=(X, y))
+    with pytest.raises(ef.InputError, match="one pair"):
+        model.fit(X, y, eval_set=X)
+    with pytest.raises(ef.DataError, match="groups has no value in 1 rows, the first is row 3"):
+        model.fit(X, y, groups=[*range(3), None, *range(76)])
+    with pytest.raises(ValueError, match="inconsistent"):
+        model.fit(X, y, groups=patient[:5])

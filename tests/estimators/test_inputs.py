@@ -86,21 +86,25 @@ def test_sequences():
     np.testing.assert_allclose(regressor.predict(short), regressor.predict(X)[::2], rtol=1e-4)
     broken = speech.copy()
     broken[1, 1, 0] = np.nan
-    with pytest.raises(ef.DataError, match="modality 'speech' has NaN"):
-        regressor.predict({**X, "speech": broken})
+    assert np.isfinite(regressor.predict({**X, "speech": broken})).all()
     with pytest.raises(ef.InputError, match=r"shape \(6, 2\), the estimator was fitted with \(5, 2\)"):
         regressor.predict({**X, "speech": np.zeros((N, 6, 2))})
     with pytest.raises(ef.InputError, match="vectors only"):
         stack(X)
 
 
+def test_a_gap_is_filled_with_the_median_of_the_training_part(samples):
+    X, y = samples
+    fitted = ef.FusionClassifier(**QUICK, validation_fraction=None).fit(X, y)
+    gaps, filled = X["g"].copy(), X["g"].copy()
+    gaps[3, 1] = np.nan
+    filled[3, 1] = np.nanmedian(X["g"][:, 1])
+    expected = fitted.predict_proba({**X, "g": filled})
+    np.testing.assert_allclose(fitted.predict_proba({**X, "g": gaps}), expected, rtol=1e-5)
+
+
 def test_refused_samples(samples, fitted):
     X, y = samples
-    partly = {**X, "g": X["g"].copy()}
-    partly["g"][3, 1] = np.nan
-    for use in (fitted.predict, lambda given: ef.FusionClassifier(**QUICK).fit(given, y)):
-        with pytest.raises(ef.DataError, match="modality 'g' has NaN.*in 1 of 60 rows of X; impute them, or make"):
-            use(partly)
     with pytest.raises(ef.UnknownNameError, match="unknown modality 'gg'; did you mean 'g'"):
         fitted.predict({"gg": X["g"]})
     with pytest.raises(ef.InputError, match="no modality given"):
@@ -163,3 +167,99 @@ def test_columns_that_nobody_uses_may_be_there_twice():
     np.testing.assert_array_equal(model.fit(twice, y).predict_proba(twice), once)
     with pytest.raises(ef.DataError, match="more than one column 'a_0'"):
         model.predict(pd.concat([frame, frame[["a_0"]]], axis=1))
+
+
+def _frames(samples):
+    pd = pytest.importorskip("pandas")
+    X, y = samples
+    index = [f"p{i}" for i in range(N)]
+    g = pd.DataFrame(X["g"], index=index, columns=list("wxyz"))
+    return {"g": g, "m": pd.DataFrame(X["m"], index=index, columns=list("st"))}, pd.Series(y, index)
+
+
+def test_frames_of_a_mapping_are_matched_by_columns_and_index(samples, fitted):
+    frames, y = _frames(samples)
+    expected = fitted.predict_proba(samples[0])
+    model = ef.FusionClassifier(**QUICK).fit(frames, y)
+    np.testing.assert_array_equal(model.predict_proba(frames), expected)
+    assert model.model_.features == {"g": ("w", "x", "y", "z"), "m": ("s", "t")}
+    reordered = {"m": frames["m"].assign(more=1.0)[["t", "more", "s"]], "g": frames["g"][list("zyxw")]}
+    np.testing.assert_array_equal(model.predict_proba(reordered), expected)
+    shuffled = {"g": frames["g"], "m": frames["m"].sample(frac=1, random_state=0)}
+    np.testing.assert_array_equal(model.predict_proba(shuffled), expected)
+    for target in (y, y.to_numpy(), y.sample(frac=1, random_state=1)):
+        assert model.score(shuffled, target) == model.score(frames, y)
+        assert ef.FusionClassifier(**QUICK).fit(shuffled, target).score(frames, y) == pytest.approx(0.77, abs=0.08)
+    # The same where the frames are merely numbered, in which the first one's order is that of y.
+    plain = {m: frame.reset_index(drop=True) for m, frame in frames.items()}
+    plain["g"] = plain["g"].sample(frac=1, random_state=0)
+    again = ef.FusionClassifier(**QUICK).fit(plain, y.to_numpy())
+    np.testing.assert_array_equal(again.predict_proba(frames), expected)
+    with pytest.raises(ef.DataError, match="modality 'g' has no column 'w', which it was fitted with; it has x, y, z"):
+        model.predict({"g": frames["g"][list("xyz")]})
+
+
+def test_rows_that_a_frame_lacks_are_absent_there(samples, fitted):
+    frames, y = _frames(samples)
+    X = samples[0]
+    kept = ~np.isnan(X["m"]).all(axis=1)
+    fewer = {"g": frames["g"], "m": frames["m"][kept]}
+    model = ef.FusionClassifier(**QUICK).fit(fewer, y)
+    np.testing.assert_array_equal(model.predict_proba(fewer), fitted.predict_proba(X))
+    more = {"g": frames["g"].iloc[:50], "m": frames["m"]}
+    with pytest.raises(ef.DataError, match="10 rows of modality 'm' have no counterpart, such as 'p50', 'p51'"):
+        model.predict(more)
+    with pytest.warns(UserWarning, match="10 rows of modality 'm' have no counterpart"):
+        ef.FusionClassifier(**QUICK).fit(more, y.to_numpy()[:50])
+    twice = {"g": frames["g"], "m": frames["m"].iloc[[0, 0, 1]]}
+    with pytest.raises(ef.DataError, match="index of 'm' names 1 rows more than once, such as 'p0'"):
+        model.predict(twice)
+    with pytest.raises(ef.DataError, match="index of 'm' has no row in common with the others"):
+        model.predict({"g": frames["g"], "m": frames["m"].add_prefix("q", axis=0)})
+    with pytest.raises(ef.InputError, match="modality 'a' has no index, and the frames beside it differ"):
+        ef.FusionClassifier(**QUICK).fit({**fewer, "a": X["g"]}, y)
+
+
+def test_columns_of_two_levels(samples, fitted):
+    pd = pytest.importorskip("pandas")
+    X, y = samples
+    expected = fitted.predict_proba(X)
+    frame = pd.concat({m: pd.DataFrame(x) for m, x in X.items()}, axis=1)
+    named = {"g": [("g", i) for i in range(4)], "m": "m"}
+    for modalities in (None, named):
+        model = ef.FusionClassifier(**QUICK, modalities=modalities).fit(frame, y)
+        np.testing.assert_array_equal(model.predict_proba(frame), expected)
+        np.testing.assert_array_equal(model.predict_proba(frame[["m", "g"]]), expected)
+        np.testing.assert_array_equal(model.predict_proba({m: frame[m] for m in ("g", "m")}), expected)
+    assert model.model_.features["m"] == ("m:0", "m:1")
+    parts = ef.FusionClassifier(**QUICK).fit({m: frame[m] for m in ("g", "m")}, y)
+    np.testing.assert_array_equal(parts.predict_proba(frame[["m", "g"]]), expected)
+
+
+def test_frames_of_other_libraries(samples, fitted):
+    pa, sparse = pytest.importorskip("pyarrow"), pytest.importorskip("scipy.sparse")
+    X, y = samples
+    expected = fitted.predict_proba(X)
+    frames, _ = _frames(samples)
+    arrow = {m: pa.Table.from_pandas(frame, preserve_index=False) for m, frame in frames.items()}
+    others = [arrow, {"g": sparse.csr_matrix(X["g"]), "m": frames["m"].astype("Float64").convert_dtypes()}]
+    polars = pytest.importorskip("polars")
+    others.append({m: polars.from_arrow(table) for m, table in arrow.items()})
+    for given in others:
+        model = ef.FusionClassifier(**QUICK).fit(given, y)
+        np.testing.assert_array_equal(model.predict_proba(given), expected)
+    one = polars.from_arrow(arrow["g"])
+    model = ef.FusionClassifier(**QUICK, modalities={"g": ["w", "x", "y", "z"]}).fit(one, y)
+    np.testing.assert_array_equal(model.predict_proba(one[:, ::-1]), model.predict_proba(frames["g"]))
+    with pytest.raises(ef.DataError, match="column 's' of modality 'm' is not numeric"):
+        fitted.predict({"m": frames["m"].assign(s="high")})
+
+
+def test_cells_of_single_cell_frames(samples):
+    anndata, mudata = pytest.importorskip("anndata"), pytest.importorskip("mudata")
+    frames, y = _frames(samples)
+    cells = {"g": anndata.AnnData(frames["g"]), "m": anndata.AnnData(frames["m"].dropna())}
+    expected = ef.FusionClassifier(**QUICK).fit(frames, y).predict_proba(frames)
+    for given in (cells, mudata.MuData(cells)):
+        model = ef.FusionClassifier(**QUICK).fit(given, y)
+        np.testing.assert_allclose(model.predict_proba(given), expected, atol=1e-6)

@@ -118,3 +118,27 @@ def test_mistakes():
             quantile([1.0], alpha)
     with pytest.raises(ef.UnknownNameError, match="did you mean 'aps'"):
         prediction_sets((np.eye(2), [0, 1]), np.eye(2), method="asp")
+
+
+def test_a_coverage_below_the_promise_is_said_and_one_within_chance_is_not():
+    generator = np.random.default_rng(0)
+
+    def sets(shift, seed):
+        def drawn(n, spread):
+            truth = generator.integers(0, 3, n)
+            logits = generator.normal(size=(n, 3)) * spread
+            logits[np.arange(n), truth] += 2
+            p = np.exp(logits)
+            return p / p.sum(axis=1, keepdims=True), truth
+
+        probabilities, target = drawn(300, 1 + shift)
+        return prediction_sets(drawn(200, 1), probabilities, target, alpha=0.1)
+
+    alarms = [sets(0, seed).warning is not None for seed in range(200)]
+    assert sum(alarms) <= 8  # once in a hundred times, by chance
+    shifted = sets(1.5, 0)
+    assert shifted.coverage < 0.85
+    assert "where 90 % was promised" in shifted.summary()["warning"]
+    wide = intervals((np.zeros((99, 1)), generator.normal(size=(99, 1))), np.zeros((200, 1)), 3 * np.ones((200, 1)))
+    assert wide.warning.startswith("covers 0.0 % of 200 samples")
+    assert intervals((np.zeros((99, 1)), np.ones((99, 1))), np.zeros((5, 1))).warning is None

@@ -1,5 +1,7 @@
 """Calls at the border of what makes sense: no rows, one row for batch normalisation, what is no tensor."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -92,3 +94,70 @@ def test_another_mistake_of_an_encoder_is_not_hidden():
     model = ef.FusionModel({"text": Broken(), "image": None}, ef.Concat({"text": 6, "image": 5}), nn.Identity())
     with pytest.raises(ValueError, match="something else"):
         model({m: x[:1] for m, x in X.items()})
+
+
+class Gives(nn.Module):
+    """An encoder whose output is made of its vectors by a function."""
+
+    def __init__(self, width, kind):
+        super().__init__()
+        self.linear, self.kind = nn.Linear(width, 4), kind
+
+    def forward(self, x):
+        return self.kind(self.linear(x))
+
+
+def model_of(kind):
+    torch.manual_seed(0)
+    fusion = ef.make_fusion("sum", {"text": 4, "image": 5}, dim=4)
+    return ef.FusionModel({"text": Gives(6, kind), "image": None}, fusion, nn.Linear(fusion.out_dim, 3))
+
+
+MASK = {"text": torch.tensor([True, False, True, True])}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda h: (h,),
+        lambda h: [h, None],
+        lambda h: {"features": h, "attention": None},
+        lambda h: {"last_hidden_state": h[:, None].expand(-1, 3, -1), "pooler_output": h},
+        lambda h: SimpleNamespace(last_hidden_state=h[:, None].expand(-1, 3, -1), pooler_output=h),
+        lambda h: SimpleNamespace(logits=h, loss=None),
+        lambda h: (h[:, None].expand(-1, 3, -1), h),
+    ],
+)
+@pytest.mark.parametrize("present", [None, MASK])
+def test_what_encoders_give_beside_a_tensor(kind, present):
+    expected = model_of(lambda h: h)(X, present).prediction
+    torch.testing.assert_close(model_of(kind)(X, present).prediction, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (lambda h: None, r"the encoder of 'text' gives None; it must give one tensor \(4, 4\): wrap it"),
+        (lambda h: (h, h + 1), r"gives a tuple with 0 \(4, 4\), 1 \(4, 4\); it must give one tensor"),
+        (lambda h: {"a": h[:, :3], "b": h[:2]}, r"gives a dict with a \(4, 3\), b \(2, 4\)"),
+        (lambda h: h.detach().numpy(), "gives a ndarray; it must give one tensor"),
+        (lambda h: h[:, :3], "the encoder of 'text' gives width 3, the fusion was built for 4"),
+        (lambda h: h[:1], r"the encoder of 'text' gives shape \(1, 4\) for 4 samples"),
+        (lambda h: h.sum(), r"the encoder of 'text' gives shape \(\) for 4 samples"),
+    ],
+)
+def test_what_encoders_may_not_give(kind, message):
+    with pytest.raises(ef.InputError, match=message):
+        model_of(kind)(X)
+
+
+@pytest.mark.parametrize("given", [None, [[0.0] * 5] * 4, np.zeros((4, 5))])
+def test_a_model_names_what_is_no_tensor(given):
+    with pytest.raises(ef.InputError, match="modality 'image' is .*; (leave it out|pass a tensor)"):
+        model_of(lambda h: h)({**X, "image": given})
+
+
+def test_a_sample_without_a_batch():
+    fusion = ef.make_fusion("sum", DIMS)
+    with pytest.raises(ef.InputError, match=r"modality 'text' has shape \(6,\), without an axis of samples"):
+        fusion({m: x[0] for m, x in X.items()})

@@ -11,6 +11,7 @@ import equifuse as ef
 from equifuse.cli import main
 from equifuse.data.batch import as_batch
 from equifuse.data.loaders import batches_of
+from equifuse.encoders.preparation import steps_of
 from equifuse.evaluation.conditions import drop_modalities
 from equifuse.runs import TrainConfig, evaluate_run, initial_model, load_run, predict_run, train
 from equifuse.runs.folder import load_data
@@ -27,6 +28,7 @@ def test_run_folder(quick, tmp_path, small_set):
     names = {str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("*") if p.is_file()}
     assert names == {
         "config.yaml",
+        "split.csv",
         "metrics.json",
         "history.json",
         "checkpoints/last.ckpt",
@@ -180,11 +182,12 @@ def test_preprocessing_is_fitted_on_the_training_part_alone(quick):
     dataset = ef.datasets.load(chosen.data)
     model = initial_model(chosen, dataset)
     train_part = dataset.splits["train"]
-    torch.testing.assert_close(
-        model.encoders["a"][0].mean, torch.from_numpy(train_part.inputs["a"].mean(0)), rtol=1e-5, atol=1e-6
-    )
-    there = train_part.inputs["b"][train_part.present["b"]]
-    torch.testing.assert_close(model.encoders["b"][0].mean, torch.from_numpy(there.mean(0)), rtol=1e-5, atol=1e-6)
+    there = {"a": train_part.inputs["a"], "b": train_part.inputs["b"][train_part.present["b"]]}
+    for name, x in there.items():
+        impute, standardise = steps_of(model.encoders[name])
+        flat = x.reshape(len(x), -1)
+        torch.testing.assert_close(impute.fill, torch.from_numpy(np.median(flat, axis=0)))
+        torch.testing.assert_close(standardise.mean, torch.from_numpy(flat.mean(0)), rtol=1e-5, atol=1e-6)
 
 
 def test_weight_decay_leaves_gains_and_biases_alone(quick):
@@ -196,8 +199,8 @@ def test_weight_decay_leaves_gains_and_biases_alone(quick):
     names = {id(p): name for name, p in model.named_parameters()}
     assert len(matrices) + len(others) == len(names)
     assert {names[id(p)] for p in matrices} == {
-        "encoders.a.1.layers.0.weight",
-        "encoders.b.1.layers.0.weight",
+        "encoders.a.2.layers.0.weight",
+        "encoders.b.3.layers.0.weight",
         "fusion.project.a.weight",
         "fusion.project.b.weight",
         "fusion.blocks.weight1",
@@ -264,8 +267,8 @@ def test_predictions_are_those_of_the_model_whatever_the_file(quick, tmp_path):
     assert set(np.load(tmp_path / "out.npz", allow_pickle=False)["prediction"]) == {"no", "yes"}
     with pytest.raises(ef.OutputExistsError):
         predict_run(tmp_path / "run", tmp_path / "in.csv", tmp_path / "out.csv")
-    with pytest.raises(ef.InputError, match="cannot write '.xlsx'"):
-        predict_run(tmp_path / "run", tmp_path / "in.csv", tmp_path / "out.xlsx")
+    with pytest.raises(ef.InputError, match="cannot write '.xls'"):
+        predict_run(tmp_path / "run", tmp_path / "in.csv", tmp_path / "out.xls")
     (tmp_path / "none.csv").write_text("a_0,a_1,a_2,a_3,a_4,a_5\n")
     with pytest.raises(ef.DataError, match="has no rows"):
         predict_run(tmp_path / "run", tmp_path / "none.csv", tmp_path / "new.csv")

@@ -195,7 +195,7 @@ def test_the_model_is_described(client, table_client):
     )
     assert health["versions"]["equifuse"] == ef.__version__
     model = client.get("/model").json()
-    assert model["modalities"]["_audio"] == {"shape": [5, 2], "sequence": True, "features": None}
+    assert model["modalities"]["_audio"] == {"shape": [5, 2], "sequence": True, "features": None, "columns": None}
     assert model["classes"] == ["no", "yés"]
     assert model["columns"] == ["prediction", "prob_no", "prob_yés", "converged", "residual", "steps"]
     assert model["limits"]["max_rows"] == 1024

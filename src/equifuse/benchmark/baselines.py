@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from equifuse.data import MultimodalDataset, Split
+from equifuse.data.columns import kinds_of
 from equifuse.data.lazy import in_memory
+from equifuse.encoders.preparation import Preparation, Sample, complete_steps, fit_steps, parse_steps
 from equifuse.errors import InputError
 from equifuse.tasks import Measurement, Task
 from equifuse.tasks.linear import LinearFit
 
 LINEAR = "linear"
-# As the networks' inputs: standardised features are clipped.
-_CLIP = 5.0
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,14 @@ class LinearModel:
     Attributes:
         task: the task it was fitted for.
         modalities: their names in order.
-        means: modality name -> mean of its features ``(l,)``.
-        scales: modality name -> standard deviation, 1 where it is 0.
+        steps: modality name -> what its features go through: the mean for empty cells, and standardising.
         fit: the task's fit, of features to raw outputs.
         loss: on the validation part.
     """
 
     task: Task
     modalities: tuple[str, ...]
-    means: dict[str, NDArray[np.float64]]
-    scales: dict[str, NDArray[np.float64]]
+    steps: dict[str, list[Preparation]]
     fit: LinearFit
     loss: float = math.nan
 
@@ -56,7 +54,7 @@ class LinearModel:
         return self.task.assess(prediction, target)
 
     def _features(self, split: Split) -> list[NDArray[np.float64]]:
-        return [_scaled(split, m, self.means[m], self.scales[m]) for m in self.modalities]
+        return [_prepared(split, m, self.steps[m]) for m in self.modalities]
 
 
 def fit_linear(dataset: MultimodalDataset, task: Task) -> LinearModel:
@@ -72,17 +70,18 @@ def fit_linear(dataset: MultimodalDataset, task: Task) -> LinearModel:
     Raises:
         InputError: a task there is no linear baseline for.
     """
-    train, val = dataset.splits["train"], dataset.splits["val"]
-    means, scales = {}, {}
+    train, val = dataset.splits["train"].labelled(), dataset.splits["val"]
+    steps, features = {}, []
     for m in dataset.modalities:
-        x = _flat(train, m)
-        there = x[train.present[m]] if m in train.present else x
-        means[m], deviation = there.mean(axis=0), there.std(axis=0)
-        scales[m] = np.where(deviation > 0, deviation, 1.0)
-    features = [_scaled(train, m, means[m], scales[m]) for m in dataset.modalities]
+        x = torch.from_numpy(_flat(train, m))
+        there = x[torch.from_numpy(train.present[m])] if m in train.present else x
+        kinds = kinds_of(dataset.schema.get(m, ()))
+        steps[m] = complete_steps(parse_steps("impute:mean"), kinds)
+        fit_steps(steps[m], Sample(there, kinds))
+        features.append(_prepared(train, m, steps[m]))
     best: tuple[float, LinearModel] | None = None
     for fit in task.linear_fits(features, train.target):
-        model = LinearModel(task, dataset.modalities, means, scales, fit)
+        model = LinearModel(task, dataset.modalities, steps, fit)
         loss = model.metrics(val)["loss"]
         if loss is not None and (best is None or loss < best[0]):
             best = (loss, replace(model, loss=loss))
@@ -96,8 +95,13 @@ def _flat(split: Split, modality: str) -> NDArray[np.float64]:
     return x.reshape(len(x), -1).astype(np.float64)
 
 
-def _scaled(split: Split, modality: str, mean: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
+def _prepared(split: Split, modality: str, steps: list[Preparation]) -> NDArray[np.float64]:
+    """Features behind the steps; 0, the mean, where a sample does not have the modality."""
     if modality not in split.inputs:
-        return np.zeros((len(split), len(mean)))
-    x = ((_flat(split, modality) - mean) / scale).clip(-_CLIP, _CLIP)
-    return np.where(split.present[modality][:, None], x, 0.0) if modality in split.present else x
+        return np.zeros((len(split), steps[-1].width))
+    x = torch.from_numpy(_flat(split, modality))
+    for step in steps:
+        x = step(x)
+    there = split.present.get(modality)
+    found: NDArray[np.float64] = x.numpy()
+    return found if there is None else np.where(there[:, None], found, 0.0)

@@ -10,7 +10,22 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from equifuse import __version__
-from equifuse.cli import benchmark, data, demo, evaluate, export, predict, report, robustness, serve, train
+from equifuse.cli import (
+    benchmark,
+    compare,
+    data,
+    demo,
+    embed,
+    evaluate,
+    export,
+    finetune,
+    markers,
+    predict,
+    report,
+    robustness,
+    serve,
+    train,
+)
 from equifuse.cli.options import GroupedCommand
 from equifuse.errors import EquifuseError
 
@@ -22,8 +37,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("train", cls=GroupedCommand)(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("predict")(predict.predict)
+app.command("evaluate", cls=GroupedCommand)(evaluate.evaluate)
+app.command("predict", cls=GroupedCommand)(predict.predict)
+app.command("compare", cls=GroupedCommand)(compare.compare)
+app.command("finetune", cls=GroupedCommand)(finetune.finetune)
+app.command("embed", cls=GroupedCommand)(embed.embed)
+app.command("markers", cls=GroupedCommand)(markers.markers)
 app.command("export")(export.export)
 app.command("robustness")(robustness.robustness)
 app.command("report")(report.report)

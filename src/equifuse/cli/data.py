@@ -39,6 +39,7 @@ def inspect(
     from equifuse import datasets as catalog
     from equifuse.data.inspect import guess_options
     from equifuse.data.inspect import inspect as look
+    from equifuse.data.sources import understood
     from equifuse.errors import InputError
     from equifuse.report.tables import inspection_tables, show
 
@@ -51,6 +52,8 @@ def inspect(
             raise
         options = " ".join(f"--modality {m}='{pattern}'" for m, pattern in guess.modalities.items())
         raise InputError(f"{error}; by their names, the groups may be: {options}") from None
+    for line in understood(dataset):
+        typer.echo(line)
     found = look(dataset, path, source)
     for table in inspection_tables(found):
         show(table)

@@ -3,36 +3,57 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from equifuse.cli.options import OF_SPLITTING, with_options
+from equifuse.data.options import SourceOptions
 
+
+@with_options(SourceOptions, "source", without=OF_SPLITTING)
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder made by 'equifuse train'.")],
-    data: Annotated[str | None, typer.Option(help="Another data set; default the run's own.")] = None,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    source: dict[str, Any],
+    data: Annotated[
+        str | None, typer.Option(help="Other data, all rows of which are measured; default the run's own test part.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Only this part: train, val or test.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="Modality to take away; may be repeated.")] = None,
+    by: Annotated[str | None, typer.Option(help="Column, such as the site: also measure each of its values.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to create: JSON, CSV and plots.")] = None,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print one JSON object: metrics, intervals, and the confusion matrix of classes."),
     ] = False,
 ) -> None:
-    """Evaluate a trained model, optionally with modalities taken away."""
+    """Measure a trained model, with 95 % intervals and a baseline, on its test part or on other data."""
     import json
 
+    from equifuse.files import refuse_existing
     from equifuse.runs.evaluate import measure_run
     from equifuse.runs.folder import read_run_config
     from equifuse.training.protocol import LOOSE, PROTOCOLS
 
-    measured = measure_run(run, data=data, split=split, without=tuple(without or ()), intervals=as_json)
-    flat = {**measured.metrics, **(measured.convergence or {})}
+    if out is not None:
+        refuse_existing(out)
+    measured = measure_run(run, data, split, tuple(without or ()), source=source, by=by)
     if as_json:
         # The metrics also stand alone, as in version 0.1.
-        typer.echo(json.dumps({"split": split, **measured.to_dict(), **flat}, indent=1))
+        flat = {**measured.metrics, **(measured.convergence or {})}
+        typer.echo(json.dumps({"split": split or ("all" if data else "test"), **measured.to_dict(), **flat}, indent=1))
     else:
-        from equifuse.report.tables import metrics_table, show
+        from equifuse.report.tables import measured_tables, show
 
-        show(metrics_table({split: flat, "undefined": {split: measured.undefined}}))
+        for table in measured_tables(measured):
+            show(table)
+        for note in measured.notes:
+            typer.echo(f"note: {note}")
+    if out is not None:
+        from equifuse.report.measured import write_measured
+
+        write_measured(measured, out)
+        if not as_json:
+            typer.echo(f"tables, plots and predictions: {out}")
     if read_run_config(run)[0].protocol == LOOSE:
         typer.echo(f"note: protocol {LOOSE}: {PROTOCOLS[LOOSE]}", err=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from typing import Annotated, Any
 
@@ -14,19 +14,22 @@ from equifuse.errors import InputError
 from equifuse.options import GROUPS, Option, Options, declarations, sentence
 
 Command = Callable[..., Any]
+# Options of a source that only matter where rows are split, not where a trained model is used.
+OF_SPLITTING = ("split", "task", "group", "stratify", "order")
 
 
-def with_options(kind: type[Options], into: str) -> Callable[[Command], Command]:
+def with_options(kind: type[Options], into: str, without: Collection[str] = ()) -> Callable[[Command], Command]:
     """Decorate a command: beside its own parameters it has a flag for each option of a class.
 
     Args:
         kind: the class.
         into: parameter that gets what was given, a mapping as ``kind.from_dict`` takes it.
+        without: options that mean nothing to the command.
     """
 
     def decorate(command: Command) -> Command:
         own = inspect.signature(command, eval_str=True)
-        flags = parameters(kind)
+        flags = {name: parameter for name, parameter in parameters(kind).items() if name not in without}
 
         @wraps(command)
         def run(**values: Any) -> Any:
@@ -114,6 +117,8 @@ def _pairs(flag: str, declared: Option, words: Any) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         if not equals or not name or not value:
             raise InputError(f"expected {flag} name=pattern, got {word!r}")
+        if name in found:
+            raise InputError(f"{flag} {name} is given twice: {found[name]!r} and {value!r}")
         found[name] = value
     return found
 

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from equifuse.cli.options import OF_SPLITTING, with_options
+from equifuse.data.options import SourceOptions
 from equifuse.errors import InputError
 
 
+@with_options(SourceOptions, "source", without=(*OF_SPLITTING, "target"))
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder made by 'equifuse train'.")],
-    source: Annotated[
-        Path, typer.Option("--input", help="Rows to predict: .csv, .parquet, .npz or .hdf5, or a folder of such files.")
+    source: dict[str, Any],
+    rows: Annotated[
+        Path, typer.Option("--input", help="Rows to predict: a table, .npz or .hdf5, or a folder of such files.")
     ],
-    out: Annotated[Path, typer.Option(help=".csv, .parquet or .npz to write; for a folder, the folder to create.")],
+    out: Annotated[
+        Path, typer.Option(help=".csv, .parquet, .xlsx or .npz to write; for a folder, the folder to create.")
+    ],
+    keep: Annotated[
+        list[str] | None, typer.Option(help="For tables: column to have in the output too; may be repeated.")
+    ] = None,
+    format: Annotated[str | None, typer.Option(help="csv, parquet, xlsx or npz; default by the name of --out.")] = None,
     workers: Annotated[int | None, typer.Option(help="Files of a folder at a time; 0: in this process.", min=0)] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to work on.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on; no finished file is repeated.")] = False,
@@ -24,31 +34,34 @@ def predict(
 ) -> None:
     """Predict the rows of a file, or of every file of a folder.
 
-    Columns of modality 'mrna' are mrna:ANYTHING, or mrna_0, mrna_1, ...; empty cells in all of them mean that the row
-    does not have the modality.
+    Columns of modality 'mrna' are those of training, or mrna:ANYTHING, or mrna_0, mrna_1, ..., or in the file that
+    --modality mrna=FILE names, joined by the id; empty cells in all of them mean that the row does not have it.
     """
     from equifuse.runs import predict_run, predict_shards
     from equifuse.runs.predict import convergence_of
 
-    if not source.is_dir():
+    source |= {"keep": keep} if keep else {}
+    if not rows.is_dir():
         if workers is not None or scheduler is not None or resume:
             raise InputError("--workers, --scheduler and --resume are for a folder as --input")
-        columns = predict_run(run, source, out)
+        columns = predict_run(run, rows, out, source=source, format=format)
         found = convergence_of(columns)
-        rows = len(next(iter(columns.values())))
+        count = len(next(iter(columns.values())))
     else:
+        if source or format is not None:
+            raise InputError("the options of a table, --keep and --format are for a file as --input")
         try:
             found = predict_shards(
-                run, source, out, resume=resume, workers=workers, scheduler=scheduler, progress=not quiet
+                run, rows, out, resume=resume, workers=workers, scheduler=scheduler, progress=not quiet
             )
         except KeyboardInterrupt:
             typer.echo("interrupted; continue with the same options and --resume", err=True)
             raise typer.Exit(130) from None
-        rows = int(found["rows"])
+        count = int(found["rows"])
     if as_json:
         import json
 
-        typer.echo(json.dumps({"n": rows, "out": str(out), "convergence": found or None}, indent=1))
+        typer.echo(json.dumps({"n": count, "out": str(out), "convergence": found or None}, indent=1))
         return
     note = f", {found['converged']:.1%} converged" if found and "converged" in found else ""
-    typer.echo(f"{rows} predictions: {out}{note}")
+    typer.echo(f"{count} predictions: {out}{note}")

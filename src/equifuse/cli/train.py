@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from equifuse.cli.options import with_options
 from equifuse.runs.config import TrainConfig
+
+if TYPE_CHECKING:
+    from equifuse.data import MultimodalDataset
+    from equifuse.runs import CrossValidation
 
 
 @with_options(TrainConfig, "given")
@@ -29,14 +33,27 @@ def train(
         bool, typer.Option("--json", help="Print the test part's metrics as JSON.", rich_help_panel="Output")
     ] = False,
 ) -> None:
-    """Train a model; the best epoch on validation is kept and measured on test."""
+    """Train a model; the best epoch on validation is kept and measured on test. With --cv: one for each fold."""
+    from equifuse.runs import cross_validate
     from equifuse.runs import train as run
 
     resolved = TrainConfig.from_options(config, given)
-    parts = (Path(resolved.data).stem, resolved.fusion, resolved.backend, f"seed{resolved.seed}")
+    folds = f"cv{resolved.cv}" if resolved.cv else None
+    parts = (Path(resolved.data).stem, resolved.fusion, resolved.backend, folds, f"seed{resolved.seed}")
     folder = out or Path("runs") / "-".join(part for part in parts if part)
+
+    def tell(dataset: MultimodalDataset) -> None:
+        from equifuse.data.sources import understood
+
+        for line in understood(dataset):
+            typer.echo(line, err=as_json)
+
     try:
-        result = run(resolved, folder, resume=resume, progress=not quiet)
+        if folds:
+            found = cross_validate(resolved, folder, resume=resume, progress=not quiet, on_data=tell)
+            _show_folds(found, folder, as_json)
+            return
+        result = run(resolved, folder, resume=resume, progress=not quiet, on_data=tell)
     except KeyboardInterrupt:
         typer.echo(f"interrupted; continue with the same options, --out {folder} and --resume", err=True)
         raise typer.Exit(130) from None
@@ -54,4 +71,19 @@ def train(
     show(metrics_table(result.metrics))
     if resolved.protocol != "clean":
         typer.echo(f"note: protocol {result.metrics['protocol']}")
+    for note in result.metrics.notes or ():
+        typer.echo(f"note: {note}")
     typer.echo(f"run folder: {result.path}")
+
+
+def _show_folds(found: CrossValidation, folder: Path, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(found.to_dict(), indent=1))
+        return
+    from equifuse.report.tables import folds_table, show
+
+    show(folds_table(found))
+    typer.echo(f"predictions of rows that no model saw: {folder / 'predictions.csv'}")
+    typer.echo(f"folder: {folder}")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equifuse.data.dataset import PARTS, Array, MultimodalDataset, Split, missing_rows
-from equifuse.data.lazy import Features, Indices, select
+from equifuse.data.lazy import Features, Indices
+from equifuse.data.options import SourceOptions
 from equifuse.data.split import partition
 from equifuse.errors import DataError, InputError
 from equifuse.registry import TASKS
@@ -27,6 +31,8 @@ _PART_NAMES = {
     "te": "test",
 }
 _TEST_FRACTION = 0.2
+# The column of row numbers, where rows have no ids.
+ROW = "row"
 
 
 def assemble(
@@ -39,11 +45,12 @@ def assemble(
     features: Mapping[str, tuple[str, ...]] | None = None,
     val_fraction: float = 0.2,
     seed: int = 0,
+    options: SourceOptions | None = None,
 ) -> MultimodalDataset:
     """A data set from all rows and the rows of each part.
 
     What is not given is split off: a test part from all rows if there are no parts at all (20 %), a validation part
-    from the training part; stratified where the task has classes.
+    from the training part; see :func:`guides` for what decides beside chance.
 
     Args:
         name: for reports.
@@ -54,12 +61,13 @@ def assemble(
         features: modality -> names of its features.
         val_fraction: share of the training part used for validation where none is given, in (0, 1).
         seed: of what is split off.
+        options: name the columns of ``whole`` by which rows are split.
 
     Raises:
-        DataError: parts that overlap, point outside of the rows or lack a training part, or ``val_fraction`` is
-            out of range.
+        DataError: parts that overlap, share a group, point outside of the rows or lack a training part, or
+            ``val_fraction`` is out of range.
     """
-    labels = strata(whole, task)
+    options = options or SourceOptions()
     rows = len(whole)
     found = {part: np.asarray(index, dtype=np.intp) for part, index in parts.items()}
     used = np.zeros(rows, dtype=np.int64)
@@ -69,11 +77,20 @@ def assemble(
         np.add.at(used, index, 1)
     if used.max(initial=0) > 1:
         raise DataError(f"{name}: {int((used > 1).sum())} rows are in more than one split, or twice in one")
+    if whole.ids is None:  # the rows are told apart by their number
+        whole = replace(whole, columns={**whole.columns, ROW: np.arange(rows)})
+    drawn: tuple[str, ...] = ()
     if not found:
-        train, test = partition(rows, (1 - _TEST_FRACTION, _TEST_FRACTION), seed=seed, labels=labels)
-        found = {"train": train, "test": test}
+        fractions = (1 - _TEST_FRACTION, _TEST_FRACTION)
+        train, test = partition(rows, fractions, seed=seed, **guides(whole, task, options))
+        found, drawn = {"train": train, "test": test}, ("test",)
     splits = {part: whole.select(index) for part, index in found.items()}
-    return assemble_parts(name, splits, task, classes=classes, features=features, val_fraction=val_fraction, seed=seed)
+    if options.group:
+        _check_groups(name, splits, drawn, options.group, val_fraction)
+    dataset = assemble_parts(
+        name, splits, task, classes=classes, features=features, val_fraction=val_fraction, seed=seed, options=options
+    )
+    return replace(dataset, drawn=(*dataset.drawn, *drawn))
 
 
 def assemble_parts(
@@ -85,21 +102,47 @@ def assemble_parts(
     features: Mapping[str, tuple[str, ...]] | None = None,
     val_fraction: float = 0.2,
     seed: int = 0,
+    options: SourceOptions | None = None,
 ) -> MultimodalDataset:
     """A data set from a training part, a test part, and perhaps a validation part; see :func:`assemble`.
 
     Raises:
-        DataError: a part is missing, or ``val_fraction`` is out of range.
+        DataError: a part is missing, two parts share a group, or ``val_fraction`` is out of range.
     """
-    found = dict(splits)
+    found, options = dict(splits), options or SourceOptions()
     for part in ("train", "test"):
         if part not in found:
             raise DataError(f"{name} has no {part!r} part; it has {', '.join(found) or 'none'}")
-    if "val" not in found:
-        found["train"], found["val"] = _hold_out(found["train"], task, val_fraction, seed)
-    return MultimodalDataset(
-        name, {part: found[part] for part in PARTS}, task, classes, dict(features) if features else None
-    )
+    drawn = () if "val" in found else ("val",)
+    if drawn:
+        found["train"], found["val"] = hold_out(found["train"], task, val_fraction, seed, options)
+    if options.group:
+        _check_apart(name, found, options.group)
+        _check_groups(name, found, drawn, options.group, val_fraction)
+    parts = {part: found[part] for part in PARTS}
+    return MultimodalDataset(name, parts, task, classes, dict(features) if features else None, drawn)
+
+
+def guides(split: Split, task: str, options: SourceOptions) -> dict[str, Array | None]:
+    """What decides beside chance which rows are split off: ``labels``, ``groups`` and ``order`` of :func:`partition`.
+
+    Labels are the task's, such as the classes, and the columns that the options name to stratify by.
+
+    Raises:
+        DataError: one of the columns is empty in some row.
+    """
+    for name in options.guiding():
+        if name not in split.columns:
+            raise DataError(f"the rows have no column {name!r} to split them by; they have {', '.join(split.columns)}")
+    columns = split.columns
+    labels = [label for label in (strata(split, task),) if label is not None]
+    labels += [columns[name] for name in options.stratify]
+    codes = [np.unique(label, return_inverse=True)[1].reshape(-1) for label in labels]
+    return {
+        "labels": np.unique(np.stack(codes, axis=1), axis=0, return_inverse=True)[1].reshape(-1) if codes else None,
+        "groups": columns[options.group] if options.group else None,
+        "order": columns[options.order] if options.order else None,
+    }
 
 
 def strata(split: Split, task: str) -> Array | None:
@@ -107,15 +150,53 @@ def strata(split: Split, task: str) -> Array | None:
     return None if split.target is None else TASKS.get(task).targets.strata(split.target)
 
 
-def _hold_out(train: Split, task: str, val_fraction: float, seed: int) -> tuple[Split, Split]:
-    """What stays for training, and what is held out for validation."""
+def hold_out(
+    train: Split, task: str, val_fraction: float, seed: int, options: SourceOptions | None = None
+) -> tuple[Split, Split]:
+    """What stays for training, and what is held out for validation.
+
+    Raises:
+        DataError: ``val_fraction`` is out of range.
+    """
     if not 0 < val_fraction < 1:
         raise DataError(f"val_fraction must be between 0 and 1, got {val_fraction}")
-    labels = strata(train, task)
-    if labels is not None and len(labels) != len(train):
-        raise DataError(f"{len(labels)} labels for {len(train)} rows")
-    keep, val = partition(len(train), (1 - val_fraction, val_fraction), seed=seed, labels=labels)
+    by = guides(train, task, options or SourceOptions())
+    if by["labels"] is not None and len(by["labels"]) != len(train):
+        raise DataError(f"{len(by['labels'])} labels for {len(train)} rows")
+    keep, val = partition(len(train), (1 - val_fraction, val_fraction), seed=seed, **by)
     return train.select(keep), train.select(val)
+
+
+def far_off(part: int, rows: int, fraction: float) -> bool:
+    """Whether a part that whole groups make has less than half or more than twice its fraction of the rows."""
+    return not 0.5 * fraction <= part / max(rows, 1) <= 2 * fraction
+
+
+def _check_groups(name: str, parts: Mapping[str, Split], drawn: Sequence[str], group: str, fraction: float) -> None:
+    """Say that groups are too few or too large for the shares that were asked for.
+
+    Raises:
+        DataError: they leave a part empty.
+    """
+    for part in drawn:
+        rows = len(parts["train"]) + len(parts[part])
+        share = fraction if part == "val" else _TEST_FRACTION
+        said = f"{name}: the groups of {group!r} are too few or too large: {part} has {len(parts[part])} of {rows} rows"
+        if len(parts[part]) == 0:
+            raise DataError(f"{said}; use another column, or leave out one group at a time: --cv group")
+        if far_off(len(parts[part]), rows, share):
+            warnings.warn(f"{said}; consider leaving out one group at a time: --cv group", stacklevel=2)
+
+
+def _check_apart(name: str, parts: Mapping[str, Split], group: str) -> None:
+    """Refuse parts that share a group."""
+    for one, other in combinations(PARTS, 2):
+        shared = np.intersect1d(parts[one].columns[group], parts[other].columns[group])
+        if len(shared):
+            raise DataError(
+                f"{name}: {group} {shared.tolist()[0]!r} is in {one} and in {other}, as are {len(shared) - 1} more; "
+                "put all rows of a group into one part, or leave the split to --group"
+            )
 
 
 def with_presence(
@@ -130,37 +211,10 @@ def with_presence(
     return Split(dict(inputs), present, target, ids, dict(lengths or {}))
 
 
-def rows_by_id(found: Features, known: Sequence[str], ids: NDArray[np.str_], where: str) -> Features:
-    """The rows of a source for these ids; NaN where it has none.
-
-    Args:
-        found: all of its rows.
-        known: their ids.
-        ids: the ids that are wanted, in order.
-        where: the source, for messages.
-
-    Raises:
-        DataError: an id occurs twice in the source, or it has none of those wanted.
-    """
-    places = {key: i for i, key in enumerate(known)}
-    if len(places) != len(known):
-        twice = next(key for i, key in enumerate(known) if places[key] != i)
-        raise DataError(f"{where}: id {twice!r} occurs more than once")
-    index = np.array([places.get(key, -1) for key in ids], dtype=np.intp)
-    if (index < 0).all():
-        has = f"it has {known[0]!r}" if len(known) else "it has no rows"
-        raise DataError(f"{where} knows none of the ids, such as {ids[0]!r}; {has}")
-    if (index >= 0).all():
-        return select(found, index)
-    values = found[np.maximum(index, 0)]
-    values[index < 0] = np.nan
-    return values
-
-
 def part_rows(values: Sequence[object], where: str) -> dict[str, Indices]:
     """Part -> rows, from a column that says ``train``, ``val`` or ``test`` (or a usual synonym) for each row.
 
-    LazyArray where it is empty belong to no part.
+    Rows where it is empty belong to no part.
 
     Raises:
         DataError: another word.
@@ -176,15 +230,38 @@ def part_rows(values: Sequence[object], where: str) -> dict[str, Indices]:
     return {part: np.array(rows, dtype=np.intp) for part, rows in named.items()}
 
 
+def without_target(values: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Bool ``(n,)``: rows of the target columns ``(n, K)`` of which a cell is empty."""
+    cells = [[v is None or v == "" or v != v for v in row] for row in values]  # noqa: PLR0124
+    return np.asarray(np.array(cells, dtype=np.bool_).reshape(values.shape).any(axis=1))
+
+
+def with_unlabelled(dataset: MultimodalDataset, rest: Split, options: SourceOptions) -> MultimodalDataset:
+    """A data set with further training rows that have no target: they weigh nothing in the task's loss.
+
+    Args:
+        dataset: of the rows that have one.
+        rest: the others; their targets are any.
+        options: name the groups; rows of a group that is validated or tested on are left out.
+    """
+    train = dataset.splits["train"]
+    if options.group:
+        held = [dataset.splits[part].columns[options.group] for part in ("val", "test")]
+        rest = rest.select(np.flatnonzero(~np.isin(rest.columns[options.group], np.concatenate(held))))
+    rest = replace(rest, weight=np.zeros(len(rest), dtype=np.float32))
+    both = replace(train, weight=np.ones(len(train), dtype=np.float32)).joined(rest)
+    return replace(dataset, splits={**dataset.splits, "train": both})
+
+
 def encode_target(
     values: NDArray[np.generic], task: str | None, names: Sequence[str]
 ) -> tuple[Array, str, tuple[str, ...] | None]:
     """Targets as a task needs them.
 
     Args:
-        values: ``(n, K)`` numbers, or ``(n, 1)`` text.
-        task: the task, or None to infer it from the values: several columns of 0 and 1 are labels, other numbers in
-            several columns or with more than 20 different values are quantities, anything else classes.
+        values: ``(n, K)`` numbers or text.
+        task: the task, or None to infer it: a time and an event are survival, several columns of 0 and 1 are labels,
+            other numbers in several columns or with more than 20 different values quantities, anything else classes.
         names: of the columns.
 
     Returns:
@@ -194,13 +271,17 @@ def encode_target(
         DataError: a missing value, text in several columns, or values that do not fit the task.
     """
     text = values.dtype.kind in "OUS"
-    if values.shape[1] > 1 and text:
-        raise DataError(f"targets in several columns ({', '.join(names)}) must be numbers")
-    empty = np.array([v is None or v == "" for v in values[:, 0]]) if text else np.isnan(values.astype(float)).any(1)
+    empty = without_target(values)
     if empty.any():
         raise DataError(f"target {', '.join(names)} is empty in {int(empty.sum())} of {len(values)} rows")
-    if task is None:
-        task = infer_task(values)
+    if task is None and values.shape[1] > 1 and text and not are_recognized(values, names):
+        raise DataError(
+            f"targets in several columns ({', '.join(names)}) must be numbers, or one of them a time and the other say "
+            "in words such as DECEASED and LIVING who had the event"
+        )
+    task = infer_task(values, names) if task is None else task
+    if values.shape[1] > 1 and text and not TASKS.get(task).targets.words:
+        raise DataError(f"targets in several columns ({', '.join(names)}) must be numbers")
     target, classes = TASKS.get(task).targets.encode(values, names, task)
     return target, task, classes
 
@@ -210,12 +291,26 @@ def needs_target(task: str | None) -> bool:
     return task is None or not TASKS.get(task).targets.optional
 
 
-def infer_task(values: NDArray[np.generic]) -> str:
+def usual_targets(columns: Sequence[str], task: str | None) -> list[str]:
+    """The columns that are by their names plainly the targets of a task, or of any where none is named; [] for none."""
+    kinds = TASKS.parts() if task is None else [TASKS.get(task)]
+    return next((found for kind in kinds if (found := kind.targets.usual(columns))), [])
+
+
+def are_recognized(values: NDArray[np.generic], names: Sequence[str]) -> bool:
+    """Whether values and names of columns say of which task they are the targets."""
+    return any(kind.recognizes(values, names) for kind in TASKS.parts())
+
+
+def infer_task(values: NDArray[np.generic], names: Sequence[str] = ()) -> str:
     """The one task that says of targets ``(n, K)`` that they are its own.
 
     Raises:
         InputError: none does, or several do.
     """
+    by_name = [kind.name for kind in TASKS.parts() if kind.recognizes(values, names)]
+    if len(by_name) == 1:
+        return by_name[0]
     found = [kind.name for kind in TASKS.parts() if kind.infers(values)]
     if len(found) != 1:
         raise InputError(f"the target may be for {' or '.join(found) or 'no known task'}; say which with task")

@@ -11,6 +11,7 @@ from equifuse.data.dataset import MultimodalDataset
 from equifuse.data.digits import load_digits_views
 from equifuse.data.formats import find_format
 from equifuse.data.formats.npz import is_data_set, read_npz
+from equifuse.data.objects import dataset_of_object
 from equifuse.data.options import SourceOptions
 from equifuse.errors import UnknownNameError
 
@@ -40,22 +41,23 @@ def available(root: str | os.PathLike[str] | None = None) -> list[str]:
 
 
 def load(
-    name_or_path: str | os.PathLike[str],
+    name_or_path: str | os.PathLike[str] | Any,
     root: str | os.PathLike[str] | None = None,
     *,
     val_fraction: float = 0.2,
     seed: int = 0,
     source: SourceOptions | Mapping[str, Any] | None = None,
 ) -> MultimodalDataset:
-    """Load a data set by name or path.
+    """Load a data set by name or path, or make one of frames.
 
     >>> data = ef.datasets.load("digits")
     >>> data.task, data.n_outputs, data.dims
     ('classification', 10, {'pixels': 64, 'fourier': 40, 'zernike': 47, 'profiles': 48, 'morphology': 12})
 
     Args:
-        name_or_path: a name of :func:`available`, or the path of a file or folder in one of the formats of
-            :mod:`equifuse.data.formats`.
+        name_or_path: a name of :func:`available`; the path of a file or folder in one of the formats of
+            :mod:`equifuse.data.formats`; or a frame (pandas, polars, Arrow), a dict of frames by modality, of which one
+            has the target and all are joined by index, or an AnnData or MuData object.
         root: folder of data sets; default the environment variable ``EQUIFUSE_DATA``, else none.
         val_fraction: share of the training part used for validation if the data set has no validation part.
         seed: seed of that split.
@@ -67,8 +69,10 @@ def load(
     Raises:
         UnknownNameError: there is no data set of that name.
         DataError: the file is missing, of an unknown kind, or unusable.
-        InputError: an option is missing, or cannot be used with the format.
+        InputError: an option is missing, or cannot be used with the format; or an object of another kind.
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        return dataset_of_object(name_or_path, SourceOptions.of(source), val_fraction=val_fraction, seed=seed)
     text = os.fspath(name_or_path)
     if text == _EMBEDDED:
         SourceOptions.of(source).refuse("the data set 'digits'")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equifuse._display import html_table, short_text
-from equifuse.data.lazy import Features, Floats, Indices, LazyArray, blocks, select
+from equifuse.data.columns import Columns
+from equifuse.data.lazy import Features, Floats, Indices, LazyArray, blocks, in_memory, select
+from equifuse.data.sources import SourceFile
 from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.registry import TASKS
 
@@ -38,6 +40,8 @@ class Split:
         lengths: modality name -> int64 ``(n,)``, numbers of valid steps of sequences ``(n, T, l)``; a modality without
             a key has no padding.
         weight: ``(n,)``, ≥ 0, weight of each row in the loss and in preprocessing; None for equal weights.
+        columns: name -> ``(n,)``, further columns of the source by which rows are split or compared, such as the
+            patient or the site; no model sees them.
     """
 
     inputs: dict[str, Features]
@@ -46,6 +50,7 @@ class Split:
     ids: Array | None = None
     lengths: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     weight: NDArray[np.floating[Any]] | None = None
+    columns: dict[str, Array] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -91,6 +96,7 @@ class Split:
             self.ids,
             {m: steps for m, steps in self.lengths.items() if m not in dropped},
             self.weight,
+            self.columns,
         )
 
     def select(self, rows: Indices) -> Split:
@@ -102,6 +108,40 @@ class Split:
             None if self.ids is None else self.ids[rows],
             {m: steps[rows] for m, steps in self.lengths.items()},
             None if self.weight is None else self.weight[rows],
+            {name: column[rows] for name, column in self.columns.items()},
+        )
+
+    def labelled(self) -> Split:
+        """The rows that weigh something: of a data set those that have a target."""
+        if self.weight is None or bool((self.weight > 0).all()):
+            return self
+        return self.select(np.flatnonzero(self.weight > 0))
+
+    def joined(self, *others: Split) -> Split:
+        """These rows and those of other splits of the same modalities, in memory."""
+        splits = (self, *others)
+
+        def rows(values: Iterable[Any]) -> Any:
+            return np.concatenate(list(values))
+
+        def where_some_have(name: str, otherwise: Callable[[Split, str], Any]) -> dict[str, Any]:
+            of = [getattr(split, name) for split in splits]
+            keys = dict.fromkeys(m for each in of for m in each)
+            return {
+                m: rows(each[m] if m in each else otherwise(split, m) for each, split in zip(of, splits, strict=True))
+                for m in keys
+            }
+
+        weighted = any(split.weight is not None for split in splits)
+        columns = [name for name in self.columns if all(name in split.columns for split in splits)]
+        return Split(
+            {m: rows(in_memory(split.inputs[m]) for split in splits) for m in self.inputs},
+            where_some_have("present", lambda split, _: np.ones(len(split), np.bool_)),
+            None if any(s.target is None for s in splits) else rows(s.target for s in splits),
+            None if any(s.ids is None for s in splits) else rows(s.ids for s in splits),
+            where_some_have("lengths", lambda split, m: np.full(len(split), split.inputs[m].shape[1])),
+            rows(np.ones(len(s)) if s.weight is None else s.weight for s in splits) if weighted else None,
+            {name: rows(split.columns[name] for split in splits) for name in columns},
         )
 
 
@@ -119,9 +159,13 @@ class MultimodalDataset:
         task: "classification", "multilabel", "regression", "retrieval", "survival", or a registered one.
         classes: names of the classes or targets, or None.
         features: modality name -> names of its features, where a source has them, or None.
+        of_model: whether the classes are those of a trained model: the training part need not have every one.
+        drawn: the parts that were split off when the set was read, because its source does not have them.
+        sources: what was understood of the files it was read from, where they say.
+        schema: modality name -> what the columns of its table hold, where they are not all numbers; {} for numbers.
 
     Raises:
-        DataError: the splits disagree, a present row holds NaN or infinity, or labels do not fit the task.
+        DataError: the splits disagree, a row holds infinity, or labels do not fit the task.
         UnknownNameError: an unknown task.
     """
 
@@ -130,6 +174,10 @@ class MultimodalDataset:
     task: str
     classes: tuple[str, ...] | None = None
     features: dict[str, tuple[str, ...]] | None = None
+    drawn: tuple[str, ...] = ()
+    sources: tuple[SourceFile, ...] = ()
+    schema: dict[str, Columns] = field(default_factory=dict)
+    of_model: bool = False
 
     def __post_init__(self) -> None:
         TASKS.get(self.task)
@@ -198,6 +246,8 @@ class MultimodalDataset:
         for part, target in targets.items():
             if target is None:
                 raise DataError(f"split {part!r} of {self.name!r} has no labels; task {self.task!r} needs them")
+        if self.of_model and self.classes is not None and all(y is None or y.ndim == 1 for y in targets.values()):
+            return
         kind.check({part: y for part, y in targets.items() if y is not None}, self.classes, self.task)
 
     @property
@@ -219,6 +269,8 @@ class MultimodalDataset:
     def n_outputs(self) -> int:
         """Number of classes, labels or targets, 1 for survival; 0 for retrieval without labels."""
         target = self.splits["train"].target
+        if self.of_model and self.classes is not None:
+            return len(self.classes)
         return 0 if target is None else TASKS.get(self.task).targets.n_outputs(target)
 
     def fingerprint(self) -> str:
@@ -245,19 +297,19 @@ class MultimodalDataset:
 
 
 def check_finite(modality: str, x: Features, present: NDArray[np.bool_] | None, where: str) -> None:
-    """Refuse NaN and infinity in rows that count as present.
+    """Refuse infinity in rows that count as present; NaN is an empty cell.
 
     Raises:
         DataError: naming the modality and the number of rows.
     """
-    pieces = [~np.isfinite(_flat(block)).all(axis=1) for _, block in blocks(x)]
+    pieces = [np.isinf(_flat(block)).any(axis=1) for _, block in blocks(x)]
     bad = np.concatenate(pieces) if pieces else np.zeros(0, bool)
     if present is not None:
         bad &= present
     if bad.any():
         raise DataError(
-            f"modality {modality!r} has NaN or infinite values in {int(bad.sum())} of {len(x)} rows of {where}; "
-            "impute them, or make a whole row NaN to mark the modality as missing there"
+            f"modality {modality!r} has infinite values in {int(bad.sum())} of {len(x)} rows of {where}; "
+            "make them NaN where they mean that nothing was measured"
         )
 
 

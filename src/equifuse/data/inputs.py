@@ -1,4 +1,4 @@
-"""Read rows to predict for, from CSV, Parquet or NumPy archives."""
+"""Read rows to predict for, from tables, NumPy archives or HDF5."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from equifuse.data.columns import Columns, encode_table
 from equifuse.data.dataset import Array, Split, check_finite, missing_rows
 from equifuse.data.formats.hdf5 import SUFFIXES as HDF5_SUFFIXES
 from equifuse.data.formats.hdf5 import array_of, opened
 from equifuse.data.formats.npz import integers, read_arrays
-from equifuse.data.formats.table import read_table
 from equifuse.data.lazy import Features, columns_of, is_numeric
+from equifuse.data.tables import SUFFIXES as TABLE_SUFFIXES
+from equifuse.data.tables import ParquetTable, is_table, read_table
 from equifuse.errors import DataError
 
-SUFFIXES = (".csv", ".parquet", ".npz", *HDF5_SUFFIXES)
+Schema = Mapping[str, Columns]
+SUFFIXES = (*TABLE_SUFFIXES, ".npz", *HDF5_SUFFIXES)
 
 
 def read_inputs(
     path: str | os.PathLike[str],
     shapes: Mapping[str, tuple[int, ...]],
     features: Mapping[str, Sequence[str]] | None = None,
+    schema: Schema | None = None,
 ) -> Split:
     """Read rows to predict for.
 
@@ -35,9 +39,10 @@ def read_inputs(
     >>> rows.inputs["text"].tolist(), rows.ids.tolist()
     ([[0.5, 1.0]], ['s1'])
 
-    - CSV or Parquet: the columns of modality ``mrna`` are those that the model was trained on, by name; or those that
-      start with ``mrna:`` (``mrna:TP53``); or ``mrna_0``, ``mrna_1``, …. An ``id`` column is kept; others are ignored.
-      The order in the file is the order of the features (in the last form the order of the numbers).
+    - a table of any kind (CSV, Parquet, Excel, …): the columns of modality ``mrna`` are those that the model was
+      trained on, by name; or those that start with ``mrna:`` (``mrna:TP53``); or ``mrna_0``, ``mrna_1``, …. A column
+      ``id``, or one without a name, is kept; others are ignored. The order in the file is the order of the features (in
+      the last form the order of the numbers).
     - ``.npz``, HDF5: arrays named by modality; or a data set file, of which the test part is used.
 
     A row in which a modality is entirely empty (or NaN) does not have it; a modality without columns is absent
@@ -47,6 +52,7 @@ def read_inputs(
         path: the file.
         shapes: modality name -> shape of one row, as the model was built for.
         features: modality name -> names of the columns it was trained on, if they are known.
+        schema: modality name -> what these columns hold, where they are not all numbers.
 
     Returns:
         The rows: inputs (NaN where missing), presence, and ids; without targets.
@@ -56,14 +62,14 @@ def read_inputs(
             of a modality is partly empty.
     """
     path = Path(path)
-    if path.suffix not in SUFFIXES:
+    if not is_table(path) and path.suffix not in SUFFIXES:
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}; expected one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise DataError(f"no such file: {path}")
     if path.suffix in (".npz", *HDF5_SUFFIXES):
         flat, ids, lengths = _from_archive(path, shapes)
-        return _split_of(flat, ids, lengths, shapes, str(path))
-    return inputs_of_table(read_table(path), shapes, features, str(path))
+        return split_of(flat, ids, lengths, shapes, str(path))
+    return inputs_of_table(read_table(path), shapes, features, str(path), schema)
 
 
 def read_input_pieces(
@@ -71,6 +77,7 @@ def read_input_pieces(
     shapes: Mapping[str, tuple[int, ...]],
     features: Mapping[str, Sequence[str]] | None = None,
     rows: int = 65_536,
+    schema: Schema | None = None,
 ) -> Iterator[Split]:
     """:func:`read_inputs` for a file larger than memory: Parquet is read in pieces, other formats as a whole.
 
@@ -84,6 +91,7 @@ def read_input_pieces(
         shapes: likewise.
         features: likewise.
         rows: largest number of rows of a piece.
+        schema: see :func:`read_inputs`.
 
     Yields:
         The rows in order, one piece or more; none for Parquet without rows.
@@ -93,17 +101,22 @@ def read_input_pieces(
     """
     path = Path(path)
     if path.suffix != ".parquet":
-        yield read_inputs(path, shapes, features)
+        yield read_inputs(path, shapes, features, schema)
         return
     table = read_table(path)
-    chosen = input_columns(table.schema, shapes, features, str(path))
-    wanted = {column for columns in chosen.values() for column in columns} | {"id"}
+    assert isinstance(table, ParquetTable)
+    chosen = input_columns(table.schema, shapes, features, str(path), schema)
+    wanted = {column for columns in chosen.values() for column in columns} | {"id", ""}
     for piece in table.pieces([name for name in table.column_names if name in wanted], rows):
-        yield inputs_of_table(piece, shapes, features, str(path))
+        yield inputs_of_table(piece, shapes, features, str(path), schema)
 
 
 def inputs_of_table(
-    table: Any, shapes: Mapping[str, tuple[int, ...]], features: Mapping[str, Sequence[str]] | None, where: str
+    table: Any,
+    shapes: Mapping[str, tuple[int, ...]],
+    features: Mapping[str, Sequence[str]] | None,
+    where: str,
+    schema: Schema | None = None,
 ) -> Split:
     """:func:`read_inputs` of an Arrow table.
 
@@ -112,23 +125,43 @@ def inputs_of_table(
         shapes: see :func:`read_inputs`.
         features: likewise.
         where: what the table is called in errors.
+        schema: likewise.
 
     Raises:
         DataError: as :func:`read_inputs`.
     """
-    chosen = input_columns(table.schema, shapes, features, where)
-    found = {m: columns_of(table, columns) for m, columns in chosen.items()}
-    ids = np.asarray(table.column("id").to_pylist()) if "id" in table.column_names else None
-    return _split_of(found, ids, {}, shapes, where)
+    chosen = input_columns(table.schema, shapes, features, where, schema)
+    found = {}
+    for m, names in chosen.items():
+        columns = (schema or {}).get(m)
+        if columns is None:
+            found[m] = columns_of(table, names)
+        else:
+            found[m] = encode_table(m, table, names, columns, where)
+    named = next((name for name in ("id", "") if name in table.column_names), None)
+    ids = None if named is None else np.asarray(table.column(named).to_pylist())
+    return split_of(found, ids, {}, shapes, where)
 
 
-def _split_of(
+def split_of(
     flat: Mapping[str, NDArray[np.float32]],
     ids: Array | None,
     lengths: dict[str, NDArray[np.int64]],
     shapes: Mapping[str, tuple[int, ...]],
     where: str,
 ) -> Split:
+    """Rows of modalities in the shapes that a model was built for, without those that are missing.
+
+    Args:
+        flat: modality name -> ``(n, …)`` of the model's width.
+        ids: of the rows, or None.
+        lengths: modality name -> numbers of valid steps.
+        shapes: modality name -> shape of one row.
+        where: what the source is called in errors.
+
+    Raises:
+        DataError: there is no modality, or one does not fit.
+    """
     if not flat:
         raise DataError(f"{where} has none of the model's modalities: {', '.join(shapes)}")
     if len({len(x) for x in flat.values()}) > 1:
@@ -136,16 +169,17 @@ def _split_of(
     inputs: dict[str, Features] = {}
     present = {}
     for m, x in flat.items():
-        if m in lengths and x.ndim == 3 and x.shape[2] == shapes[m][-1]:
-            inputs[m] = x  # sequences may be of any length
-            continue
-        width = math.prod(shapes[m])
-        found = math.prod(x.shape[1:])
-        if found != width:
-            raise DataError(f"modality {m!r} has width {found}, the model was built for {width}")
         mask = missing_rows(x)
         check_finite(m, x, mask, where)
-        inputs[m] = x.reshape(len(x), *shapes[m])
+        # Sequences may be of any length; a model that is not for sequences says itself that they do not fit.
+        sequences = x.ndim == 3 and len(shapes[m]) == 2 and x.shape[2] == shapes[m][1]
+        if sequences:
+            inputs[m] = x
+        else:
+            width, found = math.prod(shapes[m]), math.prod(x.shape[1:])
+            if found != width:
+                raise DataError(f"modality {m!r} has width {found}, the model was built for {width}")
+            inputs[m] = x.reshape(len(x), *shapes[m])
         if mask is not None:
             present[m] = mask
     return Split(inputs, present, None, ids, lengths)
@@ -186,7 +220,11 @@ def _read_hdf5(path: Path) -> dict[str, Array]:
 
 
 def input_columns(
-    schema: Any, shapes: Mapping[str, tuple[int, ...]], features: Mapping[str, Sequence[str]] | None, where: str
+    schema: Any,
+    shapes: Mapping[str, tuple[int, ...]],
+    features: Mapping[str, Sequence[str]] | None,
+    where: str,
+    holds: Schema | None = None,
 ) -> dict[str, tuple[str, ...]]:
     """The columns of a table that hold each modality, for those that it has; see :func:`read_inputs`.
 
@@ -195,6 +233,7 @@ def input_columns(
         shapes: see :func:`read_inputs`.
         features: likewise.
         where: what the table is called in errors.
+        holds: modality name -> what its columns hold, where they are not all numbers.
 
     Raises:
         DataError: some of a modality's columns are missing, or not numeric.
@@ -209,7 +248,7 @@ def input_columns(
         columns = trained if trained and not lacking else _columns_of_modality(m, schema.names)
         for column in columns:
             kind = schema.field(column).type
-            if not is_numeric(kind):
+            if m not in (holds or {}) and not is_numeric(kind):
                 raise DataError(f"{where}: column {column!r} of modality {m!r} is not numeric ({kind})")
         if columns:
             found[m] = tuple(columns)

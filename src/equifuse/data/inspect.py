@@ -7,14 +7,20 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from equifuse.data.columns import kinds_of, names_of, said_of_columns
 from equifuse.data.dataset import Array, MultimodalDataset, Split
-from equifuse.data.formats.table import is_table, read_table
-from equifuse.data.lazy import Floats, is_numeric
+from equifuse.data.lazy import Floats, in_memory, is_numeric
 from equifuse.data.options import SourceOptions
+from equifuse.data.tables import is_table, read_table
+from equifuse.options import declarations
 from equifuse.registry import TASKS
+
+if TYPE_CHECKING:
+    from equifuse.tasks.targets import Targets
 
 # Columns are judged by at most this many rows of the training part.
 _ROWS = 20_000
@@ -28,6 +34,7 @@ class ModalityReport:
     Attributes:
         shape: of a sample.
         missing: share of samples without it, by part.
+        gaps: share of empty cells in the training rows that have it.
         padded: share of padding among the steps of its sequences, or None if they have no lengths.
         constant: features with one value in the training part.
         duplicated: features that repeat an earlier one of the modality.
@@ -36,6 +43,7 @@ class ModalityReport:
 
     shape: tuple[int, ...]
     missing: dict[str, float]
+    gaps: float
     padded: float | None
     constant: list[str]
     duplicated: list[str]
@@ -73,8 +81,7 @@ def inspect(dataset: MultimodalDataset, path: str, source: SourceOptions | None 
         path: from where, for the command.
         source: the options it was read with, for the command.
     """
-    train = dataset.splits["train"]
-    target = train.target
+    target = dataset.splits["train"].labelled().target
     modalities = {m: _modality(dataset, m, target) for m in dataset.modalities}
     found = Inspection(
         dataset.name,
@@ -89,12 +96,13 @@ def inspect(dataset: MultimodalDataset, path: str, source: SourceOptions | None 
 
 
 def _names(dataset: MultimodalDataset, modality: str, width: int) -> Sequence[str]:
-    known = (dataset.features or {}).get(modality, ())
+    columns = dataset.schema.get(modality)
+    known = (dataset.features or {}).get(modality, ()) if columns is None else names_of(columns)
     return known if len(known) == width else [f"{modality}[{i}]" for i in range(width)]
 
 
 def _modality(dataset: MultimodalDataset, m: str, target: Array | None) -> ModalityReport:
-    train = dataset.splits["train"]
+    train = dataset.splits["train"].labelled()
     rows = np.arange(min(len(train), _ROWS))
     mask = train.present.get(m)
     if mask is not None:
@@ -107,19 +115,33 @@ def _modality(dataset: MultimodalDataset, m: str, target: Array | None) -> Modal
         x = x[np.arange(x.shape[1])[None] < steps[:, None]]
     flat = x.reshape(len(x), -1)
     names = _names(dataset, m, flat.shape[1])
-    constant = np.ptp(flat, axis=0) == 0 if len(flat) else np.zeros(flat.shape[1], bool)
+    empty = np.isnan(flat)
+    filled = (
+        np.where(empty, np.inf, flat).min(axis=0, initial=np.inf),
+        np.where(empty, -np.inf, flat).max(axis=0, initial=-np.inf),
+    )
+    constant = filled[0] >= filled[1] if len(flat) else np.zeros(flat.shape[1], bool)
     leaking: list[int] = []
     if target is not None and padded is None and len(flat) > 1:
         y, kind = target[rows], TASKS.get(dataset.task).targets
-        leaking = [int(j) for j in np.flatnonzero(~constant) if kind.told_by(flat[:, j], y)]
+        leaking = [int(j) for j in np.flatnonzero(~constant) if _tells(kind, flat[:, j], y)]
+    kinds = kinds_of(dataset.schema.get(m, ()))
+    judged = np.array([kind != "part" for kind in kinds]) if kinds else np.ones(flat.shape[1], bool)
     return ModalityReport(
         dataset.shapes[m],
         {part: _share_missing(split, m) for part, split in dataset.splits.items()},
+        float(empty.mean()) if empty.size else 0.0,
         padded,
-        [names[int(j)] for j in np.flatnonzero(constant)],
-        [names[j] for j in _repeated(flat) if not constant[j]],
+        [names[int(j)] for j in np.flatnonzero(constant & judged)],
+        [names[j] for j in _repeated(flat) if judged[j] and not constant[j]],
         [names[j] for j in leaking],
     )
+
+
+def _tells(kind: Targets, feature: Floats, target: Array) -> bool:
+    """Whether a feature gives the target away where it is not empty."""
+    there = ~np.isnan(feature)
+    return bool(there.sum() > 1 and kind.told_by(feature[there], target[there]))
 
 
 def _share_missing(split: Split, m: str) -> float:
@@ -140,7 +162,7 @@ def _repeated(flat: Floats) -> list[int]:
 
 
 def _balance(dataset: MultimodalDataset) -> dict[str, float]:
-    target = dataset.splits["train"].target
+    target = dataset.splits["train"].labelled().target
     shares = None if target is None else TASKS.get(dataset.task).targets.shares(target)
     if shares is None:
         return {}
@@ -155,6 +177,14 @@ def _some(names: Sequence[str]) -> str:
 def _warnings(dataset: MultimodalDataset, found: Inspection) -> list[str]:
     said = []
     for m, report in found.modalities.items():
+        if report.gaps:
+            said.append(
+                f"{m}: {report.gaps:.2%} of the cells are empty; they are filled with the training part's medians, "
+                "or as --prepare impute:mean, impute:knn or impute:indicator says"
+            )
+        kinds = said_of_columns(dataset.schema.get(m, ()))
+        if kinds:
+            said.append(f"{m}: taken as {'; '.join(kinds)}; --column NAME=KIND says otherwise")
         if report.leaking:
             said.append(f"{m}: {_some(report.leaking)} tells the target alone; is it known before the target is?")
         if report.constant:
@@ -176,13 +206,22 @@ def _warnings(dataset: MultimodalDataset, found: Inspection) -> list[str]:
 
 
 def _crossing(dataset: MultimodalDataset) -> int:
-    """LazyArray of val and test that equal one of train in everything; of what is in memory."""
+    """Rows of val and test that equal one of train in everything that they have; of what is in memory.
+
+    Rows without any modality are no copies of each other.
+    """
     if dataset.splits["train"].on_disk:
         return 0
 
     def keys(split: Split) -> list[int]:
-        columns = [np.asarray(x[np.arange(len(split))]).reshape(len(split), -1) for x in split.inputs.values()]
-        return [hash(b"".join(np.ascontiguousarray(c[i]).tobytes() for c in columns)) for i in range(len(split))]
+        columns = [np.ascontiguousarray(in_memory(x)).reshape(len(split), -1) for x in split.inputs.values()]
+        masks = [split.present.get(m) for m in split.inputs]
+
+        def key(i: int) -> int:
+            parts = [c[i].tobytes() if mask is None or mask[i] else b"" for c, mask in zip(columns, masks, strict=True)]
+            return hash(tuple(parts)) if any(parts) else 0
+
+        return [found for found in map(key, range(len(split))) if found]
 
     known = set(keys(dataset.splits["train"]))
     return sum(key in known for part in ("val", "test") for key in keys(dataset.splits[part]))
@@ -191,13 +230,7 @@ def _crossing(dataset: MultimodalDataset) -> int:
 def _command(dataset: MultimodalDataset, path: str, source: SourceOptions) -> str:
     """The linear method first: it is fast, robust, and often as good; the equilibrium is one word away."""
     words = ["equifuse", "train", "--data", path]
-    for m, pattern in source.modalities.items():
-        words += ["--modality", f"{m}={pattern}"]
-    for column in source.target:
-        words += ["--target", column]
-    for option, value in (("--id", source.id), ("--split-column", source.split), ("--task", source.task)):
-        if value:
-            words += [option, value]
+    words += _flags(source)
     words += ["--fusion", "gmf"]
     train = dataset.splits["train"]
     width = sum(dataset.shapes[m][-1] if m in train.lengths else dataset.dims[m] for m in dataset.modalities)
@@ -206,6 +239,20 @@ def _command(dataset: MultimodalDataset, path: str, source: SourceOptions) -> st
     if any(max(_share_missing(split, m) for split in dataset.splits.values()) > 0 for m in dataset.modalities):
         words += ["--modality-dropout", "0.2"]
     return shlex.join(words)
+
+
+def _flags(source: SourceOptions) -> list[str]:
+    """The options as words of a command."""
+    given, words = source.given(), []
+    for name, declared in declarations(SourceOptions).items():
+        value, flag = given.get(name), declared.flag or "--" + name.replace("_", "-")
+        if isinstance(value, dict):
+            words += [word for key, entry in value.items() for word in (flag, f"{key}={entry}")]
+        elif isinstance(value, list):
+            words += [word for entry in value for word in (flag, str(entry))]
+        elif value is not None:
+            words += [flag] if declared.const is not None else [flag, str(value)]
+    return words
 
 
 def guess_options(path: Path) -> SourceOptions | None:

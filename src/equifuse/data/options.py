@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from equifuse.errors import DataError, InputError
-from equifuse.options import Check, Options, mapping, one_of, option, optional, some_of, text
+from equifuse.options import Check, Options, mapping, one_of, option, optional, some_of, text, yes_no
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,18 @@ class _Patterns(Check):
 def _patterns() -> Check:
     plain = mapping()
     return _Patterns("map names to column patterns", plain.accepts, pairs="text", convert=plain.convert)
+
+
+# Separators that get lost where they are written out.
+SEPARATORS = {"tab": "\t", "space": " "}
+
+
+def _separator() -> Check:
+    return Check(
+        "be one character, or 'tab' or 'space'",
+        lambda v: isinstance(v, str) and (v in SEPARATORS or (len(v) == 1 and v not in '"\r\n\t ')),
+        convert=lambda v: next((name for name, mark in SEPARATORS.items() if mark == v), v),
+    )
 
 
 def _tasks() -> Iterable[str]:
@@ -45,11 +57,26 @@ class SourceOptions(Options):
         modalities: modality name -> pattern of its columns with ``*`` and ``?`` (several patterns are separated by
             ``,``), or the file that holds it, joined by the id (``expression.parquet``, or
             ``expression.parquet::g_*`` for some of its columns).
+        kinds: pattern of columns -> what they hold: "number", "boolean", "category", "date", "text" or "embedding".
         target: target columns: one for classes or a quantity, several for labels or quantities; for survival the time
             and the event.
+        unlabelled: whether rows without a target are trained on by losses that need none, or left out.
         id: column that names the samples.
         split: column that says train, val or test.
         task: the task; None derives it from the target's values.
+        group: column of what must not be torn apart, such as the patient: all rows of a group are in one part.
+        stratify: columns whose values have the same shares in all parts, beside the classes.
+        id_pattern: regular expression of what counts of an id in every file: its groups, joined by ``-``, or all that
+            it matches; with ``(?i)`` in front upper and lower case are the same.
+        duplicates: what becomes of rows with the same id: "error", "first", "mean", or "keep" (in the main table).
+        transpose: whether rows are features and columns are samples. Where the ids, or the target, say so, it need not
+            be asked for.
+        sheet: of a workbook; None for the first.
+        na: further cells that hold no value.
+        encoding: of text tables; None finds it.
+        separator: of text tables; None finds it.
+        order: column of dates or numbers: the test part is the latest rows, validation those before it.
+        keep: further columns to carry along, into tables of predictions and for results by site.
 
     Raises:
         InputError: a value of the wrong kind.
@@ -65,7 +92,23 @@ class SourceOptions(Options):
         group="Data",
         flag="--modality",
     )
+    kinds: dict[str, str] = option(
+        dict,
+        _patterns(),
+        help="For tables: name=kind, what a column holds where that cannot be seen: number, boolean, category, date, "
+        "text (hashed words) or embedding.",
+        group="Data",
+        flag="--column",
+    )
     target: tuple[str, ...] = option((), some_of(), help="For tables: target column.", group="Data")
+    unlabelled: bool = option(
+        False,
+        yes_no(),
+        help="For tables: train on rows without a target, too, by the fusion's reconstruction; else they are left out.",
+        group="Data",
+        flag="--use-unlabelled",
+        const=True,
+    )
     id: str | None = option(
         None, optional(text()), help="For tables: column that names the samples.", group="Data", flag="--id"
     )
@@ -79,6 +122,90 @@ class SourceOptions(Options):
         group="Data",
         flag="--task",
     )
+    group: str | None = option(
+        None,
+        optional(text()),
+        help="For tables: column whose equal rows stay together in one part, such as the patient.",
+        group="Data",
+        flag="--group",
+    )
+    stratify: tuple[str, ...] = option(
+        (),
+        some_of(),
+        help="For tables: column to stratify by, beside the classes, such as the site.",
+        group="Data",
+        flag="--stratify",
+    )
+    order: str | None = option(
+        None,
+        optional(text()),
+        help="For tables: column of dates or numbers; the latest rows are the test part.",
+        group="Data",
+        flag="--order",
+    )
+
+    id_pattern: str | None = option(
+        None,
+        optional(text()),
+        help="For tables: regular expression of what counts of an id, its groups joined by '-'; (?i) ignores case.",
+        group="Data",
+        flag="--id-pattern",
+    )
+    duplicates: str = option(
+        "error",
+        one_of("error", "first", "mean", "keep"),
+        help="For tables: rows of the same id; keep is for the main table, whose rows may be apart.",
+        group="Data",
+        flag="--duplicates",
+    )
+    transpose: bool = option(
+        False,
+        yes_no(),
+        help="For tables: rows are features and columns samples, in the files of modalities or the one table.",
+        group="Data",
+        flag="--transpose",
+        const=True,
+    )
+    sheet: str | None = option(
+        None,
+        optional(text()),
+        help="For a workbook as data: its sheet; a modality's is file.xlsx::sheet.",
+        group="Data",
+        flag="--sheet",
+        default_text="the first",
+    )
+    na: tuple[str, ...] = option(
+        (),
+        some_of(),
+        help="For tables: what a cell without a value holds, beside NA, n/a, - and the like.",
+        group="Data",
+    )
+    encoding: str | None = option(
+        None,
+        optional(text()),
+        help="For text tables: the encoding, such as cp1250.",
+        group="Data",
+        flag="--encoding",
+        default_text="found",
+    )
+    separator: str | None = option(
+        None,
+        optional(_separator()),
+        help="For text tables: what stands between cells, or the word tab or space.",
+        group="Data",
+        flag="--separator",
+        default_text="found",
+    )
+    keep: tuple[str, ...] = option(
+        (), some_of(), help="For tables: column to carry along beside the features.", group="Data", flag=""
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order and (self.group or self.stratify):
+            raise InputError("order says which rows are in which part; it goes with neither group nor stratify")
+        if self.order and self.unlabelled:
+            raise InputError("rows without a target have no place in an order of parts; use one of the two")
 
     @classmethod
     def of(cls, values: SourceOptions | Mapping[str, Any] | None) -> SourceOptions:
@@ -92,8 +219,15 @@ class SourceOptions(Options):
     def given(self) -> dict[str, Any]:
         """The options that are set, as plain values."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values["target"] = list(self.target)
+        values |= {name: list(getattr(self, name)) for name in ("target", "stratify", "na", "keep")}
+        if self.duplicates == "error":
+            del values["duplicates"]
         return {name: value for name, value in values.items() if value}
+
+    def guiding(self) -> tuple[str, ...]:
+        """The columns by which rows are split, each once."""
+        names = (self.group, *self.stratify, self.order)
+        return tuple(dict.fromkeys(name for name in names if name))
 
     def refuse(self, where: str, *allowed: str) -> None:
         """Raise an error for options that a format cannot use.

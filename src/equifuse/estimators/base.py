@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
+from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
 from equifuse.data import Split
-from equifuse.data.assemble import strata
+from equifuse.data.assemble import hold_out
+from equifuse.data.frames import matched
 from equifuse.data.loaders import batches_of, mix
-from equifuse.data.split import partition
+from equifuse.data.options import SourceOptions
 from equifuse.encoders import POOLINGS
 from equifuse.errors import DataError, InputError
-from equifuse.estimators.layout import Columns, Layout, layout_of, names_columns
+from equifuse.estimators.encoding import encoded, schema_of
+from equifuse.estimators.layout import Columns, Layout, layout_of, names_columns, samples
 from equifuse.model import FusionModel
 from equifuse.options import declarations, default_of, sentence
 from equifuse.runs.config import TrainConfig
@@ -32,6 +34,8 @@ from equifuse.runs.training import check_accelerator
 from equifuse.training.trainer import Trainer, TrainingResult
 
 _DTYPES = ("float32", "float64")
+# The column of groups.
+_GROUP = "group"
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     _own: ClassVar[dict[str, Parameter]] = {
         "modalities": Parameter(
             None, 'Modality name -> columns: a pattern (``"g_*"`` or ``"g_*, h_*"``), names, numbers, or a slice.'
+        ),
+        "kinds": Parameter(
+            None,
+            'Column of a data frame -> what it holds: "number", "boolean", "category", "date", "text" or "embedding", '
+            "where its type and values say something else.",
         ),
         "validation_fraction": Parameter(
             0.2,
@@ -101,6 +110,7 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     # Some of the parameters.
     modalities: Mapping[str, Columns] | None
+    kinds: Mapping[str, str] | None
     encoder: str
     validation_fraction: float | None
     dtype: str
@@ -110,10 +120,19 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         """A missing modality is NaN, and a mapping of arrays will do."""
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
+        tags.input_tags.sparse = True
         tags.input_tags.dict = True
         return tags
 
-    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None = None,
+        *,
+        groups: ArrayLike | None = None,
+        eval_set: tuple[Any, Any] | None = None,
+    ) -> Self:
         """Train anew.
 
         Args:
@@ -121,20 +140,25 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             y: targets of the ``n`` samples.
             sample_weight: ``(n,)``, ≥ 0, what a sample counts in the loss and in preprocessing: 2 is as good as giving
                 it twice, 0 as leaving it out. The regularisers of a fusion are not weighted.
+            groups: ``(n,)``, such as the patient of each sample: what is held out for early stopping is whole groups.
+            eval_set: the samples ``(X, y)`` for early stopping; ``validation_fraction`` is not used then.
 
         Returns:
             The estimator.
 
         Raises:
-            InputError: a parameter out of range, modalities that do not fit ``X``, or training diverged.
+            InputError: a parameter out of range, both ``groups`` and ``eval_set``, modalities that do not fit ``X``, or
+                training diverged.
             UnknownNameError: an unknown fusion, encoder or option.
             DataError: samples, targets or weights that cannot be used.
         """
         self._seed = seed = self._draw_seed()
         config = self._config(seed)
-        whole, target = self._read(X, y, sample_weight, anew=True)
+        if groups is not None and eval_set is not None:
+            raise InputError("groups are for what is held out of X; eval_set takes its place, so give one of them")
+        whole, target = self._read(X, y, sample_weight, anew=True, groups=groups)
         whole = replace(whole, target=self._encode(target, anew=True))
-        train, val = self._hold_out(whole, seed)
+        train, val = self._hold_out(whole, seed) if eval_set is None else (whole, self._given(eval_set))
         self.model_ = self._build(config, train)
         result = self._train(config, train, val, None)
         self.history_ = result.history
@@ -184,18 +208,32 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         check_accelerator(config)
         return config
 
-    def _read(self, X: Any, y: Any, sample_weight: ArrayLike | None, *, anew: bool) -> tuple[Split, NDArray[Any]]:
+    def _read(
+        self, X: Any, y: Any, sample_weight: ArrayLike | None, *, anew: bool, groups: ArrayLike | None = None
+    ) -> tuple[Split, NDArray[Any]]:
         """Inputs and weights of samples to fit, without those that weigh nothing, and their targets as given."""
         layout: Layout | None = None if anew else self._layout
-        if anew and names_columns(X, self.modalities):
-            layout = layout_of(X, self.modalities)
+        modalities = self.modalities
+        if layout is not None:
+            X = layout.samples(X)
+            schema = layout.schema
+        else:
+            X, modalities = samples(X, modalities)
+            schema, modalities = schema_of(X, modalities, self.kinds or {})
+            X = encoded(X, schema)
+        X, y, sample_weight, groups = matched(X, y, sample_weight, groups, fitting=True)
+        if anew and names_columns(X, modalities):
+            layout = layout_of(X, modalities)
         table = X if layout is None else layout.table(X)
         table, target = validate_data(self, table, y, reset=anew, **self._table_options(), **self._y_options())
         # A plain array is validated before its columns are counted.
-        layout = layout or layout_of(table, self.modalities)
+        layout = layout or layout_of(table, modalities)
         if anew:
-            layout = replace(layout, dtype=self.dtype, padded=self.encoder in ("auto", *POOLINGS))
+            padded = self.encoder in ("auto", *POOLINGS)
+            layout = replace(layout, dtype=self.dtype, padded=padded, schema=schema)
         self._layout: Layout = layout
+        columns = {} if groups is None else {_GROUP: _groups(groups)}
+        check_consistent_length(table, *columns.values())
         weight = None
         if sample_weight is not None:
             weight = _check_sample_weight(sample_weight, table, dtype=table.dtype, ensure_non_negative=True)
@@ -203,7 +241,17 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             if not some.any():
                 raise DataError("sample_weight is zero for all samples")
             table, target, weight = table[some], target[some], weight[some]
-        return replace(layout.split(table), weight=weight), target
+            columns = {name: column[some] for name, column in columns.items()}
+        return replace(layout.split(table), weight=weight, columns=columns), target
+
+    def _given(self, eval_set: Any) -> Split:
+        """The samples for early stopping that ``fit`` is given."""
+        pairs = eval_set if isinstance(eval_set, list) else [eval_set]
+        if len(pairs) != 1 or not isinstance(pairs[0], tuple | list) or len(pairs[0]) != 2:
+            raise InputError("eval_set must be one pair (X, y)")
+        X, y = pairs[0]
+        val, target = self._read(X, y, None, anew=False)
+        return replace(val, target=self._encode(target, anew=False))
 
     def _table_options(self) -> dict[str, Any]:
         return {"dtype": ("float64", "float32"), "ensure_all_finite": "allow-nan"}
@@ -220,20 +268,19 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             raise InputError(
                 f"validation_fraction must be between 0 and 1, or None for no validation, got {fraction!r}"
             )
-        labels = strata(whole, self._task)
-        keep, held = partition(len(whole), (1 - fraction, fraction), seed=seed, labels=labels)
-        if len(held) == 0:
+        train, val = hold_out(whole, self._task, fraction, seed, SourceOptions(group=next(iter(whole.columns), None)))
+        if len(val) == 0:
             raise DataError(
-                f"validation_fraction={fraction} of {len(whole)} samples holds out none; give more samples, or "
-                "validation_fraction=None to train without early stopping"
+                f"validation_fraction={fraction} of {len(whole)} samples holds out none; give more samples"
+                + " or smaller groups" * bool(whole.columns)
+                + ", or validation_fraction=None to train without early stopping"
             )
-        return whole.select(keep), whole.select(held)
+        return train, val
 
     def _build(self, config: TrainConfig, train: Split) -> FusionModel:
         outputs, classes = self._outputs_and_classes()
-        model = model_for(config, train, self._task, outputs, classes)
-        model.features = self._layout.features()
-        return model
+        features, schema = self._layout.original_features(), self._layout.schema
+        return model_for(config, train, self._task, outputs, classes, features=features, columns=schema)
 
     def _train(
         self, config: TrainConfig, train: Split, val: Split | None, steps: dict[str, Any] | None
@@ -242,11 +289,26 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         task = task_of(self.model_, config, self._class_weights(train))
         return Trainer(config, watch=False).fit(self.model_, train, val, task=task, optimizer_state=steps)
 
+    def _in_order(self, X: Any, y: Any, sample_weight: ArrayLike | None) -> tuple[Any, ...]:
+        """Samples, targets and weights with rows in one order, as in ``fit``."""
+        check_is_fitted(self, "model_")
+        return matched(self._layout.samples(X), y, sample_weight, fitting=True)
+
     def _raw(self, X: Any) -> Tensor:
         """The model's outputs ``(n, K)``."""
         check_is_fitted(self, "model_")
+        X = matched(self._layout.samples(X), fitting=False)[0]
         table = validate_data(self, self._layout.table(X), reset=False, **self._table_options())
         return predict_batches(self.model_, batches_of(self._layout.split(table)), "X").prediction
+
+
+def _groups(groups: ArrayLike) -> NDArray[Any]:
+    """The group of each sample, none of them unknown."""
+    found: NDArray[Any] = column_or_1d(groups, dtype=object)
+    lacking = [i for i, value in enumerate(found) if value is None or (isinstance(value, float) and np.isnan(value))]
+    if lacking:
+        raise DataError(f"groups has no value in {len(lacking)} rows, the first is row {lacking[0]}")
+    return np.asarray([str(value) for value in found])
 
 
 def _options(task: str) -> list[str]:

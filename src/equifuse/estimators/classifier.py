@@ -31,8 +31,13 @@ class FusionClassifier(ClassifierMixin, FusionEstimator):  # type: ignore[misc]
     ``X`` is one of
 
     - a mapping modality name -> array: ``(n, l)`` features, or ``(n, T, l)`` sequences, whose steps of NaN at the end
-      are padding (where ``encoder`` is "auto" or a pooling), or arrays of more axes, which are flattened;
-    - a data frame, and ``modalities`` names its columns: ``{"mrna": "g_*", "age": ["age"]}``; others are ignored;
+      are padding (where ``encoder`` is "auto" or a pooling), or arrays of more axes, which are flattened. Data frames
+      (pandas, polars, Arrow, AnnData) and sparse matrices will do, and MuData in the mapping's place. In ``predict`` a
+      frame's columns are found by their names. Rows are matched by index where pandas frames differ in theirs: they are
+      those of ``y``'s index, or, where it has none, of the first frame (that is merely numbered, if one is); a frame
+      without a row lacks the modality there;
+    - a data frame, and ``modalities`` names its columns: ``{"mrna": "g_*", "age": ["age"]}``; others are ignored.
+      Columns of two levels, as ``pd.concat({"mrna": f, "protein": g}, axis=1)`` has, need no ``modalities``;
     - an array ``(n, p)``, and ``modalities`` numbers its columns: ``{"a": slice(0, 10), "b": [10, 12]}``. Without
       ``modalities`` all columns are one modality, ``"x"``.
 
@@ -112,6 +117,10 @@ class FusionClassifier(ClassifierMixin, FusionEstimator):  # type: ignore[misc]
         best = self.predict_proba(X).argmax(axis=1)
         labels: NDArray[Any] = self.classes_[best]
         return labels
+
+    def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
+        """The accuracy of predictions; rows of frames are matched by index as in ``fit``."""
+        return float(super().score(*self._in_order(X, y, sample_weight)))
 
     def _encode(self, y: NDArray[Any], anew: bool) -> NDArray[np.int64]:
         check_classification_targets(y)

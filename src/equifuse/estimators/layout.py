@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import issparse
 from sklearn.utils import check_array
 
 from equifuse.data import Split
 from equifuse.data.assemble import with_presence
+from equifuse.data.columns import Columns as Schema
 from equifuse.data.dataset import check_finite
+from equifuse.data.frames import LEVELS, is_mapping, is_pandas, matched, numbers, standardized, views
 from equifuse.data.lazy import Indices
 from equifuse.data.options import matching
 from equifuse.errors import DataError, InputError, UnknownNameError
+from equifuse.estimators.encoding import encoded
 
 # Columns of a modality: a pattern of names, names, numbers, or a slice of numbers.
 Columns = str | slice | Sequence[str] | Sequence[int] | NDArray[np.integer[Any]]
@@ -35,32 +37,43 @@ class Layout:
         shapes: modality name -> shape of one sample; its product is the number of columns.
         width: ``p``.
         names: names of the table's columns, by which they are found in a data frame; None to go by position.
+        own: modality name -> names of its columns, for modalities that were frames of their own.
         dtype: of the modalities.
         padded: whether steps of NaN at the end of a sequence ``(T, l)`` are padding.
+        schema: modality name -> what the columns of its frame hold, where they are not all numbers.
     """
 
     columns: dict[str, Indices]
     shapes: dict[str, tuple[int, ...]]
     width: int
     names: tuple[str, ...] | None = None
+    own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dtype: str = "float32"
     padded: bool = False
+    schema: Mapping[str, Schema] = field(default_factory=dict)
+
+    def samples(self, X: Any) -> Any:
+        """Samples in one of the forms that :meth:`table` takes; the modalities may be a first level of columns."""
+        if self.names is None and views(X):
+            return encoded(standardized({m: X[m] for m in X.columns.unique(0)}), self.schema)
+        return encoded(standardized(X), self.schema)
 
     def table(self, X: Any) -> Any:
         """Samples of any accepted form as what :func:`sklearn.utils.validation.validate_data` takes.
 
         Args:
-            X: a mapping of arrays, in which a modality that is None or left out is missing; a data frame, in which
-                all columns of a modality may be missing; or a table ``(n, p)``.
+            X: a mapping of arrays and data frames, in which a modality that is None or left out is missing; a data
+                frame, in which all columns of a modality may be missing; or a table ``(n, p)``; all as
+                :func:`equifuse.data.frames.standardized` and :func:`~equifuse.data.frames.matched` give them.
 
         Raises:
             UnknownNameError: a modality that was not there in ``fit``.
             InputError: no modality at all, or a shape that does not fit.
             DataError: modalities of different length, or a modality with some of its columns only.
         """
-        if _is_mapping(X):
+        if is_mapping(X):
             return self._from_mapping(X)
-        if self.names is not None and _is_frame(X):
+        if self.names is not None and is_pandas(X):
             return self._from_frame(X)
         return X
 
@@ -68,7 +81,7 @@ class Layout:
         for m in X:
             if m not in self.columns:
                 raise UnknownNameError("modality", m, self.columns)
-        arrays = {m: _as_array(m, x) for m, x in X.items() if x is not None}
+        arrays = {m: _as_array(m, self._chosen(m, x)) for m, x in X.items() if x is not None}
         if not arrays:
             raise InputError(f"no modality given; expected some of {', '.join(self.columns)}")
         table = np.full((_rows_of(arrays), self.width), np.nan)
@@ -80,6 +93,21 @@ class Layout:
                 raise InputError(f"modality {m!r} has shape {x.shape[1:]}, the estimator was fitted with {shape}")
             table[:, columns] = x.reshape(len(x), -1)
         return table
+
+    def _chosen(self, m: str, x: Any) -> Any:
+        """The columns of a modality's own frame, found by the names they had in ``fit``."""
+        wanted = self.features().get(m)
+        if wanted is None or not is_pandas(x):
+            return x
+        names = _names(m, x)
+        places = {name: i for i, name in enumerate(names)}
+        places |= {f"{m}{LEVELS}{name}": i for i, name in enumerate(names)}
+        lacking = [name for name in wanted if name not in places]
+        if lacking:
+            raise DataError(
+                f"modality {m!r} has no column {lacking[0]!r}, which it was fitted with; it has {_some(names)}"
+            )
+        return x.iloc[:, [places[name] for name in wanted]]
 
     def _from_frame(self, X: Any) -> Any:
         assert self.names is not None
@@ -121,26 +149,63 @@ class Layout:
     def features(self) -> dict[str, tuple[str, ...]]:
         """Modality name -> names of its columns, where these are known."""
         names = self.names
-        return {} if names is None else {m: tuple(names[c] for c in columns) for m, columns in self.columns.items()}
+        if names is None:
+            return dict(self.own)
+        return {m: tuple(names[c] for c in columns) for m, columns in self.columns.items()}
+
+    def original_features(self) -> dict[str, tuple[str, ...]]:
+        """The same as they were called before columns that are no numbers became several."""
+        own = {m: tuple(column.name for column in columns) for m, columns in self.schema.items()}
+        return {**self.features(), **own}
+
+
+def samples(X: Any, modalities: Mapping[str, Columns] | None) -> tuple[Any, Mapping[str, Columns] | None]:
+    """Samples in one of the forms that a layout is made of, and the columns of each modality in them.
+
+    A frame whose columns have several levels has the modalities of the first, or those of them that ``modalities``
+    names; see :func:`equifuse.data.frames.standardized` for what else is taken.
+    """
+    of_level = views(X)
+    if not of_level:
+        return standardized(X), modalities
+    if modalities is None:
+        return standardized(X), dict(of_level)
+    return standardized(X), {m: _of_levels(wanted, of_level) for m, wanted in modalities.items()}
+
+
+def _of_levels(wanted: Columns, of_level: Mapping[str, list[str]]) -> Columns:
+    """Columns as a user names them in a frame of several levels, by their joined names."""
+    if isinstance(wanted, slice | np.ndarray):
+        return wanted
+    if isinstance(wanted, str):
+        return of_level.get(wanted, wanted)
+    joined: list[Any] = []
+    listed: Sequence[Any] = wanted
+    for c in listed:
+        if isinstance(c, tuple):
+            joined.append(LEVELS.join(str(level) for level in c))
+        else:
+            joined.extend(of_level.get(str(c), [str(c)]) if isinstance(c, str) else [c])
+    return joined
 
 
 def names_columns(X: Any, modalities: Mapping[str, Columns] | None) -> bool:
     """Whether columns are found in ``X`` by the names of modalities or of columns, and not by number alone."""
-    return _is_mapping(X) or (modalities is not None and _is_frame(X))
+    return is_mapping(X) or (modalities is not None and is_pandas(X))
 
 
 def layout_of(X: Any, modalities: Mapping[str, Columns] | None) -> Layout:
     """The layout of what ``fit`` is given.
 
     Args:
-        X: a mapping of arrays ``(n, …)``, a data frame, or an array ``(n, p)``.
+        X: a mapping of arrays ``(n, …)`` or frames, a data frame, or an array ``(n, p)``; see :func:`samples`.
         modalities: modality name -> columns, for the latter two; None takes all columns as one modality.
 
     Raises:
         InputError: modalities that do not fit this form of ``X``.
         DataError: columns that are not there.
     """
-    if _is_mapping(X):
+    if is_mapping(X):
         if modalities is not None:
             raise InputError("modalities= is for a table; X is a mapping of modalities already")
         for m, x in X.items():
@@ -151,13 +216,14 @@ def layout_of(X: Any, modalities: Mapping[str, Columns] | None) -> Layout:
         arrays = {m: _as_array(m, x) for m, x in X.items()}
         if not arrays:
             raise InputError("X has no modality")
-        return _consecutive({m: x.shape[1:] for m, x in arrays.items()})
+        own = {m: _names(m, x) for m, x in X.items() if is_pandas(x)}
+        return replace(_consecutive({m: x.shape[1:] for m, x in arrays.items()}), own=own)
     count = X.shape[1]
     if modalities is None:
         return Layout({_ONLY: np.arange(count)}, {_ONLY: (count,)}, count)
     if not isinstance(modalities, Mapping) or not modalities:
         raise InputError(f"modalities must map names to columns, got {modalities!r}")
-    names: list[str] | None = list(X.columns) if _is_frame(X) and all(isinstance(c, str) for c in X.columns) else None
+    names: list[str] | None = list(X.columns) if is_pandas(X) and all(isinstance(c, str) for c in X.columns) else None
     columns = {m: _numbers(m, wanted, names, count) for m, wanted in modalities.items()}
     shapes: dict[str, tuple[int, ...]] = {m: (len(numbers),) for m, numbers in columns.items()}
     if names is None:
@@ -187,8 +253,9 @@ def stack(X: Mapping[str, ArrayLike]) -> tuple[Table, dict[str, slice]]:
         InputError: there is no modality, or one has more than two axes and does not fit into a table.
         DataError: the modalities have different lengths.
     """
-    if not _is_mapping(X):
+    if not is_mapping(X):
         raise InputError(f"stack takes a mapping of modalities, got {type(X).__name__}")
+    X = matched(standardized(X), fitting=False)[0]
     layout = layout_of(X, None)
     for m, shape in layout.shapes.items():
         if len(shape) > 1:
@@ -200,14 +267,16 @@ def _consecutive(shapes: dict[str, tuple[int, ...]]) -> Layout:
     ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
     starts = (0, *ends[:-1])
     columns = {m: np.arange(a, b) for m, a, b in zip(shapes, starts, ends, strict=True)}
-    for m, numbers in columns.items():
-        if len(numbers) == 0:
+    for m, places in columns.items():
+        if len(places) == 0:
             raise DataError(f"modality {m!r} has no features")
     return Layout(columns, shapes, int(ends[-1]))
 
 
 def _as_array(m: str, x: Any) -> Table:
     """Numbers ``(n, …)`` of at least two axes."""
+    if is_pandas(x):
+        return numbers(x, f"modality {m!r}")
     options = {"ensure_2d": False, "allow_nd": True, "ensure_all_finite": False, "ensure_min_features": 0}
     array: Table = check_array(x, input_name=f"modality {m!r}", **options)
     return array[:, None] if array.ndim == 1 else array
@@ -221,12 +290,20 @@ def _rows_of(arrays: Mapping[str, Table]) -> int:
     return len(arrays[first])
 
 
-def _is_mapping(X: Any) -> bool:
-    return isinstance(X, Mapping) and not issparse(X)  # a sparse matrix may be a dict of its values
+def _names(m: str, frame: Any) -> tuple[str, ...]:
+    """Names of a modality's own columns.
+
+    Raises:
+        DataError: two are the same.
+    """
+    names = tuple(str(c) for c in frame.columns)
+    if len(set(names)) < len(names):
+        raise DataError(f"modality {m!r} has more than one column {next(c for c in names if names.count(c) > 1)!r}")
+    return names
 
 
-def _is_frame(X: Any) -> bool:
-    return hasattr(X, "columns") and hasattr(X, "reindex")
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
 
 
 def _numbers(m: str, wanted: Columns, names: list[str] | None, count: int) -> Indices:

@@ -85,6 +85,10 @@ class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
         values = self._raw(X).double().numpy()
         return values[:, 0] if self._flat else values
 
+    def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
+        """The coefficient of determination R² of predictions; rows of frames are matched by index as in ``fit``."""
+        return float(super().score(*self._in_order(X, y, sample_weight)))
+
     def _y_options(self) -> dict[str, Any]:
         return {"multi_output": True, "y_numeric": True}
 

@@ -84,7 +84,8 @@ def evaluate_quietly(
     for name in taken:
         if name not in model.modalities:
             raise UnknownNameError("modality", name, model.modalities)
-    samples = Without(taken)(dataset.splits[split]) if taken else dataset.splits[split]
+    samples = dataset.splits[split].labelled()
+    samples = Without(taken)(samples) if taken else samples
     batches = batches_of(samples if condition is None else condition(samples, seed))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from equifuse.tasks import Task
@@ -13,7 +16,15 @@ LEVEL = 0.95
 
 
 def bootstrap_intervals(
-    task: Task, prediction: Tensor, target: Tensor | None, *, draws: int = DRAWS, level: float = LEVEL, seed: int = 0
+    task: Task,
+    prediction: Tensor,
+    target: Tensor | None,
+    *,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+    seed: int = 0,
+    groups: NDArray[np.generic] | None = None,
+    only: Iterable[str] | None = None,
 ) -> dict[str, tuple[float, float]]:
     """Percentile intervals of a task's metrics over resampled samples.
 
@@ -33,6 +44,8 @@ def bootstrap_intervals(
         draws: how often ``n`` samples are drawn with replacement.
         level: share of the draws that lies within an interval.
         seed: of the draws.
+        groups: ``(n,)``, such as the patient: whole groups are drawn, since rows of one are not independent.
+        only: names of the metrics; None for all of the task.
 
     Returns:
         Metric -> lowest and highest value; without metrics that are undefined in most draws. Empty where a sample drawn
@@ -42,9 +55,15 @@ def bootstrap_intervals(
         return {}
     generator = np.random.default_rng(seed)
     found: dict[str, list[float]] = {}
+    count = len(prediction)
+    members = None if groups is None else [np.flatnonzero(groups == group) for group in np.unique(groups)]
     for _ in range(draws):
-        rows = torch.from_numpy(generator.integers(0, len(prediction), len(prediction)))
-        for name, value in task.metrics(prediction[rows], target[rows]).items():
+        if members is None:
+            drawn = generator.integers(0, count, count)
+        else:
+            drawn = np.concatenate([members[i] for i in generator.integers(0, len(members), len(members))])
+        rows = torch.from_numpy(drawn)
+        for name, value in task.measure(prediction[rows], target[rows], only).values.items():
             if value is not None:
                 found.setdefault(name, []).append(value)
     tail = 100 * (1 - level) / 2

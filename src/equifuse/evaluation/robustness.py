@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from equifuse._display import html_table, short_text
 from equifuse.data import MultimodalDataset, Split
 from equifuse.data.loaders import batches_of
-from equifuse.encoders import Standardize
+from equifuse.encoders.preparation import raw_moments
 from equifuse.errors import ConvergenceWarning, InputError, UnknownNameError
 from equifuse.evaluation.conditions import Condition, Intact, Missing, Noise, Permuted, subsets
 from equifuse.model import FusionModel
@@ -173,7 +173,8 @@ def _spread(values: list[float]) -> Spread:
 
 def _deviation(model: FusionModel, modality: str) -> Any:
     """Standard deviations of a modality's features in the training part, as the model knows them; 1 if it does not."""
-    for module in model.encoders[modality].modules():
-        if isinstance(module, Standardize):
-            return module.scale.numpy()
-    return 1.0
+    found = raw_moments(model.encoders[modality])
+    if found is None:
+        return 1.0
+    deviation, shape = found[1].numpy(), model.shapes.get(modality, ())
+    return deviation.reshape(shape) if deviation.size == math.prod(shape) else deviation

@@ -11,8 +11,10 @@ from equifuse.explain.calibration import (
     reliability,
 )
 from equifuse.explain.conformal import Intervals, PredictionSets, intervals, prediction_sets, quantile
+from equifuse.explain.embeddings import embeddings
 from equifuse.explain.explanation import Explanation, explain
 from equifuse.explain.internals import GateActivity, Internals, PartEnergies, look_inside
+from equifuse.explain.markers import Marker, markers
 from equifuse.explain.shapley import (
     CoalitionOutputs,
     Coalitions,
@@ -34,6 +36,7 @@ __all__ = [
     "GateActivity",
     "Internals",
     "Intervals",
+    "Marker",
     "PartEnergies",
     "PredictionSets",
     "ProbabilityScores",
@@ -43,11 +46,13 @@ __all__ = [
     "base_output",
     "brier_score",
     "calibrate",
+    "embeddings",
     "evaluate_coalitions",
     "explain",
     "fit_temperature",
     "intervals",
     "look_inside",
+    "markers",
     "prediction_sets",
     "quantile",
     "reliability",

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from equifuse.data.batch import Batch
-from equifuse.encoders import Standardize
+from equifuse.data.columns import owners_of
+from equifuse.encoders import Preparation, Preprocessed
+from equifuse.encoders.preparation import front_of, layers_before, raw_moments
+from equifuse.encoders.preprocessed import takes_lengths
 from equifuse.errors import InputError
 from equifuse.explain.targets import ByModality, Floats, evaluating, explained, joined, plain, presence, read, value_of
 from equifuse.model import FusionModel
@@ -35,7 +39,8 @@ class Attributions:
     ((8, 3), 2)
 
     Attributes:
-        values: modality -> ``(n, *shape)``, in the units of the value explained; 0 where a sample lacks the modality.
+        values: modality -> ``(n, *shape)``, in the units of the value explained; 0 where a sample lacks the modality;
+            of a table's columns ``(n, columns)``: what a category, a date or a text is made of is added up.
         names: modality -> names of its flattened features.
         baseline: ``(n,)`` value at the baseline.
         full: ``(n,)`` value explained.
@@ -185,16 +190,21 @@ def _integrate(
     baselines: Mapping[str, Tensor],
     steps: int,
 ) -> Attributions:
+    present = model.presence(batch.inputs, batch.present, lengths=batch.lengths)
+    batch = replace(batch, present=dict(present or {}))
     has = dict(zip(model.modalities, presence(model, batch).unbind(1), strict=True))
-    starts = {m: _baseline(model, m, x, baselines.get(m)) for m, x in batch.inputs.items()}
-    ends = {m: _where(has[m], x, starts[m]) for m, x in batch.inputs.items()}
+    # Neither the code of a category nor an empty cell can be integrated over: the path begins behind both.
+    rest_of_model, fronts = _split_model(model)
+    starts = {m: _baseline(model, m, x, baselines.get(m), fronts[m]) for m, x in batch.inputs.items()}
+    with torch.no_grad():
+        ends = {m: _where(has[m], fronts[m](x), starts[m]) for m, x in batch.inputs.items()}
     # What none of the samples has is in no graph, and Captum refuses to differentiate by it.
     names = [m for m in ends if bool(has[m].any())]
 
     def value_at(inputs: Mapping[str, Tensor], rest: Sequence[Tensor]) -> Tensor:
         present = dict(zip(batch.present, rest, strict=False))
         lengths = dict(zip(batch.lengths, rest[len(present) :], strict=False))
-        return read(task, value, model(inputs, present, lengths=lengths).prediction, rest[-1])
+        return read(task, value, rest_of_model(inputs, present, lengths=lengths).prediction, rest[-1])
 
     def along_the_path(*tensors: Tensor) -> Tensor:
         return value_at(dict(zip(names, tensors, strict=False)), tensors[len(names) :])
@@ -213,8 +223,67 @@ def _integrate(
         below = _array(value_at({m: start.expand_as(ends[m]) for m, start in starts.items()}, rest))
         full = _array(value_at(ends, rest))
     total = sum((x.reshape(len(batch), -1).sum(axis=1) for x in values.values()), np.zeros(len(batch)))
-    labels = {m: feature_names(model, m, tuple(x.shape[1:])) for m, x in ends.items()}
+    values = {m: _of_columns(model, m, x, batch.inputs[m], fronts[m]) for m, x in values.items()}
+    labels = {m: feature_names(model, m, x.shape[1:]) for m, x in values.items()}
     return Attributions(values, labels, below, full, total - (full - below))
+
+
+class _Front(nn.Module):
+    """The layers of a preparation up to where gaps are filled and categories opened."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        self.steps = [layer for layer in layers if isinstance(layer, Preparation)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.layers(x)
+        return found
+
+    def origins(self, width: int) -> NDArray[np.int64]:
+        """For each column behind it, the raw one that it is made of."""
+        found = np.arange(width)
+        for step in self.steps:
+            places = step.sources(len(found))
+            assert places is not None  # what mixes columns needs all cells, and comes later
+            found = found[places]
+        return found
+
+
+def _split_model(model: FusionModel) -> tuple[FusionModel, dict[str, _Front]]:
+    """The model without the front of each modality's preparation, and the fronts; they share its weights."""
+    fronts, encoders = {}, {}
+    for m, encoder in model.encoders.items():
+        layers = layers_before(encoder)
+        steps = [layer for layer in layers if isinstance(layer, Preparation)]
+        count = front_of(steps)
+        end = layers.index(steps[count - 1]) + 1 if count else 0
+        fronts[m] = _Front(layers[:end])
+        rest = list(encoder.children())[end:] if end else []
+        encoders[m] = Preprocessed(*rest) if rest else encoder
+    if not any(front.steps for front in fronts.values()):
+        return model, fronts
+    rest_of_model = FusionModel(encoders, model.fusion, model.head, task=model.task, classes=model.classes)
+    return rest_of_model.train(model.training), fronts
+
+
+def _of_columns(model: FusionModel, m: str, x: Floats, raw: Tensor, front: _Front) -> Floats:
+    """Attributions ``(n, …, l')`` behind a front as those of the columns before it, of a table's own columns."""
+    if front.steps:
+        shape = tuple(raw.shape)
+        width = shape[-1] if x.ndim == raw.dim() else math.prod(shape[1:])
+        x = _added(x, front.origins(width), width)
+        if x.ndim != raw.dim():
+            x = x.reshape(shape)
+    columns = model.schema.get(m)
+    return x if columns is None else _added(x, owners_of(columns), len(columns))
+
+
+def _added(x: Floats, owners: NDArray[np.int64], count: int) -> Floats:
+    """``(…, l) -> (…, count)``: the sum of what belongs to each."""
+    found = np.zeros((count, *x.shape[:-1]))
+    np.add.at(found, owners, np.moveaxis(x, -1, 0))
+    return np.moveaxis(found, 0, -1)
 
 
 def _array(x: Tensor) -> Floats:
@@ -226,17 +295,22 @@ def _where(has: Tensor, x: Tensor, start: Tensor) -> Tensor:
     return torch.where(has.view(-1, *[1] * (x.dim() - 1)), x, start)
 
 
-def _baseline(model: FusionModel, name: str, x: Tensor, given: Tensor | None) -> Tensor:
-    """``(1, *shape)``."""
+def _baseline(model: FusionModel, name: str, x: Tensor, given: Tensor | None, front: _Front) -> Tensor:
+    """``(1, *shape)``, behind the front."""
+    if given is None and front.steps:
+        mean: Tensor = front.steps[-1].front_mean.to(x)  # type: ignore[assignment]
+        return mean.expand(*x.shape[1:-1], -1)[None] if takes_lengths(model.encoders[name]) else mean[None]
     if given is None:
-        layers = [layer for layer in model.encoders[name].modules() if isinstance(layer, Standardize)]
-        given = layers[0].mean if layers else x.new_zeros(())
+        found = raw_moments(model.encoders[name])
+        given = x.new_zeros(()) if found is None else found[0]
     try:
-        return given.to(x).expand(x.shape[1:])[None]
+        start = given.to(x).expand(x.shape[1:])[None]
     except RuntimeError:
         raise InputError(
             f"the baseline of {name!r} has shape {tuple(given.shape)}, its samples {tuple(x.shape[1:])}"
         ) from None
+    with torch.no_grad():
+        return front(start)  # type: ignore[no-any-return]
 
 
 def _integrated_gradients() -> Any:
@@ -254,7 +328,8 @@ def _integrated_gradients() -> Any:
 
 def feature_names(model: FusionModel, modality: str, shape: tuple[int, ...]) -> tuple[str, ...]:
     """Names of a modality's flattened features: the model's, or their places from 0 (``"2,5"`` for two axes)."""
-    known = model.features.get(modality, ())
+    columns = model.schema.get(modality)
+    known = model.features.get(modality, ()) if columns is None else [column.name for column in columns]
     if len(known) == math.prod(shape):
         return tuple(known)
     return tuple(",".join(map(str, place)) for place in np.ndindex(shape))

@@ -20,6 +20,8 @@ from equifuse.errors import InputError, UnknownNameError
 from equifuse.explain.targets import Floats, plain
 
 METHODS = ("lac", "aps")
+# A coverage that exchangeable samples have less often than this is said to be off.
+_UNLIKELY = 0.01
 _EXCHANGEABLE = "assumes that calibration samples and new samples are exchangeable; coverage is marginal"
 _REUSED = "; the calibration part has also chosen the model (early stopping), so the guarantee is approximate"
 
@@ -58,6 +60,7 @@ class PredictionSets:
         members: bool ``(n, K)``. A set may be empty: then no class is plausible.
         coverage: share of the sets that hold the truth; None without labels.
         assumption: what the guarantee rests on.
+        calibrated_on: number of samples that the threshold is from; 0 where it is not known.
     """
 
     method: str
@@ -66,6 +69,12 @@ class PredictionSets:
     members: NDArray[np.bool_]
     coverage: float | None
     assumption: str
+    calibrated_on: int = 0
+
+    @property
+    def warning(self) -> str | None:
+        """What is said where the sets hold the truth less often than they should; None where they do not."""
+        return shortfall(self.coverage, len(self.members), self.calibrated_on, self.alpha)
 
     def summary(self) -> dict[str, Any]:
         """Plain numbers: coverage, mean size, and the share of sets of each size from 0 to K."""
@@ -78,6 +87,7 @@ class PredictionSets:
             "mean_size": float(size.mean()),
             "sizes": (np.bincount(size, minlength=self.members.shape[1] + 1) / len(size)).tolist(),
             "assumption": self.assumption,
+            "warning": self.warning,
         }
 
 
@@ -96,6 +106,7 @@ class Intervals:
         upper: ``(n, K)``.
         coverage: ``(K,)`` share of the intervals that hold the truth; None without targets.
         assumption: what the guarantee rests on.
+        calibrated_on: number of samples that the radius is from; 0 where it is not known.
     """
 
     alpha: float
@@ -104,6 +115,16 @@ class Intervals:
     upper: Floats
     coverage: Floats | None
     assumption: str
+    calibrated_on: int = 0
+
+    @property
+    def warning(self) -> str | None:
+        """What is said where the intervals of a target hold it less often than they should; None where they do not."""
+        for covered in () if self.coverage is None else self.coverage.tolist():
+            said = shortfall(covered, len(self.lower), self.calibrated_on, self.alpha)
+            if said:
+                return said
+        return None
 
     def summary(self) -> dict[str, Any]:
         """Plain numbers, one for each target; None for an infinite radius."""
@@ -112,6 +133,7 @@ class Intervals:
             "radius": [plain(r) for r in self.radius],
             "coverage": None if self.coverage is None else self.coverage.tolist(),
             "assumption": self.assumption,
+            "warning": self.warning,
         }
 
 
@@ -135,6 +157,43 @@ def quantile(scores: ArrayLike, alpha: float) -> float:
     s = np.asarray(scores, dtype=np.float64)
     rank = math.ceil((s.size + 1) * (1 - Fraction(str(alpha))))
     return math.inf if rank > s.size else float(np.partition(s, rank - 1)[rank - 1])
+
+
+def shortfall(coverage: float | None, samples: int, calibrated_on: int, alpha: float) -> str | None:
+    """What to say where the truth is covered less often than exchangeable samples would allow.
+
+    Of ``n`` new samples the number covered is beta-binomial if they are exchangeable with the ``m`` of the calibration
+    part and scores have no ties: with parameters ``m + 1 − l`` and ``l = ⌊(m + 1) α⌋`` (Angelopoulos & Bates 2021,
+    appendix C). It is said where so few would be covered once in a hundred times or less.
+
+    Example:
+        >>> from equifuse.explain.conformal import shortfall
+        >>> shortfall(0.79, samples=300, calibrated_on=200, alpha=0.1)
+        'covers 79.0 % of 300 samples where 90 % was promised: they differ from those that it was calibrated on'
+        >>> shortfall(0.88, samples=300, calibrated_on=200, alpha=0.1) is None
+        True
+
+    Args:
+        coverage: share that is covered, or None.
+        samples: that it is measured on.
+        calibrated_on: samples of the calibration part.
+        alpha: share of errors allowed.
+    """
+    if coverage is None or calibrated_on < 1:
+        return None
+    from scipy.stats import betabinom  # noqa: PLC0415 - it takes a moment to import
+
+    allowed = math.floor((calibrated_on + 1) * Fraction(str(alpha)))
+    if allowed < 1:
+        return None
+    chance = betabinom.cdf(round(coverage * samples), samples, calibrated_on + 1 - allowed, allowed)
+    if chance > _UNLIKELY:
+        return None
+    promised = f"{100 * (1 - alpha):.3g} % was promised"
+    return (
+        f"covers {100 * coverage:.1f} % of {samples} samples where {promised}: they differ from those that it was "
+        "calibrated on"
+    )
 
 
 def class_scores(probabilities: ArrayLike, method: str = "lac", generator: np.random.Generator | None = None) -> Floats:
@@ -206,7 +265,7 @@ def prediction_sets(
     coverage = None
     if target is not None:
         coverage = float(members[np.arange(len(members)), np.asarray(target).astype(np.int64)].mean())
-    return PredictionSets(method, alpha, threshold, members, coverage, assumption(reused))
+    return PredictionSets(method, alpha, threshold, members, coverage, assumption(reused), len(labels))
 
 
 def intervals(
@@ -244,4 +303,4 @@ def intervals(
     coverage = None
     if target is not None:
         coverage = (np.abs(np.asarray(target, dtype=np.float64) - p) <= radius).mean(axis=0)
-    return Intervals(alpha, radius, p - radius, p + radius, coverage, assumption(reused))
+    return Intervals(alpha, radius, p - radius, p + radius, coverage, assumption(reused), len(found))

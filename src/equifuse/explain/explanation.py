@@ -269,6 +269,24 @@ def _labelled(model: FusionModel, task: Task, batches: Iterable[Batch]) -> tuple
     return outputs, target
 
 
+def certainty(
+    model: FusionModel, task: Task, validation: Iterable[Batch], samples: Iterable[Batch], alpha: float = 0.1
+) -> PredictionSets | Intervals | None:
+    """Sets of classes or intervals of samples that promise to hold the truth; None where the task has none.
+
+    Args:
+        model: the model.
+        task: its task.
+        validation: what they are calibrated on, with labels.
+        samples: what they are for; with labels, their coverage is measured.
+        alpha: share of errors allowed.
+    """
+    if task.conformal is None:
+        return None
+    fitted_on = _labelled(model, task, validation)
+    return _conformal(task, fitted_on, outputs_of(model, task, samples), alpha, "lac", 0, True)
+
+
 def _conformal(
     task: Task,
     fitted_on: tuple[Floats, NDArray[Any]],

@@ -190,12 +190,24 @@ def _part_energies(model: FusionModel, encoded: dict[str, Tensor], here: dict[st
         return None
     shared = fusion.shared_dim
     invariant, specific = {}, {}
+    for m, parts in gmf_parts(model, encoded).items():
+        inv, spec = (parts[name].square().flatten(1).sum(1) for name in ("invariant", "specific"))
+        invariant[m], specific[m] = _known(inv, here[m]), _known(spec, here[m])
+    return PartEnergies(invariant, specific, {m: shared / (shared + fusion.dims[m]) for m in encoded})
+
+
+def gmf_parts(model: FusionModel, encoded: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The ``invariant`` and ``specific`` part of each modality that GMF makes of its code; {} for another fusion."""
+    fusion = model.fusion
+    if not isinstance(fusion, GMF | FoldedGMF):
+        return {}
+    shared = fusion.shared_dim
+    found = {}
     for m, x in encoded.items():
         both = fusion.maps[m](x)
         parts = both if isinstance(both, tuple) else (both[..., :shared], both[..., shared:])
-        inv, spec = (part.square().flatten(1).sum(1) for part in parts)
-        invariant[m], specific[m] = _known(inv, here[m]), _known(spec, here[m])
-    return PartEnergies(invariant, specific, {m: shared / (shared + fusion.dims[m]) for m in encoded})
+        found[m] = dict(zip(("invariant", "specific"), parts, strict=True))
+    return found
 
 
 def _known(x: Tensor, here: Tensor) -> Floats:

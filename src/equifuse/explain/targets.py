@@ -93,7 +93,8 @@ def presence(model: FusionModel, batch: Batch) -> Tensor:
     """Bool ``(B, M)``: which sample has which modality of the model."""
     device = next(iter(batch.inputs.values())).device
     none, every = (torch.full((len(batch),), here, device=device) for here in (False, True))
-    return torch.stack([batch.present.get(m, every) if m in batch.inputs else none for m in model.modalities], dim=1)
+    present = model.presence(batch.inputs, batch.present, lengths=batch.lengths) or {}
+    return torch.stack([present.get(m, every) if m in batch.inputs else none for m in model.modalities], dim=1)
 
 
 @torch.no_grad()

@@ -57,6 +57,8 @@ class ExportDescription(Record):
         modalities: modality name -> shape of a row.
         sequences: modalities that are padded sequences.
         features: modality name -> names of its features, where they are known.
+        columns: modality name -> what each column of its table holds, where they are not all numbers: a category is its
+            place among the values, a date days since 2000 and its circles, what is empty NaN.
         inputs: names of the program's inputs.
         outputs: names of its outputs.
         examples: what it was checked with.
@@ -73,6 +75,7 @@ class ExportDescription(Record):
     modalities: dict[str, list[int]]
     sequences: list[str]
     features: dict[str, list[str]]
+    columns: dict[str, list[dict[str, Any]]]
     inputs: list[str]
     outputs: list[str]
     examples: ExportedExamples
@@ -89,7 +92,8 @@ class ExportDescription(Record):
         """
         try:
             solver = values["solver"]
-            parts = {
+            parts: dict[str, Any] = {
+                "columns": values.get("columns", {}),
                 "examples": ExportedExamples.from_dict(values["examples"]),
                 "solver": None if solver is None else ExportedSolver.from_dict(solver),
             }

@@ -125,6 +125,7 @@ def export_model(
         modalities={m: list(x.shape[1:]) for m, x in examples.inputs.items()},
         sequences=list(examples.lengths),
         features={m: list(feature_names) for m, feature_names in model.features.items()},
+        columns={m: [column.stored() for column in columns] for m, columns in model.schema.items()},
         inputs=list(names),
         outputs=list(outputs[0]),
         examples=ExportedExamples(len(examples), examples.made_up),

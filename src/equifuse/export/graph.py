@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equifuse.encoders import SequenceEncoder, Standardize
+from equifuse.data.columns import kinds_of
+from equifuse.encoders import SequenceEncoder
+from equifuse.encoders.preparation import raw_moments
 from equifuse.encoders.preprocessed import takes_lengths
 from equifuse.errors import ConvergenceWarning, InputError, UnknownNameError
 from equifuse.fusion import GMF, DEQFusion, Fusion
@@ -197,8 +199,15 @@ def _made_up(model: FusionModel, name: str) -> Tensor:
         shape = (_MADE_UP_STEPS, *shape[1:])
     drawn = torch.randn(_MADE_UP, *shape, generator=torch.Generator().manual_seed(0))
     drawn = drawn.to(next((p.dtype for p in model.parameters()), drawn.dtype))
-    first = next((part for part in encoder.modules() if isinstance(part, Standardize)), None)
-    return drawn if first is None else first.mean.cpu() + first.scale.cpu() * drawn
+    found = raw_moments(encoder)
+    if found is not None:
+        own = shape[1:] if takes_lengths(encoder) else shape
+        mean, deviation = (x.cpu().to(drawn).reshape(own) for x in found)
+        drawn = mean + deviation * drawn
+    codes = [kind == "category" for kind in kinds_of(model.schema.get(name, ()))]
+    if any(codes):
+        drawn = torch.where(torch.tensor(codes), drawn.round().clamp(min=0), drawn)
+    return drawn
 
 
 def choose_steps(graph: InferenceGraph, sets: list[Examples], solver: StaticAnderson) -> int:

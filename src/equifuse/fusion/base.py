@@ -240,9 +240,14 @@ def flatten(
     for name in given:
         x = inputs[name]
         if not isinstance(x, Tensor):
-            raise InputError(_no_tensor(name, x))
-        if x.dim() < 2 or x.shape[-1] != dims[name]:
-            width = x.shape[-1] if x.dim() else 0
+            raise InputError(no_tensor(name, x))
+        if x.dim() < 2:
+            raise InputError(
+                f"modality {name!r} has shape {tuple(x.shape)}, without an axis of samples; one sample is "
+                f"(1, {dims[name]})"
+            )
+        if x.shape[-1] != dims[name]:
+            width = x.shape[-1]
             raise InputError(
                 f"modality {name!r} has width {width} (shape {tuple(x.shape)}), the fusion was built for {dims[name]}"
             )
@@ -284,9 +289,11 @@ def _row_mask(name: str, mask: Tensor, leading: tuple[int, ...], device: torch.d
     return mask.to(device).reshape(-1, 1)
 
 
-def _no_tensor(name: str, value: object) -> str:
+def no_tensor(name: str, value: object) -> str:
     """The message where a modality is no tensor."""
-    advice = "leave it out where the whole batch lacks it" if value is None else "pass a tensor"
+    advice = "pass a tensor, which torch.as_tensor makes"
+    if value is None:
+        advice = "leave it out where the whole batch lacks it"
     return f"modality {name!r} is {_kind(value)}; {advice}"
 
 

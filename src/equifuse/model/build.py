@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from equifuse.encoders import ENCODERS, POOLINGS, MLPEncoder, Preprocessed, SequenceEncoder, Standardize
+from equifuse.encoders import ENCODERS, POOLINGS, MLPEncoder, Preparation, Preprocessed, SequenceEncoder, Standardize
+from equifuse.encoders.preparation import restore_steps
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion import fusion_options as options_of
 from equifuse.fusion import make_fusion
@@ -30,10 +31,12 @@ def build_model(
     classes: tuple[str, ...] | None = None,
     head_dropout: float = 0.0,
     clip: float | None = 5.0,
+    prepare: Mapping[str, Sequence[Preparation | Mapping[str, Any]]] | None = None,
 ) -> FusionModel:
     """Build a model from names and numbers, as the command line does; it can be stored and loaded without any code.
 
-    Every modality is standardised (fit it with :meth:`FusionModel.fit_preprocessing`) and encoded.
+    Every modality is standardised (fit it with :meth:`FusionModel.fit_preprocessing`) and encoded; or prepared by
+    steps that were fitted before, and encoded.
 
     >>> model = ef.build_model({"text": 300, "image": 512}, "classification", 3, fusion="gmf")
     >>> model({"text": torch.randn(8, 300), "image": torch.randn(8, 512)}).prediction.shape
@@ -54,6 +57,7 @@ def build_model(
         classes: names of the outputs.
         head_dropout: dropout rate before the head, in [0, 1); default 0.
         clip: bound on standardised inputs, or None; default 5.
+        prepare: modality name -> fitted steps, see :func:`equifuse.encoders.fit_steps`, instead of standardising.
 
     Returns:
         The model, with fresh weights.
@@ -65,7 +69,8 @@ def build_model(
     given = {name: (shape,) if isinstance(shape, int) else tuple(shape) for name, shape in shapes.items()}
     options = dict(encoder_options or {})
     chosen = dict.fromkeys(given, encoder) if isinstance(encoder, str) else dict.fromkeys(given, "auto") | dict(encoder)
-    for name in (*chosen, *sequences):
+    prepared = {name: _restored(steps) for name, steps in (prepare or {}).items()}
+    for name in (*chosen, *sequences, *prepared):
         if name not in given:
             raise UnknownNameError("modality", name, given)
     allowed = ("hidden", "dropout", "input_dropout")
@@ -81,7 +86,8 @@ def build_model(
     encoders: dict[str, nn.Module | None] = {}
     dims: dict[str, int] = {}
     for name, shape in given.items():
-        encoders[name], dims[name] = _encoder(name, shape, chosen[name], options, name in sequences, clip)
+        steps = prepared.get(name)
+        encoders[name], dims[name] = _encoder(name, shape, chosen[name], options, name in sequences, clip, steps)
     module = make_fusion(fusion, dims, **_with_outputs(fusion, fusion_options, n_outputs))
     if module.tasks is not None and task not in module.tasks:
         raise InputError(f"fusion {fusion!r} is for {', '.join(module.tasks)}, the task is {task}")
@@ -98,7 +104,15 @@ def build_model(
         "head_dropout": head_dropout,
         "clip": clip,
     }
+    if prepared:
+        model.recipe["prepare"] = {name: [step.stored() for step in steps] for name, steps in prepared.items()}
     return model
+
+
+def _restored(steps: Sequence[Preparation | Mapping[str, Any]]) -> list[Preparation]:
+    """Steps as they are, or as they were described in a stored model."""
+    fitted = [step for step in steps if isinstance(step, Preparation)]
+    return fitted or restore_steps([step for step in steps if not isinstance(step, Preparation)])
 
 
 def _with_outputs(fusion: str, options: Mapping[str, Any] | None, n_outputs: int) -> dict[str, Any]:
@@ -113,24 +127,41 @@ def _with_outputs(fusion: str, options: Mapping[str, Any] | None, n_outputs: int
 
 
 def _encoder(
-    name: str, shape: tuple[int, ...], kind: str, options: Mapping[str, Any], padded: bool, clip: float | None
+    name: str,
+    shape: tuple[int, ...],
+    kind: str,
+    options: Mapping[str, Any],
+    padded: bool,
+    clip: float | None,
+    steps: Sequence[Preparation] | None,
 ) -> tuple[nn.Module, int]:
-    """The encoder of a modality, with standardising, and the width of its output."""
+    """The encoder of a modality, with its preparation, and the width of its output."""
     if kind not in ENCODERS:
         raise UnknownNameError("encoder", kind, ENCODERS)
     if kind == "auto":
         kind = "attention" if padded else "mlp"
-    width = math.prod(shape)
     hidden = options.get("hidden", (128,))
     hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
     if kind in POOLINGS:
         if len(shape) != 2:
             raise InputError(f"encoder {kind!r} needs sequences (T, l); modality {name!r} has shape {shape}")
-        dropout = options.get("dropout", 0.3)
-        body = SequenceEncoder(shape[1], hidden[-1], kind, dropout=dropout)
-        return Preprocessed(Standardize(shape[1:], clip), body), hidden[-1]
+        front, width = _front(steps, shape[1:], clip)
+        body = SequenceEncoder(width, hidden[-1], kind, dropout=options.get("dropout", 0.3))
+        return Preprocessed(*front, body), hidden[-1]
     if padded:
         raise InputError(f"encoder {kind!r} cannot tell padding from data in {name!r}; use {', '.join(POOLINGS)}")
+    front, width = _front(steps, shape, clip)
     if kind == "identity":
-        return Preprocessed(Standardize(shape, clip), nn.Flatten(1)), width
-    return Preprocessed(Standardize(shape, clip), MLPEncoder(width, **{**options, "hidden": hidden})), hidden[-1]
+        return Preprocessed(*front, nn.Flatten(1)), width
+    return Preprocessed(*front, MLPEncoder(width, **{**options, "hidden": hidden})), hidden[-1]
+
+
+def _front(
+    steps: Sequence[Preparation] | None, shape: tuple[int, ...], clip: float | None
+) -> tuple[list[nn.Module], int]:
+    """The layers before an encoder, and the number of features that they give; steps get flat features."""
+    width = math.prod(shape)
+    if not steps:
+        return [Standardize(shape, clip)], width
+    flat = [nn.Flatten(1)] if len(shape) > 1 else []
+    return [*flat, *steps], steps[-1].width

@@ -8,14 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from equifuse.data.columns import Columns, owners_of
 from equifuse.encoders import Standardize
+from equifuse.encoders.preparation import fills_gaps, layers_before
+from equifuse.encoders.preparation.gaps import enough_cells
 from equifuse.encoders.preprocessed import encode, takes_lengths
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion import Fusion, FusionOutput
+from equifuse.fusion.base import no_tensor
 from equifuse.fusion.modes import evaluation_mode
+from equifuse.model.outputs import encoder_tensor
 from equifuse.registry import TASKS
 
 
@@ -104,6 +110,9 @@ class FusionModel(nn.Module):
         self.classes = tuple(classes) if classes is not None else None
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.features: dict[str, tuple[str, ...]] = {}  # names of a modality's features, where a source has them
+        self.schema: dict[str, Columns] = {}  # what a table's columns hold, where they are not all numbers
+        # Share of empty cells beyond which a row does not have a modality, in (0, 1]; None: only what masks say.
+        self.row_missing: float | None = None
         self.recipe: dict[str, Any] | None = None
 
     @property
@@ -140,9 +149,37 @@ class FusionModel(nn.Module):
             UnknownNameError: a modality that the model does not have.
             InputError: a shape, width or mask does not fit.
         """
+        present = self.presence(inputs, present, lengths=lengths)
         encoded = self.encode(inputs, present, lengths=lengths)
         output = self.fusion(encoded, present, index=index)
         return ModelOutput(self.head(output.fused), output, encoded)
+
+    def presence(
+        self,
+        inputs: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        *,
+        lengths: Mapping[str, Tensor] | None = None,
+    ) -> Mapping[str, Tensor] | None:
+        """Which rows have which modality: as the masks say, and where no more cells than ``row_missing`` are empty."""
+        if self.row_missing is None:
+            return present
+        found = dict(present or {})
+        for name, x in inputs.items():
+            if not isinstance(x, Tensor) or x.dim() < 2 or not x.is_floating_point():
+                continue
+            firsts = None
+            if name in self.schema:
+                _, places = np.unique(owners_of(self.schema[name]), return_index=True)
+                firsts = torch.from_numpy(places).to(x.device)
+            enough = enough_cells(x.isnan(), self.row_missing, (lengths or {}).get(name), firsts)
+            if not torch.compiler.is_compiling() and bool(enough.all()):
+                continue
+            mask = found.get(name)
+            if mask is not None and mask.dim() > 1:
+                enough = enough.reshape(-1, *[1] * (mask.dim() - 1))
+            found[name] = enough if mask is None else mask & enough
+        return found
 
     def encode(
         self,
@@ -159,10 +196,32 @@ class FusionModel(nn.Module):
         encoded = {}
         for name, encoder in self.encoders.items():
             if name in inputs:
+                if not isinstance(inputs[name], Tensor):
+                    raise InputError(no_tensor(name, inputs[name]))
                 self._check_shape(name, inputs[name])
+                if not self.training and not torch.compiler.is_compiling():
+                    self.check_gaps(name, inputs[name], present.get(name))
                 steps = lengths.get(name)
-                encoded[name] = _encode(encoder, inputs[name], steps, present.get(name), self.fusion.dims[name])
+                encoded[name] = _encode(name, encoder, inputs[name], steps, present.get(name), self.fusion.dims[name])
         return encoded
+
+    def check_gaps(self, name: str, x: Tensor, mask: Tensor | None = None) -> None:
+        """Refuse empty cells (NaN) of a modality that no step of its preparation fills, in rows that have it.
+
+        Raises:
+            InputError: there are some.
+        """
+        if fills_gaps(self.encoders[name]) or not x.is_floating_point():
+            return
+        empty = x.isnan()
+        if mask is not None:
+            empty = empty & mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim()))
+        if bool(empty.any()):
+            rows = int(empty.flatten(1).any(1).sum())
+            raise InputError(
+                f"modality {name!r} has empty cells (NaN) in {rows} of {len(x)} rows, and this model does not fill "
+                "them; train one with prepare='impute:median', or mark the rows as missing"
+            )
 
     def _check_shape(self, name: str, x: Tensor) -> None:
         expected = self.shapes.get(name)
@@ -188,20 +247,19 @@ class FusionModel(nn.Module):
     @torch.no_grad()
     def fit_preprocessing_in_pieces(self, pieces: Iterable[Piece]) -> None:
         """:meth:`fit_preprocessing` on a training part that comes in pieces, which are not stored."""
-        layers = {
-            name: [module for module in encoder.modules() if isinstance(module, Standardize)]
-            for name, encoder in self.encoders.items()
-        }
+        layers = {name: _to_fit(encoder) for name, encoder in self.encoders.items()}
         for inputs, present, lengths, weight in pieces:
             for name, x in inputs.items():
+                before, fitted = layers[name]
                 mask, steps = present.get(name), lengths.get(name)
                 here = slice(None) if mask is None else mask
-                for layer in layers[name]:
-                    layer.update(
-                        x[here], None if steps is None else steps[here], None if weight is None else weight[here]
-                    )
-        for layer in (layer for some in layers.values() for layer in some):
-            layer.finish()
+                rows = x[here]
+                for layer in before:
+                    rows = layer(rows)
+                for each in fitted:
+                    each.update(rows, None if steps is None else steps[here], None if weight is None else weight[here])
+        for each in (layer for _, some in layers.values() for layer in some):
+            each.finish()
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Store the model as a folder of ``model.safetensors`` and ``model.json``; atomic, never a pickle.
@@ -306,10 +364,21 @@ class FusionModel(nn.Module):
         return store.push_to_hub(self, repository, card, message, private=private, token=token)
 
 
-def _encode(encoder: nn.Module, x: Tensor, lengths: Tensor | None, mask: Tensor | None, width: int) -> Tensor:
+def _to_fit(encoder: nn.Module) -> tuple[list[nn.Module], list[Standardize]]:
+    """The layers that standardise, and those before them; of a preparation the last, if it does so."""
+    layers = layers_before(encoder)
+    if not layers:
+        return [], [module for module in encoder.modules() if isinstance(module, Standardize)]
+    *before, last = layers
+    return before, [last] if isinstance(last, Standardize) else []
+
+
+def _encode(
+    name: str, encoder: nn.Module, x: Tensor, lengths: Tensor | None, mask: Tensor | None, width: int
+) -> Tensor:
     """Encode the samples that have the modality; the others get zeros, which the fusion ignores."""
     if mask is None:
-        return _encode_some(encoder, x, lengths)
+        return encoder_tensor(name, _encode_some(encoder, x, lengths), x.shape[0], width)
     if not isinstance(mask, Tensor):
         raise InputError(f"a mask must be a bool tensor, got {type(mask).__name__}; torch.as_tensor makes one")
     if mask.dtype != torch.bool or mask.dim() < 1 or mask.shape[0] != x.shape[0]:
@@ -318,21 +387,23 @@ def _encode(encoder: nn.Module, x: Tensor, lengths: Tensor | None, mask: Tensor 
         # Positions cannot be dropped from a sample, nor samples from a graph: what is absent is blanked instead.
         extra = x.dim() - mask.dim()
         blanked = x.masked_fill(~mask.reshape(*mask.shape, *[1] * extra), 0)
-        return encode(encoder, blanked, lengths)  # type: ignore[no-any-return]
+        return encoder_tensor(name, encode(encoder, blanked, lengths), x.shape[0], width)
     if not bool(mask.any()):
         return x.new_zeros(x.shape[0], width)
-    some = _encode_some(encoder, x[mask], None if lengths is None else lengths[mask])
+    rows = x[mask]
+    some = _encode_some(encoder, rows, None if lengths is None else lengths[mask])
+    some = encoder_tensor(name, some, rows.shape[0], width)
     return some.new_zeros(x.shape[0], *some.shape[1:]).index_put((mask.nonzero().squeeze(1),), some)
 
 
-def _encode_some(encoder: nn.Module, x: Tensor, lengths: Tensor | None) -> Tensor:
+def _encode_some(encoder: nn.Module, x: Tensor, lengths: Tensor | None) -> Any:
     """Encode samples that have the modality.
 
     Of a single sample's features there is no variance, so that batch normalisation cannot train on it; it then uses
     its running statistics, as in evaluation mode.
     """
     try:
-        encoded: Tensor = encode(encoder, x, lengths)
+        encoded = encode(encoder, x, lengths)
     except ValueError as error:
         if len(x) != 1 or "more than 1 value per channel" not in str(error):
             raise

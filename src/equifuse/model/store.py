@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from equifuse import hub
+from equifuse.data.columns import Column
 from equifuse.errors import DataError
 from equifuse.files import atomic_folder, parse_errors, write_text
 from equifuse.fusion import make_fusion
@@ -36,6 +37,8 @@ def save(model: FusionModel, path: Path, *, overwrite: bool = False) -> None:
         "classes": model.classes,
         "shapes": model.shapes,
         "features": model.features,
+        "schema": {m: [column.stored() for column in columns] for m, columns in model.schema.items()},
+        "row_missing": model.row_missing,
         "fusion": model.fusion.config(),
         "recipe": model.recipe,
     }
@@ -115,6 +118,8 @@ def load(
         classes = tuple(described["classes"]) if described["classes"] is not None else None
         shapes = {name: tuple(shape) for name, shape in described["shapes"].items()}
         features = {name: tuple(names) for name, names in described.get("features", {}).items()}
+        schema = {name: tuple(map(Column.of, each)) for name, each in described.get("schema", {}).items()}
+        row_missing = described.get("row_missing")
         fusion = dict(described["fusion"])
         recipe, task = described["recipe"], described["task"]
         name, dims = fusion.pop("name"), fusion.pop("dims")
@@ -134,7 +139,8 @@ def load(
         module = make_fusion(name, dims, **fusion)
         model = FusionModel(encoders, module, head, task=task, classes=classes)
         model.shapes = shapes
-    model.features = features
+    model.features, model.schema = features, schema
+    model.row_missing = None if row_missing is None else float(row_missing)
     try:
         model.to(_float_dtype(tensors)).load_state_dict(tensors)
     except RuntimeError as error:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # it takes half a second to import
 Rows = Sequence[Mapping[str, float | None]]
 # Subsets of modalities that still get a name each on an axis.
 _MOST_NAMED = 15
+# Values of a column that still get a colour each.
+_MOST_COLOURS = 20
 # Okabe and Ito's palette: colour-blind readers can distinguish it, too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # The same numbers give the same file.
@@ -332,6 +334,143 @@ def contributions(values: Mapping[str, float], metric: str) -> Figure:
     axis.axvline(0, color="black", linewidth=0.8)
     axis.invert_yaxis()
     axis.set_xlabel(f"contribution to {metric}")
+    return figure
+
+
+def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
+    """Samples of each class, rows, by predicted class, columns; the colour is the share of the row.
+
+    Example:
+        >>> confusion([[8, 2], [1, 9]], ["cat", "dog"]).axes[0].get_xlabel()
+        'predicted'
+
+    Args:
+        matrix: numbers of samples ``(K, K)``.
+        classes: their names.
+    """
+    counts = np.asarray(matrix, dtype=np.float64)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = max(4.0, 1.6 + 0.45 * len(classes))
+    figure, (axis,) = _figure(size + 0.8, size)
+    axis.grid(visible=False)
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axis, label="share of the class", shrink=0.8)
+    axis.set_xticks(range(len(classes)), classes, rotation=60, ha="right")
+    axis.set_yticks(range(len(classes)), classes)
+    if len(classes) <= _MOST_NAMED:
+        for (i, j), share in np.ndenumerate(shares):
+            colour = "white" if share > 0.5 else "black"
+            axis.text(j, i, f"{counts[i, j]:.0f}", ha="center", va="center", color=colour, fontsize="small")
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("class")
+    return figure
+
+
+def survival_curves(curves: Mapping[str, Mapping[str, Any]], *, p: float | None = None) -> Figure:
+    """Kaplan-Meier curves with their intervals, a colour each.
+
+    Example:
+        >>> curve = {"n": 2, "events": 1, "time": [1, 2], "share": [1, 0.5], "low": [1, 0], "high": [1, 1]}
+        >>> survival_curves({"high risk": curve}, p=0.03).axes[0].get_ylabel()
+        'share without the event'
+
+    Args:
+        curves: label -> ``n``, ``events``, ``time``, ``share``, ``low`` and ``high``.
+        p: of the log-rank test.
+    """
+    figure, (axis,) = _figure(6.5, 4.4)
+    for colour, (label, curve) in zip(_cycle(len(curves)), curves.items(), strict=True):
+        starts = {"time": 0, "share": 1, "low": 1, "high": 1}
+        time, share, low, high = ([start, *curve[key]] for key, start in starts.items())
+        named = f"{label} ({curve['events']} of {curve['n']})"
+        axis.step(time, share, where="post", color=colour, label=named)
+        axis.fill_between(time, low, high, step="post", color=colour, alpha=0.15, linewidth=0)
+    axis.set_ylim(0, 1.02)
+    axis.set_xlim(left=0)
+    axis.set_xlabel("time")
+    axis.set_ylabel("share without the event")
+    axis.legend(title=None if p is None else f"log-rank p = {p:.2g}", frameon=False, fontsize="small")
+    return figure
+
+
+def over_time(times: Sequence[float], values: Sequence[float], name: str, *, reference: float | None = None) -> Figure:
+    """A score over time, and what it would be by chance.
+
+    Example:
+        >>> over_time([1, 2, 3], [0.8, 0.7, 0.75], "AUC", reference=0.5).axes[0].get_ylabel()
+        'AUC'
+
+    Args:
+        times: in order.
+        values: at each.
+        name: of the score.
+        reference: drawn as a line.
+    """
+    figure, (axis,) = _figure(6.5, 4)
+    axis.plot(times, values, color=_COLOURS[0], marker="o", markersize=4)
+    if reference is not None:
+        axis.axhline(reference, color="grey", linewidth=1, linestyle=":")
+    axis.set_xlabel("time")
+    axis.set_ylabel(name)
+    return figure
+
+
+def scatter(places: Any, values: Any = None, name: str = "", *, axes: tuple[str, str] = ("", "")) -> Figure:
+    """Samples as points, coloured by a column: names get a colour each, many numbers a scale.
+
+    Example:
+        >>> scatter(np.zeros((3, 2)), np.array(["a", "b", "a"]), "label", axes=("PC1", "PC2")).axes[0].get_xlabel()
+        'PC1'
+
+    Args:
+        places: ``(n, 2)``.
+        values: ``(n,)``, or None for one colour.
+        name: of the column.
+        axes: what the axes are called.
+    """
+    places = np.asarray(places)
+    figure, (axis,) = _figure(6.5, 5)
+    size = float(np.clip(4000 / max(len(places), 1), 3, 30))
+    kinds = [] if values is None else np.unique(values).tolist()
+    if values is None or not kinds:
+        axis.scatter(*places.T, s=size, color=_COLOURS[0], alpha=0.7, linewidths=0)
+    elif len(kinds) > _MOST_COLOURS and np.asarray(values).dtype.kind in "iuf":
+        image = axis.scatter(*places.T, s=size, c=np.asarray(values, dtype=float), cmap="viridis", linewidths=0)
+        figure.colorbar(image, ax=axis, label=name, shrink=0.8)
+    else:
+        for colour, kind in zip(_cycle(len(kinds)), kinds, strict=True):
+            some = places[np.asarray(values) == kind]
+            axis.scatter(*some.T, s=size, color=colour, alpha=0.7, linewidths=0, label=str(kind))
+        if len(kinds) <= _MOST_COLOURS:
+            axis.legend(title=name, frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axis.set_xlabel(axes[0])
+    axis.set_ylabel(axes[1])
+    return figure
+
+
+def scores(found: Mapping[str, Mapping[str, tuple[float, float, float]]], metric: str) -> Figure:
+    """A score with its interval for each of several parts, one colour per label.
+
+    Example:
+        >>> scores({"model": {"Oslo": (0.8, 0.7, 0.9), "Bergen": (0.7, 0.5, 0.85)}}, "accuracy").axes[0].get_xlabel()
+        'accuracy'
+
+    Args:
+        found: label -> part -> value, and the ends of its interval.
+        metric: its name.
+    """
+    names = list(dict.fromkeys(name for parts in found.values() for name in parts))
+    figure, (axis,) = _figure(6.5, 1.2 + 0.4 * len(names) * len(found) ** 0.5)
+    for i, (colour, (label, parts)) in enumerate(zip(_cycle(len(found)), found.items(), strict=True)):
+        places = [names.index(name) + 0.5 * ((i + 0.5) / len(found) - 0.5) for name in parts]
+        values = np.array(list(parts.values()))
+        reach = np.abs(values[:, 1:] - values[:, :1]).T
+        axis.errorbar(values[:, 0], places, xerr=reach, fmt="o", color=colour, capsize=3, label=label)
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set_xlabel(metric)
+    if len(found) > 1:
+        axis.legend(frameon=False, fontsize="small")
     return figure
 
 

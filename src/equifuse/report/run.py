@@ -237,6 +237,8 @@ def _certainty_section(found: Mapping[str, Any], folder: Path) -> Section | None
         tables.append(TextTable(["probabilities", "log loss", "Brier", "calibration error"], rows, caption))
     if conformal:
         text.append(conformal["assumption"])
+        if conformal.get("warning"):
+            text.append(f"Do not rely on them: this {conformal['warning']}.")
         tables.append(_conformal_table(conformal))
     return Section("How sure it is", text, figures, tables) if tables else None
 

@@ -16,7 +16,10 @@ from equifuse.extras import require
 if TYPE_CHECKING:  # it takes a moment to import, and pages do without
     from rich.table import Table
 
+    from equifuse.evaluation.survival import SurvivalScores
+    from equifuse.explain import Marker
     from equifuse.export.description import ExportDescription
+    from equifuse.runs import CrossValidation, FineTuned, Measured, Spread
 
 # In place of a number that there is not.
 NONE = "–"
@@ -175,6 +178,105 @@ def robustness_table(report: RobustnessReport) -> TextTable:
         rows,
         "; ".join([title, *(f"{NONE}: {why}" for why in sorted(reasons))]),
     )
+
+
+def measured_tables(found: Measured) -> list[TextTable]:
+    """Metrics with intervals and a baseline, each class, and each value of a column."""
+    header = ["metric", "value", "95 % interval", *(["without features"] if found.baseline else [])]
+    rows = []
+    for name, value in found.metrics.items():
+        known = [number(found.baseline.get(name))] if found.baseline else []
+        rows.append([name, number(value), interval_text(found.intervals.get(name)), *known])
+    blank = [""] * (len(header) - 2)
+    rows += [[name, number(value, ".4g"), *blank] for name, value in (found.convergence or {}).items()]
+    notes = [f"{name}: {why}" for name, why in found.undefined.items()]
+    tables = [TextTable(header, rows, "; ".join([f"{found.n} samples", *notes]))]
+    if found.by_class:
+        lines = [
+            [c.name, str(c.n), str(c.predicted), *map(number, (c.precision, c.recall, c.f1))] for c in found.by_class
+        ]
+        tables.append(TextTable(["class", "samples", "predicted", "precision", "recall", "F1"], lines, "each class"))
+    if found.confusion_matrix is not None and found.classes and len(found.classes) <= _CLASSES_SHOWN:
+        lines = [[name, *map(str, row)] for name, row in zip(found.classes, found.confusion_matrix, strict=True)]
+        tables.append(TextTable(["class", *found.classes], lines, "samples of each class, by predicted class"))
+    if found.by:
+        name = found.headline
+        lines = [
+            [value, str(part.n), number(part.metrics.get(name)), interval_text(part.intervals.get(name))]
+            for value, part in found.by.items()
+        ]
+        tables.append(TextTable(["rows of", "samples", name, "95 % interval"], lines))
+    if found.survival is not None:
+        tables.append(_survival_table(found.survival))
+    return tables
+
+
+def _survival_table(found: SurvivalScores) -> TextTable:
+    rows = [[f"{name}: events of samples", f"{curve.events} of {curve.n}", ""] for name, curve in found.curves.items()]
+    for name, ratio in (
+        ("hazard ratio, high to low risk", found.hazard_ratio),
+        ("hazard ratio per deviation of risk", found.hazard_ratio_per_deviation),
+    ):
+        if ratio is not None:
+            rows.append([name, f"{ratio.value:.3f}", f"{ratio.low:.3f} to {ratio.high:.3f}"])
+    rows.append(["log-rank test, p", NONE if found.log_rank is None else f"{found.log_rank:.2g}", ""])
+    rows.append(["AUC over time, mean", number(found.mean_auc), ""])
+    reference = "" if found.brier_reference is None else f"{found.brier_reference:.4f} without features"
+    rows.append(["integrated Brier score", number(found.brier), reference])
+    return TextTable(
+        ["survival", "value", "95 % interval"], rows, f"high risk: above {found.cut:.3g}, the training median"
+    )
+
+
+def interval_text(ends: Sequence[float] | None) -> str:
+    """Both ends of an interval, and a dash where there is none."""
+    return NONE if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
+
+
+def finetuned_table(found: FineTuned) -> TextTable:
+    """Metrics on the test part of the new data, before and after."""
+    rows = [[name, number(value), number(found.after.get(name))] for name, value in found.before.items()]
+    epochs = ", ".join(f"{stage} {count} epochs" for stage, count in found.epochs.items())
+    return TextTable(["metric", "before", "after"], rows, f"test part of the new data; {epochs}")
+
+
+def markers_table(found: Sequence[Marker], top: int) -> TextTable:
+    """The most important features of each class or target."""
+    rows = [
+        [
+            m.output,
+            str(m.rank_overall),
+            m.modality,
+            m.feature,
+            f"{m.importance:.3g}",
+            f"{m.direction:+.3g}",
+            f"{m.share:.1%}",
+        ]
+        for m in found
+        if m.rank_overall <= top
+    ]
+    header = ["for", "rank", "modality", "feature", "importance", "direction", "share"]
+    return TextTable(header, rows, f"the first {top} features")
+
+
+def folds_table(found: CrossValidation) -> TextTable:
+    """Mean, interval and range of every metric over the folds, and on a test part that no fold has."""
+    header = ["metric", "mean", "95 % interval", "lowest", "highest"]
+    rows = [[name, *_spread(spread)] for name, spread in found.metrics.items()]
+    rows += [[f"{name} on test", *_spread(spread)] for name, spread in (found.test or {}).items()]
+    times = f", {found.repeats} times" if found.repeats > 1 else ""
+    notes = [f"{name}, not in every fold: {why}" for name, why in found.undefined.items()]
+    return TextTable(header, rows, "; ".join([f"{found.folds} folds of {found.rows} rows{times}", *notes]))
+
+
+def _spread(found: Spread) -> list[str]:
+    known = [value for value in found.by_fold if value is not None]
+    return [
+        number(found.mean),
+        interval_text(found.interval),
+        number(min(known, default=None)),
+        number(max(known, default=None)),
+    ]
 
 
 def text_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -26,9 +26,12 @@ from equifuse.options import (
     wholes,
 )
 from equifuse.training.options import TrainingOptions
+from equifuse.training.protocol import LOOSE
 
 # The part of a run's config.yaml that records what happened, as against what was asked for.
 RECORD = "run"
+# In the place of a number of folds.
+GROUPS_OUT = "group"
 _SCIENTIFIC = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
@@ -41,6 +44,57 @@ def _encoders() -> tuple[str, ...]:
 def _class_weights(value: Any) -> bool:
     listed = isinstance(value, list) and all(isinstance(w, int | float) and w >= 0 for w in value)
     return listed or value == "balanced"
+
+
+def _count(value: Any) -> Any:
+    """On the command line a number is text."""
+    return int(value) if isinstance(value, str) and value.isdigit() else value
+
+
+def _folds(value: Any) -> bool:
+    return value == GROUPS_OUT or (isinstance(value, int) and not isinstance(value, bool) and value >= 2)
+
+
+# The name under which the preparation of all modalities without one of their own is stored.
+EVERY = "*"
+
+
+def _pipelines(value: Any) -> Any:
+    """Modality -> steps, of ``"mrna=log1p,pca:64"``, of a list of such words, or of a mapping."""
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return dict(value)
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+        return value
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, steps = word.partition("=")
+        name, steps = (name.strip(), steps) if equals else (EVERY, word)
+        if name in found:
+            called = "all modalities" if name == EVERY else repr(name)
+            raise InputError(f"prepare is given twice for {called}; write the steps in one, separated by commas")
+        found[name] = steps
+    return found
+
+
+@dataclass(frozen=True)
+class _Pipelines(Check):
+    """Modality -> steps of its preparation, checked by name."""
+
+    def __call__(self, name: str, value: Any) -> Any:
+        value = super().__call__(name, value)
+        if value:
+            from equifuse.encoders import parse_steps  # noqa: PLC0415 - PyTorch
+
+            for steps in value.values():
+                parse_steps(steps)
+        return value
+
+
+def _are_pipelines(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, str) for k, v in value.items())
 
 
 @dataclass(frozen=True)
@@ -147,10 +201,76 @@ class TrainConfig(TrainingOptions):
         estimator=False,
     )
 
+    cv: int | str | None = option(
+        None,
+        optional(Check("be a number of folds of at least 2, or 'group'", _folds, convert=_count)),
+        help="Cross-validate with this many folds, or with 'group': leave out one group at a time.",
+        group="Data",
+        estimator=False,
+    )
+    repeats: int = option(
+        1, whole(1), help="Cross-validate so many times, with other folds each time.", group="Data", estimator=False
+    )
+    fold: int | None = option(
+        None,
+        optional(whole(0)),
+        help="Number of the fold that is tested on; cross-validation sets it.",
+        group="Data",
+        flag="",
+        estimator=False,
+    )
+    prepare: dict[str, str] = option(
+        dict,
+        _Pipelines(
+            "be steps such as 'impute:median', or name modalities: 'mrna=log1p,variance:2000'",
+            _are_pipelines,
+            many=True,
+            convert=_pipelines,
+        ),
+        help="Preparation of features, fitted on train and stored in the model: mrna=log1p,variance:2000,pca:64, or "
+        "steps alone for all other modalities; impute:median and standardise go without saying.",
+        group="Preparation",
+    )
+    row_missing: float | None = option(
+        None,
+        optional(number(above=0, below=1)),
+        help="Share of empty cells beyond which a row counts as one without the modality.",
+        group="Preparation",
+        default_text="only if all cells are empty",
+    )
+    feature_missing: float | None = option(
+        None,
+        optional(number(least=0, below=1)),
+        help="Share of empty training rows beyond which a feature is dropped; the same as the step missing:SHARE.",
+        group="Preparation",
+    )
+
+    init: str | None = option(
+        None,
+        optional(text()),
+        help="Run folder whose model this run goes on from; fine-tuning sets it.",
+        group="Data",
+        flag="",
+        estimator=False,
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "source", SourceOptions.of(self.source).given())
+        self._check_folds()
         self.resolved_fusion_options()
+
+    def _check_folds(self) -> None:
+        if self.cv is None:
+            if self.repeats > 1 or self.fold is not None:
+                raise InputError("repeats are of a cross-validation; say with cv how many folds it has")
+            return
+        if self.cv == GROUPS_OUT and "group" not in self.source:
+            raise InputError("to leave out one group at a time, say which column names the groups: --group patient")
+        if self.repeats > 1 and (self.cv == GROUPS_OUT or "order" in self.source):
+            raise InputError("there is one way to leave out each group, or the latest rows; repeats would be the same")
+        if self.protocol == LOOSE:
+            raise InputError(f"protocol {LOOSE!r} chooses by the test part; cross-validate without it")
 
     def resolved_fusion_options(self) -> dict[str, Any]:
         """The fusion's options with ``dim`` and ``backend`` put where the fusion expects them.

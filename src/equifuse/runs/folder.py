@@ -7,16 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from equifuse.data import MultimodalDataset, load
+import numpy as np
+
+from equifuse.data import MultimodalDataset
+from equifuse.data.assemble import ROW
+from equifuse.data.external import Wanted
+from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError, InputError
 from equifuse.files import read_yaml
 from equifuse.model import FusionModel
 from equifuse.model import load as load_model
+from equifuse.runs.cohort import cohort_of
 from equifuse.runs.config import RECORD, TrainConfig, read_config
-from equifuse.tasks import Task, make_task
+from equifuse.runs.folds import fold_of, load_whole
+from equifuse.tasks import Columns, Task, make_task
 from equifuse.training.protocol import arrange
 
 CONFIG, METRICS, HISTORY, MODEL, PLOTS = "config.yaml", "metrics.json", "history.json", "model", "plots"
+# Which row was in which part.
+SPLIT = "split.csv"
 PathLike = str | os.PathLike[str]
 
 
@@ -48,10 +57,17 @@ class Run:
         Raises:
             DataError: it is not there any more, or has changed since.
         """
-        dataset = load_data(self.config)
+        dataset = load_data(self.config, self.wanted())
         if dataset.fingerprint() != self.record["data"]["fingerprint"]:
             raise DataError(f"data set {self.config.data!r} has changed since {self.path} was trained on it")
         return dataset
+
+    def wanted(self) -> Wanted:
+        """What the model needs of other data."""
+        model, source = self.model, SourceOptions.of(self.config.source)
+        return Wanted(
+            model.shapes, model.features, self.task.name, model.classes, source.target, source.id, model.schema
+        )
 
 
 def read_run_config(run: Path) -> tuple[TrainConfig, dict[str, Any]]:
@@ -87,10 +103,33 @@ def load_run(run: PathLike) -> Run:
     return Run(path, config, record, model, task_of(model, config, record.get("class_weights")))
 
 
-def load_data(config: TrainConfig) -> MultimodalDataset:
-    """The data set of a configuration, arranged as its protocol asks."""
-    dataset = load(config.data, val_fraction=config.val_fraction, seed=config.seed, source=config.source)
+def load_data(config: TrainConfig, wanted: Wanted | None = None) -> MultimodalDataset:
+    """The data set of a configuration, arranged as its protocol or cross-validation asks.
+
+    Args:
+        config: the configuration.
+        wanted: what its model needs, for a run that goes on from another one; default what that one's needs.
+    """
+    if config.init is not None:
+        return cohort_of(config, wanted or load_run(config.init).wanted())
+    dataset = load_whole(config)
+    if config.fold is not None:
+        return fold_of(dataset, config)
     return arrange(dataset, config.protocol)
+
+
+def split_columns(dataset: MultimodalDataset) -> Columns:
+    """Which row is in which part: ``id``, or ``row`` without ids, ``part``, and the columns that decided it."""
+    splits = dataset.splits
+    named = all(split.ids is not None for split in splits.values())
+    found = {"id": np.concatenate([np.asarray(s.ids).astype(str) for s in splits.values()])} if named else {}
+    numbered = all(ROW in split.columns for split in splits.values())
+    if not named and not numbered:  # a source that has its parts apart counts the rows of each
+        found = {ROW: np.concatenate([np.arange(len(split)) for split in splits.values()])}
+    found |= {"part": np.repeat(list(splits), [len(split) for split in splits.values()])}
+    shared = [n for n in splits["train"].columns if n not in found and all(n in s.columns for s in splits.values())]
+    found |= {name: np.concatenate([split.columns[name] for split in splits.values()]) for name in shared}
+    return {name: found[name] for name in ("id", ROW, "part", *shared) if name in found}
 
 
 def task_of(model: FusionModel, config: TrainConfig, weights: list[float] | None = None) -> Task:

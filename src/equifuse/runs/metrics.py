@@ -68,6 +68,7 @@ class RunMetrics(Record):
         alerts: what the equilibrium's monitor found worrying.
         protocol: its name, and what it means.
         undefined: part -> metric -> why it has no value; None where all have one.
+        notes: what looks wrong on test, such as classes that are never predicted; None where nothing does.
     """
 
     val: Metrics | None = field(default=None, metadata=OPTIONAL)
@@ -82,6 +83,7 @@ class RunMetrics(Record):
     alerts: list[Alert] = field(default_factory=list)
     protocol: str = "clean"
     undefined: dict[str, dict[str, str]] | None = field(default=None, metadata=OPTIONAL)
+    notes: list[str] | None = field(default=None, metadata=OPTIONAL)
 
     def __repr__(self) -> str:
         return short_text("RunMetrics", self._table())

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from equifuse import datasets
 from equifuse.data import Split
+from equifuse.data.assemble import ROW
+from equifuse.data.external import read_rows
 from equifuse.data.loaders import Batches, batches_of
+from equifuse.data.options import SourceOptions
+from equifuse.data.tables import is_table
 from equifuse.errors import ConvergenceWarning, DataError, InputError
 from equifuse.evaluation.evaluate import warn_unconverged
-from equifuse.extras import require
-from equifuse.files import atomic, refuse_existing
 from equifuse.model import FusionModel
 from equifuse.runs.folder import PathLike, Run, load_run
+from equifuse.runs.output import check_output, write_columns
 from equifuse.tasks import Columns, Evaluation
 from equifuse.tasks.base import join, result_of
 
-TABLE_SUFFIXES = (".csv", ".parquet", ".npz")
 
-
-def predict_run(run: PathLike, input_path: PathLike, out_path: PathLike) -> Columns:
+def predict_run(
+    run: PathLike,
+    input_path: PathLike,
+    out_path: PathLike,
+    *,
+    source: SourceOptions | Mapping[str, Any] | None = None,
+    format: str | None = None,
+) -> Columns:
     """Predict the rows of a file with a trained run, and write them as a table.
 
     >>> run = train(TrainConfig("digits", fusion="concat", epochs=1), "run", progress=False).path
@@ -35,13 +42,16 @@ def predict_run(run: PathLike, input_path: PathLike, out_path: PathLike) -> Colu
     >>> len(columns["prediction"])
     359
 
-    Columns: ``id`` (or ``row``, from 0), the task's (``prediction``, ``prob_<class>``, …), and ``converged``,
-    ``residual`` and ``steps`` where the fusion solves for an equilibrium.
+    Columns: ``id`` (or ``row``, from 0), those that are kept, the task's (``prediction``, ``prob_<class>``, …), and
+    ``converged``, ``residual`` and ``steps`` where the fusion solves for an equilibrium.
 
     Args:
         run: the run folder.
-        input_path: CSV, Parquet or ``.npz``; see :func:`equifuse.data.read_inputs`.
-        out_path: CSV, Parquet or ``.npz`` to create.
+        input_path: a table, ``.npz`` or HDF5; see :func:`equifuse.data.read_inputs`.
+        out_path: CSV, Parquet, Excel or ``.npz`` to create.
+        source: of a table: ``modalities`` in files of their own, joined by ``id``; columns to ``keep``; and how it is
+            read.
+        format: ``"csv"``, ``"parquet"``, ``"xlsx"`` or ``"npz"``; default by the file's name.
 
     Returns:
         The columns written, ``(n,)`` each.
@@ -49,29 +59,25 @@ def predict_run(run: PathLike, input_path: PathLike, out_path: PathLike) -> Colu
     Raises:
         OutputExistsError: ``out_path`` exists.
         DataError: no run there, or an input file that is missing, malformed or does not fit.
-        InputError: an output of unknown kind.
+        InputError: an output of unknown kind, or a kept column with the name of another one.
     """
     out_path = Path(out_path)
-    if out_path.suffix not in TABLE_SUFFIXES:
-        raise InputError(f"{out_path}: cannot write {out_path.suffix!r}; use one of {', '.join(TABLE_SUFFIXES)}")
-    if out_path.exists():
-        refuse_existing(out_path)
-        raise InputError(f"{out_path} is a folder")
+    check_output(out_path, format)
     opened = load_run(run)
-    pieces = list(predict_pieces(opened, input_path))
+    pieces = list(predict_pieces(opened, input_path, SourceOptions.of(source)))
     columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     warn_unconverged(convergence_of(columns), str(input_path))
-    with atomic(out_path) as staging:
-        _write_table(staging, columns)
+    write_columns(out_path, columns, format)
     return columns
 
 
-def predict_pieces(run: Run, input_path: PathLike) -> Iterator[Columns]:
+def predict_pieces(run: Run, input_path: PathLike, source: SourceOptions | None = None) -> Iterator[Columns]:
     """The columns of :func:`predict_run` piece by piece, as the file is read; nothing is said if some did not converge.
 
     Args:
         run: the run.
         input_path: see :func:`predict_run`.
+        source: likewise; with options, a table is read as a whole.
 
     Yields:
         One piece or more, each of one row or more.
@@ -79,13 +85,22 @@ def predict_pieces(run: Run, input_path: PathLike) -> Iterator[Columns]:
     Raises:
         DataError: the file is missing, malformed, does not fit, or has no rows.
     """
+    path, source = Path(input_path), source or SourceOptions()
+    options, asked = run.wanted(), source.given()
+    if asked or (is_table(path) and path.suffix != ".parquet" and path.is_file()):
+        found = read_rows(path, options, source)
+        for note in found.notes:
+            warnings.warn(note, stacklevel=2)
+        pieces: Iterable[Split] = [found.split]
+    else:
+        pieces = datasets.read_input_pieces(path, options.shapes, options.features, schema=options.schema)
     rows = 0
-    for split in datasets.read_input_pieces(input_path, run.model.shapes, run.model.features):
+    for split in pieces:
         if len(split):
             yield predict_split(run, split, rows)
             rows += len(split)
     if rows == 0:
-        raise DataError(f"{input_path} has no rows")
+        raise DataError(f"{path} has no rows")
 
 
 def predict_split(run: Run, split: Split, first: int = 0) -> Columns:
@@ -101,10 +116,15 @@ def predict_split(run: Run, split: Split, first: int = 0) -> Columns:
     """
     numbers = np.arange(first, first + len(split))
     columns: Columns = {"row": numbers} if split.ids is None else {"id": split.ids}
+    columns |= {name: column for name, column in split.columns.items() if name != ROW}
+    kept = set(columns)
     outputs = _predict_quietly(run.model, batches_of(split))
     solved = {"converged": outputs.converged, "residual": outputs.residual, "steps": outputs.steps}
-    columns |= run.task.predict(outputs.prediction)
-    return columns | {name: values.numpy() for name, values in solved.items() if values is not None}
+    said = run.task.predict(outputs.prediction)
+    said |= {name: values.numpy() for name, values in solved.items() if values is not None}
+    for name in kept & set(said):
+        raise InputError(f"column {name!r} cannot be kept: predictions have one of that name")
+    return columns | said
 
 
 def convergence_of(columns: Columns) -> dict[str, float] | None:
@@ -131,31 +151,3 @@ def _predict_quietly(model: FusionModel, batches: Batches) -> Evaluation:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # one for the whole file instead
         return join([result_of(model(b.inputs, b.present, lengths=b.lengths)) for b in batches])
-
-
-def arrow_table(columns: Columns) -> Any:
-    """Columns ``(n,)`` as an Arrow table."""
-    pa = require("train", "pyarrow", "reading and writing tables")
-
-    return pa.table({name: _plain(column) for name, column in columns.items()})
-
-
-def _write_table(path: Path, columns: Columns) -> None:
-    if path.suffix == ".npz":
-        with path.open("wb") as file:
-            np.savez(file, **columns)  # type: ignore[arg-type]
-        return
-    table = arrow_table(columns)
-    if path.suffix == ".parquet":
-        parquet = require("train", "pyarrow.parquet", "reading and writing tables")
-
-        parquet.write_table(table, path)
-    else:
-        csv = require("train", "pyarrow.csv", "reading and writing tables")
-
-        csv.write_csv(table, path, csv.WriteOptions(quoting_style="needed"))
-
-
-def _plain(column: NDArray[Any]) -> NDArray[Any] | list[Any]:
-    """Arrow takes numbers from NumPy, and text from lists."""
-    return column if column.dtype.kind in "biuf" else column.tolist()

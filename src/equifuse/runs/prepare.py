@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,16 @@ import torch
 from torch import nn
 
 from equifuse.data import MultimodalDataset, Split
+from equifuse.data.columns import Columns, kinds_of, names_of
 from equifuse.data.dataset import Array
 from equifuse.data.loaders import batches_of
-from equifuse.errors import InputError
+from equifuse.encoders import Preparation, Standardize
+from equifuse.encoders.preparation import Sample, complete_steps, fit_steps, parse_steps
+from equifuse.encoders.sequence import valid_steps
+from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.model import FusionModel, LinearHead, Piece, build_model
 from equifuse.registry import TASKS
-from equifuse.runs.config import TrainConfig
+from equifuse.runs.config import EVERY, TrainConfig
 from equifuse.runs.folder import load_data, task_of
 from equifuse.tasks import Task
 from equifuse.training.balancing import Balancer
@@ -26,6 +31,8 @@ from equifuse.training.trainer import balancer_for
 
 # Rows that preprocessing is fitted on at a time.
 _PREPROCESSING_BATCH = 4096
+# Values that the steps of a preparation see at once.
+_FITTED_ON = 2**25
 
 
 @dataclass(frozen=True)
@@ -81,14 +88,36 @@ def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionMode
     train = dataset.splits["train"]
     kind = TASKS.get(dataset.task)
     outputs = config.embedding if kind.embeds else dataset.n_outputs
-    model = model_for(config, train, dataset.task, outputs, dataset.classes)
-    model.features = dict(dataset.features or {})
-    start = None if train.target is None else kind.initial_output(torch.from_numpy(train.target))
+    model = model_for(
+        config, train, dataset.task, outputs, dataset.classes, features=dataset.features, columns=dataset.schema
+    )
+    target = train.labelled().target
+    start = None if target is None else kind.initial_output(torch.from_numpy(target))
+    if len(train.labelled()) < len(train):
+        _check_unlabelled(model, config)
     if start is not None:
         with torch.no_grad():
             for last in output_maps(model):
                 last.bias.copy_(start)
     return model
+
+
+def _check_unlabelled(model: FusionModel, config: TrainConfig) -> None:
+    """Refuse to train on rows without a target where they teach nothing, or their targets would be looked at.
+
+    Raises:
+        InputError: the fusion reconstructs nothing, or something looks at the targets of all rows.
+    """
+    fusion = model.fusion
+    if not fusion.loss_weights.get("reconstruction"):
+        raise InputError(
+            f"rows without a target teach fusion {config.fusion!r} nothing; use one that reconstructs, such as gmf, or "
+            "leave out --use-unlabelled"
+        )
+    if fusion.target_loss_weights or config.balance is not None:
+        raise InputError(
+            "losses of single modalities and balancing look at the targets of all rows; leave out --use-unlabelled"
+        )
 
 
 def output_maps(model: FusionModel) -> list[nn.Linear]:
@@ -97,14 +126,31 @@ def output_maps(model: FusionModel) -> list[nn.Linear]:
 
 
 def model_for(
-    config: TrainConfig, train: Split, task: str, n_outputs: int, classes: tuple[str, ...] | None = None
+    config: TrainConfig,
+    train: Split,
+    task: str,
+    n_outputs: int,
+    classes: tuple[str, ...] | None = None,
+    *,
+    features: Mapping[str, tuple[str, ...]] | None = None,
+    columns: Mapping[str, Columns] | None = None,
 ) -> FusionModel:
-    """The untrained model of a configuration for a training part, standardised on it, in its precision.
+    """The untrained model of a configuration for a training part, prepared on it, in its precision.
+
+    Args:
+        config: the configuration.
+        train: the training part.
+        task: name of the task.
+        n_outputs: width of the output.
+        classes: names of the outputs.
+        features: modality name -> names of its features, where they are known.
+        columns: modality name -> what the columns of its table hold, where they are not all numbers.
 
     Raises:
         UnknownNameError: an option the fusion does not have.
         InputError: a value that does not fit.
     """
+    steps = prepared_steps(config, train, task, features or {}, columns or {})
     with own_random_numbers(config.seed), _in_memory():
         model = build_model(
             {m: x.shape[1:] for m, x in train.inputs.items()},
@@ -117,11 +163,75 @@ def model_for(
             sequences=[m for m in train.inputs if m in train.lengths],
             classes=classes,
             head_dropout=config.head_dropout,
+            prepare=steps,
         )
+    model.features, model.schema = dict(features or {}), dict(columns or {})
+    model.row_missing = 1.0 if config.row_missing is None else config.row_missing
     model.to(torch.from_numpy(train.inputs[model.modalities[0]][:0]).dtype)
     pieces = batches_of(train, _PREPROCESSING_BATCH)
     model.fit_preprocessing_in_pieces(Piece(b.inputs, b.present, b.lengths, b.weight) for b in pieces)
     return model
+
+
+def prepared_steps(
+    config: TrainConfig,
+    train: Split,
+    task: str,
+    features: Mapping[str, tuple[str, ...]],
+    columns: Mapping[str, Columns],
+) -> dict[str, list[Preparation]]:
+    """Each modality's steps, fitted on the training part; of the last, which standardises, only the width is set.
+
+    Steps look at all rows at once, of large modalities at some, evenly spaced; what standardises at the end sees all of
+    them, piece by piece.
+
+    Raises:
+        UnknownNameError: steps for a modality that there is not.
+        InputError: steps that cannot be fitted; the message names the modality.
+    """
+    for name in config.prepare:
+        if name not in (EVERY, *train.inputs):
+            raise UnknownNameError("modality", name, train.inputs)
+    found = {}
+    for m in train.inputs:
+        asked = parse_steps(text) if (text := config.prepare.get(m, config.prepare.get(EVERY))) else []
+        try:
+            sample = _sample(train, m, task, features.get(m, ()), columns.get(m, ()))
+            steps = complete_steps(asked, sample.kinds, config.feature_missing)
+            sample = fit_steps(steps[:-1], sample)
+        except (InputError, DataError) as error:
+            raise type(error)(f"modality {m!r}: {error}") from None
+        last = steps[-1]
+        assert isinstance(last, Standardize)
+        last.resize(sample.width)
+        found[m] = steps
+    return found
+
+
+def _sample(train: Split, m: str, task: str, names: tuple[str, ...], columns: Columns) -> Sample:
+    """The rows of a modality that its preparation is fitted on."""
+    mask, features = train.present.get(m), train.inputs[m]
+    here = np.ones(len(train), dtype=np.bool_) if mask is None else mask
+    rows = np.flatnonzero(here if train.weight is None else here & (train.weight > 0))
+    most = max(2, _FITTED_ON // max(1, math.prod(features.shape[1:])))
+    if len(rows) > most:
+        rows = rows[np.linspace(0, len(rows) - 1, most).astype(np.intp)]
+    x = torch.from_numpy(np.asarray(features[rows]))
+    response, classes = (None, False)
+    if train.target is not None:
+        response, classes = TASKS.get(task).targets.response(train.target)
+        response = None if response is None else response[rows]
+    weight = None if train.weight is None else torch.from_numpy(train.weight[rows])
+    if m in train.lengths:  # a row is a step, and has its sequence's target and weight
+        counted = valid_steps(x, torch.from_numpy(train.lengths[m][rows]))
+        sequence = counted.nonzero()[:, 0]
+        x, weight = x[counted], None if weight is None else weight[sequence]
+        response = None if response is None else response[sequence.numpy()]
+    x = x.flatten(1)
+    kinds = kinds_of(columns)
+    if columns:
+        names = names_of(columns)
+    return Sample(x, kinds, names if len(names) == x.shape[1] else (), response, classes, weight)
 
 
 @contextmanager

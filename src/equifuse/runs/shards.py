@@ -16,7 +16,8 @@ from equifuse.extras import require
 from equifuse.files import atomic, read_json, refuse_existing, write_json
 from equifuse.runs.executors import executor
 from equifuse.runs.folder import MODEL, PathLike, Run, load_run
-from equifuse.runs.predict import arrow_table, convergence_of, predict_pieces
+from equifuse.runs.output import arrow_table
+from equifuse.runs.predict import convergence_of, predict_pieces
 from equifuse.runs.progress import count_bar
 from equifuse.tasks import Columns
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -13,16 +13,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from equifuse._display import short_text
+from equifuse.data import MultimodalDataset
+from equifuse.data.columns import said_of_columns
+from equifuse.data.lazy import share_of_gaps
+from equifuse.encoders.preparation import steps_of
 from equifuse.errors import DataError, InputError
 from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly, score_without_each
+from equifuse.evaluation.verdict import class_scores, concerns
 from equifuse.files import read_json, refuse_existing, write_json, write_yaml
 from equifuse.runs.config import RECORD, TrainConfig
-from equifuse.runs.folder import CONFIG, HISTORY, METRICS, MODEL, PLOTS, PathLike, load_data, read_run_config
+from equifuse.runs.folder import (
+    CONFIG,
+    HISTORY,
+    METRICS,
+    MODEL,
+    PLOTS,
+    SPLIT,
+    PathLike,
+    load_data,
+    read_run_config,
+    split_columns,
+)
 from equifuse.runs.metrics import Alert, Convergence, RunMetrics
+from equifuse.runs.output import write_columns
 from equifuse.runs.prepare import Prepared, initial_model, prepare
 from equifuse.runs.progress import OnEpochEnd, epoch_bar
+from equifuse.tasks import Evaluation
+from equifuse.tasks.base import output_names
 from equifuse.training.distributed import process_group_info
 from equifuse.training.optimization import OptimizerFactory
 from equifuse.training.protocol import CLEAN, PROTOCOLS
@@ -66,6 +86,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     logger: str | Logger | Sequence[str | Logger] = (),
     optimizer: OptimizerFactory | None = None,
+    on_data: Callable[[MultimodalDataset], None] | None = None,
 ) -> RunResult:
     """Train a model into a run folder; the command ``equifuse train`` calls it.
 
@@ -73,10 +94,11 @@ def train(
     >>> sorted(path.name for path in result.path.iterdir())
     ['checkpoints', 'config.yaml', 'history.json', 'metrics.json', 'model', 'plots'...]
 
-    The folder holds ``config.yaml`` (everything that decided the run), ``metrics.json``, ``history.json``, ``model/``,
-    ``plots/`` and ``checkpoints/last.ckpt``. Preprocessing is fitted on the training part; early stopping watches the
-    task's loss on the validation part; the test part is only looked at at the end, with the best weights. The same
-    configuration on the same machine gives the same numbers, interrupted and resumed or not.
+    The folder holds ``config.yaml`` (everything that decided the run), ``split.csv`` (which row was in which part),
+    ``metrics.json``, ``history.json``, ``model/``, ``plots/`` and ``checkpoints/last.ckpt``. Preprocessing is fitted on
+    the training part; early stopping watches the task's loss on the validation part; the test part is only looked at at
+    the end, with the best weights. The same configuration on the same machine gives the same numbers, interrupted and
+    resumed or not.
 
     Args:
         config: what to train.
@@ -86,6 +108,7 @@ def train(
         callbacks: Lightning callbacks; see :class:`equifuse.training.Trainer`, also for the others.
         logger: loggers beside those of the configuration.
         optimizer: makes the optimiser in the place of the configuration's.
+        on_data: called with the data before anything is made of them.
 
     Returns:
         :class:`RunResult`.
@@ -94,12 +117,17 @@ def train(
         OutputExistsError: ``out`` exists and ``resume`` is False.
         DataError: the data cannot be used, there is nothing to resume, or the data changed since.
         UnknownNameError: an unknown name among the options.
-        InputError: an option that does not fit, a resumed run of another configuration, or training diverged.
+        InputError: an option that does not fit, a resumed run of another configuration, a configuration of a
+            cross-validation, or training diverged.
     """
     from equifuse.report.figures import run_figures  # noqa: PLC0415 - the last step alone reports
     from equifuse.report.plots import save  # noqa: PLC0415
 
     out = Path(out)
+    if config.init is not None:
+        raise InputError("a run that goes on from another one is made by finetune_run")
+    if config.cv is not None and config.fold is None:
+        raise InputError("cross-validation is more than one run; use cross_validate")
     place = process_group_info(config)
     if not place.writes:
         return _take_part(config, out, callbacks, optimizer)
@@ -107,13 +135,15 @@ def train(
         refuse_existing(out)
     elif not (out / CONFIG).is_file():
         raise DataError(f"nothing to resume at {out}: it has no {CONFIG}")
-    config = _with_full_paths(config)
+    config = with_full_paths(config)
     if resume:
         _check_same(config, read_run_config(out)[0], out)
         if (out / METRICS).is_file():
             return RunResult(out, RunMetrics.read(out / METRICS), read_json(out / HISTORY))
     check_accelerator(config)
     dataset = load_data(config)
+    if on_data is not None:
+        on_data(dataset)
     if resume and dataset.fingerprint() != read_run_config(out)[1]["data"]["fingerprint"]:
         raise DataError(f"data set {config.data!r} has changed since {out} was started")
     prepared = prepare(config, dataset)
@@ -121,7 +151,8 @@ def train(
     trainer = Trainer(config, callbacks=callbacks, logger=logger, optimizer=optimizer, out=out)
     trainer.check(model)
     if not resume:
-        write_yaml(out / CONFIG, {**config.to_dict(), RECORD: _record(config, prepared)})
+        write_yaml(out / CONFIG, {**config.to_dict(), RECORD: record_of(config, prepared)})
+        write_columns(out / SPLIT, split_columns(dataset))
     result = _fit(trainer, prepared, config.fusion, progress)
     assert result.best_epoch is not None
     history = result.history
@@ -145,6 +176,7 @@ def train(
         alerts=[Alert.from_dict(alert) for alert in result.alerts],
         protocol=f"{config.protocol}: {PROTOCOLS[config.protocol]}",
         undefined={part: why for part, why in undefined.items() if why} or None,
+        notes=_notes(prepared, evaluations["test"]) or None,
     )
     model.save(out / MODEL, overwrite=resume)
     write_json(out / HISTORY, history)
@@ -159,7 +191,7 @@ def _take_part(
     config: TrainConfig, out: Path, callbacks: Sequence[Callback], optimizer: OptimizerFactory | None
 ) -> RunResult:
     """Train along with the process that writes the run folder."""
-    config = replace(_with_full_paths(config), logger=(), logger_options={})
+    config = replace(with_full_paths(config), logger=(), logger_options={})
     check_accelerator(config)
     trainer = Trainer(config, callbacks=callbacks, optimizer=optimizer, out=out)
     return RunResult(out, None, _fit(trainer, prepare(config), config.fusion, False).history)
@@ -177,7 +209,7 @@ def check_accelerator(config: TrainConfig) -> None:
         raise InputError("accelerator 'gpu' was asked for, but there is none; use 'cpu' or 'auto'")
 
 
-def _with_full_paths(config: TrainConfig) -> TrainConfig:
+def with_full_paths(config: TrainConfig) -> TrainConfig:
     """The same with paths that do not depend on the folder one is in."""
     data = str(Path(config.data).resolve()) if Path(config.data).exists() else config.data
     source = dict(config.source)
@@ -201,7 +233,8 @@ def _fit(trainer: Trainer, prepared: Prepared, name: str, progress: bool | OnEpo
         return trainer.fit(prepared.model, dataset, task=prepared.task, balancer=prepared.balancer)
 
 
-def _record(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+def record_of(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+    """What a run's ``config.yaml`` says beside the configuration."""
     dataset = prepared.dataset
     return {
         "data": {
@@ -210,7 +243,12 @@ def _record(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
             "task": dataset.task,
             "shapes": {m: list(shape) for m, shape in dataset.shapes.items()},
             "rows": {part: len(split) for part, split in dataset.splits.items()},
+            "drawn": list(dataset.drawn),
+            **({"sources": [source.to_dict() for source in dataset.sources]} if dataset.sources else {}),
+            **({"columns": {m: said_of_columns(c) for m, c in dataset.schema.items()}} if dataset.schema else {}),
+            "gaps": {m: _gaps(dataset, m) for m in dataset.modalities},
         },
+        "preparation": {m: _steps(encoder) for m, encoder in prepared.model.encoders.items()},
         "fusion": prepared.model.fusion.config(),
         "versions": {
             "python": platform.python_version(),
@@ -218,7 +256,42 @@ def _record(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
         },
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "class_weights": prepared.class_weights,
+        "baseline": _baseline(prepared),
     }
+
+
+def _steps(encoder: nn.Module) -> list[str]:
+    """The steps of a modality's preparation, with the number of columns that they leave."""
+    return [f"{step.spec} -> {step.width}" for step in steps_of(encoder)]
+
+
+def _gaps(dataset: MultimodalDataset, m: str) -> float:
+    """Share of empty cells in the training rows that have a modality."""
+    train = dataset.splits["train"]
+    return round(share_of_gaps(train.inputs[m], train.present.get(m)), 6)
+
+
+def _notes(prepared: Prepared, evaluation: Evaluation) -> list[str]:
+    """What looks wrong on test."""
+    task, known = prepared.task, _baseline(prepared)
+    given = prepared.dataset.splits["test"].target
+    if given is None:
+        return []
+    target, prediction = torch.from_numpy(given), evaluation.prediction
+    confusion = task.confusion(prediction, target)
+    classes = [] if confusion is None else class_scores(confusion, output_names(task.classes, len(confusion)))
+    constant = None if known is None else torch.tensor(known, dtype=prediction.dtype).expand(len(prediction), -1)
+    baseline = {} if constant is None else task.measure(constant, target, [task.headline]).values
+    return concerns(task, evaluation.metrics, baseline, classes)
+
+
+def _baseline(prepared: Prepared) -> list[float] | None:
+    """Raw outputs of a prediction from the training targets alone; None where outputs are not of the targets."""
+    target = prepared.dataset.splits["train"].labelled().target
+    if target is None or not prepared.task.values:
+        return None
+    outputs = prepared.model.n_outputs or prepared.dataset.n_outputs
+    return [float(value) for value in prepared.task.base_output(target, outputs)]
 
 
 def _check_same(asked: TrainConfig, stored: TrainConfig, out: Path) -> None:

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from pydantic_core import from_json
 
 from equifuse.data import Split
+from equifuse.data.columns import encode_columns
 from equifuse.data.inputs import input_columns, inputs_of_table
 from equifuse.data.lazy import Features
 from equifuse.errors import DataError, EquifuseError, InputError
 from equifuse.extras import require
 from equifuse.serve.limits import Limits, Refusal
-from equifuse.serve.schema import RequestFormat, Shapes
+from equifuse.serve.schema import RequestFormat
 
 _BODY = "the body"
 _ID, _LONGEST_ID = "id", 200
@@ -54,6 +55,11 @@ def rows_of_json(body: bytes, form: RequestFormat, limits: Limits) -> Split:
             lengths[m] = steps
         if len(rows) * math.prod(shape) > limits.max_values:
             raise Refusal(413, f"modality {m!r} has too many values, padding included")
+        if m in form.schema:
+            inputs[m], here = _cells(m, rows, form)
+            if not here.all():
+                present[m] = here
+            continue
         inputs[m], here = _array(rows, shape, m in form.sequences)
         if not here.all():
             present[m] = here
@@ -73,6 +79,20 @@ def _steps(m: str, rows: Sequence[Any], counted: Sequence[int] | None) -> NDArra
     return np.minimum(said, given)
 
 
+def _cells(m: str, rows: Sequence[Any], form: RequestFormat) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Rows of cells as numbers, NaN where null; and which are there."""
+    columns = form.schema[m]
+    here = np.array([row is not None for row in rows], dtype=np.bool_)
+    some = [row for row in rows if row is not None]
+    x = np.full((len(rows), *form.shapes[m]), np.nan, dtype=np.float32)
+    if some:
+        cells = {column.name: [row[j] for row in some] for j, column in enumerate(columns)}
+        x[here] = encode_columns(cells, columns, f"inputs.{m}")
+        if np.isinf(x).any():
+            raise InputError(f"inputs.{m} has a number that is too large for float32")
+    return x, here & ~np.isnan(x).all(axis=1)
+
+
 def _array(rows: Sequence[Any], shape: tuple[int, ...], padded: bool) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Rows as float32 ``(n, *shape)``, NaN where null, zeros where padded; and which are there."""
     here = np.array([row is not None for row in rows], dtype=np.bool_)
@@ -88,9 +108,7 @@ def _array(rows: Sequence[Any], shape: tuple[int, ...], padded: bool) -> tuple[N
     return x, here
 
 
-def rows_of_parquet(
-    body: bytes, shapes: Shapes, features: Mapping[str, Sequence[str]], max_rows: int, limits: Limits
-) -> Split:
+def rows_of_parquet(body: bytes, form: RequestFormat, features: Mapping[str, Sequence[str]], limits: Limits) -> Split:
     """The rows of a Parquet body; see :func:`equifuse.data.read_inputs`.
 
     Only the modalities' columns and ``id`` are read, and they only after the file's metadata says that it is all
@@ -100,11 +118,11 @@ def rows_of_parquet(
         Refusal: it is no Parquet, or too large.
         DataError: it does not fit the model.
     """
-    table = _table_of(body, shapes, features, max_rows, limits)
-    return inputs_of_table(table, shapes, features, _BODY)
+    table = _table_of(body, form, features, limits)
+    return inputs_of_table(table, form.shapes, features, _BODY, form.schema)
 
 
-def _table_of(body: bytes, shapes: Shapes, features: Mapping[str, Sequence[str]], max_rows: int, limits: Limits) -> Any:
+def _table_of(body: bytes, form: RequestFormat, features: Mapping[str, Sequence[str]], limits: Limits) -> Any:
     """The columns of a Parquet body that are needed, as an Arrow table."""
     pa = require("train", "pyarrow", "reading and writing tables")
     parquet = require("train", "pyarrow.parquet", "reading and writing tables")
@@ -114,18 +132,20 @@ def _table_of(body: bytes, shapes: Shapes, features: Mapping[str, Sequence[str]]
         schema, metadata = file.schema_arrow, file.metadata
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         rows = sum(group.num_rows for group in groups)
-        _check_rows(rows, max_rows)
+        _check_rows(rows, form.max_rows)
         seen: set[str] = set()
         for name in schema.names:
             if name in seen:
                 raise DataError(f"column {name!r} occurs more than once")
             seen.add(name)
-        wanted = {c for columns in input_columns(schema, shapes, features, _BODY).values() for c in columns}
+        chosen = input_columns(schema, form.shapes, features, _BODY, form.schema)
+        wanted = {c for columns in chosen.values() for c in columns}
         text = []
         if _ID in seen:
             text = _text_ids(schema.field(_ID).type)
             wanted.add(_ID)
-        if rows * len(wanted) > limits.max_values:
+        width = sum(math.prod(form.shapes[m]) if m in form.schema else len(names) for m, names in chosen.items())
+        if rows * width > limits.max_values:
             raise Refusal(413, f"{_BODY} has {rows} rows of {len(wanted)} columns, which are too many values")
         _check_leaves(file.schema, wanted)
         _check_groups(groups, limits)

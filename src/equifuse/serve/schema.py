@@ -9,11 +9,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from typing_extensions import TypedDict
 
+from equifuse.data.columns import Columns as Schema
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.tasks import Columns
 
 _LARGEST = float(np.finfo(np.float32).max)
 _Value = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-_LARGEST, le=_LARGEST)]
+_Cell = bool | float | str | None
 _Steps = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 _NOT_A_VALUE = ("float_type", "finite_number", "greater_than_equal", "less_than_equal")
 Shapes = Mapping[str, tuple[int, ...]]
@@ -32,11 +34,13 @@ class Modality(BaseModel):
         shape: of one row; of a sequence (steps, width), of which any number of steps may be given.
         sequence: whether rows are sequences.
         features: names of the columns it was trained on, where these are known.
+        columns: what each column holds, its values where it is a category; None where all are numbers.
     """
 
     shape: list[int]
     sequence: bool
     features: list[str] | None
+    columns: list[dict[str, Any]] | None = None
 
 
 class Description(BaseModel):
@@ -116,24 +120,31 @@ class RequestFormat:
     """Rows as JSON: ``{"inputs": {modality: [row, ...]}, "lengths": {modality: [steps, ...]}}``.
 
     A row is a nested list of the modality's shape, or null where the sample does not have it; a modality may be left
-    out. Sequences may have any number of steps; ``lengths`` says that only the first ones of a row count.
+    out. A cell that is empty is null. Of columns that are no numbers a row has their cells: numbers, text, true, false
+    or null. Sequences may have any number of steps; ``lengths`` says that only the first ones of a row count.
 
     Args:
         shapes: modality name -> shape of one row.
         sequences: those of them whose rows are sequences.
         max_rows: of a request.
+        schema: modality name -> what its columns hold, where they are not all numbers.
     """
 
-    def __init__(self, shapes: Shapes, sequences: Collection[str], max_rows: int) -> None:
+    def __init__(
+        self, shapes: Shapes, sequences: Collection[str], max_rows: int, schema: Mapping[str, Schema] | None = None
+    ) -> None:
         self.shapes, self.sequences, self.max_rows = dict(shapes), frozenset(sequences), max_rows
+        self.schema = dict(schema or {})
         self._parts = {"inputs": _part("Inputs", {m: self._rows(m) for m in shapes})}
         if sequences:
             steps = Annotated[list[_Steps], _length(1, max_rows)]
             self._parts["lengths"] = _part("Lengths", {m: steps for m in shapes if m in self.sequences})
 
     def _rows(self, m: str) -> Any:
-        row: Any = _Value
+        row: Any = _Value | None
         shape = self.shapes[m]
+        if m in self.schema:
+            row, shape = _Cell, (len(self.schema[m]),)
         for axis in reversed(range(len(shape))):
             size = shape[axis]
             free = axis == 0 and m in self.sequences
@@ -185,6 +196,8 @@ class RequestFormat:
             return InputError(f"{place} has no rows")
         if kind in ("too_long", "too_short"):
             shape = self.shapes[str(modality)]
+            if modality in self.schema:
+                shape = (len(self.schema[str(modality)]),)
             return InputError(
                 f"{place} has {context['actual_length']} entries, not {shape[len(index) - 1]}; "
                 f"the model was built for rows of shape {shape}"

@@ -22,7 +22,8 @@ from equifuse.explain import evaluate_coalitions
 from equifuse.explain.targets import explained, value_of
 from equifuse.extras import require
 from equifuse.runs.folder import PathLike, load_run
-from equifuse.runs.predict import arrow_table, predict_split
+from equifuse.runs.output import arrow_table
+from equifuse.runs.predict import predict_split
 from equifuse.serve.limits import Limits
 from equifuse.serve.request_parsing import rows_of_json, rows_of_parquet
 from equifuse.serve.schema import Description, Explained, Health, Modality, RequestFormat
@@ -67,8 +68,8 @@ class Service:
         self.values = self.run.task.values if explain else ()
         self.outputs = output_names(model.classes, model.n_outputs or 0)
         sequences = [m for m in model.modalities if takes_lengths(model.encoders[m])]
-        self.predicted = RequestFormat(model.shapes, sequences, limits.max_rows)
-        self.explained = RequestFormat(model.shapes, sequences, limits.max_explained)
+        self.predicted = RequestFormat(model.shapes, sequences, limits.max_rows, model.schema)
+        self.explained = RequestFormat(model.shapes, sequences, limits.max_explained, model.schema)
 
     @cached_property
     def example(self) -> Columns:
@@ -142,16 +143,17 @@ class Service:
     def _rows(self, body: bytes, sent: str, form: RequestFormat) -> Split:
         if sent == JSON:
             return rows_of_json(body, form, self.limits)
-        return rows_of_parquet(body, form.shapes, self.run.model.features, form.max_rows, self.limits)
+        return rows_of_parquet(body, form, self.run.model.features, self.limits)
 
     def describe(self) -> Description:
         """The model."""
         run, model = self.run, self.run.model
         modalities = {
             m: Modality(
-                shape=list(shape),
+                shape=[len(model.schema[m])] if m in model.schema else list(shape),
                 sequence=m in self.predicted.sequences,
                 features=list(model.features[m]) if m in model.features else None,
+                columns=[column.stored() for column in model.schema[m]] if m in model.schema else None,
             )
             for m, shape in model.shapes.items()
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -123,6 +123,7 @@ class Task(ABC):
         values: what of a sample's output can be explained, the default first: ``"probability"``, ``"log_probability"``,
             ``"logit"``, or ``"output"`` in the target's own units; empty where no output stands alone.
         predicts_largest: whether the largest output is the one predicted, and explained where none is named.
+        time_to_event: whether targets are times and events, of which there are survival curves.
         conformal: kind of conformal prediction: ``"sets"`` of classes, ``"intervals"`` about values, or None.
     """
 
@@ -137,6 +138,7 @@ class Task(ABC):
     output_name: ClassVar[str] = "prediction"
     values: ClassVar[tuple[str, ...]] = ()
     predicts_largest: ClassVar[bool] = False
+    time_to_event: ClassVar[bool] = False
     conformal: ClassVar[Literal["sets", "intervals"] | None] = None
     _asked: tuple[str, ...] = ()
 
@@ -149,6 +151,11 @@ class Task(ABC):
 
         Of all tasks only one may say yes of the same columns, so a task of one's own had better say no, as by default.
         """
+        return False
+
+    @classmethod
+    def recognizes(cls, values: NDArray[Any], names: Sequence[str]) -> bool:
+        """Whether values and names of columns say that they are targets of this task; it goes before :meth:`infers`."""
         return False
 
     @classmethod

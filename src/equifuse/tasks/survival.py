@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from equifuse.errors import InputError
 from equifuse.tasks.base import Columns, Task, needed, tiny
 from equifuse.tasks.metrics import Metric
-from equifuse.tasks.targets import EventTimes, Targets
+from equifuse.tasks.targets import EventTimes, Targets, are_event_times
 
 _NO_EVENT = "nobody has the event"
 
@@ -54,6 +55,12 @@ class Survival(Task):
     )
     headline = "c_index"
     values: ClassVar[tuple[str, ...]] = ("output",)
+    time_to_event: ClassVar[bool] = True
+
+    @classmethod
+    def recognizes(cls, values: NDArray[Any], names: Sequence[str]) -> bool:
+        """A time, and an event in words or in a column that is called like one."""
+        return are_event_times(values, names)
 
     def loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Tensor:
         """Negative partial log-likelihood per event; weights count in the events and among those at risk.

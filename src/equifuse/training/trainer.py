@@ -18,7 +18,9 @@ import torch
 from torch import nn
 
 from equifuse.data import MultimodalDataset, Split
+from equifuse.data.lazy import blocks
 from equifuse.data.loaders import Batches, batches_of, first_rows
+from equifuse.encoders.preparation import fills_gaps
 from equifuse.errors import ConvergenceWarning, DataError, EquifuseError, InputError
 from equifuse.extras import require
 from equifuse.files import check_unpacked_fits, parse_errors
@@ -169,6 +171,9 @@ class Trainer:
         if isinstance(train, MultimodalDataset):
             parts = train.splits
             train, val = parts["train"], parts["val"]
+        for split in (train, val):
+            if isinstance(split, Split):
+                _check_gaps(model, split)
         if isinstance(train, Split):
             train = batches_of(train, options.batch_size * process_group_info(options).world, options.seed)
         if isinstance(val, Split):
@@ -273,6 +278,21 @@ class Trainer:
         return TrainingResult(
             history.rows, int(best.best["epoch"]) + 1, float(best.best["value"]), alerts, optimizer_state
         )
+
+
+def _check_gaps(model: FusionModel, split: Split) -> None:
+    """Refuse empty cells that the model does not fill: training would only say that the loss is not finite.
+
+    Raises:
+        InputError: there are some.
+    """
+    for m, features in split.inputs.items():
+        if m not in model.encoders or fills_gaps(model.encoders[m]):
+            continue
+        for start, block in blocks(features):
+            mask = split.present.get(m)
+            here = None if mask is None else torch.from_numpy(mask[start : start + len(block)])
+            model.check_gaps(m, torch.from_numpy(block), here)
 
 
 def default_task(model: FusionModel, options: TrainingOptions) -> Task:

@@ -2,7 +2,7 @@
 
 from equifuse.data.formats.base import Format, find_format, known_formats
 from equifuse.data.formats.folder import FolderFormat
-from equifuse.data.formats.h5mu import MuDataFormat
+from equifuse.data.formats.h5mu import AnnDataFormat, MuDataFormat
 from equifuse.data.formats.hdf5 import HDF5Format
 from equifuse.data.formats.mat import MatFormat
 from equifuse.data.formats.mfeat import MfeatFormat
@@ -12,6 +12,7 @@ from equifuse.data.formats.npz import NpzFormat
 from equifuse.data.formats.table import TableFormat
 
 __all__ = [
+    "AnnDataFormat",
     "FolderFormat",
     "Format",
     "HDF5Format",

@@ -5,34 +5,39 @@ The way features of VGGSound, ActivityNet, FakeAVCeleb and the like are passed o
 - ``split.csv`` (or ``labels.csv``, ``samples.csv``, ``metadata.csv``, or Parquet): a column ``id``, a column ``label``
   (or ``target``, or what the option names; ``label_<modality>`` columns are several targets, as real/fake per
   modality), and a column ``split`` (train, val, test);
-- ``<modality>.npy`` with rows in that order; ``.csv`` or ``.parquet`` joined on the id; ``.npz`` or ``.h5`` with arrays
-  ``features`` and ``ids``; or ``.h5`` with one dataset per id, ``(l,)`` or ``(T, l)``. Sequences of different length
-  are padded with zeros to the longest, and their lengths kept.
+- ``<modality>.npy`` with rows in that order; ``.csv`` or another table joined on the id; ``.npz`` or ``.h5`` with
+  arrays ``features`` and ``ids``; or ``.h5`` with one dataset per id, ``(l,)`` or ``(T, l)``. Sequences of different
+  length are padded with zeros to the longest, and their lengths kept.
 
 An id that a modality's file does not have is a sample without this modality.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equifuse.data.assemble import assemble, encode_target, needs_target, part_rows, rows_by_id, with_presence
+from equifuse.data.assemble import assemble, encode_target, needs_target, part_rows, with_presence
 from equifuse.data.dataset import MultimodalDataset
-from equifuse.data.formats import table as tables
+from equifuse.data.formats import table as joining
 from equifuse.data.formats.base import Format
 from equifuse.data.formats.hdf5 import SUFFIXES as HDF5_SUFFIXES
 from equifuse.data.formats.hdf5 import opened, text_of
+from equifuse.data.ids import IdPattern, Matched, groups_of, id_texts, rows_by_id, said_of_duplicates
 from equifuse.data.lazy import Features, Floats, HDF5Array, loaded_if_small
 from equifuse.data.options import SourceOptions
+from equifuse.data.sources import SourceFile
+from equifuse.data.tables import SUFFIXES, is_table, read_table, suffix_of
 from equifuse.errors import DataError, InputError
 from equifuse.registry import FORMATS
 
-_TABLES = tuple(f"{stem}{suffix}" for stem in ("split", "labels", "samples", "metadata") for suffix in tables.SUFFIXES)
-_MODALITY = (".npy", ".npz", *HDF5_SUFFIXES, *tables.SUFFIXES)
+_TABLES = tuple(f"{stem}{suffix}" for stem in ("split", "labels", "samples", "metadata") for suffix in SUFFIXES)
+_ARRAYS = (".npy", ".npz", *HDF5_SUFFIXES)
 
 
 def _table_of(path: Path) -> Path | None:
@@ -59,25 +64,26 @@ class FolderFormat(Format):
         """
         file = _table_of(path)
         assert file is not None
-        table = tables.read_table(file)
+        table = read_table(file, joining.reading_of(options, file))
         columns = list(table.column_names)
         id_column = options.id or "id"
         ids = None
         if id_column in columns:
-            ids = np.asarray([str(v) for v in table.column(id_column).to_pylist()])
-            if len(set(ids)) != len(ids):
-                raise DataError(f"{file}: column {id_column!r} has the same id more than once")
+            texts = id_texts(table.column(id_column), f"{file}: the id {id_column!r}", table.line)
+            ids = np.asarray(IdPattern(options.id_pattern or "").of(texts, str(file)))
+            if len(set(ids)) != len(ids) and options.duplicates != "keep":
+                raise DataError(said_of_duplicates(groups_of(ids), str(file), table.line) + "; keep one row of each")
         elif options.id is not None:
             raise DataError(f"{file} has no column {id_column!r}; it has {', '.join(columns)}")
         files = _modalities(path, file, options)
         targets = list(options.target) or _usual_targets(columns, list(files))
-        rows = len(table.column(columns[0]))
+        rows = table.num_rows
         target, task, classes = None, options.task or "", None
         if targets:
             for name in targets:
                 if name not in columns:
                     raise DataError(f"{file} has no target column {name!r}; it has {', '.join(columns)}")
-            target, task, classes = encode_target(tables.column_values(table, targets), options.task, targets)
+            target, task, classes = encode_target(joining.column_values(table, targets), options.task, targets)
         elif needs_target(options.task):
             raise InputError(f"{file}: which column is the target? Pass target; it has {', '.join(columns)}")
         split_column = options.split or "split"
@@ -88,12 +94,15 @@ class FolderFormat(Format):
             raise DataError(f"{file} has no column {split_column!r}; it has {', '.join(columns)}")
         inputs: dict[str, Features] = {}
         lengths: dict[str, NDArray[np.int64]] = {}
+        sources = [SourceFile(str(file), rows, len(columns), table.facts)]
         for m, source in files.items():
-            inputs[m], steps = _features(source, ids, rows, id_column)
+            inputs[m], steps, understood = _features(source, ids, rows, id_column, options)
+            sources.append(replace(understood, modality=m))
             if steps is not None:
                 lengths[m] = steps
         whole = with_presence(inputs, target, ids, lengths)
-        return assemble(path.name, whole, task, parts, classes=classes, val_fraction=val_fraction, seed=seed)
+        dataset = assemble(path.name, whole, task, parts, classes=classes, val_fraction=val_fraction, seed=seed)
+        return replace(dataset, sources=tuple(sources))
 
 
 def _modalities(path: Path, table: Path, options: SourceOptions) -> dict[str, Path]:
@@ -103,12 +112,13 @@ def _modalities(path: Path, table: Path, options: SourceOptions) -> dict[str, Pa
             if not file.is_file():
                 raise DataError(f"no such file: {file}")
         return files
-    others = sorted(f for f in path.iterdir() if f.is_file() and f.suffix in _MODALITY and f.name not in _TABLES)
+    others = sorted(f for f in path.iterdir() if f.is_file() and _is_modality(f) and f.name not in _TABLES)
     files = {}
     for file in others:
-        if file.stem in files:
-            raise DataError(f"{path} has both {files[file.stem].name} and {file.name} for modality {file.stem!r}")
-        files[file.stem] = file
+        name = file.name[: -len(suffix_of(file))] if file.suffix.lower() == suffix_of(file) else Path(file.stem).stem
+        if name in files:
+            raise DataError(f"{path} has both {files[name].name} and {file.name} for modality {name!r}")
+        files[name] = file
     if not files:
         raise DataError(
             f"{path} has {table.name} but no features; expected <modality>.npy, .npz, .h5, .csv or .parquet"
@@ -116,34 +126,42 @@ def _modalities(path: Path, table: Path, options: SourceOptions) -> dict[str, Pa
     return files
 
 
+def _is_modality(file: Path) -> bool:
+    return is_table(file) or file.suffix in _ARRAYS
+
+
 def _usual_targets(columns: list[str], modalities: list[str]) -> list[str]:
-    single = [c for c in tables.USUAL_TARGETS if c in columns]
+    single = [c for c in joining.USUAL_TARGETS if c in columns]
     several = [f"label_{m}" for m in modalities if f"label_{m}" in columns]
     return single[:1] or several
 
 
 def _features(
-    file: Path, ids: NDArray[np.str_] | None, rows: int, id_column: str
-) -> tuple[Features, NDArray[np.int64] | None]:
-    """The rows of a modality in the order of the table, and the lengths of sequences that were padded."""
+    file: Path, ids: NDArray[np.str_] | None, rows: int, id_column: str, options: SourceOptions
+) -> tuple[Features, NDArray[np.int64] | None, SourceFile]:
+    """The rows of a modality in the order of the table, the lengths of padded sequences, and what was understood."""
     if file.suffix in HDF5_SUFFIXES:
-        return _from_hdf5(file, ids, rows)
+        found, steps, fit = _from_hdf5(file, ids, rows, options)
+        return found, steps, SourceFile(str(file), len(found), math.prod(found.shape[1:]), ids=fit)
     if ids is not None:
-        return tables.join(file, None, id_column, ids)[0], None
-    found, known, _ = tables.keyed_features(file, None, id_column)
+        values, _, source = joining.join(joining.JoinedFile(file), id_column, ids.tolist(), options)
+        return values, None, source
+    found, known, _ = joining.keyed_features(file, None, id_column)
     if known is not None:
         raise DataError(f"{file} has ids, the table of the folder has no column {id_column!r}")
     if len(found) != rows:
         raise DataError(f"{file} has {len(found)} rows, the table of the folder has {rows}")
-    return found, None
+    return found, None, SourceFile(str(file), len(found), math.prod(found.shape[1:]))
 
 
-def _from_hdf5(file: Path, ids: NDArray[np.str_] | None, rows: int) -> tuple[Features, NDArray[np.int64] | None]:
+def _from_hdf5(
+    file: Path, ids: NDArray[np.str_] | None, rows: int, options: SourceOptions
+) -> tuple[Features, NDArray[np.int64] | None, Matched | None]:
     with opened(file) as source:
         keys = [key for key in source if hasattr(source[key], "shape")]
         array = next((k for k in ("features", "x", "X", file.stem) if k in keys), None)
         if array is None and ids is not None and any(i in source for i in ids):
-            return _by_id(file, source, ids)
+            return *_by_id(file, source, ids), None
         if array is None:
             raise DataError(f"{file} has no array 'features', and no dataset named after an id; it has {keys[:6]}")
         known = next(([text_of(v) for v in source[k]] for k in ("ids", "sample_ids", "id") if k in keys), None)
@@ -151,8 +169,10 @@ def _from_hdf5(file: Path, ids: NDArray[np.str_] | None, rows: int) -> tuple[Fea
     if known is None or ids is None:
         if len(found) != rows:
             raise DataError(f"{file} has {len(found)} rows, the table of the folder has {rows}")
-        return loaded_if_small(found), None
-    return loaded_if_small(rows_by_id(found, known, ids, str(file))), None
+        return loaded_if_small(found), None, None
+    known = IdPattern(options.id_pattern or "").of(known, str(file))
+    values, fit = rows_by_id(found, known, ids, str(file), duplicates=options.duplicates)
+    return loaded_if_small(values), None, fit
 
 
 def _by_id(file: Path, source: Any, ids: NDArray[np.str_]) -> tuple[Floats, NDArray[np.int64] | None]:

@@ -1,58 +1,82 @@
-"""Tables of one's own: CSV or Parquet with a group of columns per modality, other files joined on an id.
+"""Tables of one's own: a group of columns per modality, or a file per modality joined on an id.
 
 The columns of modality ``mrna`` are those that a pattern names (``mrna='g_*'``), or, without patterns, those that start
-with ``mrna:``. A modality may also be in a file of its own, CSV, Parquet, ``.npy`` or ``.npz``, joined on the id. A row
-in which a modality is entirely empty does not have it, and neither does one whose id its file does not know.
+with ``mrna:``. A modality may also be in a file of its own, a table of any kind (:mod:`equifuse.data.tables`), ``.npy``
+or ``.npz``, joined on the id. A row in which a modality is entirely empty does not have it, and neither does one whose
+id its file does not know. A file whose columns are the ids, and whose rows are features, is turned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equifuse.data.assemble import assemble, encode_target, needs_target, part_rows, rows_by_id, with_presence
-from equifuse.data.dataset import MultimodalDataset
-from equifuse.data.formats.base import Format
-from equifuse.data.lazy import (
-    Features,
-    NpyArray,
-    ParquetArray,
-    as_numbers,
-    columns_of,
-    is_numeric,
-    loaded_if_small,
-    rows_of_groups,
+from equifuse.data.assemble import (
+    are_recognized,
+    assemble,
+    encode_target,
+    needs_target,
+    part_rows,
+    usual_targets,
+    with_presence,
+    with_unlabelled,
+    without_target,
 )
-from equifuse.data.options import SourceOptions, matching
+from equifuse.data.columns import (
+    Columns,
+    check_ids,
+    check_kinds,
+    describe_columns,
+    encode_columns,
+    encode_table,
+    only_numbers,
+)
+from equifuse.data.dataset import Array, MultimodalDataset, Split
+from equifuse.data.formats.base import Format
+from equifuse.data.ids import IdPattern, check_overlap, groups_of, id_texts, means, rows_by_id, said_of_duplicates
+from equifuse.data.lazy import Features, NpyArray, as_numbers, is_numeric, loaded_if_small
+from equifuse.data.options import SEPARATORS, SourceOptions, matching
+from equifuse.data.sources import SourceFile
+from equifuse.data.tables import (
+    DESCRIPTION,
+    EXCEL,
+    SUFFIXES,
+    Reading,
+    Table,
+    give_back_memory,
+    is_table,
+    not_understood,
+    read_table,
+    sheets_of,
+    some,
+    suffix_of,
+    transposed,
+)
 from equifuse.errors import DataError, InputError
-from equifuse.extras import require
-from equifuse.files import check_fits, parse_errors
 from equifuse.registry import FORMATS
 
-SUFFIXES = (".csv", ".parquet")
-_JOINED = (*SUFFIXES, ".npy", ".npz")
+_ARRAYS = (".npy", ".npz")
+# The column that says which rows have no target, while a data set is made.
+_EMPTY = "without a target"
 _USUAL_SPLIT, _USUAL_ID = "split", "id"
 USUAL_TARGETS = ("label", "target", "y", "class")
 
 
-def is_table(path: Path) -> bool:
-    """Whether a file is CSV or Parquet, by its name."""
-    return path.suffix in SUFFIXES
-
-
 @FORMATS.register
 class TableFormat(Format):
-    """CSV and Parquet tables, and files that are joined to them."""
+    """Tables, and files that are joined to them."""
 
     name: ClassVar[str] = "table"
-    description: ClassVar[str] = "CSV or Parquet table"
+    description: ClassVar[str] = DESCRIPTION
 
     def detect(self, path: Path) -> bool:
-        """A CSV or Parquet file."""
+        """A table of any kind, by its name."""
         return is_table(path)
 
     def read(self, path: Path, options: SourceOptions, *, val_fraction: float, seed: int) -> MultimodalDataset:
@@ -62,55 +86,318 @@ class TableFormat(Format):
             DataError: a file or column is missing or malformed, or ids do not fit.
             InputError: modalities or target are not named and cannot be guessed.
         """
-        table = read_table(path)
-        columns = list(table.column_names)
-        id_column = _chosen(options.id, columns, _USUAL_ID, f"{path}")
-        split_column = _chosen(options.split, columns, _USUAL_SPLIT, f"{path}")
-        targets = list(options.target) or [next((c for c in USUAL_TARGETS if c in columns), "")]
-        if not targets[0] and needs_target(options.task):
-            raise InputError(f"{path}: which column is the target? Pass target; it has {_some(columns)}")
-        for column in targets:
-            if column and column not in columns:
-                raise DataError(f"{path} has no target column {column!r}; it has {_some(columns)}")
-        ids = None if id_column is None else np.asarray([str(v) for v in table.column(id_column).to_pylist()])
-        taken = {id_column, split_column, *targets}
-        free = [c for c in columns if c not in taken]
-        groups = dict(options.modalities) or {m: f"{m}:*" for m in _prefixes(free)}
-        if not groups:
-            raise InputError(
-                f"{path}: which columns are which modality? Pass modalities such as mrna='g_*'; it has {_some(free)}"
-            )
-        inputs: dict[str, Features] = {}
-        features: dict[str, tuple[str, ...]] = {}
-        for m, pattern in groups.items():
-            file = joined_file(path, pattern)
-            if file is None:
-                names = tuple(matching(free, pattern, str(path)))
-                inputs[m] = _columns(path, table, names)
-                features[m] = names
-            else:
-                if ids is None:
-                    raise InputError(f"modality {m!r} comes from {file[0]}: pass the id column that both have")
-                inputs[m], features[m] = join(file[0], file[1], id_column or _USUAL_ID, ids)
-        target, task, classes = None, options.task or "", None
-        if targets[0]:
-            target, task, classes = encode_target(column_values(table, targets), options.task, targets)
-        parts = {}
-        if split_column is not None:
-            parts = part_rows(table.column(split_column).to_pylist(), f"{path}: {split_column!r}")
-        whole = with_presence(inputs, target, ids)
-        return assemble(
-            path.stem, whole, task, parts, classes=classes, features=features, val_fraction=val_fraction, seed=seed
+        return dataset_of(path.stem, main_table(path, options), {}, options, val_fraction=val_fraction, seed=seed)
+
+
+def dataset_of(
+    name: str, table: Table, others: Mapping[str, Table], options: SourceOptions, *, val_fraction: float, seed: int
+) -> MultimodalDataset:
+    """A data set of a table, and of what is joined to it.
+
+    Args:
+        name: of the data set.
+        table: has the target.
+        others: modality -> table of its own, beside those whose files the options name.
+        options: which columns of the table are what.
+        val_fraction: see :meth:`TableFormat.read`.
+        seed: likewise.
+
+    Raises:
+        DataError: a file or column is missing or malformed, or ids do not fit.
+        InputError: modalities or target are not named and cannot be guessed.
+    """
+    roles = _roles(table, options)
+    files = {m: joined_file(table, pattern) for m, pattern in options.modalities.items()}
+    if roles.ids is None and any(files.values()):
+        m, path_of = next((m, file.path) for m, file in files.items() if file is not None)
+        raise InputError(f"modality {m!r} comes from {path_of}: pass the id column that both have")
+    groups = dict(options.modalities) or {m: f"{m}:*" for m in _prefixes(roles.free)}
+    if not groups and not others:
+        raise InputError(
+            f"{table.path}: which columns are which modality? Pass modalities such as mrna='g_*'; it has "
+            f"{some(roles.free)}"
         )
+    inputs: dict[str, Features] = {}
+    features: dict[str, tuple[str, ...]] = {}
+    schema: dict[str, Columns] = {}
+    sources = [SourceFile(str(table.path), table.num_rows, len(table.column_names), table.facts)]
+    for m, pattern in groups.items():
+        file = files.get(m)
+        if file is None:
+            names = tuple(matching(roles.free, pattern, str(table.path)))
+            features[m] = names
+            inputs[m], schema[m] = modality_values(table, names, options.kinds)
+        else:
+            assert roles.ids is not None
+            inputs[m], features[m], source = join(
+                file, _USUAL_ID if roles.id_column is None else roles.id_column, roles.ids, options
+            )
+            schema[m] = source.schema
+            sources.append(replace(source, modality=m))
+    for m, other in others.items():
+        inputs[m], features[m], source = _beside(other, table, roles, options)
+        schema[m] = source.schema
+        sources.append(replace(source, modality=m))
+    target, task, classes, empty = _target_values(table, roles, options)
+    whole = with_presence(inputs, target, None if roles.ids is None else np.asarray(roles.ids))
+    whole = replace(whole, columns={**extra_columns(table.path, table, options), _EMPTY: empty})
+    parts: dict[str, Any] = {}
+    if roles.split is not None:
+        parts = part_rows(table.column(roles.split).to_pylist(), f"{table.path}: {roles.split!r}")
+    if roles.ids is not None and options.group != roles.id_column:
+        if options.duplicates == "mean":
+            _refuse_means(table.path, any(schema.values()))
+        whole, parts, merged = _one_row_each(whole, parts, table, options.duplicates)
+        if merged:
+            said = f"{merged} rows merged into others of the same id"
+            sources[0] = replace(sources[0], facts=(*sources[0].facts, said))
+    rows = len(whole)
+    whole, parts, rest = _labelled(whole, parts)
+    lacking = rows - len(whole)
+    if lacking:
+        fate = f"; {len(rest)} of them are trained on" if options.unlabelled else " and are left out"
+        said = f"{lacking} of {rows} rows have no target{fate}"
+        sources[0] = replace(sources[0], facts=(*sources[0].facts, said))
+    path = table.path
+    del table, others, inputs  # as large as what is made of them next
+    give_back_memory()
+    dataset = assemble(
+        name,
+        whole,
+        task,
+        parts,
+        classes=classes,
+        features=features,
+        val_fraction=val_fraction,
+        seed=seed,
+        options=options,
+    )
+    if options.unlabelled:
+        dataset = with_unlabelled(dataset, rest, options)
+    check_kinds(options.kinds, [name for names in features.values() for name in names], str(path))
+    return replace(dataset, sources=tuple(sources), schema={m: columns for m, columns in schema.items() if columns})
 
 
-def _some(columns: Sequence[str]) -> str:
-    return ", ".join(columns[:8]) + (", ..." if len(columns) > 8 else "")
+def _target_values(
+    table: Table, roles: _Roles, options: SourceOptions
+) -> tuple[Array | None, str, tuple[str, ...] | None, NDArray[np.bool_]]:
+    """The targets, the task, the names of classes; and bool ``(n,)``, which rows have none and anything instead."""
+    if not roles.targets:
+        return None, options.task or "", None, np.zeros(table.num_rows, dtype=np.bool_)
+    values = column_values(table, roles.targets)
+    empty = without_target(values)
+    if len(values) and empty.all():
+        raise DataError(f"{table.path}: target {', '.join(roles.targets)} is empty in all {len(values)} rows")
+    found, task, classes = encode_target(values[~empty], options.task, roles.targets)
+    target = np.zeros((len(values), *found.shape[1:]), dtype=found.dtype)
+    target[~empty] = found
+    return target, task, classes, empty
+
+
+def _labelled(whole: Split, parts: Mapping[str, Any]) -> tuple[Split, dict[str, Any], Split]:
+    """The rows that have a target, their parts, and the rows without one that may be learned from."""
+    columns = dict(whole.columns)
+    empty = np.asarray(columns.pop(_EMPTY), dtype=np.bool_)
+    whole = replace(whole, columns=columns)
+    if not empty.any():
+        return whole, dict(parts), whole.select(np.zeros(0, dtype=np.intp))
+    places = np.cumsum(~empty) - 1
+    kept = {part: places[index[~empty[index]]] for part, index in parts.items()}
+    held = [index for part, index in parts.items() if part != "train"]
+    free = empty.copy()
+    free[np.concatenate(held) if held else []] = False  # rows of validation and test are not learned from
+    return whole.select(np.flatnonzero(~empty)), kept, whole.select(np.flatnonzero(free))
+
+
+def _refuse_means(path: Path, others: bool) -> None:
+    """Refuse means of rows with columns that are no numbers.
+
+    Raises:
+        DataError: there are some.
+    """
+    if others:
+        raise DataError(f"{path} has columns that are no numbers and have no mean; pass --duplicates first")
+
+
+def _beside(
+    other: Table, table: Table, roles: _Roles, options: SourceOptions
+) -> tuple[Features, tuple[str, ...], SourceFile]:
+    """A table in memory beside the main one: joined by ids, or by order where neither has any."""
+    if roles.ids is not None:
+        return join_table(other, None, _USUAL_ID if roles.id_column is None else roles.id_column, roles.ids, options)
+    if other.num_rows != table.num_rows or "" in other.column_names[:1]:
+        raise DataError(
+            f"{other.path} has {other.num_rows} rows, {table.path} has {table.num_rows} and no ids; give both an index "
+            "or the column of ids that both have"
+        )
+    names = tuple(other.column_names)
+    values, schema = modality_values(other, names, options.kinds)
+    return values, names, SourceFile(str(other.path), other.num_rows, len(names), schema=schema)
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """Which column of the main table is what.
+
+    Attributes:
+        id_column: names the rows; None if nothing does.
+        ids: of the rows, by the pattern.
+        split: says the part.
+        targets: their columns.
+        free: all others.
+    """
+
+    id_column: str | None
+    ids: list[str] | None
+    split: str | None
+    targets: list[str]
+    free: list[str]
+
+
+def reading_of(options: SourceOptions, path: Path) -> Reading:
+    """How the options say that a table is to be read."""
+    exact = (_USUAL_ID, options.id or _USUAL_ID, *options.target, *USUAL_TARGETS, *options.guiding())
+    sheet = options.sheet if suffix_of(path) in EXCEL else None
+    separator = SEPARATORS.get(options.separator or "", options.separator)
+    return Reading(sheet, options.encoding, separator, options.na, exact)
+
+
+def main_table(path: Path, options: SourceOptions) -> Table:
+    """The table, turned if its rows are features: where that is asked for, or where the target is the name of a row."""
+    if options.sheet and suffix_of(path) not in EXCEL:
+        raise InputError(f"{path} is no workbook, it has no sheet {options.sheet!r}")
+    table = read_table(path, reading_of(options, path))
+    joined = any(joined_file(table, pattern) for pattern in options.modalities.values())
+    if options.transpose and not joined:
+        return transposed(table, options.id or _USUAL_ID)
+    if options.target and options.target[0] not in table.column_names and table.num_rows:
+        first = table.column_names[0]
+        if first not in table.repeated and options.target[0] in map(str, table.column(first).to_pylist()):
+            return transposed(table, options.id or _USUAL_ID)
+    return table
+
+
+def _roles(table: Table, options: SourceOptions) -> _Roles:
+    columns, path = table.column_names, table.path
+    id_column = _chosen(options.id, columns, _USUAL_ID, f"{path}")
+    if id_column is None and columns and columns[0] == "" and table.num_rows:
+        id_column = ""  # the names of rows, which many programs write without a heading
+    split_column = _chosen(options.split, columns, _USUAL_SPLIT, f"{path}")
+    targets = list(options.target) or _targets(table, options)
+    if not targets[0] and needs_target(options.task):
+        raise InputError(f"{path}: which column is the target? Pass target; it has {some(columns)}")
+    for column in targets:
+        if column and column not in columns:
+            raise DataError(f"{path} has no target column {column!r}; it has {some(columns)}")
+    ids = None
+    if id_column is not None:
+        texts = id_texts(table.column(id_column), f"{path}: the id {id_column!r}", table.line)
+        ids = IdPattern(options.id_pattern or "").of(texts, str(path))
+    taken = {id_column, split_column, *targets, *options.guiding()}
+    free = [c for c in columns if c not in taken]
+    return _Roles(id_column, ids, split_column, [name for name in targets if name], free)
+
+
+def _targets(table: Table, options: SourceOptions) -> list[str]:
+    """The columns of the target where none is named; ``[""]`` for none."""
+    one = next((c for c in USUAL_TARGETS if c in table.column_names), "")
+    if one and options.task is None:
+        return [one]
+    found = usual_targets(table.column_names, options.task)
+    if found and options.task is None and not are_recognized(column_values(table, found), found):
+        found = []
+    return found or [one]
+
+
+def _one_row_each(
+    whole: Split, parts: Mapping[str, Any], table: Table, duplicates: str
+) -> tuple[Split, dict[str, Any], int]:
+    """The rows of the main table with one for each id, their parts, and how many were merged.
+
+    Raises:
+        DataError: an id occurs twice, and nothing is said about that; or its rows have different targets or parts.
+    """
+    groups = groups_of(str(key) for key in whole.ids) if whole.ids is not None else {}
+    if duplicates == "keep" or len(groups) == len(whole):
+        return whole, dict(parts), 0
+    if duplicates == "error":
+        raise DataError(
+            said_of_duplicates(groups, str(table.path), table.line)
+            + "; pass --duplicates first or mean to make one row of them, or keep for rows that are apart"
+        )
+    rows = list(groups.values())
+    first = np.array([group[0] for group in rows], dtype=np.intp)
+    part_of = np.full(len(whole), "", dtype=object)
+    for part, index in parts.items():
+        part_of[index] = part
+    kept = whole.select(first)
+    if duplicates == "mean":
+        for key, group in groups.items():
+            if len(set(part_of[group])) > 1 or (whole.target is not None and _differ(whole.target[group])):
+                raise DataError(
+                    f"{table.path}: the rows of id {key!r} ({', '.join(map(table.line, group[:3]))}) differ in target "
+                    "or part, so they have no mean; pass --duplicates first or keep"
+                )
+        kept = replace(
+            with_presence({m: means(x, rows) for m, x in whole.inputs.items()}, kept.target, kept.ids),
+            columns=kept.columns,
+        )
+    found = {part: np.flatnonzero(part_of[first] == part) for part in parts}
+    return kept, found, len(whole) - len(rows)
+
+
+def _differ(values: Array) -> bool:
+    return bool((values != values[:1]).any())
+
+
+def extra_columns(path: Path, table: Any, options: SourceOptions) -> dict[str, NDArray[np.generic]]:
+    """The columns by which rows are split, and those that are kept: numbers, dates or text.
+
+    Raises:
+        DataError: one is not there, or one that splits the rows has no value in some.
+    """
+    found = {}
+    for name in options.keep:
+        if name not in table.column_names:
+            raise DataError(f"{path} has no column {name!r} to keep; it has {some(table.column_names)}")
+        column = table.column(name)
+        if str(column.type).startswith(("int", "uint")) and not column.null_count:
+            found[name] = np.asarray(column.to_pylist())
+        elif is_numeric(column.type):
+            found[name] = as_numbers(column)
+        else:
+            found[name] = np.asarray(["" if value is None else str(value) for value in column.to_pylist()])
+    return {**found, **guide_columns(path, table, options)}
+
+
+def guide_columns(path: Path, table: Any, options: SourceOptions) -> dict[str, NDArray[np.generic]]:
+    """The columns by which rows are split: text, numbers or dates.
+
+    Raises:
+        DataError: one is not there, is empty in some row, or is to be an order and has none.
+    """
+    found = {}
+    for name in options.guiding():
+        if name not in table.column_names:
+            raise DataError(f"{path} has no column {name!r} to split by; it has {some(table.column_names)}")
+        column = table.column(name)
+        if column.null_count:
+            raise DataError(f"{path}: column {name!r} splits the rows, but {column.null_count} of them have none")
+        if name != options.order:
+            found[name] = np.asarray([str(value) for value in column.to_pylist()])
+            continue
+        values = np.asarray(column.to_pylist())
+        try:
+            found[name] = values if values.dtype.kind in "iuf" else values.astype("datetime64[us]")
+        except ValueError:
+            one = str(values[0])
+            raise DataError(f"{path}: column {name!r} has no order: {one!r}; write dates as 2026-03-31") from None
+    return found
 
 
 def _chosen(asked: str | None, columns: list[str], usual: str, where: str) -> str | None:
     if asked is not None and asked not in columns:
-        raise DataError(f"{where} has no column {asked!r}; it has {_some(columns)}")
+        raise DataError(f"{where} has no column {asked!r}; it has {some(columns)}")
     return asked or (usual if usual in columns else None)
 
 
@@ -119,29 +406,150 @@ def _prefixes(columns: list[str]) -> list[str]:
     return list(dict.fromkeys(c.partition(":")[0] for c in columns if ":" in c))
 
 
-def joined_file(table: Path, pattern: str) -> tuple[Path, str | None] | None:
-    """The file, and the columns of it, that a modality's pattern names; None if it names columns of the table.
+@dataclass(frozen=True)
+class JoinedFile:
+    """The file of a modality.
+
+    Attributes:
+        path: of the file.
+        columns: pattern of those that are features; None for all.
+        sheet: of a workbook; None for the first.
+    """
+
+    path: Path
+    columns: str | None = None
+    sheet: str | None = None
+
+
+def joined_file(table: Table, pattern: str) -> JoinedFile | None:
+    """The file that a modality's pattern names; None if it names columns of the table.
 
     Raises:
-        DataError: it looks like a file that does not exist.
+        DataError: it is a file that is no table, or it looks like one that does not exist.
     """
-    name, _, columns = pattern.partition("::")
-    if Path(name).suffix not in _JOINED:
+    name, *more = pattern.split("::")
+    if not more and name in table.column_names:
         return None
-    for candidate in (Path(name), table.parent / name):
+    for candidate in (Path(name), table.path.parent / name):
         if candidate.is_file():
-            return candidate, columns or None
-    raise DataError(f"no such file: {name}")
+            return _as_asked(candidate, more)
+        if candidate.is_dir() and (more or "/" in name):
+            raise DataError(f"{candidate} is a folder; a modality is a file: {', '.join((*SUFFIXES, *_ARRAYS))}")
+    path = Path(name)
+    if more or path.suffix in _ARRAYS or is_table(path) or len(path.parts) > 1:
+        raise DataError(f"no such file: {name}")
+    return None
 
 
-def join(path: Path, pattern: str | None, id_column: str, ids: NDArray[np.str_]) -> tuple[Features, tuple[str, ...]]:
-    """The rows of another file for these ids, NaN where it has none; and the names of its features."""
-    found, known, names = keyed_features(path, pattern, id_column)
+def _as_asked(path: Path, more: Sequence[str]) -> JoinedFile:
+    if not is_table(path) and path.suffix not in _ARRAYS:
+        raise DataError(
+            f"{path} is a file of unknown kind {path.suffix!r}; a modality is read from "
+            f"{', '.join((*SUFFIXES, *_ARRAYS))}"
+        )
+    if suffix_of(path) in EXCEL and more and (len(more) > 1 or more[0] in sheets_of(path)):
+        return JoinedFile(path, more[1] if len(more) > 1 else None, more[0])
+    return JoinedFile(path, more[0] if more and more[0] else None)
+
+
+def join(
+    file: JoinedFile,
+    id_column: str,
+    ids: Sequence[str],
+    options: SourceOptions,
+    names: tuple[str, ...] = (),
+    schema: Columns | None = None,
+) -> tuple[Features, tuple[str, ...], SourceFile]:
+    """The rows of another file for these ids, NaN where it has none; the names of its features; what was understood.
+
+    Args:
+        file: the file.
+        id_column: what the ids are called in the main table.
+        ids: those of the main table.
+        options: how the file is read.
+        names: of the features that are needed, in order; default all, or those that the file's pattern names.
+        schema: what these hold; None for numbers.
+
+    Raises:
+        DataError: the file is damaged, lacks a feature, or its ids do not fit.
+    """
+    if file.path.suffix in _ARRAYS:
+        return _join_arrays(file, id_column, ids, options)
+    table = read_table(file.path, replace(reading_of(options, file.path), sheet=file.sheet))
+    return join_table(table, file.columns, id_column, ids, options, names, schema)
+
+
+def join_table(
+    table: Table,
+    columns: str | None,
+    id_column: str,
+    ids: Sequence[str],
+    options: SourceOptions,
+    names: tuple[str, ...] = (),
+    schema: Columns | None = None,
+) -> tuple[Features, tuple[str, ...], SourceFile]:
+    """:func:`join` of a table that was read; ``columns`` is the pattern of those that are features."""
+    where = str(table.path)
+    table, key = _keyed(table, id_column, ids, options)
+    texts = id_texts(table.column(key), f"{where}: the id {key!r}", table.line)
+    known = IdPattern(options.id_pattern or "").of(texts, where)
+    free = [c for c in table.column_names if c != key]
+    lacking = [name for name in names if name not in free]
+    if lacking:
+        raise DataError(f"{where} has no column {lacking[0]!r}, which the model was trained on; it has {some(free)}")
+    if names:
+        found, holds = known_values(table, names, where, schema), schema or ()
+    else:
+        names = tuple(matching(free, columns, where) if columns else free)
+        found, holds = modality_values(table, names, options.kinds)
+    if options.duplicates == "mean":
+        _refuse_means(table.path, bool(holds))
+    values, fit = rows_by_id(found, known, ids, where, duplicates=options.duplicates, line=table.line)
+    called = f"column {key!r}" if key else "the first column, which has no name"
+    facts = table.facts if key == id_column else (*table.facts, f"ids in {called}")
+    return values, names, SourceFile(where, table.num_rows, len(names), facts, ids=fit, schema=holds)
+
+
+def _keyed(table: Table, id_column: str, ids: Sequence[str], options: SourceOptions) -> tuple[Table, str]:
+    """A table with a column of ids, turned if its columns are the ids; and what that column is called.
+
+    Raises:
+        DataError: nothing in it names its rows.
+    """
+    if options.transpose:
+        return transposed(table, id_column), id_column
+    wanted, pattern = set(ids), IdPattern(options.id_pattern or "")
+
+    def share(texts: Sequence[str]) -> float:
+        found = [text for text in pattern.found([str(text) for text in texts]) if text is not None]
+        return len(wanted.intersection(found)) / max(1, min(len(wanted), len(set(texts))))
+
+    first = table.column_names[0]
+    own = first if id_column not in table.column_names else id_column
+    by_rows = share([str(v) for v in table.column(own).to_pylist()])
+    if share(table.column_names[1:]) > max(0.5, by_rows):
+        return transposed(table, id_column), id_column
+    if id_column in table.column_names:
+        return table, id_column
+    if first == "" or by_rows:
+        return table, first
+    texts = [str(v) for v in table.column(first).to_pylist()]
+    check_overlap(ids, texts, f"{table.path}, column {first!r},")
+    raise DataError(f"{table.path} has no column {id_column!r} to join on; it has {some(table.column_names)}")
+
+
+def _join_arrays(
+    file: JoinedFile, id_column: str, ids: Sequence[str], options: SourceOptions
+) -> tuple[Features, tuple[str, ...], SourceFile]:
+    found, known, names = keyed_arrays(file.path, file.columns, id_column)
+    source = SourceFile(str(file.path), len(found), int(np.prod(found.shape[1:])))
     if known is None:
         if len(found) != len(ids):
-            raise DataError(f"{path} has {len(found)} rows and no ids; the table has {len(ids)} rows")
-        return found, names
-    return rows_by_id(found, known, ids, str(path)), names
+            raise DataError(f"{file.path} has {len(found)} rows and no ids; the table has {len(ids)} rows")
+        return found, names, replace(source, facts=("no ids: rows in the order of the table",))
+    known = IdPattern(options.id_pattern or "").of(known, str(file.path))
+    values, fit = rows_by_id(found, known, ids, str(file.path), duplicates=options.duplicates)
+    return values, names, replace(source, ids=fit)
 
 
 def keyed_features(
@@ -152,94 +560,84 @@ def keyed_features(
     Raises:
         DataError: the file is damaged, or its columns are not numbers.
     """
-    if path.suffix == ".npy":
-        return loaded_if_small(NpyArray(path)), None, ()
-    if path.suffix == ".npz":
-        from equifuse.data.formats.npz import read_arrays  # noqa: PLC0415
-
-        arrays = read_arrays(path)
-        key = pattern or next((k for k in ("features", "x", "X", path.stem) if k in arrays), None)
-        if key is None or key not in arrays or arrays[key].dtype.kind not in "fiub":
-            raise DataError(f"{path} has {', '.join(arrays)}; expected numbers under 'features' (or name the key)")
-        known = next((arrays[k] for k in (id_column, "ids", "sample_ids") if k in arrays), None)
-        values = arrays[key].astype(np.float32)
-        values = values.reshape(len(values), *(values.shape[1:] or (1,)))
-        return values, None if known is None else [str(k) for k in known], ()
+    if path.suffix in _ARRAYS:
+        return keyed_arrays(path, pattern, id_column)
     table = read_table(path)
     if id_column not in table.column_names:
-        raise DataError(f"{path} has no column {id_column!r} to join on; it has {_some(table.column_names)}")
+        raise DataError(f"{path} has no column {id_column!r} to join on; it has {some(table.column_names)}")
     free = [c for c in table.column_names if c != id_column]
     names = tuple(matching(free, pattern, str(path)) if pattern else free)
-    return _columns(path, table, names), [str(v) for v in table.column(id_column).to_pylist()], names
+    values, schema = modality_values(table, names)
+    if schema:
+        raise DataError(f"{path}: column {next(c.name for c in schema if c.kind != 'number')!r} is not numeric")
+    return values, id_texts(table.column(id_column), f"{path}: {id_column!r}", table.line), names
 
 
-def _columns(path: Path, table: Any, names: tuple[str, ...]) -> Features:
-    """Numeric columns: from the file, row group by row group, where that is Parquet and large."""
-    for name in names:
-        kind = table.schema.field(name).type
-        if not is_numeric(kind):
-            raise DataError(f"{path}: column {name!r} is not numeric ({kind})")
-    if isinstance(table, _Schema):
-        return loaded_if_small(ParquetArray(path, names))
-    return columns_of(table, names)
+def keyed_arrays(path: Path, key: str | None, id_column: str) -> tuple[Features, list[str] | None, tuple[str, ...]]:
+    """:func:`keyed_features` of NumPy's files."""
+    if path.suffix == ".npy":
+        return loaded_if_small(NpyArray(path)), None, ()
+    from equifuse.data.formats.npz import read_arrays  # noqa: PLC0415
+
+    arrays = read_arrays(path)
+    key = key or next((k for k in ("features", "x", "X", path.stem) if k in arrays), None)
+    if key is None or key not in arrays or arrays[key].dtype.kind not in "fiub":
+        raise DataError(f"{path} has {', '.join(arrays)}; expected numbers under 'features' (or name the key)")
+    known = next((arrays[k] for k in (id_column, "ids", "sample_ids") if k in arrays), None)
+    values = arrays[key].astype(np.float32)
+    values = values.reshape(len(values), *(values.shape[1:] or (1,)))
+    return values, None if known is None else [str(k) for k in known], ()
 
 
-class _Schema:
-    """A Parquet file of which only what is asked for is read."""
+def modality_values(
+    table: Table, names: tuple[str, ...], kinds: Mapping[str, str] | None = None
+) -> tuple[Features, Columns]:
+    """The columns of a modality as numbers, and what they hold where that is not only numbers.
 
-    def __init__(self, path: Path) -> None:
-        parquet = require("train", "pyarrow.parquet", "reading and writing tables")
-
-        with parse_errors(path, "Parquet"):
-            self._file = parquet.ParquetFile(path)
-            self.schema = self._file.schema_arrow
-            self.column_names = list(self.schema.names)
-            self.num_rows = sum(rows_of_groups(path, self._file.metadata))
-        self.path = path
-
-    def column(self, name: str) -> Any:
-        check_fits(self.path, 8 * self.num_rows)  # a page of few bytes may repeat one value any number of times
-        with parse_errors(self.path, "Parquet"):
-            column = _sound(self._file.read(columns=[name])).column(0)
-        if len(column) != self.num_rows:
-            raise DataError(f"{self.path}: column {name!r} has {len(column)} values for {self.num_rows} rows")
-        return column
-
-    def pieces(self, names: Sequence[str], rows: int) -> Iterator[Any]:
-        """These columns as Arrow tables of at most ``rows`` rows."""
-        pa = require("train", "pyarrow", "reading and writing tables")
-
-        with parse_errors(self.path, "Parquet"):
-            for batch in self._file.iter_batches(rows, columns=list(names)):
-                yield _sound(pa.Table.from_batches([batch]))
-
-
-def _sound(table: Any) -> Any:
-    """The table, if its text is text and its offsets point into it: Arrow reads what it is given."""
-    table.validate(full=True)
-    return table
-
-
-def read_table(path: Path) -> Any:
-    """An Arrow table of a CSV file, or what gives the columns of a Parquet file one by one.
+    Args:
+        table: the table.
+        names: of the columns.
+        kinds: pattern of names -> kind, of columns that are something else than they look like.
 
     Raises:
-        DataError: the file is missing or damaged, or two columns have the same name.
+        DataError: a column of numbers in a way that is not understood, or one of nothing but different texts.
+        UnknownNameError: an unknown kind.
     """
-    if not path.is_file():
-        raise DataError(f"no such file: {path}")
-    csv = require("train", "pyarrow.csv", "reading and writing tables")
+    asked = {name for name in names if any(fnmatchcase(name, pattern) for pattern in kinds or {})}
+    table.check(*names)
+    others = [name for name in names if not is_numeric(table.schema.field(name).type)]
+    for name in others:
+        said = "" if name in asked else not_understood(table, name)
+        if said:
+            raise DataError(said)
+    if not others and not asked:
+        return table.numbers(names), ()
+    frame = table.frame(names)
+    columns = describe_columns(frame, kinds)
+    check_ids([column for column in columns if column.name not in asked], len(frame), str(table.path))
+    values = encode_columns(frame, columns, str(table.path))
+    return values, () if only_numbers(columns) else columns
 
-    if path.suffix == ".parquet":
-        table: Any = _Schema(path)
-    else:
-        with parse_errors(path, "CSV"):
-            table = _sound(csv.read_csv(path))
-    with parse_errors(path, "a table"):
-        names = list(table.column_names)
-    if len(set(names)) != len(names):
-        raise DataError(f"{path}: column {next(n for n in names if names.count(n) > 1)!r} occurs more than once")
-    return table
+
+def known_values(table: Table, names: tuple[str, ...], m: str, schema: Columns | None) -> Features:
+    """The columns of a modality as numbers, as a model was trained on them.
+
+    Args:
+        table: the table.
+        names: of the columns.
+        m: name of the modality.
+        schema: what the columns hold; None for numbers.
+
+    Raises:
+        DataError: they hold something else.
+    """
+    if schema is not None:
+        return encode_table(m, table, names, schema, str(table.path))
+    values, found = modality_values(table, names)
+    odd = next((column for column in found if column.kind not in ("number", "boolean")), None)
+    if odd is not None:
+        raise DataError(f"{table.path}: column {odd.name!r} of modality {m!r} is not numeric")
+    return values
 
 
 def column_values(table: Any, names: Sequence[str]) -> NDArray[np.generic]:
@@ -252,6 +650,6 @@ def column_values(table: Any, names: Sequence[str]) -> NDArray[np.generic]:
             columns.append(as_numbers(column))
         else:
             columns.append(np.array([None if v is None else str(v) for v in column.to_pylist()], dtype=object))
-    if len(columns) > 1 and any(c.dtype.kind == "O" for c in columns):
-        raise DataError(f"targets in several columns ({', '.join(names)}) must be numbers")
+    if any(c.dtype.kind == "O" for c in columns):
+        columns = [c.astype(object) for c in columns]
     return np.stack(columns, axis=1)

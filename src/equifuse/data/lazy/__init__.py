@@ -9,6 +9,7 @@ from equifuse.data.lazy.base import (
     in_memory,
     loaded_if_small,
     select,
+    share_of_gaps,
 )
 from equifuse.data.lazy.hdf5 import HDF5Array
 from equifuse.data.lazy.npy import NpyArray
@@ -30,4 +31,5 @@ __all__ = [
     "loaded_if_small",
     "rows_of_groups",
     "select",
+    "share_of_gaps",
 ]

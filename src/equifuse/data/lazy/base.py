@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -92,6 +93,16 @@ def in_memory(features: Features) -> Floats:
 def loaded_if_small(features: Features) -> Features:
     """The rows as an array if that is small (256 MiB), else as they are, on disk."""
     return features if 4 * int(np.prod(features.shape)) > _SMALL_BYTES else in_memory(features)
+
+
+def share_of_gaps(x: Features, present: NDArray[np.bool_] | None) -> float:
+    """Share of empty cells among those of the rows that have a modality."""
+    empty = rows = 0
+    for start, block in blocks(x):
+        here = block if present is None else block[present[start : start + len(block)]]
+        empty += int(np.isnan(here).sum())
+        rows += len(here)
+    return empty / max(1, rows * math.prod(x.shape[1:]))
 
 
 # Open files and when they were written, by process: a file opened before a fork must not be read after it.

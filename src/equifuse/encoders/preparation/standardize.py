@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from equifuse.encoders.preparation.base import Preparation, Sample
 from equifuse.encoders.sequence import valid_steps
 from equifuse.errors import InputError
+from equifuse.registry import PREPARATIONS
 
 
-class Standardize(nn.Module):
+@PREPARATIONS.register
+class Standardize(Preparation):
     """Standardise features to mean 0 and deviation 1, as a layer of the model: a stored model then takes raw features.
 
     >>> layer = ef.encoders.Standardize((2,))
@@ -27,18 +31,41 @@ class Standardize(nn.Module):
         InputError: ``clip`` is not positive.
     """
 
+    name: ClassVar[str] = "standardise"
+    usage: ClassVar[str] = "standardise[:CLIP]"
     mean: Tensor
     scale: Tensor
-    kind: ClassVar[str] = "standardize"
 
     def __init__(self, shape: tuple[int, ...], clip: float | None = 5.0) -> None:
         super().__init__()
-        if clip is not None and not clip > 0:
+        if clip is not None and not (isinstance(clip, int | float) and clip > 0):
             raise InputError(f"clip must be positive or None, got {clip}")
         self.clip = clip
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("scale", torch.ones(shape))
+        self.keep(mean=torch.zeros(shape), scale=torch.ones(shape))
         self._seen: tuple[Tensor, Tensor, Tensor] | None = None  # count, mean, sum of squared deviations; while fitting
+
+    @classmethod
+    def of_words(cls, *words: Any) -> Self:
+        """See :class:`Preparation`; the shape is that of the rows it is fitted on."""
+        return cls((), *words)
+
+    def learn(self, sample: Sample) -> None:
+        """Mean and deviation of each column, and of the cells that are not empty; see :class:`Preparation`."""
+        mean, deviation = moments(sample.x, sample.weight)
+        self.resize(sample.width)
+        self.mean.copy_(mean)
+        self.scale.copy_(deviation)
+
+    def resize(self, width: int) -> None:
+        """Start anew with vectors of ``width`` features."""
+        self.width = width
+        self.keep(mean=torch.zeros(width, dtype=torch.float64), scale=torch.ones(width, dtype=torch.float64))
+
+    def restore(self, width: int, arrays: Mapping[str, Sequence[Any]]) -> Self:
+        """See :class:`Preparation`."""
+        self.width = width
+        self.keep(**{name: torch.zeros([int(n) for n in shape]) for name, (_, *shape) in arrays.items()})
+        return self
 
     def fit(self, x: Tensor, lengths: Tensor | None = None) -> None:
         """Set mean and deviation of each feature from ``x`` ``(n, *shape)``; a constant feature is only centred."""
@@ -78,14 +105,25 @@ class Standardize(nn.Module):
         if self._seen is None:
             return
         count, mean, deviations = self._seen
-        std = (deviations / count).sqrt()
-        # Below this a feature is constant up to the rounding of its own mean.
-        constant = std <= 1e-7 * mean.abs() + 1e-30
         self.mean.copy_(mean)
-        self.scale.copy_(torch.where(constant, 1.0, std))
+        self.scale.copy_(_usable((deviations / count).sqrt(), mean))
         self._seen = None
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, *shape) -> (B, *shape)``."""
-        x = (x - self.mean) / self.scale
+        x = (x - self.mean.to(x)) / self.scale.to(x)
         return x if self.clip is None else x.clamp(-self.clip, self.clip)
+
+
+def moments(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the cells of each column of ``(n, l)`` that are not empty; deviation 1 of a constant."""
+    counted = (torch.ones(len(x), dtype=x.dtype) if weight is None else weight.to(x))[:, None] * ~x.isnan()
+    count = counted.sum(0).clamp(min=1e-300)
+    mean = (counted * x.nan_to_num()).sum(0) / count
+    deviation = ((counted * (x - mean).nan_to_num().square()).sum(0) / count).sqrt()
+    return mean, _usable(deviation, mean)
+
+
+def _usable(deviation: Tensor, mean: Tensor) -> Tensor:
+    # Below this a feature is constant up to the rounding of its own mean.
+    return torch.where(deviation <= 1e-7 * mean.abs() + 1e-30, 1.0, deviation)

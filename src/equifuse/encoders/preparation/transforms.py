@@ -1,0 +1,302 @@
+"""Transforms of each row or feature by itself: logarithms, log ratios, quantiles, batches."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from equifuse.encoders.preparation.base import Preparation, Sample
+from equifuse.errors import InputError, UnknownNameError
+from equifuse.registry import PREPARATIONS
+
+# Quantiles that are stored of each feature.
+_QUANTILES = 100
+# Quantiles of all features that are compared at once; more are gone through one by one.
+_AT_ONCE = 2**17
+# Deviations beyond which a quantile is not mapped: as in scikit-learn, the quantile of 1e-7.
+_CLIP = 1e-7
+
+
+class _OfNumbers(Preparation):
+    """A step that changes numbers, and leaves codes of categories, parts of dates and texts as they are."""
+
+    early: ClassVar[bool] = True
+    numbers: Tensor
+
+    def _only_numbers(self, changed: Tensor, x: Tensor) -> Tensor:
+        return torch.where(self.numbers, changed, x)
+
+
+@PREPARATIONS.register
+class Log1p(_OfNumbers):
+    """``log(1 + x)`` of counts and other numbers of at least 0; ``-log(1 - x)`` of what is below 0 later.
+
+    >>> from equifuse.encoders.preparation import Sample
+    >>> step = Log1p()
+    >>> step.learn(Sample(torch.tensor([[0.0], [1.0]])))
+    >>> step(torch.tensor([[1.0]]))
+    tensor([[0.6931]])
+    """
+
+    name: ClassVar[str] = "log1p"
+    usage: ClassVar[str] = "log1p"
+
+    def learn(self, sample: Sample) -> None:
+        """Refuse negative numbers; see :class:`Preparation`."""
+        _need_positive(self.spec, sample)
+        self.keep(numbers=sample.mask("number"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(…, l) -> (…, l)``."""
+        return self._only_numbers(x.sign() * x.abs().log1p(), x)
+
+
+@PREPARATIONS.register
+class CenteredLogRatio(_OfNumbers):
+    """Centred log ratio of compositions: ``log x - mean(log x)`` over the features of a row (Aitchison 1982).
+
+    >>> from equifuse.encoders.preparation import Sample
+    >>> step = CenteredLogRatio()
+    >>> step.learn(Sample(torch.tensor([[1.0, 3.0], [2.0, 2.0]])))
+    >>> step(torch.tensor([[5.0, 5.0]]))
+    tensor([[0., 0.]])
+
+    Args:
+        zero: what stands for a zero, > 0; default half of the smallest positive number of the training part.
+
+    Raises:
+        InputError: ``zero`` is not positive.
+    """
+
+    name: ClassVar[str] = "clr"
+    usage: ClassVar[str] = "clr[:ZERO]"
+    complete: ClassVar[bool] = True
+    zero: Tensor
+
+    def __init__(self, zero: float | None = None) -> None:
+        super().__init__()
+        if zero is not None and (isinstance(zero, bool) or not isinstance(zero, int | float) or not zero > 0):
+            raise InputError(f"clr:ZERO must be a positive number, got {zero!r}")
+        self._given = zero
+
+    def learn(self, sample: Sample) -> None:
+        """Find the smallest number; see :class:`Preparation`."""
+        _need_positive(self.spec, sample)
+        numbers = sample.mask("number")
+        positive = sample.x[:, numbers]
+        positive = positive[positive > 0]
+        if not positive.numel():
+            raise InputError(f"{self.spec} needs positive numbers, and there are none")
+        zero = self._given if self._given is not None else 0.5 * float(positive.min())
+        self.keep(numbers=numbers, zero=torch.tensor(zero, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(…, l) -> (…, l)``."""
+        logs = torch.where(x > 0, x, self.zero.to(x)).log()
+        mean = torch.where(self.numbers, logs, 0.0).sum(-1, keepdim=True) / self.numbers.sum()
+        return self._only_numbers(logs - mean, x)
+
+
+@PREPARATIONS.register
+class Quantile(_OfNumbers):
+    """Map each feature to a normal (or uniform) distribution by its quantiles in the training part.
+
+    >>> from equifuse.encoders.preparation import Sample
+    >>> step = Quantile("uniform")
+    >>> step.learn(Sample(torch.arange(101.0)[:, None]))
+    >>> round(float(step(torch.tensor([[25.0]]))), 3)
+    0.25
+
+    100 quantiles are stored of each feature (fewer rows: as many), between which it is linear, as in scikit-learn's
+    ``QuantileTransformer``. A value that many rows share, such as 0 of counts, gets the middle of its quantiles, also
+    at the ends.
+
+    Args:
+        output: "normal" (default) or "uniform".
+
+    Raises:
+        UnknownNameError: another word.
+    """
+
+    name: ClassVar[str] = "quantile"
+    usage: ClassVar[str] = "quantile[:normal|uniform]"
+    quantiles: Tensor
+
+    def __init__(self, output: str = "normal") -> None:
+        super().__init__()
+        if output not in ("normal", "uniform"):
+            raise UnknownNameError("output of quantile:", str(output), ("normal", "uniform"))
+        self.output = output
+
+    def learn(self, sample: Sample) -> None:
+        """Quantiles; see :class:`Preparation`."""
+        count = max(2, min(_QUANTILES, len(sample.x)))
+        marks = np.linspace(0, 1, count)
+        x = sample.x.numpy()
+        seen = ~np.isnan(x).all(0)
+        quantiles = np.zeros((count, sample.width))
+        quantiles[:, seen] = np.nanquantile(x[:, seen], marks, axis=0)
+        self.keep(quantiles=np.maximum.accumulate(quantiles), numbers=sample.mask("number"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(…, l) -> (…, l)``: the share of each feature's quantiles below it, linear between two of them."""
+        q = self.quantiles.to(x)
+        if q.numel() <= _AT_ONCE:
+            total = _reached(x.unsqueeze(-2), q[:-1], q[1:]).sum(-2)
+        else:
+            total = torch.zeros_like(x)
+            for low, high in pairwise(q):
+                total = total + _reached(x, low, high)
+        share = torch.where(x.isnan(), x, total / (len(q) - 1))
+        if self.output == "normal":
+            share = normal_quantile(share.clamp(_CLIP, 1 - _CLIP))
+        return self._only_numbers(share, x)
+
+
+def _reached(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """How much of the way from one quantile to the next is below ``x``: 0 to 1."""
+    # Where quantiles are equal there is a step, of which a value that is just there has half.
+    step = torch.where(x > low, 1.0, torch.where(x == low, 0.5, 0.0)).to(x)
+    linear = ((x - low) / torch.where(high > low, high - low, 1.0)).clamp(0.0, 1.0)
+    return torch.where(high > low, linear, step)
+
+
+@PREPARATIONS.register
+class Batch(_OfNumbers):
+    """Standardise the other features within each batch (site, plate, scanner) that a column of the modality names.
+
+    >>> from equifuse.encoders.preparation import Sample
+    >>> step = Batch("site")
+    >>> rows = torch.tensor([[1.0, 0.0], [3.0, 0.0], [11.0, 1.0], [13.0, 1.0]])
+    >>> step.learn(Sample(rows, ("number", "category"), ("g", "site")))
+    >>> step(rows).squeeze(1).tolist()
+    [-1.0, 1.0, -1.0, 1.0]
+
+    The column itself is dropped. A row of a batch that the training part does not have, or without one, is
+    standardised by the whole training part: what its own batch adds cannot be known of a single row.
+
+    Args:
+        column: name of the column, a category or a number; it has to be one of the modality's.
+
+    Raises:
+        InputError: no name; the modality has no such column, or no other.
+    """
+
+    name: ClassVar[str] = "batch"
+    usage: ClassVar[str] = "batch:COLUMN"
+    place: Tensor
+    others: Tensor
+    batches: Tensor
+    means: Tensor
+    scales: Tensor
+
+    def __init__(self, column: str) -> None:
+        super().__init__()
+        self.column = str(column)
+
+    def learn(self, sample: Sample) -> None:
+        """Means and deviations of each batch; see :class:`Preparation`."""
+        if self.column not in sample.names:
+            some = ", ".join(sample.names[:5]) or "columns without names"
+            raise InputError(
+                f"{self.spec}: the modality has no column {self.column!r}; it has {some}; name the column among those "
+                f"of the modality, such as --modality mrna='g_*, {self.column}'"
+            )
+        place = sample.names.index(self.column)
+        others = torch.tensor([i for i in range(sample.width) if i != place], dtype=torch.int64)
+        if not len(others):
+            raise InputError(f"{self.spec}: the modality has no column beside {self.column!r}")
+        which, x = sample.x[:, place], sample.x[:, others]
+        batches = torch.unique(which[~which.isnan()])
+        numbers = sample.mask("number")[others]
+        groups = [x, *(x[which == batch] for batch in batches)]  # the first is of all rows
+        means, scales = zip(*(_moments(group, numbers) for group in groups), strict=True)
+        # What a batch does not have at all is as in the whole training part.
+        mean = torch.stack(means)
+        mean = torch.where(mean.isnan(), mean[0].nan_to_num(), mean)
+        self.keep(place=torch.tensor([place]), others=others, batches=batches, numbers=numbers)
+        self.keep(means=mean, scales=torch.stack(scales))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(…, l) -> (…, l - 1)``."""
+        # One row of the arrays for each batch, the first where there is none.
+        is_batch = (x.index_select(-1, self.place) == self.batches.to(x)).to(x)
+        none = 1 - is_batch.sum(-1, keepdim=True)
+        chosen = torch.cat([none, is_batch], dim=-1)
+        rest = x.index_select(-1, self.others)
+        return self._only_numbers((rest - chosen @ self.means.to(x)) / (chosen @ self.scales.to(x)), rest)
+
+    def sources(self, width: int) -> NDArray[np.int64]:
+        """See :class:`Preparation`."""
+        found: NDArray[np.int64] = self.others.cpu().numpy()
+        return found
+
+
+def _moments(x: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each column's cells that are not empty; deviation 1 where there is none."""
+    mean = x.nanmean(0)
+    deviation = (x - mean).square().nanmean(0).sqrt()
+    usable = numbers & (deviation > 1e-7 * mean.abs() + 1e-30)
+    return mean, torch.where(usable, deviation, 1.0)
+
+
+def _need_positive(spec: str, sample: Sample) -> None:
+    below = ((sample.x < 0) & sample.mask("number")).any(0).nonzero().squeeze(1)
+    if len(below):
+        first = int(below[0])
+        least = float(sample.x[:, first].nan_to_num().min())
+        raise InputError(f"{spec} needs numbers of at least 0; {sample.name(first)} has {least:g}")
+
+
+# Coefficients of the rational functions of AS 241, numerators and denominators, from the constant upwards.
+_CENTRE = (
+    (3.3871328727963666080e0, 1.3314166789178437745e2, 1.9715909503065514427e3, 1.3731693765509461125e4),
+    (4.5921953931549871457e4, 6.7265770927008700853e4, 3.3430575583588128105e4, 2.5090809287301226727e3),
+    (1.0, 4.2313330701600911252e1, 6.8718700749205790830e2, 5.3941960214247511077e3),
+    (2.1213794301586595867e4, 3.9307895800092710610e4, 2.8729085735721942674e4, 5.2264952788528545610e3),
+)
+_TAIL = (
+    (1.42343711074968357734e0, 4.63033784615654529590e0, 5.76949722146069140550e0, 3.64784832476320460504e0),
+    (1.27045825245236838258e0, 2.41780725177450611770e-1, 2.27238449892691845833e-2, 7.74545014278341407640e-4),
+    (1.0, 2.05319162663775882187e0, 1.67638483018380384940e0, 6.89767334985100004550e-1),
+    (1.48103976427480074590e-1, 1.51986665636164571966e-2, 5.47593808499534494600e-4, 1.05075007164441684324e-9),
+)
+_FAR = (
+    (6.65790464350110377720e0, 5.46378491116411436990e0, 1.78482653991729133580e0, 2.96560571828504891230e-1),
+    (2.65321895265761230930e-2, 1.24266094738807843860e-3, 2.71155556874348757815e-5, 2.01033439929228813265e-7),
+    (1.0, 5.99832206555887937690e-1, 1.36929880922735805310e-1, 1.48753612908506148525e-2),
+    (7.86869131145613259100e-4, 1.84631831751005468180e-5, 1.42151175831644588870e-7, 2.04426310338993978564e-15),
+)
+
+
+def normal_quantile(p: Tensor) -> Tensor:
+    """The number below which a standard normal one is with probability ``p`` in (0, 1).
+
+    >>> from equifuse.encoders.preparation.transforms import normal_quantile
+    >>> normal_quantile(torch.tensor([0.5, 0.975]))
+    tensor([0.0000, 1.9600])
+
+    Algorithm AS 241 (Wichura 1988), of sums, products and logarithms only: programs and ONNX have no such function.
+    """
+    q = p - 0.5
+    centre = q * _ratio(_CENTRE, 0.180625 - q * q)
+    r = torch.minimum(p, 1 - p).clamp(min=1e-300 if p.dtype == torch.float64 else 1e-37).log().neg().sqrt()
+    tail = torch.where(r <= 5, _ratio(_TAIL, r - 1.6), _ratio(_FAR, r - 5))
+    return torch.where(q.abs() <= 0.425, centre, torch.where(q < 0, -tail, tail))
+
+
+def _ratio(coefficients: tuple[tuple[float, ...], ...], x: Tensor) -> Tensor:
+    low, high, *below = coefficients
+    return _polynomial((*low, *high), x) / _polynomial((*below[0], *below[1]), x)
+
+
+def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
+    found = torch.full_like(x, coefficients[-1])
+    for c in coefficients[-2::-1]:
+        found = found * x + c
+    return found

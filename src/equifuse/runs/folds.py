@@ -1,0 +1,83 @@
+"""The folds of a cross-validation as data sets of three parts."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+from equifuse.data import MultimodalDataset, Split, load
+from equifuse.data.assemble import far_off, guides, hold_out
+from equifuse.data.lazy import Indices
+from equifuse.data.loaders import mix
+from equifuse.data.options import SourceOptions
+from equifuse.data.split import folds
+from equifuse.errors import DataError, InputError
+from equifuse.runs.config import GROUPS_OUT, TrainConfig
+
+
+def load_whole(config: TrainConfig) -> MultimodalDataset:
+    """The data set of a configuration as its source has it, before its protocol or cross-validation arranges it."""
+    with warnings.catch_warnings():
+        if config.cv is not None:  # the parts that are drawn are pooled again
+            warnings.filterwarnings("ignore", ".*consider leaving out one group")
+        return load(config.data, val_fraction=config.val_fraction, seed=config.seed, source=config.source)
+
+
+def pooled(dataset: MultimodalDataset) -> Split:
+    """The rows that are cross-validated: all but a test part that the source itself has.
+
+    Raises:
+        InputError: they stay on disk.
+    """
+    splits = [dataset.splits[part] for part in ("train", "val", *(["test"] if "test" in dataset.drawn else []))]
+    if any(split.on_disk for split in splits):
+        raise InputError("cross-validation joins the parts in memory; these data are too large for it")
+    if any(len(split.labelled()) < len(split) for split in splits):
+        raise InputError("cross-validation is for rows with a target; leave out --use-unlabelled")
+    return splits[0].joined(*splits[1:])
+
+
+def every_fold(rows: Split, task: str, config: TrainConfig) -> list[tuple[Indices, Indices]]:
+    """The rows to learn from and those to test on, of every fold of every repeat.
+
+    Raises:
+        InputError: too few rows or groups for so many folds.
+        DataError: a column by which rows are split is not there.
+    """
+    count = None if config.cv == GROUPS_OUT else int(config.cv or 2)
+    by = guides(rows, task, SourceOptions.of(config.source))
+    found = []
+    for repeat in range(config.repeats):
+        found += list(folds(len(rows), count, seed=mix(config.seed, repeat) % 2**32, **by))
+    return found
+
+
+def fold_of(dataset: MultimodalDataset, config: TrainConfig) -> MultimodalDataset:
+    """The data set of one fold: its rows are the test part, and validation is held out of the others.
+
+    Raises:
+        DataError: what is left to train on cannot be used, such as without one of the classes.
+        InputError: there is no such fold, or the data stay on disk.
+    """
+    rows = pooled(dataset)
+    every = every_fold(rows, dataset.task, config)
+    number = config.fold or 0
+    if number >= len(every):
+        raise InputError(f"there is no fold {number}, there are {len(every)}, from 0")
+    learn, test = every[number]
+    source = SourceOptions.of(config.source)
+    left = rows.select(learn)
+    train, val = hold_out(left, dataset.task, config.val_fraction, config.seed, source)
+    if source.group and far_off(len(val), len(left), config.val_fraction):
+        # Never the part that is tested on; where training stops may be decided on rows of groups it has seen.
+        warnings.warn(
+            f"the groups of {source.group!r} are too few to hold some out for validation too; it is drawn by row",
+            stacklevel=2,
+        )
+        by_row = replace(source, group=None)
+        train, val = hold_out(left, dataset.task, config.val_fraction, config.seed, by_row)
+    parts = {"train": train, "val": val, "test": rows.select(test)}
+    try:
+        return replace(dataset, splits=parts, drawn=("train", "val", "test"))
+    except DataError as error:
+        raise DataError(f"fold {number + 1} of {len(every)}: {error}; use fewer folds, or join rare classes") from None
