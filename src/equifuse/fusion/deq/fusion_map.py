@@ -120,7 +120,12 @@ class FusionMap(ExplicitMap):
 
     def _pull(self, s: _FusionSaved, u: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients before the norm's ReLU, and at the gated sum."""
-        mixed = reference.relu_norm_vjp(u, s.outer, s.normal, s.scale, self.weights.gain)
+        gain, fused = self.weights.gain, kernels.fused(u)
+        if fused is None:
+            mixed = reference.relu_norm_vjp(u, s.outer, s.normal, s.scale, gain)
+        else:
+            mixed = torch.empty_like(s.outer)
+            fused.relu_norm_vjp(u.contiguous(), s.outer, s.normal, s.scale, gain[None], mixed, None)()
         purified = mixed @ self.weights.mix
         return mixed, purified if self.share is None else purified * self.share[: len(u)]
 

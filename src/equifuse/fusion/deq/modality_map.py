@@ -136,10 +136,16 @@ class ModalityMap(ExplicitMap):
 
     def _pull(self, s: _BlockSaved, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Gradients at the state, before the second norm, after the first ReLU, and before the first norm."""
-        w = self.weights
-        at_state, second = reference.block_tail_vjp(u, s.tail, w.gain2, w.gain3, self.mask)
+        w, fused = self.weights, kernels.fused(u)
+        if fused is None:
+            at_state, second = reference.block_tail_vjp(u, s.tail, w.gain2, w.gain3, self.mask)
+            hidden = torch.bmm(second, w.weight2.mT)
+            return at_state, second, hidden, reference.norm_relu_vjp(hidden, s.hidden, s.normal1, s.scale1, w.gain1)
+        at_state, second, first = (torch.empty_like(s.z) for _ in range(3))
+        fused.block_tail_vjp(u.contiguous(), s.tail, w.gain2, w.gain3, self.mask, at_state, second, None)()
         hidden = torch.bmm(second, w.weight2.mT)
-        return at_state, second, hidden, reference.norm_relu_vjp(hidden, s.hidden, s.normal1, s.scale1, w.gain1)
+        fused.norm_relu_vjp(hidden, s.hidden, s.normal1, s.scale1, w.gain1, first, None)()
+        return at_state, second, hidden, first
 
     def transposed(self, saved: Saved, u: Tensor) -> Tensor:
         """``Jᵀu`` ``(n, d)``."""
