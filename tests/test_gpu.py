@@ -64,7 +64,7 @@ def test_autocast_keeps_the_solver_in_float32():
 def test_memory_does_not_grow_over_training_steps():
     torch.manual_seed(0)
     fusion = ef.DEQFusion(DIMS, 32).cuda()
-    optimiser = torch.optim.SGD(fusion.parameters(), lr=1e-3)
+    optimiser = torch.optim.SGD(fusion.parameters(), lr=1e-6)
     x = {m: torch.randn(64, width, device="cuda") for m, width in DIMS.items()}
     seen = []
     c = torch.randn(64, 32, device="cuda")
