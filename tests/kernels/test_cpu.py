@@ -247,6 +247,20 @@ def test_the_reference_on_request_has_the_same_fixed_points(monkeypatch):
     torch.testing.assert_close(found, trained(fusion, inputs), rtol=1e-4, atol=1e-4)
 
 
+def test_gradients_and_inputs_may_be_laid_out_otherwise():
+    """Transposed, expanded, every other column: the same results as for copies."""
+    fusion = ef.DEQFusion(dict.fromkeys(DIMS, 20), 20, projection=False)
+    inputs = {m: torch.randn(20, 7).t().requires_grad_() for m in DIMS}
+    copies = {m: x.detach().contiguous().requires_grad_() for m, x in inputs.items()}
+    out, plain = fusion(inputs).fused, fusion(copies).fused
+    assert torch.equal(out, plain)
+    for g in (torch.randn(20, 7).t(), torch.ones(1, 1).expand(7, 20), torch.randn(7, 40)[:, ::2]):
+        found = torch.autograd.grad(out, [*fusion.parameters(), *inputs.values()], g, retain_graph=True)
+        wanted = [*fusion.parameters(), *copies.values()]
+        expected = torch.autograd.grad(plain, wanted, g.contiguous(), retain_graph=True)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_another_request_is_a_mistake(monkeypatch):
     fusion, inputs = fusion_and_inputs()
     monkeypatch.setenv(kernels.VARIABLE, "fast")

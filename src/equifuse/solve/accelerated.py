@@ -52,7 +52,7 @@ def accelerate(
     if scale is not None:  # what is relative to nothing is solved by its start
         rows.status.masked_fill_(scale == 0, CONVERGED)
         rows.residual.masked_fill_(scale == 0, 0)
-    if steps is not None:
+    if steps is not None and bool(steps.any()):
         rows.status.masked_fill_(steps >= limits.max_steps, EXHAUSTED)
         rows.steps.copy_(steps)
         rows.q.zero_()
