@@ -200,7 +200,7 @@ class Phantom(Gradient):
         walked = z.detach()
         for _ in range(self.steps):
             walked = walked + self.damping * (f(walked).to(walked.dtype) - walked)
-        return z + (walked - walked.detach())
+        return z.detach() + (walked - walked.detach())
 
 
 @GRADIENTS.register
