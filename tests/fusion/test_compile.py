@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import equifuse as ef
+from equifuse.fusion.deq.problem import observed
 
 pytestmark = [
     pytest.mark.slow,
@@ -50,6 +51,55 @@ def test_the_step_that_a_solver_takes():
         expected = fusion(inputs())
     assert bool(stats.converged.all())
     torch.testing.assert_close(got[:, -1], expected.fused, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"gate": False, "combine": "mean"}, {"contraction": 0.8, "gradient": "neumann"}],
+    ids=["default", "no gate", "contraction"],
+)
+def test_the_default_solver_with_gradients(options):
+    """The solve is one operator: the same steps as without a compiler, for any batch."""
+    torch.manual_seed(0)
+    fusion = ef.DEQFusion(DIMS, 16, solver=ef.Anderson(tol=1e-6), **options)
+    compiled = torch.compile(fusion, fullgraph=True, backend="aot_eager")
+    weights = torch.randn(9, 16)
+    for count, masked in ((9, False), (5, True)):
+        x = {m: value[:count].clone().requires_grad_() for m, value in inputs().items()}
+        present = {"b": torch.arange(count) % 3 > 0} if masked else None
+        outputs = compiled(x, present), fusion(x, present)
+        got, expected = outputs
+        torch.testing.assert_close(got.fused, expected.fused, rtol=1e-4, atol=1e-5)
+        assert torch.equal(got.stats.steps, expected.stats.steps)
+        grads = [
+            torch.autograd.grad((out.fused * weights[:count]).sum(), [*fusion.parameters(), *x.values()])
+            for out in outputs
+        ]
+        for a, b in zip(*grads, strict=True):
+            assert float((a - b).norm()) <= 1e-3 * float(b.norm()) + 1e-5
+
+
+def test_the_operators_are_what_they_say():
+    """Their schema, shapes and gradients, on both maps of a fusion."""
+    fusion = ef.DEQFusion(DIMS, 16)
+    with observed(fusion) as seen:
+        fusion(inputs())
+    for f in (seen[0].modality_map, seen[0].fusion_map):
+        packed = f.packed()
+        closure = [tensor.detach().clone().requires_grad_() for tensor in packed.closure]
+        options = [1e-4, 1.0], [100, 15, 10], [1e-5], [60, 30], False
+        tensors = closure, list(packed.constants), list(packed.numbers), f.start().detach()
+        torch.library.opcheck(torch.ops.equifuse.fixed_point.default, (type(f).__name__, *tensors, *options))
+
+
+def test_what_does_not_converge_is_reported_from_a_compiled_graph():
+    fusion = ef.DEQFusion(DIMS, 16, solver=ef.Anderson(tol=1e-6, max_steps=2))
+    with pytest.warns(ef.ConvergenceWarning, match="did not converge in the forward solve"):
+        out = torch.compile(fusion, fullgraph=True, backend="aot_eager")(inputs())
+    assert not bool(out.stats.converged.any())
+    fusion.strict = True
+    with pytest.raises(ef.NotConvergedError):
+        torch.compile(fusion, fullgraph=True, backend="aot_eager")(inputs())
 
 
 def test_a_whole_equilibrium():

@@ -116,7 +116,15 @@ def test_second_derivatives_need_the_unrolled_rule():
     torch.testing.assert_close(second, torch.func.hessian(unrolled)(x[0]), rtol=1e-6, atol=1e-8)
     with pytest.raises(ef.EquifuseError, match=r"double backward.*Unrolled"):
         grad(lambda x: grad(lambda x: loss(w, x))(x).square().sum())(x[0])
-    with pytest.raises(RuntimeError, match="forward mode|jvp"):
+
+
+def test_forward_mode_needs_a_rule_on_the_tape():
+    w, x = problem()
+    expected = jacrev(lambda x: solve(w, x))(x[0])
+    for gradient in (ef.Unrolled(), ef.Phantom(steps=80)):
+        found = jacfwd(lambda x, gradient=gradient: solve(w, x, gradient=gradient))(x[0])
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+    with pytest.raises(NotImplementedError, match="jvp"):
         jacfwd(lambda x: solve(w, x))(x[0])
 
 

@@ -14,7 +14,7 @@ from equifuse.solve.accelerated import accelerate
 from equifuse.solve.krylov import GMRES, Product, gmres
 from equifuse.solve.loop import Solution
 from equifuse.solve.loop import solve as solve_fixed_point
-from equifuse.solve.maps import Evaluation, FixedPointMap
+from equifuse.solve.maps import Evaluation, ExplicitMap, FixedPointMap, Saved
 from equifuse.solve.solver import Solver
 from equifuse.solve.stats import SolverStats
 from equifuse.solve.tensors import flatten_batch, relative_residual, work_dtype
@@ -100,6 +100,22 @@ def solve_adjoint(
     stats.unsolved = None  # rows that are not finite were solved as zeros
     stats.converged, stats.residual = stats.converged & finite, torch.where(finite, stats.residual, torch.inf)
     return u.view(g.shape), stats
+
+
+def explicit_gradients(
+    f: ExplicitMap, saved: Saved, g: Tensor, method: Method, default_tol: float
+) -> tuple[tuple[Tensor, ...], SolverStats]:
+    """The gradients of what an explicit map closes over, from ``g`` at its fixed point, where it was linearised."""
+
+    def product_of(f: ExplicitMap, saved: Saved) -> Product:
+        return lambda u: flatten_batch(f.transposed(saved, u.view(len(u), *g.shape[1:])))
+
+    def select_rows(index: Tensor) -> Product:
+        return product_of(f.select(index), f.select_saved(saved, index))
+
+    product = product_of(f, saved)
+    u, stats = solve_adjoint(product, g, method, default_tol, lambda rhs: f.adjoint(saved, rhs), select_rows)
+    return f.pull(saved, u), stats
 
 
 def _least_tol(method: GMRES, default_tol: float, rhs: Tensor) -> float:

@@ -15,15 +15,16 @@ from torch.autograd.function import FunctionCtx
 from equifuse.configurable import Configurable
 from equifuse.errors import ConvergenceWarning, EquifuseError, InputError, NotConvergedError
 from equifuse.registry import GRADIENTS
-from equifuse.solve.adjoint import Method, Series, solve_adjoint
+from equifuse.solve.adjoint import Method, Series, explicit_gradients, solve_adjoint
 from equifuse.solve.krylov import GMRES, Product
-from equifuse.solve.maps import ExplicitMap, FixedPointMap, RowSelector, Saved, TupleMap, row_selector
+from equifuse.solve.maps import ExplicitMap, FixedPointMap, PackedMap, RowSelector, Saved, TupleMap, row_selector
+from equifuse.solve.operators import solve_compiled
 from equifuse.solve.scope import one_solve
 from equifuse.solve.solver import Solver
 from equifuse.solve.solvers.anderson import Anderson
 from equifuse.solve.spectrum import transposed_jacobian
 from equifuse.solve.stats import SolverStats
-from equifuse.solve.tensors import flatten_batch, without_autocast
+from equifuse.solve.tensors import without_autocast
 from equifuse.solve.transforms import leaf, transformed, values
 
 _NO_SECOND_DERIVATIVE = "double backward through an implicit fixed point is not supported; use gradient=Unrolled()"
@@ -54,6 +55,10 @@ class Gradient(Configurable, ABC):
             solver: the solver that was used.
         """
 
+    def method(self) -> Method | None:
+        """How the adjoint equation is solved; None (default) if the rule does not solve it."""
+        return None
+
 
 @GRADIENTS.register
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +87,11 @@ class Implicit(Gradient):
 
     def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
         """Evaluate ``f`` once more; the backward pass solves the adjoint equation with products of this evaluation."""
-        return _attach(f, z, stats, self.solver, min(1e-5, solver.tol))
+        return _attach(f, z, stats, self.method(), min(1e-5, solver.tol))
+
+    def method(self) -> Solver | GMRES:
+        """Its solver."""
+        return self.solver
 
 
 @GRADIENTS.register
@@ -117,7 +126,11 @@ class Neumann(Gradient):
 
     def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
         """Evaluate ``f`` once more; the backward pass sums products of this evaluation."""
-        return _attach(f, z, stats, Series(self.steps))
+        return _attach(f, z, stats, self.method())
+
+    def method(self) -> Series:
+        """Its terms."""
+        return Series(self.steps)
 
 
 @GRADIENTS.register
@@ -141,7 +154,11 @@ class JFB(Gradient):
 
     def attach(self, f: FixedPointMap, z: Tensor, stats: SolverStats, solver: Solver) -> Tensor:
         """Evaluate ``f`` once more."""
-        return _attach(f, z, stats, Series(1))
+        return _attach(f, z, stats, self.method())
+
+    def method(self) -> Series:
+        """One term."""
+        return Series(1)
 
 
 @GRADIENTS.register
@@ -183,7 +200,7 @@ class Phantom(Gradient):
         walked = z.detach()
         for _ in range(self.steps):
             walked = walked + self.damping * (f(walked).to(walked.dtype) - walked)
-        return z + (walked - walked.detach())
+        return z.detach() + (walked - walked.detach())
 
 
 @GRADIENTS.register
@@ -367,20 +384,10 @@ class _ExplicitFunction(torch.autograd.Function):
         saved = c.saved_tensors[: c.count]
         if g is None:
             return (None,) * (6 + len(c.saved_tensors) - c.count)
-        f, shape = cast(ExplicitMap, c.f), g.shape
-
-        def product_of(f: ExplicitMap, saved: Saved) -> Product:
-            return lambda u: flatten_batch(f.transposed(saved, u.view(len(u), *shape[1:])))
-
-        def select_rows(index: Tensor) -> Product:
-            return product_of(f.select(index), f.select_saved(saved, index))
-
         with torch.autocast(g.device.type, enabled=False):
-            u, adjoint = solve_adjoint(
-                product_of(f, saved), g, c.method, c.default_tol, lambda rhs: f.adjoint(saved, rhs), select_rows
-            )
-            _note(c.stats, adjoint)
-            return (None, None, None, None, None, None, *f.pull(saved, u))
+            gradients, adjoint = explicit_gradients(c.f, saved, g, c.method, c.default_tol)
+        _note(c.stats, adjoint)
+        return (None, None, None, None, None, None, *gradients)
 
 
 def _refuse_double_backward() -> None:
@@ -499,17 +506,23 @@ def fixed_point(
     if not z0.is_floating_point() or z0.dim() == 0:
         raise InputError(f"z0 must be a floating-point tensor (B, ...), got {z0.dtype} of shape {tuple(z0.shape)}")
     with without_autocast(z0.device), one_solve():
-        z, stats = _solve(f, z0, solver, gradient)
+        z, stats = _solve(f, z0, solver, gradient, strict)
         rule = gradient if isinstance(gradient, Unrolled) else JFB()
         for count in iterates:
-            stats.iterates.append(_solve(f, z0, replace(solver, max_steps=count), rule)[0])
+            stats.iterates.append(_solve(f, z0, replace(solver, max_steps=count), rule, False)[0])
         if strict or warn:
             report(stats, "forward", strict=strict)
     return z, stats
 
 
-def _solve(f: FixedPointMap, z0: Tensor, solver: Solver, gradient: Gradient) -> tuple[Tensor, SolverStats]:
+def _solve(
+    f: FixedPointMap, z0: Tensor, solver: Solver, gradient: Gradient, strict: bool
+) -> tuple[Tensor, SolverStats]:
     """What the solver finds, with a gradient where one is recorded."""
+    if torch.compiler.is_compiling() and isinstance(f, PackedMap) and isinstance(solver, Anderson):
+        method = gradient.method()
+        if isinstance(method, GMRES | Series):
+            return solve_compiled(f, z0.detach(), solver, method, strict)
     differentiable = torch.is_grad_enabled()
     with torch.set_grad_enabled(differentiable and isinstance(gradient, Unrolled)):
         z, stats = solver.solve(f, z0.detach(), None if transformed() else row_selector(f))

@@ -117,53 +117,6 @@ class Called:
         return Called(self._select_rows(rows), self._like, self._select_rows, rows)
 
 
-class TupleMap:
-    """A map of several states, ``f(z1, z2, …) -> (z1, z2, …)``, as a map of one flat state ``(B, N)``.
-
-    Args:
-        f: the map.
-        like: the states, whose shapes and dtypes count.
-
-    Raises:
-        InputError: what is given are no floating-point tensors with a common batch axis.
-    """
-
-    def __init__(self, f: Callable[..., tuple[Tensor, ...]], like: tuple[Tensor, ...]) -> None:
-        for z in like:
-            if not isinstance(z, Tensor) or not z.is_floating_point() or z.dim() == 0 or len(z) != len(like[0]):
-                shapes = [tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__ for z in like]
-                raise InputError(f"z0 must be floating-point tensors (B, ...) with one batch size, got {shapes}")
-        if not like:
-            raise InputError("z0 must be a tensor or a tuple of tensors, got an empty tuple")
-        self._f, self._like = f, like
-        select_rows = row_selector(cast(FixedPointMap, f))
-        if select_rows is not None:
-            self.select = lambda rows: TupleMap(select_rows(rows), like)  # type: ignore[arg-type]
-
-    def join(self, states: tuple[Tensor, ...]) -> Tensor:
-        """The states as one ``(B, N)``, in the widest of their dtypes."""
-        return torch.cat([flatten_batch(z) for z in states], dim=1)
-
-    def split(self, z: Tensor) -> tuple[Tensor, ...]:
-        """The states that ``z`` consists of."""
-        pieces = torch.split(z, [math.prod(like.shape[1:]) for like in self._like], dim=1)
-        return tuple(
-            piece.reshape(len(z), *like.shape[1:]).to(like.dtype)
-            for piece, like in zip(pieces, self._like, strict=True)
-        )
-
-    def __call__(self, z: Tensor) -> Tensor:
-        """One evaluation."""
-        images = self._f(*self.split(z))
-        expected = [tuple(like.shape[1:]) for like in self._like]
-        if not isinstance(images, tuple | list) or [tuple(x.shape[1:]) for x in images] != expected:
-            what = [tuple(x.shape[1:]) for x in images] if isinstance(images, tuple | list) else type(images).__name__
-            raise InputError(
-                f"the map must return a tuple of states of shapes {expected} per sample, it returned {what}"
-            )
-        return self.join(tuple(images)).to(z.dtype)
-
-
 class Linearized(NamedTuple):
     """A map linearised at a point: its value there, and what products with its derivative need.
 
@@ -239,3 +192,77 @@ class ExplicitMap(ABC):
     def adjoint(self, saved: Saved, g: Tensor) -> Evaluation | None:
         """The map ``u ↦ Jᵀu + g`` ``(B, N)`` for a fused solver; None (default) if it has no fused form."""
         return None
+
+
+class Packed(NamedTuple):
+    """A map as tensors and numbers alone, of which it can be made again.
+
+    Attributes:
+        closure: the map's :attr:`~ExplicitMap.closure`.
+        constants: other tensors, which get no gradient.
+        numbers: its options.
+    """
+
+    closure: tuple[Tensor, ...]
+    constants: tuple[Tensor, ...]
+    numbers: tuple[float, ...]
+
+
+class PackedMap(ExplicitMap):
+    """Base of explicit maps that compiled graphs can hold; see :mod:`equifuse.solve.operators`."""
+
+    @abstractmethod
+    def packed(self) -> Packed:
+        """The map as tensors and numbers."""
+
+    @classmethod
+    @abstractmethod
+    def unpacked(cls, packed: Packed) -> Self:
+        """The map made of them."""
+
+
+class TupleMap:
+    """A map of several states, ``f(z1, z2, …) -> (z1, z2, …)``, as a map of one flat state ``(B, N)``.
+
+    Args:
+        f: the map.
+        like: the states, whose shapes and dtypes count.
+
+    Raises:
+        InputError: what is given are no floating-point tensors with a common batch axis.
+    """
+
+    def __init__(self, f: Callable[..., tuple[Tensor, ...]], like: tuple[Tensor, ...]) -> None:
+        for z in like:
+            if not isinstance(z, Tensor) or not z.is_floating_point() or z.dim() == 0 or len(z) != len(like[0]):
+                shapes = [tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__ for z in like]
+                raise InputError(f"z0 must be floating-point tensors (B, ...) with one batch size, got {shapes}")
+        if not like:
+            raise InputError("z0 must be a tensor or a tuple of tensors, got an empty tuple")
+        self._f, self._like = f, like
+        select_rows = row_selector(cast(FixedPointMap, f))
+        if select_rows is not None:
+            self.select = lambda rows: TupleMap(select_rows(rows), like)  # type: ignore[arg-type]
+
+    def join(self, states: tuple[Tensor, ...]) -> Tensor:
+        """The states as one ``(B, N)``, in the widest of their dtypes."""
+        return torch.cat([flatten_batch(z) for z in states], dim=1)
+
+    def split(self, z: Tensor) -> tuple[Tensor, ...]:
+        """The states that ``z`` consists of."""
+        pieces = torch.split(z, [math.prod(like.shape[1:]) for like in self._like], dim=1)
+        return tuple(
+            piece.reshape(len(z), *like.shape[1:]).to(like.dtype)
+            for piece, like in zip(pieces, self._like, strict=True)
+        )
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """One evaluation."""
+        images = self._f(*self.split(z))
+        expected = [tuple(like.shape[1:]) for like in self._like]
+        if not isinstance(images, tuple | list) or [tuple(x.shape[1:]) for x in images] != expected:
+            what = [tuple(x.shape[1:]) for x in images] if isinstance(images, tuple | list) else type(images).__name__
+            raise InputError(
+                f"the map must return a tuple of states of shapes {expected} per sample, it returned {what}"
+            )
+        return self.join(tuple(images)).to(z.dtype)

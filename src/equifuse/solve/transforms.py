@@ -14,6 +14,8 @@ def transformed() -> bool:
 
 def values(x: Tensor) -> Tensor:
     """The numbers of ``x`` for a decision of the host: those of all mapped slices at once. Else ``x`` itself."""
+    if torch.compiler.is_compiling():
+        return x
     while _functorch.is_functorch_wrapped_tensor(x):
         x = _functorch.get_unwrapped(x)
     return x

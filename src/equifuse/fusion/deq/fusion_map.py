@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from equifuse import kernels
 from equifuse.fusion.deq.products import least_rows
 from equifuse.kernels import Kernels, Run, reference
-from equifuse.solve.maps import Evaluation, ExplicitMap, Linearized, Saved
+from equifuse.solve.maps import Evaluation, Linearized, Packed, PackedMap, Saved
+from equifuse.solve.operators import operator
 
 
 class FusionWeights(NamedTuple):
@@ -36,7 +37,8 @@ class _FusionSaved(NamedTuple):
     slope: Tensor
 
 
-class FusionMap(ExplicitMap):
+@operator
+class FusionMap(PackedMap):
     """``f_fuse(z_fuse)`` on states ``(n, d)``, for given modality states.
 
     ``Σ_m z'_m = z ⊙ α`` with ``α = constant + (count · z) Wα`` (without a gate ``constant + count · z``);
@@ -72,6 +74,20 @@ class FusionMap(ExplicitMap):
         """The tensors it depends on besides the state."""
         gate = () if self.weights.gate is None else (self.weights.gate,)
         return (self.x_fuse, self.constant, *gate, *self.weights[1:])
+
+    def packed(self) -> Packed:
+        """The map as tensors and numbers."""
+        share = () if self.share is None else (self.share,)
+        return Packed(self.closure, (self.count, *share), (self.eps,) if self.bound is None else (self.eps, self.bound))
+
+    @classmethod
+    def unpacked(cls, packed: Packed) -> FusionMap:
+        """The map made of them."""
+        x_fuse, constant, *weights = packed.closure
+        gate = weights.pop(0) if len(weights) == len(FusionWeights._fields) else None
+        (count, *share), (eps, *bound) = packed.constants, packed.numbers
+        gated = FusionWeights(gate, *weights)
+        return cls(x_fuse, constant, count, share[0] if share else None, gated, eps, bound[0] if bound else None)
 
     def evaluate(self, z: Tensor) -> tuple[Tensor, _FusionSaved]:
         """``(n, d) -> (n, d)``, differentiable, and what the derivative needs."""

@@ -13,7 +13,8 @@ from equifuse import kernels
 from equifuse.fusion.deq.products import least_rows, product
 from equifuse.kernels import Kernels, Run, reference
 from equifuse.kernels.reference import TailSaved, TailWeights
-from equifuse.solve.maps import Evaluation, ExplicitMap, Linearized, Saved
+from equifuse.solve.maps import Evaluation, Linearized, Packed, PackedMap, Saved
+from equifuse.solve.operators import operator
 
 # From this mean gain of the last norm on, `z ↦ GN(ReLU(u + z))` is repeated, this many times, for a point ahead.
 _STEEP = 0.5
@@ -56,7 +57,8 @@ class _BlockSaved(NamedTuple):
         return TailSaved(self.normal2, self.scale2, self.outer, self.normal3, self.scale3)
 
 
-class ModalityMap(ExplicitMap):
+@operator
+class ModalityMap(PackedMap):
     """``f_m(z_m; x_m)`` of all modalities, on states stacked as rows ``(n, d)``, modality after modality.
 
     ``h = ReLU(GN(z W1 + b1))``, ``u = GN(h W2 + b2 + x)``, ``f = GN(ReLU(u + z))``; 0 where a modality is absent.
@@ -79,6 +81,16 @@ class ModalityMap(ExplicitMap):
     def closure(self) -> tuple[Tensor, ...]:
         """The tensors it depends on besides the state."""
         return (self.x, *self.weights)
+
+    def packed(self) -> Packed:
+        """The map as tensors and numbers."""
+        return Packed(self.closure, () if self.mask is None else (self.mask,), (self.eps,))
+
+    @classmethod
+    def unpacked(cls, packed: Packed) -> ModalityMap:
+        """The map made of them."""
+        (x, *weights), (eps,) = packed.closure, packed.numbers
+        return cls(x, packed.constants[0] if packed.constants else None, BlockWeights(*weights), eps)
 
     def _stack(self, rows: Tensor) -> Tensor:
         """Flat states ``(n, k)`` in their places ``(M, R, k)``."""

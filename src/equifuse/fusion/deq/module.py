@@ -335,7 +335,10 @@ class DEQFusion(Fusion):
                 pieces = zip(names, start.chunk(len(names)), strict=True)
                 start = torch.cat([cache.start(name, index, piece) for name, piece in pieces])
         iterates = self.intermediate if self.training and names == [_FUSION] else ()
-        z, stats = fixed_point(f, start, solver=self.solver, gradient=self.gradient, warn=False, iterates=iterates)
+        strict = self.strict and torch.compiler.is_compiling()  # else the call reports, of all parts at once
+        z, stats = fixed_point(
+            f, start, solver=self.solver, gradient=self.gradient, strict=strict, warn=False, iterates=iterates
+        )
         if cache is not None and index is not None:
             for name, piece in zip(names, z.detach().chunk(len(names)), strict=True):
                 cache.store(name, index, piece)
