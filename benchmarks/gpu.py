@@ -47,7 +47,7 @@ import equifuse as ef
 from equifuse.files import write_json, write_text
 from equifuse.kernels import VARIABLE
 from equifuse.report.tables import to_markdown
-from equilibrium import TOL, Case, Setting, error, products_bound, reference, setting, torchdeq
+from equilibrium import Case, error
 from machine import describe
 
 Row = dict[str, Any]
@@ -90,6 +90,98 @@ FULL = Sizes(
     model_count=5,
 )  # fmt: skip
 TINY = Sizes(_case(5, 64, 2), (_case(4, 32, 2), _case(8, 64, 3)), 612, 6, 8, 2)
+
+
+# ---- what is solved ------------------------------------------------------------------------------------------------
+
+TOL = 1e-4
+
+
+@dataclass
+class Setting:
+    """One case's map, inputs and gradient."""
+
+    fusion: ef.DEQFusion
+    inputs: dict[str, Tensor]
+    cotangent: Tensor
+
+    def gradients(self, fused: Tensor) -> list[Tensor]:
+        """Gradients of ``Σ c ⊙ fused`` with respect to all parameters and inputs."""
+        wanted = [*self.fusion.parameters(), *self.inputs.values()]
+        return list(torch.autograd.grad((fused * self.cotangent).sum(), wanted))
+
+
+def setting(case: Case, device: str, dtype: torch.dtype = torch.float32) -> Setting:
+    """The same numbers for every contender."""
+    torch.manual_seed(0)
+    dims = {f"m{i}": case.dim for i in range(case.count)}
+    fusion = ef.DEQFusion(dims, case.dim, projection=False, solver=ef.Anderson(tol=TOL, max_steps=200))
+    fusion.gradient = ef.Implicit(solver=ef.GMRES(tol=TOL))
+    with torch.no_grad():
+        for parameter in fusion.parameters():
+            square = parameter.dim() >= 2 and parameter.shape[-1] == parameter.shape[-2] == case.dim
+            if square:
+                parameter.normal_(std=0.01)
+        _unit_norms(fusion)
+    inputs = {m: torch.randn(case.batch, case.dim) for m in dims}
+    cotangent = torch.randn(case.batch, case.dim)
+    return Setting(
+        fusion.to(device, dtype),
+        {m: x.to(device, dtype).requires_grad_() for m, x in inputs.items()},
+        cotangent.to(device, dtype),
+    )
+
+
+def _unit_norms(fusion: ef.DEQFusion) -> None:
+    for name, parameter in fusion.named_parameters():
+        if "norm" in name and name.endswith("weight"):
+            parameter.fill_(1.0)
+        elif "bias" in name:
+            parameter.zero_()
+
+
+def reference(case: Case, device: str) -> tuple[Tensor, list[Tensor]]:
+    """Fused state and gradients, in float64 to 1e-10."""
+    s = setting(case, device, torch.float64)
+    s.fusion.solver = ef.Anderson(tol=1e-10, max_steps=500)
+    s.fusion.gradient = ef.Implicit(solver=ef.GMRES(tol=1e-10, max_steps=300))
+    fused = s.fusion(s.inputs).fused
+    return fused.detach(), s.gradients(fused)
+
+
+def products_bound(
+    case: Case, used: dict[str, float], device: str, seconds_of: Callable[[Tensor, Tensor], float]
+) -> tuple[float, float]:
+    """Seconds that the matrix products of a training step of equifuse take at the speed measured here: forward, all.
+
+    Forward: two products per modality evaluation and two per fusion evaluation, and one for the gate's constant.
+    Backward: two for the evaluation that is linearised, two per product with the transposed Jacobian, three for the
+    pull to the weights, each of the modalities and of the fusion state; and two more for the gate's constant.
+    """
+    stacked = [torch.randn(case.count, case.batch, case.dim, device=device) for _ in range(2)]
+    weights = torch.randn(case.count, case.dim, case.dim, device=device)
+    times: dict[str, float] = {}
+    with torch.no_grad():
+        for label, a, b in (("modality", stacked[0], weights), ("fusion", stacked[0][0], weights[0])):
+            times[label] = seconds_of(a, b)
+    forward = 2 * used["modality_forward"] * times["modality"] + (2 * used["fusion_forward"] + 1) * times["fusion"]
+    backward = (2 + 2 * used["modality_backward"] + 3) * times["modality"]
+    backward += (2 + 2 * used["fusion_backward"] + 3 + 2) * times["fusion"]
+    return forward, forward + backward
+
+
+def torchdeq(s: Setting) -> Tensor:
+    """The fused state by torchdeq's Anderson on the joint map."""
+    from torchdeq import get_deq  # noqa: PLC0415
+
+    deq = get_deq(
+        f_solver="anderson", b_solver="anderson", f_max_iter=200, b_max_iter=200, f_tol=TOL, b_tol=TOL,
+        f_stop_mode="rel", b_stop_mode="rel", ift=True,
+    )  # fmt: skip
+    f, start = s.fusion.equilibrium_map(s.inputs)
+    states, _ = deq(lambda z, **_: f(z), start)
+    fused: Tensor = states[-1][:, -1]
+    return fused
 
 
 # ---- time, and who solves -------------------------------------------------------------------------------------
@@ -160,8 +252,7 @@ def solved_by(who: str) -> Iterator[None]:
 def forward_of(who: str, s: Setting) -> Callable[[], tuple[Tensor, Any]]:
     """The forward pass of a contender: the fused state, and its statistics if they are ours."""
     if who == PEER:
-        solve = torchdeq("anderson")(s)
-        return lambda: (solve()[0], None)
+        return lambda: (torchdeq(s), None)
 
     def run() -> tuple[Tensor, Any]:
         out = s.fusion(s.inputs)

@@ -21,7 +21,9 @@ from equifuse.errors import InputError
 from equifuse.kernels.reference import TailSaved, TailWeights
 from equifuse.kernels.rows import RowLimits, Rows
 
-# "reference": plain torch operations everywhere. "fused" (default): compiled kernels where there are some.
+# "reference": plain torch operations everywhere. "fused" (default): compiled kernels where there are some. "recorded":
+# the same, and on CUDA steps are recorded as graphs and replayed, which is two to three times faster, but not the
+# default: a long training has ended with an illegal memory access once.
 VARIABLE = "EQUIFUSE_KERNELS"
 Run = Callable[[], object]
 _log = logging.getLogger(__name__)
@@ -69,6 +71,18 @@ class Kernels(Protocol):
         """What becomes of each row after an evaluation, and its next iterate."""
 
 
+def _choice() -> str:
+    choice = os.environ.get(VARIABLE, "fused")
+    if choice not in ("reference", "fused", "recorded"):
+        raise InputError(f"{VARIABLE} must be 'reference', 'fused' or 'recorded', got {choice!r}")
+    return choice
+
+
+def recording() -> bool:
+    """Whether steps on CUDA are recorded and replayed."""
+    return _choice() == "recorded"
+
+
 @cache
 def _load(name: str) -> Kernels | None:
     """The module of one fused form; None where its compiler is missing, which a debug line says."""
@@ -90,12 +104,9 @@ def fused(x: Tensor) -> Kernels | None:
     transformed by ``torch.func``, or the environment variable ``EQUIFUSE_KERNELS=reference``.
 
     Raises:
-        InputError: the variable has another value than ``reference`` or ``fused``.
+        InputError: the variable has another value than ``reference``, ``fused`` or ``recorded``.
     """
-    choice = os.environ.get(VARIABLE, "fused")
-    if choice not in ("reference", "fused"):
-        raise InputError(f"{VARIABLE} must be 'reference' or 'fused', got {choice!r}")
-    if choice == "reference" or x.dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling():
+    if _choice() == "reference" or x.dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling():
         return None
     if torch.is_grad_enabled() or type(x) is not Tensor or torch._C._are_functorch_transforms_active():
         return None

@@ -1,7 +1,7 @@
 """Anderson solves on CUDA as replays of recorded steps: some evaluations with their updates are one call of the host.
 
 A recording belongs to shapes and options, not to values: inputs are copied into its memory before a solve and results
-are cloned from it after. A device keeps a few recordings, the least recently used goes. One solve at a time runs on a
+are cloned from it after. A device keeps a few recordings, the first ones; what comes later is launched. One solve at a time runs on a
 device; it waits for the one before also on another stream.
 """
 
@@ -23,7 +23,7 @@ from equifuse.kernels.rows import CONVERGED, EXHAUSTED, RowLimits, Rows
 
 _log = logging.getLogger(__name__)
 # Recordings kept per device. A training step of a fusion needs four per batch size.
-_CAPACITY = 16
+_CAPACITY = 32
 # Solves remembered as seen: only the second of a kind is recorded, so that a size that occurs once costs little.
 _REMEMBERED = 256
 # Replays before the host first asks whether all rows have stopped, where nothing is known from the solve before.
@@ -249,15 +249,14 @@ class _Device:
             if len(self._seen) > _REMEMBERED:
                 self._seen.popitem(last=False)
             return None
+        if len(self._recordings) >= _CAPACITY:
+            return None  # none is given up: another one may have been recorded with memory of it
         try:
             recording = make()
         except RuntimeError as error:
             _log.info("a solve is not recorded as a CUDA graph, its steps are launched one by one: %s", error)
             recording = None
         self._recordings[key] = recording
-        if len(self._recordings) > _CAPACITY:
-            torch.cuda.synchronize()  # nothing may still run in memory that becomes free
-            self._recordings.popitem(last=False)
         return recording
 
     def recorder(self) -> Callable[[Run], Run]:

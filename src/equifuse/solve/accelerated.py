@@ -101,7 +101,7 @@ def _on_cuda(
     from equifuse.kernels import capture  # noqa: PLC0415 - needs Triton
 
     start, memory = capture.Start(z, scale, steps), min(memory, _MEMORY_ON_CUDA)
-    if hasattr(f, "key"):
+    if hasattr(f, "key") and kernels.recording():
         found = capture.solve(cast(CapturableEvaluation, f), start, memory, limits)
     else:
         found = capture.launch(f, start, memory, limits)

@@ -123,5 +123,5 @@ class Anderson(Solver):
         return iterate(f, z, self, steps, known) if solution is None else solution
 
     def fallback(self) -> Solver:
-        """Broyden's method with unlimited memory and patience."""
-        return Broyden(tol=self.tol, max_steps=self.max_steps, memory=self.max_steps, patience=0)
+        """Broyden's method with unlimited memory."""
+        return Broyden(tol=self.tol, max_steps=self.max_steps, memory=self.max_steps, patience=15)

@@ -15,6 +15,8 @@ from equifuse.solve.solver import SecantPair, Solver, StepRule
 
 # Below this share of ‖s‖² the denominator of the update is only rounding, and the update is skipped.
 _LEAST_CURVATURE = 1e-6
+# Samples on which the method overflows are tried again with half the damping, down to this.
+_LEAST_DAMPING = 0.2
 
 
 class _BroydenRule(StepRule):
@@ -104,5 +106,7 @@ class Broyden(Solver):
         return rule
 
     def fallback(self) -> Solver | None:
-        """The same once more from the best iterate, without a limit of patience."""
-        return replace(self, patience=0) if self.patience else None
+        """The same once more from the best iterate, without a limit of patience; then, where it overflows, damped."""
+        if self.patience:
+            return replace(self, patience=0)
+        return replace(self, damping=self.damping / 2) if self.damping > _LEAST_DAMPING else None
