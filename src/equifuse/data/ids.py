@@ -215,9 +215,9 @@ def check_overlap(ids: Sequence[str] | NDArray[np.str_], known: Sequence[str], w
         return
     asked = set(wanted)
     known = [key for key in known if key not in asked] or list(known)
-    count, such = (f"only {exact}", "not") if exact else ("none", "such as")
+    few, such = (f"only {exact}", "not") if exact else ("none", "such as")
     lacking = next((key for key in wanted if key not in there), "")
-    said = f"{where} knows {count} of the {len(wanted)} ids, {such} {lacking!r}"
+    said = f"{where} knows {few} of the {len(wanted)} ids, {such} {lacking!r}"
     rule = proposed_rule(wanted, list(there), exact)
     if rule is not None:
         what, pattern, count = rule
