@@ -138,7 +138,7 @@ class Quantile(_OfNumbers):
     def learn(self, sample: Sample) -> None:
         """Quantiles; see :class:`Preparation`."""
         count = max(2, min(_QUANTILES, len(sample.x)))
-        quantiles = torch.cat([_quantiles(part, count) for part in sample.x.split(_COLUMNS, dim=1)], dim=1)
+        quantiles = torch.cat([_quantiles(part, count) for part in torch.split(sample.x, _COLUMNS, dim=1)], dim=1)
         self.keep(quantiles=quantiles, numbers=sample.mask("number"))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ class Quantile(_OfNumbers):
 
 
 def _quantiles(x: Tensor, count: int) -> Tensor:
-    """``(count, l)`` quantiles of the cells of each column that are not empty, linear between two of them; 0 of none."""
+    """``(count, l)`` quantiles of the cells of each column that are not empty, linear between them; 0 of none."""
     ordered = x.T.contiguous().sort(1).values  # NaN is sorted to the end
     last = ((~x.isnan()).sum(0) - 1).clamp(min=0)[:, None]
     places = torch.linspace(0, 1, count, dtype=x.dtype) * last
@@ -169,7 +169,7 @@ def _quantiles(x: Tensor, count: int) -> Tensor:
 
 
 def _searched(x: Tensor, q: Tensor) -> Tensor:
-    """``(n, l)``: how many quantiles ``(count, l)`` each value has passed; :func:`_reached` of all, by binary search."""
+    """``(n, l)``: how many quantiles ``(count, l)`` each value has passed: :func:`_reached` by binary search."""
     columns, values = q.T.contiguous(), x.T.contiguous()
     low, high = torch.searchsorted(columns, values), torch.searchsorted(columns, values, right=True)
     last = len(q) - 1
