@@ -102,6 +102,14 @@ def test_mistakes_in_a_table(tmp_path):
         ef.datasets.load(path, source={**SOURCE, "kinds": {"zip": "category"}})
 
 
+def test_plain_arrays_cannot_say_what_columns_hold(tmp_path):
+    from equifuse.data.conversion import convert
+
+    path = written(tmp_path, FRAME.assign(y=Y))
+    with pytest.raises(ef.InputError, match="'sex' of modality 'clinic' is a category, which plain arrays cannot say"):
+        convert(path, tmp_path / "t.npz", SOURCE)
+
+
 def test_an_unknown_class_is_predicted_as_one_that_was_rare_or_missing(tmp_path):
     path = written(tmp_path, FRAME.assign(y=Y))
     config = TrainConfig(str(path), source=SOURCE, fusion="sum", epochs=3, hidden=(4,), dim=4, lr=0.01)
