@@ -169,7 +169,7 @@ def cross_validate(
         resume: go on with what is there; no finished fold is repeated.
         progress: show a bar on standard error.
         choose: given the configuration of a fold, returns the one to train with; for nested tuning, which may use the
-            fold's training and validation parts (:func:`~equifuse.runs.folder.load_data` reads them).
+            fold's training and validation parts (``equifuse.runs.folder.load_data`` reads them).
         on_data: called with the data before anything is made of them.
 
     Raises:
