@@ -69,6 +69,7 @@ def test_cells_become_numbers_and_are_stored_in_json():
     ("column", "cells", "message"),
     [
         (Column("age"), [40, "old"], "column 'age' has 'old' in row 1, which is no number"),
+        (Column("seen", "date"), pd.Series([50.5, 40.0]), "column 'seen' has numbers such as 50.5, which are no dates"),
         (Column("seen", "date"), ["2024-01-01", "soon"], "column 'seen' has 'soon' in row 1, which is no date"),
     ],
 )
