@@ -69,6 +69,7 @@ def test_cells_become_numbers_and_are_stored_in_json():
     ("column", "cells", "message"),
     [
         (Column("age"), [40, "old"], "column 'age' has 'old' in row 1, which is no number"),
+        (Column("seen", "date"), pd.Series([50.5, 40.0]), "column 'seen' has numbers such as 50.5, which are no dates"),
         (Column("seen", "date"), ["2024-01-01", "soon"], "column 'seen' has 'soon' in row 1, which is no date"),
     ],
 )
@@ -100,6 +101,14 @@ def test_mistakes_in_a_table(tmp_path):
         ef.datasets.load(path, source={"modalities": {"a": "age,name"}, "target": "y"})
     with pytest.raises(ef.DataError, match="no modality has a column 'zip', which --column gives a kind"):
         ef.datasets.load(path, source={**SOURCE, "kinds": {"zip": "category"}})
+
+
+def test_plain_arrays_cannot_say_what_columns_hold(tmp_path):
+    from equifuse.data.conversion import convert
+
+    path = written(tmp_path, FRAME.assign(y=Y))
+    with pytest.raises(ef.InputError, match="'sex' of modality 'clinic' is a category, which plain arrays cannot say"):
+        convert(path, tmp_path / "t.npz", SOURCE)
 
 
 def test_an_unknown_class_is_predicted_as_one_that_was_rare_or_missing(tmp_path):

@@ -195,13 +195,23 @@ def test_a_modality_that_cannot_be_read(tmp_path, pattern, message):
 def test_train_tells_first_what_it_understood(tmp_path, capsys):
     table = clinic(tmp_path)
     words = ["--data", str(table), "--id", "patient", "--target", "status", "--modality", "age=age"]
-    words += ["--modality", f"rna={genes(tmp_path, IDS[:30])}", "--fusion", "concat", "--epochs", "1", "--quiet"]
+    rna = genes(tmp_path, [f"{key}-01" for key in IDS[:30]])
+    (tmp_path / "rna.csv").write_text((tmp_path / "rna.csv").read_text().replace(f",{X[4, 0]},", ",<1,"))
+    pattern = r"^(TCGA-\w+-\w+)"
+    words += ["--modality", f"rna={rna}", "--na", "<1", "--id-pattern", pattern]
+    words += ["--fusion", "concat", "--epochs", "1", "--quiet"]
     with pytest.raises(SystemExit) as ended:
         main(["train", *words, "--out", str(tmp_path / "run")])
     assert ended.value.code == 0
     out = capsys.readouterr().out
     assert out.index("30 of 40 ids found") < out.index("parts: train") < out.index("accuracy")
     assert "ids_found: 30" in (tmp_path / "run" / "config.yaml").read_text()
+    given = ["--input", str(table), "--modality", f"rna={rna}", "--out", str(tmp_path / "p.csv")]
+    with pytest.raises(SystemExit) as ended:  # cells and ids mean what they meant in training
+        main(["predict", str(tmp_path / "run"), *given])
+    assert ended.value.code == 0
+    assert (tmp_path / "p.csv").read_text().splitlines()[1].startswith('"TCGA-A0-B000"')
+    capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         main(["train", *words, "--modality", "rna=other.csv"])
     assert ended.value.code == 2

@@ -62,6 +62,7 @@ def test_packed_text(tmp_path, pack):
         ("id;a;\np1;1;\np2;2;\n", ["id", "a", ""], ["p1", "p2"]),
         ("id;a\np1;1;\np2;2;\n", ["id", "a", ""], ["p1", "p2"]),
         ("id\n12345678901234567890\n2\n", ["id"], ["12345678901234567890", "2"]),
+        ("'id','a'\n'p,1','1'\n'p2','2'\n", ["id", "a"], ["p,1", "p2"]),
     ],
 )
 def test_headers_comments_and_quotes(tmp_path, lines, names, first):
@@ -77,6 +78,12 @@ def test_empty_cells(tmp_path, word):
     table = read_table(tmp_path / "t.csv")
     assert table.column("x").to_pylist() == [None, 2.5]
     assert table.column("y").to_pylist() == (["a", None] if word not in ("None", ".") else ["a", word])
+
+
+def test_marks_of_thousands(tmp_path):
+    for text in ("id;x\np1;1.234,5\np2;-7,25\n", 'id,x\np1,"1,234.5"\np2,-7.25\n'):
+        (tmp_path / "t.csv").write_text(text)
+        assert content(read_table(tmp_path / "t.csv")) == {"id": ["p1", "p2"], "x": [1234.5, -7.25]}
 
 
 def test_signs_are_values(tmp_path):

@@ -73,6 +73,7 @@ def run(small_set, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_is_embedded_with_its_parts_clusters_and_maps(run, tmp_path):
     found = embed_run(run, projections=("pca", "tsne"), clusters=2)
     assert {part: int((found.about["part"] == part).sum()) for part in ("train", "val", "test")} == {
@@ -101,6 +102,7 @@ def test_a_run_is_embedded_with_its_parts_clusters_and_maps(run, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_markers_of_a_run_are_a_table(run, tmp_path):
     pytest.importorskip("captum")
     found = markers_run(run, samples=10, out=tmp_path / "markers.parquet")

@@ -43,6 +43,14 @@ REPORT = RobustnessReport(
         lambda: plots.retained({"missing 0.5": {"deq": 0.9, "gmf": 0.8}, "without one": {"gmf": 0.7}}),
         lambda: plots.contributions({"a": 0.3, "b": -0.1}, "accuracy"),
         lambda: plots.reliability({"raw": {"confidence": [0.5, None], "accuracy": [0.4, None], "count": [3, 0]}}),
+        lambda: plots.confusion([[8, 2], [0, 0]], ["cat", "dog"]),
+        lambda: plots.scores({"a": {"Oslo": (0.8, 0.7, 0.9)}, "b": {"Bergen": (0.7, 0.5, 0.8)}}, "accuracy"),
+        lambda: plots.scatter(np.eye(3, 2), np.array(["a", "b", "a"]), "label", axes=("x", "y")),
+        lambda: plots.scatter(np.random.default_rng(0).normal(size=(40, 2)), np.arange(40.0), "age"),
+        lambda: plots.over_time([1, 2, 3], [0.8, 0.7, 0.75], "AUC", reference=0.5),
+        lambda: plots.survival_curves(
+            {"low": {"n": 2, "events": 1, "time": [1, 2], "share": [1, 0.5], "low": [1, 0], "high": [1, 1]}}, p=0.03
+        ),
         lambda: plots.over_epochs({"fused state": [0.1, None, 0.3]}, "spectral radius"),
     ],
 )

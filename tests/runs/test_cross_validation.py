@@ -88,6 +88,20 @@ def test_leaving_out_one_site_at_a_time(table):
     assert left_out == [{"s0"}, {"s1"}, {"s2"}]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("fusion", ["concat", "gmf", "deq"])
+def test_modalities_that_share_no_samples_train_together(fusion, tmp_path):
+    generator = np.random.default_rng(0)
+    y = np.arange(120) % 2
+    x = generator.normal(size=(120, 3)) + 1.5 * y[:, None]
+    rows = [["" if i < 60 else str(a), str(b), str(c) if i < 60 else ""] for i, (a, b, c) in enumerate(x)]
+    lines = [f"r{i},{y[i]},{','.join(row)}" for i, row in enumerate(rows)]
+    (tmp_path / "t.csv").write_text("\n".join(["id,label,a:x,b:x,c:x", *lines]), encoding="utf-8")
+    config = TrainConfig(str(tmp_path / "t.csv"), fusion=fusion, hidden=(8,), epochs=10, lr=0.02)
+    found = train(config, tmp_path / "run", progress=False).metrics
+    assert found.test["accuracy"] > 0.7
+
+
 @pytest.mark.parametrize(
     ("options", "source", "says"),
     [
@@ -117,5 +131,6 @@ def test_an_interval_is_that_of_the_corrected_t_test():
     assert found.deviation == pytest.approx(0.1)
     reach = 4.302652729911275 * 0.1 * math.sqrt(1 / 3 + 0.25)  # t quantile of two degrees of freedom
     assert found.interval == pytest.approx((0.8 - reach, 0.8 + reach))
+    assert Spread.of([0.7, 0.8, 1.0], 0.25, most=1.0).interval[1] == 1.0
     assert Spread.of([None, 0.5], 0.25).interval is None
     assert Spread.of([None], 0.25).mean is None

@@ -9,6 +9,8 @@ import torch
 import equifuse as ef
 from equifuse.runs import TrainConfig, finetune_run, load_run, measure_run, train
 
+pytestmark = pytest.mark.slow
+
 
 def table(path, y, seed, flip=False, columns=("a:x", "a:y", "b:z")):
     generator = np.random.default_rng(seed)

@@ -164,9 +164,9 @@ def test_groups_of_parameters(data):
         for p in group["params"]
     }
     assert not any(name.startswith("head.") for name in found)
-    assert found["encoders.a.1.layers.0.weight"] == (0.01, 0.2)
-    assert found["encoders.b.1.layers.0.weight"] == (0.03, 0.2)
-    assert found["encoders.b.1.layers.0.bias"] == (0.03, 0.5)
+    assert found["encoders.a.2.layers.0.weight"] == (0.01, 0.2)
+    assert found["encoders.b.3.layers.0.weight"] == (0.03, 0.2)
+    assert found["encoders.b.3.layers.0.bias"] == (0.03, 0.5)
     plain = parameter_groups(model, TrainingOptions())
     assert [(group["lr"], group["weight_decay"]) for group in plain] == [(1e-3, 1e-4), (1e-3, 0.0)]
     with pytest.raises(ef.InputError, match=r"'heads.\*' has no parameter; there are encoders.a.\*, .*head.linear"):

@@ -19,6 +19,7 @@ from equifuse.cli import (
     evaluate,
     export,
     finetune,
+    impute,
     markers,
     predict,
     report,
@@ -42,6 +43,7 @@ app.command("predict", cls=GroupedCommand)(predict.predict)
 app.command("compare", cls=GroupedCommand)(compare.compare)
 app.command("finetune", cls=GroupedCommand)(finetune.finetune)
 app.command("embed", cls=GroupedCommand)(embed.embed)
+app.command("impute", cls=GroupedCommand)(impute.impute)
 app.command("markers", cls=GroupedCommand)(markers.markers)
 app.command("export")(export.export)
 app.command("robustness")(robustness.robustness)

@@ -45,7 +45,8 @@ def train(
     def tell(dataset: MultimodalDataset) -> None:
         from equifuse.data.sources import understood
 
-        for line in understood(dataset):
+        lines = understood(dataset)
+        for line in lines[:-1] if folds else lines:  # the last is about parts, which folds take the place of
             typer.echo(line, err=as_json)
 
     try:

@@ -107,6 +107,8 @@ class Column:
 
     def _dates(self, series: Any, empty: NDArray[np.bool_], place: str) -> Floats:
         pd = _pandas()
+        if pd.api.types.is_numeric_dtype(series.dtype) and not empty.all():
+            raise DataError(f"{place} has numbers such as {series[~empty].iloc[0]:g}, which are no dates")
         times = pd.to_datetime(series.where(~empty, None), errors="coerce", utc=True, format="mixed")
         wrong = np.flatnonzero(times.isna().to_numpy() & ~empty)
         if len(wrong):

@@ -45,6 +45,15 @@ def convert(
         dataset = read_mmsa(path, task=options.task or "regression")
     else:
         dataset = load(path, seed=seed, source=options)
+    if dataset.schema:
+        m, columns = next(iter(dataset.schema.items()))
+        odd = next(column for column in columns if column.kind not in ("number", "boolean"))
+        raise InputError(
+            f"column {odd.name!r} of modality {m!r} is a {odd.kind}, which plain arrays cannot say; leave the table as "
+            "it is, it can be trained on"
+        )
+    if any(len(split.labelled()) < len(split) for split in dataset.splits.values()):
+        raise InputError("plain arrays cannot say which rows have no target; leave out --use-unlabelled")
     if out.suffix == ".npz":
         write_npz(out, dataset)
     else:

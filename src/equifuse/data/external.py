@@ -43,6 +43,7 @@ class Wanted:
         classes: names of classes or targets, or None.
         target: columns of the target in training.
         id: column of the ids in training.
+        reading: options of training that say what cells and ids mean: ``na``, ``id_pattern``.
         schema: modality name -> what its columns hold, where they are not all numbers.
     """
 
@@ -53,6 +54,7 @@ class Wanted:
     target: Sequence[str] = ()
     id: str | None = None
     schema: Mapping[str, Columns] = field(default_factory=dict)
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def read_rows(
     if split is not None or not file.exists() or file.is_dir():
         return _of_data_set(str(path), wanted, options, labelled, split)
     if is_table(file):
-        return _of_table(file, wanted, options, labelled)
+        return _of_table(file, wanted, SourceOptions.of({**wanted.reading, **options.given()}), labelled)
     if labelled:
         return _of_data_set(str(path), wanted, options, labelled, split)
     options.refuse(f"{path}")

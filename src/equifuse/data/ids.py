@@ -213,8 +213,12 @@ def check_overlap(ids: Sequence[str] | NDArray[np.str_], known: Sequence[str], w
     fewest = min(len(set(wanted)), len(there))
     if exact * 2 >= fewest and exact:
         return
-    said = f"{where} knows {exact or 'none'} of the {len(wanted)} ids, such as {wanted[0]!r}"
-    rule = proposed_rule(wanted, known, exact)
+    asked = set(wanted)
+    known = [key for key in known if key not in asked] or list(known)
+    few, such = (f"only {exact}", "not") if exact else ("none", "such as")
+    lacking = next((key for key in wanted if key not in there), "")
+    said = f"{where} knows {few} of the {len(wanted)} ids, {such} {lacking!r}"
+    rule = proposed_rule(wanted, list(there), exact)
     if rule is not None:
         what, pattern, count = rule
         raise DataError(

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from equifuse.runs.finetune import finetune_run as finetune_run
     from equifuse.runs.folder import Run as Run
     from equifuse.runs.folder import load_run as load_run
+    from equifuse.runs.impute import Imputed as Imputed
+    from equifuse.runs.impute import impute_run as impute_run
     from equifuse.runs.markers import markers_run as markers_run
     from equifuse.runs.predict import predict_run as predict_run
     from equifuse.runs.prepare import initial_model as initial_model
@@ -44,6 +46,7 @@ __getattr__, __dir__, __all__ = attach(
         "equifuse.runs.export": ["export_run"],
         "equifuse.runs.finetune": ["FineTuned", "finetune_run"],
         "equifuse.runs.folder": ["Run", "load_run"],
+        "equifuse.runs.impute": ["Imputed", "impute_run"],
         "equifuse.runs.markers": ["markers_run"],
         "equifuse.runs.predict": ["predict_run"],
         "equifuse.runs.prepare": ["initial_model"],

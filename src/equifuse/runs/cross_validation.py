@@ -25,7 +25,7 @@ from equifuse.runs.output import write_columns
 from equifuse.runs.predict import predict_split
 from equifuse.runs.progress import count_bar
 from equifuse.runs.training import train, with_full_paths
-from equifuse.tasks import Columns
+from equifuse.tasks import Columns, Task
 
 PREDICTIONS, TEST_PREDICTIONS, FOLDS = "predictions.csv", "test_predictions.csv", "folds"
 _LEVEL = 0.95
@@ -52,13 +52,14 @@ class Spread(Record):
     by_fold: list[float | None]
 
     @classmethod
-    def of(cls, values: list[float | None], test_share: float) -> Spread:
+    def of(cls, values: list[float | None], test_share: float, most: float = math.inf) -> Spread:
         """Mean, deviation and interval.
 
         Args:
             values: of every fold.
             test_share: rows that a fold tests on by rows that it does not, ``n_test / n_train``; 0 where what is
                 tested on is the same for all.
+            most: the largest value that there can be; the interval ends there.
         """
         known = [value for value in values if value is not None]
         if not known:
@@ -70,7 +71,7 @@ class Spread(Record):
 
         deviation = float(np.std(known, ddof=1))
         reach = float(t.ppf((1 + _LEVEL) / 2, len(known) - 1)) * deviation * math.sqrt(1 / len(known) + test_share)
-        return cls(mean, deviation, (mean - reach, mean + reach), values)
+        return cls(mean, deviation, (mean - reach, min(mean + reach, most)), values)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -168,7 +169,7 @@ def cross_validate(
         resume: go on with what is there; no finished fold is repeated.
         progress: show a bar on standard error.
         choose: given the configuration of a fold, returns the one to train with; for nested tuning, which may use the
-            fold's training and validation parts (:func:`~equifuse.runs.folder.load_data` reads them).
+            fold's training and validation parts (``equifuse.runs.folder.load_data`` reads them).
         on_data: called with the data before anything is made of them.
 
     Raises:
@@ -227,8 +228,8 @@ def cross_validate(
         rows=len(rows),
         folds=each,
         repeats=config.repeats,
-        metrics=_spreads(scores, share),
-        test=None if outer is None else _spreads(outer_scores, 0.0),
+        metrics=_spreads(scores, share, run.task),
+        test=None if outer is None else _spreads(outer_scores, 0.0, run.task),
         undefined=undefined,
     )
     write_columns(out / PREDICTIONS, _stacked(predicted))
@@ -238,9 +239,14 @@ def cross_validate(
     return found
 
 
-def _spreads(scores: list[dict[str, float | None]], share: float) -> dict[str, Spread]:
-    names = dict.fromkeys(name for each in scores for name in each)
-    return {name: Spread.of([each.get(name) for each in scores], share) for name in names}
+def _spreads(scores: list[dict[str, float | None]], share: float, task: Task) -> dict[str, Spread]:
+    found = {}
+    for name in dict.fromkeys(name for each in scores for name in each):
+        values = [each.get(name) for each in scores]
+        # Accuracy, F1, AUC, R2 and the like are 1 at best.
+        bounded = task.metric(name).mode == "max" and all(value is None or value <= 1 for value in values)
+        found[name] = Spread.of(values, share, 1.0 if bounded else math.inf)
+    return found
 
 
 def _names(rows: Split) -> Columns:

@@ -65,8 +65,16 @@ class Run:
     def wanted(self) -> Wanted:
         """What the model needs of other data."""
         model, source = self.model, SourceOptions.of(self.config.source)
+        reading = {name: value for name, value in source.given().items() if name in ("na", "id_pattern")}
         return Wanted(
-            model.shapes, model.features, self.task.name, model.classes, source.target, source.id, model.schema
+            model.shapes,
+            model.features,
+            self.task.name,
+            model.classes,
+            source.target,
+            source.id,
+            model.schema,
+            reading=reading,
         )
 
 

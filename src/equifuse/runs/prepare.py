@@ -31,8 +31,8 @@ from equifuse.training.trainer import balancer_for
 
 # Rows that preprocessing is fitted on at a time.
 _PREPROCESSING_BATCH = 4096
-# Values that the steps of a preparation see at once.
-_FITTED_ON = 2**25
+# Values that the steps of a preparation see at once, and how many rows at least.
+_FITTED_ON, _FITTED_ROWS = 2**24, 2000
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def _sample(train: Split, m: str, task: str, names: tuple[str, ...], columns: Co
     mask, features = train.present.get(m), train.inputs[m]
     here = np.ones(len(train), dtype=np.bool_) if mask is None else mask
     rows = np.flatnonzero(here if train.weight is None else here & (train.weight > 0))
-    most = max(2, _FITTED_ON // max(1, math.prod(features.shape[1:])))
+    most = max(_FITTED_ROWS, _FITTED_ON // max(1, math.prod(features.shape[1:])))
     if len(rows) > most:
         rows = rows[np.linspace(0, len(rows) - 1, most).astype(np.intp)]
     x = torch.from_numpy(np.asarray(features[rows]))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from equifuse.data.inputs import SUFFIXES
+from equifuse.data.tables import is_table
 from equifuse.errors import DataError, EquifuseError, InputError
 from equifuse.evaluation.evaluate import warn_unconverged
 from equifuse.extras import require
@@ -112,7 +113,8 @@ def _shards(folder: Path) -> list[Path]:
     """The files of a folder that are shards, in order."""
     if not folder.is_dir():
         raise DataError(f"no such folder: {folder}")
-    found = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and p.name[0] not in "._" and p.is_file())
+    named = (p for p in folder.iterdir() if p.name[0] not in "._" and p.is_file())
+    found = sorted(p for p in named if p.suffix in SUFFIXES or is_table(p))
     if not found:
         raise DataError(f"{folder} has no file of a known kind: {', '.join(SUFFIXES)}")
     names = [path.stem for path in found]

@@ -41,6 +41,9 @@ _LINES = 200
 _DOT = re.compile(r"[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?")
 _COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
+# Thousands and a fraction: only one reading is possible.
+_GERMAN = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+,\d+")
+_ENGLISH = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+\.\d+")
 _WHOLE = re.compile(r"[+-]?\d+")
 # Whole numbers that are names: with zeros before them, or longer than a float can tell apart.
 _CODE = re.compile(r"0\d+|\d{16,}")
@@ -58,6 +61,8 @@ class Dialect:
         names: names of the columns; a column of row names that the header leaves out is ``""``.
         comment: what a line of comment begins with that is not a row.
         lines_in_cells: whether a quoted cell holds more than one line.
+        quote: around cells.
+        thousands: what stands between thousands, or "".
         first: the first rows, for what their columns look like.
     """
 
@@ -68,6 +73,8 @@ class Dialect:
     names: tuple[str, ...] = ()
     comment: str = "#"
     lines_in_cells: bool = False
+    quote: str = '"'
+    thousands: str = ""
     first: tuple[tuple[str, ...], ...] = ()
 
     def facts(self) -> list[str]:
@@ -77,6 +84,8 @@ class Dialect:
             said.append(f"separator {_CALLED.get(self.separator, repr(self.separator))}")
         if self.decimal != ".":
             said.append("decimal comma")
+        if self.thousands:
+            said.append(f"thousands apart by {self.thousands!r}")
         if self.encoding not in ("utf-8", "utf-8-sig"):
             said.append(f"encoding {_ENCODINGS.get(self.encoding, self.encoding.upper())}")
         if self.header:
@@ -150,32 +159,36 @@ def sniff(
     body = [line for i, line in enumerate(body) if i == 0 or not (comment and line.startswith(comment))][:_LINES]
     if not body:
         raise DataError(f"{where} cannot be read as a table: it has no rows")
-    chosen = separator or _separator(body)
+    quote = "'" if all(re.fullmatch("'.*'", line.strip()) for line in body) else '"'
+    chosen = separator or _separator(body, quote)
     if header and _is_header(lines[header - 1], body[0], comment, chosen):
         header -= 1
         body = [lines[header][len(comment) :].lstrip(), *body]
-    rows = cells(body, chosen)
+    rows = cells(body, chosen, quote)
     names, first = rows[0], rows[1:]
     if first and all(len(row) == len(names) + 1 for row in first):
         names = [*names, ""] if all(not row[-1].strip() for row in first) else ["", *names]
+    decimal, thousands = _marks(first, chosen)
     return Dialect(
         encoding,
         chosen,
-        _decimal(first, chosen),
+        decimal,
         header,
         tuple(name.strip() for name in names),
         comment,
         any("\n" in cell for row in rows for cell in row),
+        quote,
+        thousands,
         tuple(tuple(row) for row in first),
     )
 
 
-def cells(lines: Sequence[str], separator: str) -> list[list[str]]:
+def cells(lines: Sequence[str], separator: str, quote: str = '"') -> list[list[str]]:
     """The cells of lines, quotes taken off."""
     if separator == " ":
         return [[cell.strip('"') for cell in re.findall(r'"[^"]*"|\S+', line)] for line in lines]
     try:
-        return list(csv.reader(io.StringIO("".join(lines), newline=""), delimiter=separator))
+        return list(csv.reader(io.StringIO("".join(lines), newline=""), delimiter=separator, quotechar=quote))
     except csv.Error as error:
         raise DataError(f"cannot be read as a table: {error}") from None
 
@@ -221,11 +234,11 @@ def _is_header(line: str, following: str, comment: str, separator: str) -> bool:
     return len(names) == len(row) > 1 and numeric
 
 
-def _separator(lines: Sequence[str]) -> str:
+def _separator(lines: Sequence[str], quote: str) -> str:
     """What splits the header and all rows alike, of several the first of :data:`SEPARATORS`; else a comma."""
     best, share = ",", 0.0
     for candidate in SEPARATORS:
-        counts = [len(row) for row in cells(lines, candidate) if row]
+        counts = [len(row) for row in cells(lines, candidate, quote) if row]
         width = counts[0]
         if width < 2 and (len(counts) < 2 or counts[1] < 2):
             continue
@@ -236,12 +249,15 @@ def _separator(lines: Sequence[str]) -> str:
     return best
 
 
-def _decimal(rows: Sequence[Sequence[str]], separator: str) -> str:
-    commas = dots = thousands = 0
-    for row in rows:
-        for cell in map(str.strip, row):
-            commas += bool(_COMMA.fullmatch(cell))
-            thousands += bool(_THOUSANDS.fullmatch(cell))
-            dots += bool(_DOT.fullmatch(cell))
+def _marks(rows: Sequence[Sequence[str]], separator: str) -> tuple[str, str]:
+    """The decimal mark, and what stands between thousands, or ""."""
+    every = [cell.strip() for row in rows for cell in row]
+    if any(_GERMAN.fullmatch(cell) for cell in every):
+        return ",", "."
+    if any(_ENGLISH.fullmatch(cell) for cell in every):
+        return ".", ","
+    commas = sum(bool(_COMMA.fullmatch(cell)) for cell in every)
+    thousands = sum(bool(_THOUSANDS.fullmatch(cell)) for cell in every)
+    dots = any(_DOT.fullmatch(cell) for cell in every)
     only_thousands = separator == "," and thousands == commas
-    return "," if commas and not dots and not only_thousands else "."
+    return "," if commas and not dots and not only_thousands else ".", ""

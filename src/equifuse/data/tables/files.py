@@ -15,7 +15,7 @@ import numpy as np
 from equifuse.data.tables.base import ArrowTable, MatrixTable, ParquetTable, Table, some, sound
 from equifuse.data.tables.dialect import EMPTY, EMPTY_NUMBERS
 from equifuse.data.tables.text import read_text
-from equifuse.errors import DataError, InputError
+from equifuse.errors import DataError
 from equifuse.extras import require
 from equifuse.files import check_fits, check_unpacked_fits, parse_errors
 
@@ -224,13 +224,3 @@ def _plain(value: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def check_named(reading: Reading, path: Path) -> None:
-    """Refuse a sheet of what has none.
-
-    Raises:
-        InputError: it is no workbook.
-    """
-    if reading.sheet and suffix_of(path) not in EXCEL:
-        raise InputError(f"{path} is no workbook, it has no sheet {reading.sheet!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import lzma
@@ -89,9 +90,8 @@ def _head(path: Path) -> tuple[bytes, bool]:
 def opened(path: Path) -> Iterator[Any]:
     """A stream of a file's bytes, decompressed by what it begins with."""
     with path.open("rb") as file:
-        begin = file.read(6)
+        kind = _compression(file.read(6))
         file.seek(0)
-        kind = next((kind for mark, kind in _COMPRESSIONS.items() if begin.startswith(mark)), None)
         if kind is None:
             yield file
         elif kind == "xz":
@@ -125,8 +125,8 @@ class _Counted(io.RawIOBase):
 def _read(path: Path, dialect: Dialect, empty: tuple[str, ...], exact: tuple[str, ...]) -> Any:
     """The file in a dialect, text trimmed of what means that a cell is empty."""
     with parse_errors(path, "CSV"):
-        if dialect.separator == " ":
-            return _of_blanks(path, dialect, empty)
+        if dialect.separator == " " or dialect.thousands:
+            return _without_empty_text(_by_pandas(path, dialect, empty), empty)
         try:
             table = _by_arrow(path, dialect, empty, _types(path, dialect, exact))
         except _Misjudged:  # the first rows are not like the rest
@@ -170,8 +170,25 @@ def _small_whole(cell: str) -> bool:
 
 
 def _by_arrow(path: Path, dialect: Dialect, empty: tuple[str, ...], types: dict[str, Any]) -> Any:
+    """The file as Arrow reads it, by several threads if no row is odd."""
     pa = require("train", "pyarrow", "reading and writing tables")
-    arrow = require("train", "pyarrow.csv", "reading and writing tables")
+    try:
+        table = _arrow_table(path, dialect, empty, types, None)
+    except pa.ArrowInvalid as error:
+        if "UTF8" in str(error):
+            raise _NotInEncoding from None
+        if "conversion error" in str(error):
+            raise (_Misjudged if types else error) from None
+        if not dialect.lines_in_cells and "quote" in str(error).lower():
+            return _by_arrow(path, replace(dialect, lines_in_cells=True), empty, types)
+        table = _with_odd_rows(path, dialect, empty, types)
+    if any(pa.types.is_binary(field.type) for field in table.schema):
+        raise _NotInEncoding
+    return sound(table)
+
+
+def _with_odd_rows(path: Path, dialect: Dialect, empty: tuple[str, ...], types: dict[str, Any]) -> Any:
+    """The file without its comments, if these are all rows that have too few or too many cells."""
     odd: list[Any] = []
 
     def on_odd_row(row: Any) -> str:
@@ -179,49 +196,80 @@ def _by_arrow(path: Path, dialect: Dialect, empty: tuple[str, ...], types: dict[
             odd.append(row)
         return "skip"
 
-    encoding = "utf8" if dialect.encoding in ("utf-8", "utf-8-sig") else dialect.encoding
-    names = list(dialect.names)
     try:
-        with opened(path) as stream:
-            table = arrow.read_csv(
-                stream if isinstance(stream, io.RawIOBase) else pa.OSFile(str(path)),
-                arrow.ReadOptions(
-                    encoding=encoding,
-                    column_names=names,
-                    skip_rows=dialect.header,
-                    skip_rows_after_names=1,
-                    block_size=2**22,
-                ),
-                arrow.ParseOptions(
-                    delimiter=dialect.separator,
-                    newlines_in_values=dialect.lines_in_cells,
-                    invalid_row_handler=on_odd_row,
-                ),
-                arrow.ConvertOptions(
-                    null_values=[*EMPTY_NUMBERS, *empty], decimal_point=dialect.decimal, column_types=types
-                ),
-            )
-    except UnicodeDecodeError:
-        raise _NotInEncoding from None
-    except pa.ArrowInvalid as error:
-        if "UTF8" in str(error):
-            raise _NotInEncoding from None
+        table = _arrow_table(path, dialect, empty, types, on_odd_row)
+    except require("train", "pyarrow", "reading and writing tables").ArrowInvalid as error:
         if "conversion error" in str(error) and types:
             raise _Misjudged from None
-        if "invalid" not in str(error).lower() and not dialect.lines_in_cells:
-            return _by_arrow(path, replace(dialect, lines_in_cells=True), empty, types)
         raise
-    if odd and not dialect.lines_in_cells and any(row.text.count('"') % 2 for row in odd):
+    if odd and not dialect.lines_in_cells and any(row.text.count(dialect.quote) % 2 for row in odd):
         return _by_arrow(path, replace(dialect, lines_in_cells=True), empty, types)
     if odd:
         first = odd[0]
         raise DataError(
-            f"{path}: {len(odd)} rows do not have {len(names)} cells as the header does, such as one with "
+            f"{path}: {len(odd)} rows do not have {len(dialect.names)} cells as the header does, such as one with "
             f"{first.actual_columns}: {first.text[:80]!r}; the separator was taken to be {dialect.separator!r}"
         )
-    if any(pa.types.is_binary(field.type) for field in table.schema):
-        raise _NotInEncoding
-    return sound(table)
+    return table
+
+
+def _arrow_table(path: Path, dialect: Dialect, empty: tuple[str, ...], types: dict[str, Any], on_odd_row: Any) -> Any:
+    """The file as a table; nothing of Python is left to Arrow's threads, which may outlive the interpreter."""
+    arrow = require("train", "pyarrow.csv", "reading and writing tables")
+    with _native(path, dialect.encoding) as stream:
+        return arrow.read_csv(
+            stream,
+            arrow.ReadOptions(
+                use_threads=on_odd_row is None,
+                column_names=list(dialect.names),
+                skip_rows=dialect.header,
+                skip_rows_after_names=1,
+                block_size=2**22,
+            ),
+            arrow.ParseOptions(
+                delimiter=dialect.separator,
+                quote_char=dialect.quote,
+                newlines_in_values=dialect.lines_in_cells,
+                invalid_row_handler=on_odd_row,
+            ),
+            arrow.ConvertOptions(
+                null_values=[*EMPTY_NUMBERS, *empty], decimal_point=dialect.decimal, column_types=types
+            ),
+        )
+
+
+@contextmanager
+def _native(path: Path, encoding: str) -> Iterator[Any]:
+    """A stream of a file as UTF-8 that Arrow reads by itself; what it cannot unpack or decode is put into memory."""
+    pa = require("train", "pyarrow", "reading and writing tables")
+    with path.open("rb") as file:
+        kind = _compression(file.read(6))
+    plain = encoding in ("utf-8", "utf-8-sig")
+    if plain and kind is None:
+        with pa.OSFile(str(path)) as stream:
+            yield stream
+    elif plain and kind != "xz":
+        with opened(path) as counted:  # refuses more than memory holds
+            while counted.read(2**20):
+                pass
+        with pa.OSFile(str(path)) as packed, pa.CompressedInputStream(packed, kind) as stream:
+            yield stream
+    else:
+        sink = pa.BufferOutputStream()
+        decoder = codecs.getincrementaldecoder(encoding)()
+        try:
+            with opened(path) as raw:
+                while piece := raw.read(2**20):
+                    sink.write(decoder.decode(piece).encode())
+            sink.write(decoder.decode(b"", True).encode())
+        except UnicodeDecodeError:
+            raise _NotInEncoding from None
+        with pa.BufferReader(sink.getvalue()) as stream:
+            yield stream
+
+
+def _compression(begin: bytes) -> str | None:
+    return next((kind for mark, kind in _COMPRESSIONS.items() if begin.startswith(mark)), None)
 
 
 def _without_empty_text(table: Any, empty: tuple[str, ...]) -> Any:
@@ -240,19 +288,22 @@ def _without_empty_text(table: Any, empty: tuple[str, ...]) -> Any:
     return table
 
 
-def _of_blanks(path: Path, dialect: Dialect, empty: tuple[str, ...]) -> Any:
-    """A file whose cells are apart by any number of blanks, which Arrow does not read."""
+def _by_pandas(path: Path, dialect: Dialect, empty: tuple[str, ...]) -> Any:
+    """What Arrow does not read: cells that are apart by any number of blanks, and numbers with marks of thousands."""
     pa = require("train", "pyarrow", "reading and writing tables")
     pd = require("train", "pandas", "tables with blanks between cells")
+    blanks = dialect.separator == " "
     with opened(path) as stream:
         frame = pd.read_csv(
             io.BufferedReader(stream) if isinstance(stream, io.RawIOBase) else stream,
-            sep=r"\s+",
+            sep=r"\s+" if blanks else dialect.separator,
             header=None,
             names=list(range(len(dialect.names))),
             skiprows=dialect.header + 1,
-            comment=dialect.comment,
+            comment=dialect.comment if blanks else None,
+            quotechar=dialect.quote,
             decimal=dialect.decimal,
+            thousands=dialect.thousands or None,
             encoding=dialect.encoding,
             na_values=[*EMPTY_NUMBERS, *empty],
             keep_default_na=False,
@@ -270,7 +321,7 @@ def _line(path: Path, dialect: Dialect, row: int) -> int | None:
         if dialect.separator == " ":
             reader: Any = ((i, cells([line], " ")[0]) for i, line in enumerate(lines, 1))
         else:
-            rows = csv.reader(lines, delimiter=dialect.separator)
+            rows = csv.reader(lines, delimiter=dialect.separator, quotechar=dialect.quote)
             reader = ((rows.line_num, found) for found in rows)
         seen = -1
         for number, found in reader:

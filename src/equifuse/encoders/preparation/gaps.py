@@ -178,9 +178,9 @@ def _medians(x: Tensor, weight: Tensor | None) -> Tensor:
     for columns in torch.split(torch.arange(x.shape[1]), max(1, _BLOCK // max(1, len(x)))):
         part = x[:, columns]
         if weight is None and not bool(part.isnan().any()):
-            found[columns] = torch.from_numpy(np.median(part.numpy(), axis=0))
+            found[columns] = torch.from_numpy(np.median(part.T.contiguous().numpy(), axis=1, overwrite_input=True))
             continue
-        ordered, order = part.sort(0)  # NaN is sorted to the end
+        ordered, order = (each.T for each in part.T.contiguous().sort(1))  # NaN is sorted to the end
         if weight is None:
             count = (~part.isnan()).sum(0)
             low = ((count - 1).clamp(min=0) // 2)[None]

@@ -16,6 +16,8 @@ from equifuse.registry import PREPARATIONS
 
 # Quantiles that are stored of each feature.
 _QUANTILES = 100
+# Columns whose quantiles are found at once.
+_COLUMNS = 256
 # Quantiles of all features that are compared at once; more are gone through one by one.
 _AT_ONCE = 2**17
 # Deviations beyond which a quantile is not mapped: as in scikit-learn, the quantile of 1e-7.
@@ -136,17 +138,15 @@ class Quantile(_OfNumbers):
     def learn(self, sample: Sample) -> None:
         """Quantiles; see :class:`Preparation`."""
         count = max(2, min(_QUANTILES, len(sample.x)))
-        marks = np.linspace(0, 1, count)
-        x = sample.x.numpy()
-        seen = ~np.isnan(x).all(0)
-        quantiles = np.zeros((count, sample.width))
-        quantiles[:, seen] = np.nanquantile(x[:, seen], marks, axis=0)
-        self.keep(quantiles=np.maximum.accumulate(quantiles), numbers=sample.mask("number"))
+        quantiles = torch.cat([_quantiles(part, count) for part in torch.split(sample.x, _COLUMNS, dim=1)], dim=1)
+        self.keep(quantiles=quantiles, numbers=sample.mask("number"))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(…, l) -> (…, l)``: the share of each feature's quantiles below it, linear between two of them."""
         q = self.quantiles.to(x)
-        if q.numel() <= _AT_ONCE:
+        if not torch.compiler.is_compiling():
+            total = _searched(x.reshape(-1, x.shape[-1]), q).reshape(x.shape)
+        elif q.numel() <= _AT_ONCE:
             total = _reached(x.unsqueeze(-2), q[:-1], q[1:]).sum(-2)
         else:
             total = torch.zeros_like(x)
@@ -156,6 +156,29 @@ class Quantile(_OfNumbers):
         if self.output == "normal":
             share = normal_quantile(share.clamp(_CLIP, 1 - _CLIP))
         return self._only_numbers(share, x)
+
+
+def _quantiles(x: Tensor, count: int) -> Tensor:
+    """``(count, l)`` quantiles of the cells of each column that are not empty, linear between them; 0 of none."""
+    ordered = x.T.contiguous().sort(1).values  # NaN is sorted to the end
+    last = ((~x.isnan()).sum(0) - 1).clamp(min=0)[:, None]
+    places = torch.linspace(0, 1, count, dtype=x.dtype) * last
+    low = places.floor().long()
+    below, above = ordered.gather(1, low), ordered.gather(1, (low + 1).minimum(last))
+    return (below + (places - low) * (above - below)).T.nan_to_num().contiguous()
+
+
+def _searched(x: Tensor, q: Tensor) -> Tensor:
+    """``(n, l)``: how many quantiles ``(count, l)`` each value has passed: :func:`_reached` by binary search."""
+    columns, values = q.T.contiguous(), x.T.contiguous()
+    low, high = torch.searchsorted(columns, values), torch.searchsorted(columns, values, right=True)
+    last = len(q) - 1
+    above = low.clamp(max=last)
+    below = (above - 1).clamp(min=0)
+    start, end = columns.gather(1, below), columns.gather(1, above)
+    between = below + ((values - start) / torch.where(end > start, end - start, 1.0)).clamp(0.0, 1.0)
+    found = torch.where(high > low, (low + high - 1) / 2, between)
+    return torch.where(low > last, last, found).to(x).T
 
 
 def _reached(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
