@@ -264,7 +264,9 @@ def test_gradients_and_inputs_may_be_laid_out_otherwise():
 def test_another_request_is_a_mistake(monkeypatch):
     fusion, inputs = fusion_and_inputs()
     monkeypatch.setenv(kernels.VARIABLE, "fast")
-    with pytest.raises(ef.InputError, match="EQUIFUSE_KERNELS must be 'reference', 'fused' or 'recorded', got 'fast'") as raised:
+    with pytest.raises(
+        ef.InputError, match="EQUIFUSE_KERNELS must be 'reference', 'fused' or 'recorded', got 'fast'"
+    ) as raised:
         fusion(inputs)
     assert "\n" not in str(raised.value)
 
