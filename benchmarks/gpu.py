@@ -8,8 +8,8 @@ Four parts, of which ``--parts`` chooses:
 - ``checks``: gradients of three solvers at tolerance 1e-4 against a float64 solve to 1e-10 on the CPU, tensor by
   tensor; inputs of four dtypes; autocast; a gradient scaler that must notice an infinite gradient;
 - ``steps``: a training step, forward and backward, of ``Σ c ⊙ fused`` with a fixed random ``c``, weights N(0, 0.01²),
-  unit gains and zero biases, tolerance 1e-4. ``captured`` replays recorded CUDA graphs
-  (``EQUIFUSE_KERNELS=recorded``); ``eager`` the same by plain torch operations (``EQUIFUSE_KERNELS=reference``); ``torchdeq`` 0.1.0's Anderson
+  unit gains and zero biases, tolerance 1e-4. ``captured`` replays recorded CUDA graphs (``EQUIFUSE_KERNELS=recorded``),
+  ``eager`` is the same by plain torch operations (``EQUIFUSE_KERNELS=reference``), ``torchdeq`` 0.1.0's Anderson
   on the joint map, relative tolerance 1e-4 (``pip install -e ".[peers]"``). ``products`` is a bound: the matrix
   products of the evaluations that ``captured`` made, alone. Errors are those of all gradients together, against
   float64;

@@ -1,8 +1,8 @@
 """Anderson solves on CUDA as replays of recorded steps: some evaluations with their updates are one call of the host.
 
 A recording belongs to shapes and options, not to values: inputs are copied into its memory before a solve and results
-are cloned from it after. A device keeps a few recordings, the first ones; what comes later is launched. One solve at a time runs on a
-device; it waits for the one before also on another stream.
+are cloned from it after. A device keeps a few recordings, the first ones; what comes later is launched. One solve at a
+time runs on a device; it waits for the one before also on another stream.
 """
 
 from __future__ import annotations
