@@ -87,7 +87,7 @@ class Anderson(Solver):
     True
 
     Args:
-        memory: largest number of differences stored, ≥ 1; default 10, and never more than the state has numbers. Each
+        memory: largest number of differences stored, ≥ 1; default 20, and never more than the state has numbers. Each
             costs two tensors of the state's size. Maps with a spectral radius above 1 need more.
         ridge: has no effect; deprecated, because differences that carry no information are left out.
 
@@ -97,7 +97,7 @@ class Anderson(Solver):
     Source: Anderson 1965; Walker & Ni 2011, type II; in the Gram-Schmidt form of Tang et al. 2024, arXiv 2403.14961.
     """
 
-    memory: int = 10
+    memory: int = 20
     patience: int = 8
     ridge: float = 0.0
     name: ClassVar[str] = "anderson"
