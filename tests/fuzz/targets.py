@@ -220,7 +220,7 @@ def request(folder: Path) -> None:
         form = RequestFormat(SHAPES, (), 100)
         rows_of_json((folder / "request.json").read_bytes(), form, limits)
     with contextlib.suppress(Refusal, ef.EquifuseError):
-        rows_of_parquet((folder / "set.parquet").read_bytes(), SHAPES, {}, 100, limits)
+        rows_of_parquet((folder / "set.parquet").read_bytes(), RequestFormat(SHAPES, (), 100), {}, limits)
 
 
 def exported(folder: Path) -> None:

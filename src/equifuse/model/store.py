@@ -120,6 +120,7 @@ def load(
         features = {name: tuple(names) for name, names in described.get("features", {}).items()}
         schema = {name: tuple(map(Column.of, each)) for name, each in described.get("schema", {}).items()}
         row_missing = described.get("row_missing")
+        row_missing = None if row_missing is None else float(row_missing)
         fusion = dict(described["fusion"])
         recipe, task = described["recipe"], described["task"]
         name, dims = fusion.pop("name"), fusion.pop("dims")
@@ -140,7 +141,7 @@ def load(
         model = FusionModel(encoders, module, head, task=task, classes=classes)
         model.shapes = shapes
     model.features, model.schema = features, schema
-    model.row_missing = None if row_missing is None else float(row_missing)
+    model.row_missing = row_missing
     try:
         model.to(_float_dtype(tensors)).load_state_dict(tensors)
     except RuntimeError as error:
