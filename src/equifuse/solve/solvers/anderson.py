@@ -17,6 +17,9 @@ from equifuse.solve.maps import Called
 from equifuse.solve.solver import SecantPair, Solver, StepRule
 from equifuse.solve.solvers.broyden import Broyden
 
+# While a graph is recorded, a difference of which less than this share is new (in squares) is left out.
+_RECORDED_NEWS = 1e-4
+
 
 class _AndersonRule(StepRule):
     """Directions in which residuals have changed, made orthonormal, and how the images changed along each.
@@ -48,8 +51,9 @@ class _AndersonRule(StepRule):
             along = (q * dr).sum(1, keepdim=True)
             dr, df = dr - along * q, df - along * g
         left = dr.square().sum(1, keepdim=True)
-        # Of a difference that lies in the span of older ones only rounding is left.
-        useful = (left > torch.finfo(r.dtype).eps * before) & (left < torch.inf)
+        # Of a difference that lies in the span of older ones only rounding is left, and noise of its derivative sooner.
+        least = _RECORDED_NEWS if r.requires_grad else torch.finfo(r.dtype).eps
+        useful = (left > least * before) & (left < torch.inf)
         per_length = torch.where(useful, left, 1.0).rsqrt()
         self.q.append(torch.where(useful, dr * per_length, 0.0))
         self.g.append(torch.where(useful, df * per_length, 0.0))
