@@ -10,7 +10,8 @@ WORKDIR /source
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src ./src
 RUN python -m venv /opt/equifuse \
- && /opt/equifuse/bin/pip install --no-cache-dir --constraint constraints.txt ".[train,serve,explain]"
+ && /opt/equifuse/bin/pip install --no-cache-dir --constraint constraints.txt ".[train,serve,explain]" \
+ && /opt/equifuse/bin/python -m equifuse.kernels
 
 FROM python:3.12-slim
 COPY --from=build /opt/equifuse /opt/equifuse

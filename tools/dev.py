@@ -54,6 +54,7 @@ def setup(level: str) -> None:
     if not PYTHON.is_file():
         run(sys.executable, "-m", "venv", VENV)
     install("--editable", f".[{LEVELS[level]}]")
+    python("-m", "equifuse.kernels")  # compiled once, not while the first solve waits
     stamps[0].touch()
 
 
