@@ -209,9 +209,7 @@ def prepared_steps(
     return found
 
 
-def _sample(
-    train: Split, m: str, task: str, names: tuple[str, ...], columns: Columns, by_step: bool = False
-) -> Sample:
+def _sample(train: Split, m: str, task: str, names: tuple[str, ...], columns: Columns, by_step: bool = False) -> Sample:
     """The rows of a modality that its preparation is fitted on; the steps, where its encoder takes them one by one."""
     mask, features = train.present.get(m), train.inputs[m]
     here = np.ones(len(train), dtype=np.bool_) if mask is None else mask
