@@ -190,6 +190,17 @@ def test_preprocessing_is_fitted_on_the_training_part_alone(quick):
         torch.testing.assert_close(standardise.mean, torch.from_numpy(flat.mean(0)), rtol=1e-5, atol=1e-6)
 
 
+def test_sequences_without_padding_are_prepared_step_by_step(tmp_path):
+    x = np.random.default_rng(0).normal([0.0, 5.0], 1.0, (60, 7, 2)).astype("float32")
+    parts = {"train_idx": np.arange(40), "val_idx": np.arange(40, 50), "test_idx": np.arange(50, 60)}
+    np.savez(tmp_path / "set.npz", modalities=["a"], task="classification", a=x, y=np.arange(60) % 2, **parts)
+    options = {"data": str(tmp_path / "set.npz"), "fusion": "concat", "encoder": "max", "hidden": [4]}
+    model = initial_model(TrainConfig.from_dict(options), load_data(TrainConfig.from_dict(options)))
+    last = steps_of(model.encoders["a"])[-1]
+    np.testing.assert_allclose(last.mean.numpy(), x[:40].mean((0, 1)), rtol=1e-4, atol=1e-5)
+    assert model({"a": torch.from_numpy(x[:3])}).prediction.shape == (3, 2)
+
+
 def test_weight_decay_leaves_gains_and_biases_alone(quick):
     from equifuse.training.optimization import split_by_decay
 

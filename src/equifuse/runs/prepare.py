@@ -18,7 +18,7 @@ from equifuse.data.dataset import Array
 from equifuse.data.loaders import batches_of
 from equifuse.encoders import Preparation, Standardize
 from equifuse.encoders.preparation import Sample, complete_steps, fit_steps, parse_steps
-from equifuse.encoders.sequence import valid_steps
+from equifuse.encoders.sequence import POOLINGS, valid_steps
 from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.model import FusionModel, LinearHead, Piece, build_model
 from equifuse.registry import TASKS
@@ -196,7 +196,8 @@ def prepared_steps(
     for m in train.inputs:
         asked = parse_steps(text) if (text := config.prepare.get(m, config.prepare.get(EVERY))) else []
         try:
-            sample = _sample(train, m, task, features.get(m, ()), columns.get(m, ()))
+            by_step = config.encoder in POOLINGS and train.inputs[m].ndim == 3
+            sample = _sample(train, m, task, features.get(m, ()), columns.get(m, ()), by_step)
             steps = complete_steps(asked, sample.kinds, config.feature_missing)
             sample = fit_steps(steps[:-1], sample)
         except (InputError, DataError) as error:
@@ -208,8 +209,8 @@ def prepared_steps(
     return found
 
 
-def _sample(train: Split, m: str, task: str, names: tuple[str, ...], columns: Columns) -> Sample:
-    """The rows of a modality that its preparation is fitted on."""
+def _sample(train: Split, m: str, task: str, names: tuple[str, ...], columns: Columns, by_step: bool = False) -> Sample:
+    """The rows of a modality that its preparation is fitted on; the steps, where its encoder takes them one by one."""
     mask, features = train.present.get(m), train.inputs[m]
     here = np.ones(len(train), dtype=np.bool_) if mask is None else mask
     rows = np.flatnonzero(here if train.weight is None else here & (train.weight > 0))
@@ -222,8 +223,9 @@ def _sample(train: Split, m: str, task: str, names: tuple[str, ...], columns: Co
         response, classes = TASKS.get(task).targets.response(train.target)
         response = None if response is None else response[rows]
     weight = None if train.weight is None else torch.from_numpy(train.weight[rows])
-    if m in train.lengths:  # a row is a step, and has its sequence's target and weight
-        counted = valid_steps(x, torch.from_numpy(train.lengths[m][rows]))
+    lengths = train.lengths.get(m)
+    if by_step or lengths is not None:  # a row is a step, and has its sequence's target and weight
+        counted = valid_steps(x, None if lengths is None else torch.from_numpy(lengths[rows]))
         sequence = counted.nonzero()[:, 0]
         x, weight = x[counted], None if weight is None else weight[sequence]
         response = None if response is None else response[sequence.numpy()]
