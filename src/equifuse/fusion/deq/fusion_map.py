@@ -114,8 +114,10 @@ class FusionMap(PackedMap):
 
     def __call__(self, z: Tensor) -> Tensor:
         """One evaluation ``(n, d) -> (n, d)``."""
-        lacking = len(self.x_fuse) - len(z)
-        return self.evaluate(z)[0] if lacking == 0 else self.evaluate(F.pad(z, (0, 0, 0, lacking)))[0][: len(z)]
+        rows = z.shape[0]  # not len, which would fix the batch of an exported graph
+        if self.x_fuse.shape[0] == rows:
+            return self.evaluate(z)[0]
+        return self.evaluate(F.pad(z, (0, 0, 0, self.x_fuse.shape[0] - rows)))[0][:rows]
 
     def start(self) -> Tensor:
         """``f(0)`` ``(n, d)``; with a gate the gated sum is 0 and needs no product."""
