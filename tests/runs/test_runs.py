@@ -289,7 +289,7 @@ def test_predictions_are_those_of_the_model_whatever_the_file(quick, tmp_path):
 @pytest.mark.slow
 def test_other_data_must_fit_the_model(quick, tmp_path):
     train(config(quick, epochs=1), tmp_path / "run", progress=False)
-    with pytest.raises(ef.DataError, match="10 outputs, the model has 2"):
+    with pytest.raises(ef.UnknownNameError, match="unknown modality 'pixels'"):
         evaluate_run(tmp_path / "run", data="digits")
     with pytest.raises(ef.UnknownNameError, match="did you mean 'test'"):
         evaluate_run(tmp_path / "run", split="tets")

@@ -424,8 +424,11 @@ def _flat(x: Tensor) -> np.ndarray[Any, Any]:
 
 
 def _fixed(x: Tensor) -> np.ndarray[Any, Any]:
-    """``(..., d)`` as an array ``(rows, d)``, contiguous; of what no step changes, so that it may be a copy."""
-    return _flat(x.contiguous())
+    """``(..., d)`` as an array ``(rows, d)``, contiguous: a copy, for what no step changes.
+
+    The memory of a tensor that NumPy has seen cannot be freed any more, which sharded parameters need.
+    """
+    return _flat(x.detach().clone(memory_format=torch.contiguous_format))
 
 
 _EVERYWHERE = np.empty(0, np.bool_)
