@@ -65,15 +65,15 @@ def test_shards_are_predicted_as_single_files_are(run, shards, tmp_path, workers
 def test_a_file_larger_than_memory_is_predicted_in_pieces(run, shards, tmp_path, monkeypatch):
     whole = predict_run(run, shards / "part-2.parquet", tmp_path / "whole.parquet")
     longest = 0
-    pieces = tables._split_of
+    pieces = tables.split_of
 
     def watched(flat, *rest):
         nonlocal longest
         longest = max(longest, *(len(x) for x in flat.values()))
         return pieces(flat, *rest)
 
-    monkeypatch.setattr(tables, "_split_of", watched)
-    monkeypatch.setattr(tables.read_input_pieces, "__defaults__", (None, 50))
+    monkeypatch.setattr(tables, "split_of", watched)
+    monkeypatch.setattr(tables.read_input_pieces, "__defaults__", (None, 50, None))
     columns = predict_run(run, shards / "part-2.parquet", tmp_path / "pieces.parquet")
     assert longest <= 50
     for name, values in whole.items():
