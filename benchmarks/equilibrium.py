@@ -86,7 +86,7 @@ class Setting:
         return list(torch.autograd.grad((fused * self.cotangent).sum(), wanted))
 
 
-def setting(case: Case, dtype: torch.dtype = torch.float32) -> Setting:
+def setting(case: Case, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Setting:
     """The same numbers for every contender."""
     torch.manual_seed(0)
     dims = {f"m{i}": case.dim for i in range(case.count)}
@@ -105,7 +105,8 @@ def setting(case: Case, dtype: torch.dtype = torch.float32) -> Setting:
                 parameter.zero_()
     inputs = {m: torch.randn(case.batch, case.dim) for m in dims}
     cotangent = torch.randn(case.batch, case.dim)
-    return Setting(fusion.to(dtype), {m: x.to(dtype).requires_grad_() for m, x in inputs.items()}, cotangent.to(dtype))
+    moved = {m: x.to(device, dtype).requires_grad_() for m, x in inputs.items()}
+    return Setting(fusion.to(device, dtype), moved, cotangent.to(device, dtype))
 
 
 # ---- contenders: the fused state of a setting, on the tape ---------------------------------------------------------
@@ -312,7 +313,7 @@ def training_steps(cases: list[Case]) -> dict[str, dict[str, dict[str, float]]]:
     with tempfile.TemporaryDirectory() as folder:
         for case in cases:
             exact = Path(folder) / "exact.pt"
-            s = setting(case, torch.float64)
+            s = setting(case, dtype=torch.float64)
             s.fusion.solver = ef.Anderson(tol=1e-10, max_steps=500)
             s.fusion.gradient = ef.Implicit(solver=ef.GMRES(tol=1e-10, max_steps=300))
             torch.save(s.gradients(equifuse(s)), exact)

@@ -47,7 +47,7 @@ import equifuse as ef
 from equifuse.files import write_json, write_text
 from equifuse.kernels import VARIABLE
 from equifuse.report.tables import to_markdown
-from equilibrium import Case, error
+from equilibrium import TOL, Case, Setting, error, setting, torchdeq
 from machine import describe
 
 Row = dict[str, Any]
@@ -94,51 +94,6 @@ TINY = Sizes(_case(5, 64, 2), (_case(4, 32, 2), _case(8, 64, 3)), 612, 6, 8, 2)
 
 # ---- what is solved ------------------------------------------------------------------------------------------------
 
-TOL = 1e-4
-
-
-@dataclass
-class Setting:
-    """One case's map, inputs and gradient."""
-
-    fusion: ef.DEQFusion
-    inputs: dict[str, Tensor]
-    cotangent: Tensor
-
-    def gradients(self, fused: Tensor) -> list[Tensor]:
-        """Gradients of ``Σ c ⊙ fused`` with respect to all parameters and inputs."""
-        wanted = [*self.fusion.parameters(), *self.inputs.values()]
-        return list(torch.autograd.grad((fused * self.cotangent).sum(), wanted))
-
-
-def setting(case: Case, device: str, dtype: torch.dtype = torch.float32) -> Setting:
-    """The same numbers for every contender."""
-    torch.manual_seed(0)
-    dims = {f"m{i}": case.dim for i in range(case.count)}
-    fusion = ef.DEQFusion(dims, case.dim, projection=False, solver=ef.Anderson(tol=TOL, max_steps=200))
-    fusion.gradient = ef.Implicit(solver=ef.GMRES(tol=TOL))
-    with torch.no_grad():
-        for parameter in fusion.parameters():
-            square = parameter.dim() >= 2 and parameter.shape[-1] == parameter.shape[-2] == case.dim
-            if square:
-                parameter.normal_(std=0.01)
-        _unit_norms(fusion)
-    inputs = {m: torch.randn(case.batch, case.dim) for m in dims}
-    cotangent = torch.randn(case.batch, case.dim)
-    return Setting(
-        fusion.to(device, dtype),
-        {m: x.to(device, dtype).requires_grad_() for m, x in inputs.items()},
-        cotangent.to(device, dtype),
-    )
-
-
-def _unit_norms(fusion: ef.DEQFusion) -> None:
-    for name, parameter in fusion.named_parameters():
-        if "norm" in name and name.endswith("weight"):
-            parameter.fill_(1.0)
-        elif "bias" in name:
-            parameter.zero_()
-
 
 def reference(case: Case, device: str) -> tuple[Tensor, list[Tensor]]:
     """Fused state and gradients, in float64 to 1e-10."""
@@ -168,20 +123,6 @@ def products_bound(
     backward = (2 + 2 * used["modality_backward"] + 3) * times["modality"]
     backward += (2 + 2 * used["fusion_backward"] + 3 + 2) * times["fusion"]
     return forward, forward + backward
-
-
-def torchdeq(s: Setting) -> Tensor:
-    """The fused state by torchdeq's Anderson on the joint map."""
-    from torchdeq import get_deq  # noqa: PLC0415
-
-    deq = get_deq(
-        f_solver="anderson", b_solver="anderson", f_max_iter=200, b_max_iter=200, f_tol=TOL, b_tol=TOL,
-        f_stop_mode="rel", b_stop_mode="rel", ift=True,
-    )  # fmt: skip
-    f, start = s.fusion.equilibrium_map(s.inputs)
-    states, _ = deq(lambda z, **_: f(z), start)
-    fused: Tensor = states[-1][:, -1]
-    return fused
 
 
 # ---- time, and who solves -------------------------------------------------------------------------------------
@@ -319,6 +260,18 @@ def _finite(tensors: list[Tensor]) -> bool:
     return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
+def _compared(out: ef.FusionOutput, gradients: list[Tensor], exact: Tensor) -> Row:
+    """What came out, how far the fused state is from ``exact``, and whether all of it is finite."""
+    assert out.stats is not None
+    return {
+        "dtype": str(out.fused.dtype).removeprefix("torch."),
+        "residual's": str(out.stats.residual.dtype).removeprefix("torch."),
+        "converged": float(out.stats.converged.float().mean()),
+        "from float32": error([out.fused], [exact.double()]),
+        "finite": _finite([out.fused, *gradients]),
+    }
+
+
 def dtype(case: Case, device: str, of: torch.dtype) -> Row:
     """Inputs of a dtype: what comes out, how far from float32, and whether the gradients are finite."""
     s = setting(case, device)
@@ -329,13 +282,7 @@ def dtype(case: Case, device: str, of: torch.dtype) -> Row:
     for _ in range(3):  # the last is a replay
         out = s.fusion(inputs)
         found = list(torch.autograd.grad((out.fused * s.cotangent).sum(), [*s.fusion.parameters(), *inputs.values()]))
-    return {
-        "dtype": str(out.fused.dtype).removeprefix("torch."),
-        "residual's": str(out.stats.residual.dtype).removeprefix("torch."),
-        "converged": float(out.stats.converged.float().mean()),
-        "from float32": error([out.fused], [exact.double()]),
-        "finite": _finite([out.fused, *found]),
-    }
+    return _compared(out, found, exact)
 
 
 def autocast(case: Case, device: str, of: torch.dtype) -> Row:
@@ -346,13 +293,7 @@ def autocast(case: Case, device: str, of: torch.dtype) -> Row:
         inputs = {m: F.linear(x, torch.eye(x.shape[1], device=device)) for m, x in s.inputs.items()}
         out = s.fusion(inputs)
     found = s.gradients(out.fused)
-    return {
-        "dtype": str(out.fused.dtype).removeprefix("torch."),
-        "residual's": str(out.stats.residual.dtype).removeprefix("torch."),
-        "converged": float(out.stats.converged.float().mean()),
-        "from float32": error([out.fused], [exact.double()]),
-        "finite": _finite([out.fused, *found]),
-    }
+    return _compared(out, found, exact)
 
 
 def scaler(case: Case, device: str) -> Row:

@@ -224,7 +224,7 @@ class _Device:
 
     def __init__(self, device: torch.device) -> None:
         self.lock = threading.RLock()
-        self._recordings: OrderedDict[Hashable, _Recording | None] = OrderedDict()
+        self._recordings: dict[Hashable, _Recording | None] = {}
         self._seen: OrderedDict[Hashable, None] = OrderedDict()
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -242,7 +242,6 @@ class _Device:
     def get(self, key: Hashable, make: Callable[[], _Recording]) -> _Recording | None:
         """The recording for a key, made when it is wanted for the second time; None if there is none."""
         if key in self._recordings:
-            self._recordings.move_to_end(key)
             return self._recordings[key]
         if key not in self._seen:
             self._seen[key] = None

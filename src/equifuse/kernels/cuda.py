@@ -19,10 +19,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from equifuse.kernels import Run
 from equifuse.kernels.reference import GROUPS, TailSaved, TailWeights
 from equifuse.kernels.rows import BLOW_UP, RowLimits, Rows
 
-Run = Callable[[], object]
 # The widest row whose Anderson update still fits the registers of one program.
 WIDEST = 8192
 # Numbers of a row per warp, a block of 32 threads, and the most warps that share a row.
