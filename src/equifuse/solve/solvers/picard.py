@@ -39,15 +39,19 @@ class Picard(Solver):
     >>> round(z.item(), 3), stats.steps.tolist()
     (2.0, [17])
 
-    See :class:`equifuse.solve.Solver` for ``tol``, ``max_steps``, ``damping`` and ``patience``.
+    See :class:`equifuse.solve.Solver` for ``tol``, ``max_steps``, ``damping`` and ``patience`` (50 here, because the
+    residuals of a contraction that also rotates rise now and then).
     """
 
     name: ClassVar[str] = "picard"
+    patience: int = 50
 
     def start(self, z: Tensor, known: Iterable[SecantPair] = ()) -> StepRule:
         """A step rule without memory."""
         return _PicardRule(self.damping)
 
     def fallback(self) -> Solver | None:
-        """The same with half the damping."""
-        return replace(self, damping=self.damping / 2) if self.damping > _LEAST_DAMPING and self.patience else None
+        """The same with half the damping; with the least damping, without a limit of patience."""
+        if not self.patience:
+            return None
+        return replace(self, damping=self.damping / 2) if self.damping > _LEAST_DAMPING else replace(self, patience=0)
