@@ -4,11 +4,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from equifuse.datasets import MultimodalDataset, Split, write_npz
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers already fill the cores
+
+# The same examples in every run, so that a change and not chance decides whether a test fails. New examples:
+# `pytest --hypothesis-profile default`, and `make fuzz`.
+settings.register_profile("repeatable", derandomize=True, print_blob=True)
+settings.load_profile("repeatable")
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 
