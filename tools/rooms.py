@@ -14,7 +14,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "equifuse"
 # From the ground up: a room imports itself and rooms of lower floors, and none above.
 FLOORS = (
-    ("errors", "extras", "files", "registry", "configurable", "options", "records", "hub"),
+    ("errors", "extras", "files", "interruption", "registry", "configurable", "options", "records", "hub"),
     ("kernels",),
     ("solve",),
     ("fusion",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import re
 import shutil
 import sys
@@ -12,13 +13,15 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from equifuse.errors import DataError, EquifuseError, OutputError, OutputExistsError
 from equifuse.extras import require
 
+# In an output folder, while a process writes there.
+LOCK = ".lock"
 # Errors that only writing can be the reason of, whatever else happens meanwhile; and all there are.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ANY = None
@@ -256,5 +259,61 @@ def refuse_existing(path: Path) -> None:
     Raises:
         OutputExistsError: it is.
     """
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+    if path.is_file() or (path.is_dir() and any(entry.name != LOCK for entry in path.iterdir())):
         raise OutputExistsError(f"{path} already exists and is not overwritten; choose another path")
+
+
+@contextmanager
+def locked(folder: Path, *, resume: bool = False) -> Iterator[None]:
+    """Keep an output folder to this process for as long as the block runs; it is made if it is not there.
+
+    The lock is one of the operating system's on a file in the folder, so that it ends with the process, however that
+    ends: what a killed one leaves behind is only a file. A folder into which nothing came is removed again.
+
+    Args:
+        folder: to write in.
+        resume: whether there may be something in it.
+
+    Raises:
+        OutputError: another process writes there, or the folder cannot be written to.
+        OutputExistsError: there is something in it, and ``resume`` is False.
+    """
+    filelock = require("train", "filelock", "writing a folder")
+
+    if not resume:
+        refuse_existing(folder)
+    path = folder / LOCK
+    with _clear(folder, _ANY):
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            who = _holder(path)
+            raise OutputError(f"{folder} is being written by {who}; wait for it, or choose another folder") from None
+    try:
+        if not resume:
+            refuse_existing(folder)
+        with suppress(OSError):  # only for the message; Windows does not let it be read meanwhile
+            path.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
+        yield
+    finally:
+        if sys.platform == "win32":
+            lock.release()
+            with suppress(OSError):  # somebody else may have it by now
+                path.unlink(missing_ok=True)
+        else:  # the library recognises a lock on a file that is no longer there
+            path.unlink(missing_ok=True)
+            lock.release()
+        with suppress(OSError):  # not empty
+            for place in made:
+                place.rmdir()
+
+
+def _holder(path: Path) -> str:
+    """Who has a lock, as it says of itself."""
+    try:
+        return " ".join(path.read_text(encoding="utf-8").split())[:200] or "another process"
+    except (OSError, UnicodeDecodeError):
+        return "another process"

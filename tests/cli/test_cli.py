@@ -199,7 +199,8 @@ def test_importing_is_light():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.slow
-def test_interrupted_then_resumed(tmp_path):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_interrupted_then_resumed(name, tmp_path):
     # A job in a shell's background ignores the signal, and so would its children.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code += "from equifuse.cli import main; main()"
@@ -210,9 +211,9 @@ def test_interrupted_then_resumed(tmp_path):
     checkpoint = tmp_path / "run/checkpoints/last.ckpt"
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(getattr(signal, name))
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + getattr(signal, name)
     assert "--resume" in err
     assert "Traceback" not in err
     assert checkpoint.exists()

@@ -68,3 +68,20 @@ def test_warm_starts_save_steps_and_end_where_cold_ones_end(quick, tmp_path):
     assert warm.history[-1]["train_steps"] < cold.history[-1]["train_steps"] - 1
     for a, b in zip(cold.history, warm.history, strict=True):
         assert a["val_loss"] == pytest.approx(b["val_loss"], rel=1e-3)
+
+
+def test_a_resumed_warm_start_is_the_uninterrupted_one_bit_for_bit(quick, tmp_path):
+    options = config(quick, fusion="deq", warm_start=True, epochs=4)
+    whole = train(options, tmp_path / "whole", progress=False)
+
+    def stop(row, best):
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(options, tmp_path / "cut", progress=stop)
+    resumed = train(options, tmp_path / "cut", resume=True, progress=False)
+    for a, b in zip(whole.history, resumed.history, strict=True):
+        assert {key: a[key] for key in a if key != "seconds"} == {key: b[key] for key in b if key != "seconds"}
+    weights = [(tmp_path / run / "model/model.safetensors").read_bytes() for run in ("whole", "cut")]
+    assert weights[0] == weights[1]

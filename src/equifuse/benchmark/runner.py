@@ -17,7 +17,7 @@ from equifuse.benchmark.store import Row, Store
 from equifuse.benchmark.summary import Summary
 from equifuse.benchmark.tuning import Tuning
 from equifuse.errors import DataError, EquifuseError, InputError
-from equifuse.files import refuse_existing, write_yaml
+from equifuse.files import locked, refuse_existing, write_yaml
 from equifuse.registry import FUSIONS, TASKS
 from equifuse.runs.config import read_config
 from equifuse.runs.executors import begin_imports, executor
@@ -55,6 +55,7 @@ def run_benchmark(
 
     Raises:
         OutputExistsError: ``out`` exists and ``resume`` is False.
+        OutputError: another process writes there, the disk is full, or the folder is not writable.
         DataError: a data set cannot be used, or there is nothing to resume.
         InputError: an option does not fit, or everything failed.
     """
@@ -69,14 +70,15 @@ def run_benchmark(
         begin_imports()
     check_installed()
     plan = _Plan(config)
-    write_yaml(out / CONFIG, config.to_dict())
-    store = Store(out / STORE)
-    work = _Work(plan, store)
-    with count_bar(plan.total, progress) as advance, executor(workers, scheduler) as pool:
-        work.run(pool, advance)
-    store.to_parquet(out / SCORES)
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    return publish(config, plan.sets, _asked_for(store, work.keys), out, command, plan.skipped)
+    with locked(out, resume=resume):
+        write_yaml(out / CONFIG, config.to_dict())
+        store = Store(out / STORE)
+        work = _Work(plan, store)
+        with count_bar(plan.total, progress) as advance, executor(workers, scheduler) as pool:
+            work.run(pool, advance)
+        store.to_parquet(out / SCORES)
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        return publish(config, plan.sets, _asked_for(store, work.keys), out, command, plan.skipped)
 
 
 def read_benchmark(folder: Path) -> BenchmarkConfig:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from equifuse.cli.options import with_options
+from equifuse.cli.options import resumable, with_options
 from equifuse.data.options import SourceOptions
 
 
@@ -39,6 +39,7 @@ def benchmark(
 ) -> None:
     """Compare methods on data sets, tuned alike, over seeds: tables, tests, plots, and one page with all of it."""
     from equifuse.benchmark import BenchmarkConfig, run_benchmark
+    from equifuse.benchmark.runner import STORE
     from equifuse.report.benchmark import PAGE, short_table
     from equifuse.report.tables import show
     from equifuse.runs.config import parse_settings
@@ -53,11 +54,8 @@ def benchmark(
     }
     settings = {**parse_settings(setting or []), **({"source": source} if source else {})}
     resolved = BenchmarkConfig.from_options(config, given, settings)
-    try:
+    with resumable(out, STORE):
         summary = run_benchmark(resolved, out, resume=resume, workers=workers, scheduler=scheduler, progress=not quiet)
-    except KeyboardInterrupt:
-        typer.echo(f"interrupted; continue with the same options, --out {out} and --resume", err=True)
-        raise typer.Exit(130) from None
     if as_json:
         import json
 

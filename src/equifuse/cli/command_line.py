@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import warnings
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 from typer.main import get_command
 
@@ -30,8 +32,24 @@ from equifuse.cli import (
 from equifuse.cli.options import GroupedCommand
 from equifuse.errors import EquifuseError
 
+
+class _Commands(TyperGroup):
+    """All commands. Typer makes an exit code of an interrupt, and forgets which signal it was: it is kept."""
+
+    stop: KeyboardInterrupt | None = None
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            self.stop = stop
+            raise
+
+
 app = typer.Typer(
     name="equifuse",
+    cls=_Commands,
     help="Multimodal fusion: train, evaluate and use models of several modalities.",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -68,10 +86,18 @@ def _root(
 
 
 def run(words: list[str]) -> None:
-    """Run a command line and exit; see :func:`equifuse.cli.main`."""
+    """Run a command line and exit; see :func:`equifuse.cli.main`.
+
+    Raises:
+        KeyboardInterrupt: a signal asked to stop.
+    """
     warnings.showwarning = _one_line
+    commands = get_command(app)
+    assert isinstance(commands, _Commands)
     try:
-        code = get_command(app).main(words or ["--help"], prog_name="equifuse", standalone_mode=False)
+        code = commands.main(words or ["--help"], prog_name="equifuse", standalone_mode=False)
+        if commands.stop is not None:
+            raise commands.stop
         sys.exit(code if isinstance(code, int) else 0)
     except TyperException as error:  # a wrong option
         _complain(error.format_message() if hasattr(error, "format_message") else str(error))

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from equifuse.cli.options import resumable
+
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to create.")] = Path("runs/demo"),
@@ -24,10 +26,12 @@ def demo(
     if workers != 0 and not resume:
         begin_imports()
     from equifuse.benchmark.presets import run_demo
+    from equifuse.benchmark.runner import STORE
     from equifuse.report.benchmark import PAGE, method_table
     from equifuse.report.tables import show
 
-    summary = run_demo(out, seeds=seeds, epochs=epochs, resume=resume, workers=workers, progress=not quiet)
+    with resumable(out, STORE):
+        summary = run_demo(out, seeds=seeds, epochs=epochs, resume=resume, workers=workers, progress=not quiet)
     show(method_table(summary, "digits"))
     for line in summary.failures:
         typer.echo(f"note: {line}", err=True)

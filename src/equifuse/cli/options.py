@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from equifuse.errors import InputError
+from equifuse.interruption import advice
 from equifuse.options import GROUPS, Option, Options, declarations, sentence
 
 Command = Callable[..., Any]
@@ -121,6 +124,24 @@ def _pairs(flag: str, declared: Option, words: Any) -> dict[str, Any]:
             raise InputError(f"{flag} {name} is given twice: {found[name]!r} and {value!r}")
         found[name] = value
     return found
+
+
+@contextmanager
+def resumable(out: Path, begun: str) -> Iterator[None]:
+    """Around a command that ``--resume`` continues: an interrupt says so.
+
+    Args:
+        out: its folder.
+        begun: the file in it that resuming needs.
+    """
+
+    def how() -> str:
+        if (out / begun).is_file():
+            return f"continue with the same options, --out {out} and --resume"
+        return "nothing was written yet; run it again"
+
+    with advice(how):
+        yield
 
 
 class GroupedCommand(TyperCommand):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from equifuse.cli.options import OF_SPLITTING, with_options
+from equifuse.cli.options import OF_SPLITTING, resumable, with_options
 from equifuse.data.options import SourceOptions
 from equifuse.errors import InputError
 
@@ -39,6 +39,7 @@ def predict(
     """
     from equifuse.runs import predict_run, predict_shards
     from equifuse.runs.predict import convergence_of
+    from equifuse.runs.shards import MANIFEST
 
     source |= {"keep": keep} if keep else {}
     if not rows.is_dir():
@@ -50,13 +51,10 @@ def predict(
     else:
         if source or format is not None:
             raise InputError("the options of a table, --keep and --format are for a file as --input")
-        try:
+        with resumable(out, MANIFEST):
             found = predict_shards(
                 run, rows, out, resume=resume, workers=workers, scheduler=scheduler, progress=not quiet
             )
-        except KeyboardInterrupt:
-            typer.echo("interrupted; continue with the same options and --resume", err=True)
-            raise typer.Exit(130) from None
         count = int(found["rows"])
     if as_json:
         import json

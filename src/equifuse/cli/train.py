@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equifuse.cli.options import with_options
+from equifuse.cli.options import resumable, with_options
 from equifuse.runs.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def train(
     """Train a model; the best epoch on validation is kept and measured on test. With --cv: one for each fold."""
     from equifuse.runs import cross_validate
     from equifuse.runs import train as run
+    from equifuse.runs.folder import CONFIG
 
     resolved = TrainConfig.from_options(config, given)
     folds = f"cv{resolved.cv}" if resolved.cv else None
@@ -49,15 +50,12 @@ def train(
         for line in lines[:-1] if folds else lines:  # the last is about parts, which folds take the place of
             typer.echo(line, err=as_json)
 
-    try:
+    with resumable(folder, CONFIG):
         if folds:
             found = cross_validate(resolved, folder, resume=resume, progress=not quiet, on_data=tell)
             _show_folds(found, folder, as_json)
             return
         result = run(resolved, folder, resume=resume, progress=not quiet, on_data=tell)
-    except KeyboardInterrupt:
-        typer.echo(f"interrupted; continue with the same options, --out {folder} and --resume", err=True)
-        raise typer.Exit(130) from None
     if not result.metrics:  # another process writes, and tells
         return
     if as_json:

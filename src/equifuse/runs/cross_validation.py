@@ -15,10 +15,10 @@ from equifuse.data import MultimodalDataset, Split
 from equifuse.data.assemble import ROW
 from equifuse.errors import DataError, InputError
 from equifuse.evaluation.evaluate import evaluate_quietly
-from equifuse.files import read_json, refuse_existing, write_json, write_yaml
+from equifuse.files import locked, read_json, read_yaml, refuse_existing, write_json, write_yaml
 from equifuse.records import OPTIONAL, Record
 from equifuse.registry import TASKS
-from equifuse.runs.config import TrainConfig, read_config
+from equifuse.runs.config import RECORD, TrainConfig, read_config
 from equifuse.runs.folder import CONFIG, METRICS, SPLIT, PathLike, Run, load_run
 from equifuse.runs.folds import every_fold, load_whole, pooled
 from equifuse.runs.output import write_columns
@@ -174,7 +174,8 @@ def cross_validate(
 
     Raises:
         OutputExistsError: ``out`` exists and ``resume`` is False.
-        DataError: the data cannot be used, or nothing can be resumed.
+        OutputError: another process writes there, the disk is full, or the folder is not writable.
+        DataError: the data cannot be used or have changed since, or nothing can be resumed.
         InputError: ``cv`` is missing, or too many folds for the rows or groups.
     """
     if config.cv is None or config.fold is not None:
@@ -189,13 +190,30 @@ def cross_validate(
         raise InputError(f"the cross-validation at {out} has other options; resume it with the same")
     if (out / METRICS).is_file():
         return CrossValidation.from_dict(read_json(out / METRICS))
+    with locked(out, resume=resume):
+        return _cross_validate(config, out, progress, choose, on_data)
+
+
+def _cross_validate(
+    config: TrainConfig,
+    out: Path,
+    progress: bool,
+    choose: Callable[[TrainConfig], TrainConfig] | None,
+    on_data: Callable[[MultimodalDataset], None] | None,
+) -> CrossValidation:
+    """Cross-validate into a folder that is this process's own."""
     dataset = load_whole(config)
     if on_data is not None:
         on_data(dataset)
+    record = {"data": {"fingerprint": dataset.fingerprint()}}
+    if (out / CONFIG).is_file() and read_yaml(out / CONFIG).get(RECORD, record) != record:
+        raise DataError(
+            f"data set {config.data!r} has changed since {out} was started; use another folder, or put it back"
+        )
     rows = pooled(dataset)
     every = every_fold(rows, dataset.task, config)
     each = len(every) // config.repeats
-    write_yaml(out / CONFIG, config.to_dict())
+    write_yaml(out / CONFIG, {**config.to_dict(), RECORD: record})
     write_columns(out / SPLIT, _fold_columns(rows, [test for _, test in every], each))
 
     outer = None if "test" in dataset.drawn else dataset.splits["test"]

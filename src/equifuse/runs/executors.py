@@ -14,6 +14,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 
 from equifuse.errors import InputError
+from equifuse.interruption import leave_to_parent
 
 # More models at a time gain little on one machine unless asked for.
 _MOST_WORKERS = 4
@@ -105,6 +106,7 @@ def _begin(environment: dict[str, str], folder: str) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    leave_to_parent()
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     if parent is not None:

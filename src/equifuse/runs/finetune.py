@@ -15,7 +15,7 @@ from equifuse.data import MultimodalDataset
 from equifuse.data.options import SourceOptions
 from equifuse.errors import InputError
 from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly
-from equifuse.files import refuse_existing, write_json, write_yaml
+from equifuse.files import locked, refuse_existing, write_json, write_yaml
 from equifuse.records import Record
 from equifuse.runs.cohort import cohort_of
 from equifuse.runs.config import RECORD, TrainConfig
@@ -27,6 +27,7 @@ from equifuse.runs.folder import (
     PLOTS,
     SPLIT,
     PathLike,
+    Run,
     load_run,
     split_columns,
     task_of,
@@ -106,6 +107,7 @@ def finetune_run(
 
     Raises:
         OutputExistsError: ``out`` exists.
+        OutputError: another process writes there, the disk is full, or the folder is not writable.
         DataError: no finished run there, or data that do not fit the model.
         InputError: an option does not fit, or training diverged.
         UnknownNameError: an unknown modality or class.
@@ -114,6 +116,12 @@ def finetune_run(
     refuse_existing(out)
     opened = load_run(run)
     config = _config(opened.config, run, data, SourceOptions.of(source), epochs, lr, seed)
+    with locked(out):
+        return _finetune(opened, config, out, frozen_only, progress)
+
+
+def _finetune(opened: Run, config: TrainConfig, out: Path, frozen_only: bool, progress: bool) -> FineTuned:
+    """Go on training into a folder that is this process's own."""
     dataset = cohort_of(config, opened.wanted())
     weights = _weights(config, dataset)
     task = task_of(opened.model, config, weights)
@@ -133,7 +141,7 @@ def finetune_run(
     history: list[dict[str, float | None]] = []
     counts: dict[str, int] = {}
     best_epoch, seconds = 0, 0.0
-    with epoch_bar(epochs, len(stages)) if progress else nullcontext(lambda _: None) as follow:
+    with epoch_bar(config.epochs, len(stages)) if progress else nullcontext(lambda _: None) as follow:
         for stage, options in stages.items():
             trainer = Trainer(options, watch=False, on_epoch_end=follow(stage))
             result = trainer.fit(model, dataset, task=task)

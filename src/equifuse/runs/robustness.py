@@ -8,7 +8,7 @@ from pathlib import Path
 
 from equifuse.errors import InputError
 from equifuse.evaluation.robustness import NOISE, RATES, RobustnessReport, check_options, measure_robustness
-from equifuse.files import refuse_existing, write_json, write_text
+from equifuse.files import locked, refuse_existing, write_json, write_text
 from equifuse.runs.folder import PathLike, load_run
 
 
@@ -65,8 +65,9 @@ def robustness(
         )
     metric = next(iter(opened.values())).task.headline
     report = RobustnessReport(split, repeats, metric, measured)
-    write_json(out / "robustness.json", report.to_dict())
-    table = robustness_table(report)
-    write_text(out / "table.md", to_markdown(table.header, table.rows))
-    plots.save(plots.robustness(report), out / "robustness.png")
+    with locked(out):
+        write_json(out / "robustness.json", report.to_dict())
+        table = robustness_table(report)
+        write_text(out / "table.md", to_markdown(table.header, table.rows))
+        plots.save(plots.robustness(report), out / "robustness.png")
     return report

@@ -6,6 +6,7 @@ import hashlib
 from concurrent.futures import BrokenExecutor, as_completed
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from equifuse.data.tables import is_table
 from equifuse.errors import DataError, EquifuseError, InputError
 from equifuse.evaluation.evaluate import warn_unconverged
 from equifuse.extras import require
-from equifuse.files import atomic, read_json, refuse_existing, write_json
+from equifuse.files import atomic, locked, read_json, refuse_existing, write_json
 from equifuse.runs.executors import executor
 from equifuse.runs.folder import MODEL, PathLike, Run, load_run
 from equifuse.runs.output import arrow_table
@@ -63,6 +64,7 @@ def predict_shards(
 
     Raises:
         OutputExistsError: ``out`` exists and ``resume`` is False.
+        OutputError: another process writes there, the disk is full, or the folder is not writable.
         DataError: no run or no shards there, or shards that could not be predicted; the others are written.
         InputError: ``out`` holds predictions of another model or of other shards.
     """
@@ -70,15 +72,23 @@ def predict_shards(
     shards = _shards(folder)
     load_run(run)  # a mistake here would be every shard's
     digest = _digest(run)
-    manifest = {"run": str(run), "model": digest, "input": str(folder)}
+    manifest: dict[str, Any] = {"run": str(run), "model": digest, "input": str(folder), "shards": _stamps(shards)}
     if not resume:
         refuse_existing(out)
     elif (out / MANIFEST).is_file():
-        _check(out, manifest)
+        _check(out, manifest, shards)
     elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise DataError(f"nothing to resume at {out}: it has no {MANIFEST}")
-    write_json(out / MANIFEST, manifest)
-    targets = {path: out / f"{path.stem}.parquet" for path in shards}
+    with locked(out, resume=resume):
+        write_json(out / MANIFEST, manifest)
+        return _predict_shards(run, digest, shards, out, workers, scheduler, progress)
+
+
+def _predict_shards(
+    run: Path, digest: str, shards: list[Path], out: Path, workers: int | None, scheduler: str | None, progress: bool
+) -> dict[str, float]:
+    """Predict into a folder that is this process's own."""
+    targets = {path: _target(out, path) for path in shards}
     failed: dict[str, str] = {}
     with (
         count_bar(len(shards), progress, "predicting", "shards") as advance,
@@ -106,7 +116,7 @@ def predict_shards(
             f"{len(failed)} of {len(shards)} shards failed, the others are in {out}; mend and resume; the first: "
             f"{name}: {failed[name]}"
         )
-    return _summary(list(targets.values()), str(folder))
+    return _summary(list(targets.values()), str(shards[0].parent))
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -130,11 +140,31 @@ def _digest(run: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def _check(out: Path, manifest: dict[str, str]) -> None:
+def _stamps(shards: list[Path]) -> dict[str, list[int]]:
+    """Size and time of each shard, by which a later one of its name is told from it."""
+    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in shards}
+
+
+def _target(out: Path, shard: Path) -> Path:
+    return out / f"{shard.stem}.parquet"
+
+
+def _check(out: Path, manifest: dict[str, Any], shards: list[Path]) -> None:
+    """Whether what is in a folder goes on to be right.
+
+    Raises:
+        InputError: it is of another model or of other shards, or a shard is not what was predicted.
+    """
     found = read_json(out / MANIFEST)
     for name, what in (("model", "of another model"), ("input", "of another folder of shards")):
         if not isinstance(found, dict) or found.get(name) != manifest[name]:
             raise InputError(f"{out} holds predictions {what}; choose another path")
+    before = found.get("shards")
+    for shard in shards:
+        done = _target(out, shard)
+        known = before.get(shard.name) if isinstance(before, dict) else None
+        if known is not None and done.is_file() and known != manifest["shards"][shard.name]:
+            raise InputError(f"{shard} has changed since it was predicted; remove {done} to predict it again")
 
 
 @lru_cache(maxsize=1)

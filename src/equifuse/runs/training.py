@@ -23,7 +23,7 @@ from equifuse.encoders.preparation import steps_of
 from equifuse.errors import DataError, InputError
 from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly, score_without_each
 from equifuse.evaluation.verdict import class_scores, concerns
-from equifuse.files import read_json, refuse_existing, write_json, write_yaml
+from equifuse.files import locked, read_json, refuse_existing, write_json, write_yaml
 from equifuse.runs.config import RECORD, TrainConfig
 from equifuse.runs.folder import (
     CONFIG,
@@ -115,14 +115,13 @@ def train(
 
     Raises:
         OutputExistsError: ``out`` exists and ``resume`` is False.
+        OutputError: another process writes there, the disk is full, or the folder is not writable.
         DataError: the data cannot be used, there is nothing to resume, or the data changed since.
         UnknownNameError: an unknown name among the options.
         InputError: an option that does not fit, a resumed run of another configuration, a configuration of a
             cross-validation, or training diverged.
+        KeyboardInterrupt: a signal asked to stop; see :class:`equifuse.interruption.Interrupted`.
     """
-    from equifuse.report.figures import run_figures  # noqa: PLC0415 - the last step alone reports
-    from equifuse.report.plots import save  # noqa: PLC0415
-
     out = Path(out)
     if config.init is not None:
         raise InputError("a run that goes on from another one is made by finetune_run")
@@ -141,11 +140,31 @@ def train(
         if (out / METRICS).is_file():
             return RunResult(out, RunMetrics.read(out / METRICS), read_json(out / HISTORY))
     check_accelerator(config)
+    with locked(out, resume=resume):
+        return _train(config, out, resume, progress, callbacks, logger, optimizer, on_data)
+
+
+def _train(
+    config: TrainConfig,
+    out: Path,
+    resume: bool,
+    progress: bool | OnEpochEnd,
+    callbacks: Sequence[Callback],
+    logger: str | Logger | Sequence[str | Logger],
+    optimizer: OptimizerFactory | None,
+    on_data: Callable[[MultimodalDataset], None] | None,
+) -> RunResult:
+    """Train into a folder that is this process's own."""
+    from equifuse.report.figures import run_figures  # noqa: PLC0415 - the last step alone reports
+    from equifuse.report.plots import save  # noqa: PLC0415
+
     dataset = load_data(config)
     if on_data is not None:
         on_data(dataset)
     if resume and dataset.fingerprint() != read_run_config(out)[1]["data"]["fingerprint"]:
-        raise DataError(f"data set {config.data!r} has changed since {out} was started")
+        raise DataError(
+            f"data set {config.data!r} has changed since {out} was started; train into another folder, or put it back"
+        )
     prepared = prepare(config, dataset)
     model, task = prepared.model, prepared.task
     trainer = Trainer(config, callbacks=callbacks, logger=logger, optimizer=optimizer, out=out)

@@ -75,8 +75,9 @@ class EquilibriumCache:
         place = index.to(states.device)
         size = int(place.max()) + 1 if len(place) else 0
         table, known = self._states.get(name), self._known.get(name)
-        if table is None or known is None or table.shape[1:] != states.shape[1:] or table.device != states.device:
+        if table is None or known is None or table.shape[1:] != states.shape[1:]:
             table, known = states.new_zeros(0, *states.shape[1:]), place.new_zeros(0, dtype=torch.bool)
+        table, known = table.to(states.device), known.to(states.device)
         if size > len(table):
             room = max(size, 2 * len(table)) - len(table)
             table = torch.cat([table, table.new_zeros(room, *table.shape[1:])])
@@ -86,6 +87,22 @@ class EquilibriumCache:
         table[place[finite]] = states[finite].to(table.dtype)
         known[place[finite]] = True
         self._states[name], self._known[name] = table, known
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """What is stored, to go on from in another process: plain tensors.
+
+        >>> cache = ef.EquilibriumCache()
+        >>> cache.store("fused", torch.tensor([1]), torch.ones(1, 2))
+        >>> again = ef.EquilibriumCache()
+        >>> again.load_state_dict(cache.state_dict())
+        >>> again.start("fused", torch.tensor([1]), torch.zeros(1, 2))
+        tensor([[1., 1.]])
+        """
+        return {"states": dict(self._states), "known": dict(self._known)}
+
+    def load_state_dict(self, stored: dict[str, dict[str, Tensor]]) -> None:
+        """Take the place of what is stored."""
+        self._states, self._known = dict(stored["states"]), dict(stored["known"])
 
     def clear(self) -> None:
         """Delete all states and set ``hits`` and ``misses`` to 0."""

@@ -24,6 +24,8 @@ from equifuse.training.options import TrainingOptions
 from equifuse.training.protocol import LOOSE
 
 Row = dict[str, float | None]
+# An epoch's loss beyond that of outputs of zero by this has diverged, also if it is still a number.
+_EXPLODED = 1e3
 
 
 class LitFusion(pl.LightningModule):
@@ -75,6 +77,7 @@ class LitFusion(pl.LightningModule):
         self._validation: list[tuple[ModelOutput, Tensor | None, Tensor | None]] = []
         self._stats: SolverStats | None = None
         self._latest = 0
+        self._zeros_loss = torch.zeros(())
 
     def configure_optimizers(self) -> Any:
         """The optimiser and the schedule, whose states are part of the checkpoint."""
@@ -115,6 +118,10 @@ class LitFusion(pl.LightningModule):
         if self.options.modality_dropout:
             batch = drop_modalities(batch, self.options.modality_dropout)
         loss, output = self.task.forward_loss(self.model, batch)
+        if batch_idx == 0:
+            with torch.no_grad():
+                zeros = torch.zeros_like(output.prediction)
+                self._zeros_loss = self.task.loss(zeros, batch.target, batch.weight)
         losses, fusion = dict(output.fusion.losses), self.model.fusion
         if fusion.target_loss_weights and batch.target is not None:
             losses |= fusion.target_losses(output.fusion, batch.target, batch.present)
@@ -155,11 +162,16 @@ class LitFusion(pl.LightningModule):
         """
         if not self.trainer.is_last_batch:
             return
+        lower = f"lower the learning rate (now {self.options.lr:g})"
         finite = [torch.isfinite(tensor).all() for tensor in (self._sums["loss"], *self.model.parameters())]
         if not bool(torch.stack(finite).all()):
+            raise InputError(f"training diverged in epoch {self.current_epoch + 1}: the loss is not finite; {lower}")
+        mean = float(self._sums["task_loss"]) / self._count
+        zeros = float(self._zeros_loss)
+        if zeros > 0 and mean > _EXPLODED * zeros:
             raise InputError(
-                f"training diverged in epoch {self.current_epoch + 1}: the loss is not finite; lower the learning rate "
-                f"(now {self.options.lr:g})"
+                f"training diverged in epoch {self.current_epoch + 1}: the loss is {mean:.2g}, that of outputs of zero "
+                f"{zeros:.2g}; {lower}"
             )
 
     def on_validation_epoch_start(self) -> None:

@@ -90,8 +90,7 @@ class TrainingOptions(Options):
     warm_start: bool = option(
         False,
         yes_no(),
-        help="Start each solve of an equilibrium from where the same sample's ended an epoch before; a resumed run "
-        "starts cold.",
+        help="Start each solve of an equilibrium from where the same sample's ended an epoch before.",
         group="Training",
         estimator=False,
     )

@@ -9,7 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,8 @@ from equifuse.encoders.preparation import fills_gaps
 from equifuse.errors import ConvergenceWarning, DataError, EquifuseError, InputError
 from equifuse.extras import require
 from equifuse.files import check_unpacked_fits, parse_errors
-from equifuse.fusion import DEQFusion
+from equifuse.interruption import Interrupted, stop_signals
 from equifuse.model import FusionModel
-from equifuse.solve import EquilibriumCache
 from equifuse.tasks import Task, make_task
 from equifuse.training.balancing import Balancer, make_balancer
 from equifuse.training.distributed import ProcessGroupInfo, ShardedBatches, process_group_info
@@ -163,7 +162,7 @@ class Trainer:
         Raises:
             InputError: training diverged, the monitored metric never had a value, or an option does not fit the model.
             DataError: a checkpoint that is damaged or does not fit.
-            KeyboardInterrupt: the user interrupted; the checkpoint holds the last complete epoch.
+            KeyboardInterrupt: a signal asked to stop; the checkpoint holds the last complete epoch.
         """
         from equifuse.training.lightning_module import LitFusion  # noqa: PLC0415 - Lightning
 
@@ -200,7 +199,14 @@ class Trainer:
         import lightning.pytorch as pl  # noqa: PLC0415
         from lightning.pytorch.callbacks import EarlyStopping  # noqa: PLC0415
 
-        from equifuse.training.callbacks import BestWeights, History, LastEpoch, OnEpochEnd, WatchEquilibrium  # noqa: PLC0415
+        from equifuse.training.callbacks import (  # noqa: PLC0415
+            BestWeights,
+            History,
+            LastEpoch,
+            OnEpochEnd,
+            WarmStarts,
+            WatchEquilibrium,
+        )
         from equifuse.training.callbacks.stored import STATE  # noqa: PLC0415
 
         options = self.options
@@ -222,7 +228,9 @@ class Trainer:
         optimizer_state = None
         if not over:
             began = _began()
+            warm = WarmStarts(module.model, place.rank, place.world) if options.warm_start else None
             callbacks = [
+                *([warm] if warm else []),
                 *([watch] if watch else []),
                 history,
                 *([best] if val else []),
@@ -235,7 +243,7 @@ class Trainer:
                 patience = options.epochs if options.protocol == LOOSE else options.patience
                 stop = EarlyStopping("monitor", patience=patience, mode=module.mode, verbose=False, check_finite=False)
                 callbacks.insert(0, stop)
-            with _quiet(), _warm_starts(module.model, options.warm_start):
+            with _quiet(), warm.assigned() if warm else nullcontext():
                 trainer = pl.Trainer(
                     max_epochs=options.epochs,
                     accelerator=options.accelerator,
@@ -363,19 +371,6 @@ def _frozen(model: nn.Module, options: TrainingOptions) -> Iterator[None]:
 
 
 @contextmanager
-def _warm_starts(model: nn.Module, wanted: bool) -> Iterator[None]:
-    """Caches for the model's equilibria during training."""
-    fusions = [m for m in model.modules() if isinstance(m, DEQFusion)] if wanted else []
-    for fusion in fusions:
-        fusion.warm_start = EquilibriumCache()
-    try:
-        yield
-    finally:
-        for fusion in fusions:
-            fusion.warm_start = None
-
-
-@contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Lightning's banners and hints away; unconverged samples are counted in the history instead."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")]
@@ -394,13 +389,24 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Lightning turns Ctrl-C into ``SystemExit`` and leaves it switched off; make it a KeyboardInterrupt again."""
+    """A signal that asks to stop ends training as it ends anything else.
+
+    Lightning makes ``SystemExit`` of it, with code 0 for SIGTERM, and leaves Ctrl-C switched off.
+
+    Raises:
+        Interrupted: there was one.
+    """
+    from lightning.pytorch.utilities.exceptions import SIGTERMException  # noqa: PLC0415
+
     handler = signal.getsignal(signal.SIGINT)
     try:
-        yield
+        with stop_signals():
+            yield
+    except SIGTERMException:
+        raise Interrupted("SIGTERM") from None
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
+            raise stop.__context__ from None
         raise
     finally:
         # What was ignored before, as in the background, stays ignored; and only the main thread may ask.

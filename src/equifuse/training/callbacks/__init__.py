@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from equifuse.training.callbacks.equilibrium import WatchEquilibrium as WatchEquilibrium
     from equifuse.training.callbacks.history import History as History
     from equifuse.training.callbacks.progress import OnEpochEnd as OnEpochEnd
+    from equifuse.training.callbacks.warm_starts import WarmStarts as WarmStarts
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -20,5 +21,6 @@ __getattr__, __dir__, __all__ = attach(
         "equifuse.training.callbacks.equilibrium": ["WatchEquilibrium"],
         "equifuse.training.callbacks.history": ["History"],
         "equifuse.training.callbacks.progress": ["OnEpochEnd"],
+        "equifuse.training.callbacks.warm_starts": ["WarmStarts"],
     },
 )
