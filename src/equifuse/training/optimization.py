@@ -79,11 +79,22 @@ def make_optimizer(
     for name in options.optimizer_options:
         if name not in known:
             raise UnknownNameError(f"option of optimizer {options.optimizer!r}:", str(name), known)
+    settings = {**_implementation(kind, groups, options.optimizer_options), **options.optimizer_options}
     try:
-        made: Optimizer = kind(groups, lr=options.lr, **options.optimizer_options)
+        made: Optimizer = kind(groups, lr=options.lr, **settings)
     except (TypeError, ValueError) as error:
         raise InputError(f"optimizer {options.optimizer!r}: {error}") from error
     return made
+
+
+def _implementation(kind: type[Optimizer], groups: list[Group], chosen: Mapping[str, Any]) -> dict[str, bool]:
+    """PyTorch's fused form of an optimiser, several times as fast for many small parameters, where it has one."""
+    excluding = ("fused", "foreach", "differentiable", "capturable")
+    if "fused" not in inspect.signature(kind).parameters or any(name in chosen for name in excluding):
+        return {}
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    fits = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+    return {"fused": True} if fits else {}
 
 
 def parameter_groups(model: nn.Module, options: TrainingOptions, beside: nn.Module | None = None) -> list[Group]:
