@@ -192,7 +192,7 @@ def test_a_folder_has_all_of_it(run, tmp_path):
     assert json.loads((tmp_path / "out/metrics.json").read_text()) == json.loads(json.dumps(found.to_dict()))
     table = csv.read_csv(tmp_path / "out/metrics.csv").to_pydict()
     assert dict(zip(table["metric"], table["value"], strict=True)) == pytest.approx(found.metrics)
-    assert [table.header[0] for table in measured_tables(found)] == ["metric", "class", "class", "rows of"]
+    assert [table.header[0] for table in measured_tables(found)] == ["metric", "class", "class", "modality", "rows of"]
 
 
 def test_scores_of_classes_are_those_of_scikit_learn():

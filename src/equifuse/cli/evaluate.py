@@ -47,6 +47,8 @@ def evaluate(
 
         for table in measured_tables(measured):
             show(table)
+        if measured.mix:
+            typer.echo(measured.mix.sentence)
         for note in measured.notes:
             typer.echo(f"note: {note}")
     if out is not None:

@@ -68,6 +68,8 @@ def train(
     from equifuse.report.tables import metrics_table, show
 
     show(metrics_table(result.metrics))
+    if result.metrics.mix:
+        typer.echo(result.metrics.mix.sentence)
     if resolved.protocol != "clean":
         typer.echo(f"note: protocol {result.metrics['protocol']}")
     for note in result.metrics.notes or ():

@@ -137,9 +137,12 @@ class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
 @torch.no_grad()
 def _rescale(model: FusionModel, scale: Tensor, shift: Tensor) -> None:
     """Let the model give ``scale · prediction + shift``, by output ``(K,)``."""
-    for last in output_maps(model):
+    alone = model.unimodal
+    for last in [*output_maps(model), *(alone.heads.values() if alone else ())]:
         last.weight.mul_(scale[:, None])
         last.bias.copy_(last.bias.double() * scale + shift)
+    if alone:
+        alone.offset.copy_(alone.offset.double() * scale + shift)
 
 
 def _tensor(weight: NDArray[Any] | None) -> Tensor | None:

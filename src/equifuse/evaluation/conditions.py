@@ -7,7 +7,7 @@ A :class:`Condition` has a name that can be read back, and damages a split when 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any, ClassVar
@@ -314,25 +314,43 @@ def add_noise(split: Split, modality: str, scale: Any, generator: np.random.Gene
     return replace(split, inputs={**split.inputs, modality: noisy})
 
 
-def drop_modalities(batch: Batch, probability: float) -> Batch:
-    """Hide modalities of a batch as :class:`Missing` does of a split, drawn by PyTorch's own generator.
+def drop_modalities(
+    batch: Batch, probability: float | Mapping[str, float], generator: torch.Generator | None = None
+) -> Batch:
+    """Hide modalities of a batch as :class:`Missing` does of a split.
+
+    Example:
+        >>> import torch
+        >>> from equifuse.data.batch import Batch
+        >>> from equifuse.evaluation.conditions import drop_modalities
+        >>> batch = Batch({"a": torch.zeros(4, 2), "b": torch.zeros(4, 3)})
+        >>> drop_modalities(batch, {"b": 0.999}).present["a"]
+        tensor([True, True, True, True])
 
     Args:
         batch: the samples of a training step.
-        probability: of each modality of each sample; a sample never loses the last one that it has.
+        probability: of each modality of each sample, one for all or by modality (0 for those that are not named); a
+            sample never loses the last one that it has.
+        generator: of the draws, on the CPU; None for PyTorch's own, where the samples are.
     """
     names = list(batch.inputs)
     every = torch.ones(len(batch), dtype=torch.bool, device=batch.inputs[names[0]].device)
-    keep = keep_some(torch.stack([batch.present.get(m, every) for m in names]), probability)
+    has = torch.stack([batch.present.get(m, every) for m in names])
+    if isinstance(probability, Mapping):
+        rates = torch.tensor([[probability.get(m, 0.0)] for m in names], device=has.device)
+        keep = keep_some(has, rates, generator)
+    else:
+        keep = keep_some(has, probability, generator)
     return replace(batch, present=dict(zip(names, keep, strict=True)))
 
 
-def keep_some(has: Tensor, probability: float, generator: torch.Generator | None = None) -> Tensor:
+def keep_some(has: Tensor, probability: float | Tensor, generator: torch.Generator | None = None) -> Tensor:
     """What is left of bool ``(M, B)``, which sample has which modality, if each is taken with this probability.
 
     A sample never loses the last one; one that has nothing keeps having nothing.
     """
-    draw = torch.rand(has.shape, device=has.device, generator=generator).masked_fill(~has, -1.0)
+    drawn_at = has.device if generator is None else generator.device
+    draw = torch.rand(has.shape, device=drawn_at, generator=generator).to(has.device).masked_fill(~has, -1.0)
     keep = has & (draw >= probability)
     # Where all would go, the luckiest draw stays.
     lucky = torch.nn.functional.one_hot(draw.argmax(0), len(has)).T.bool() & has

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from equifuse.data import MultimodalDataset
+from equifuse.data import MultimodalDataset, Split
 from equifuse.data.loaders import batches_of
 from equifuse.errors import ConvergenceWarning, DataError, UnknownNameError
 from equifuse.evaluation.conditions import Condition, Seed, Without, without_each
@@ -102,6 +102,18 @@ def score_without_each(model: FusionModel, task: Task, dataset: MultimodalDatase
         found = evaluate_quietly(model, task, dataset, split, condition=condition)
         scores.put(m, found.metrics.get(task.headline), found.undefined.get(task.headline, "it has no value here"))
     return scores
+
+
+def headline_alone(task: Task, evaluation: Evaluation, samples: Split) -> dict[str, float | None]:
+    """The task's headline metric of what each modality says alone; {} where the model has no such outputs.
+
+    Args:
+        task: the task.
+        evaluation: of the samples.
+        samples: those that were evaluated.
+    """
+    target = None if samples.target is None else torch.from_numpy(samples.target)
+    return {m: found.values.get(task.headline) for m, found in task.measure_alone(evaluation.unimodal, target).items()}
 
 
 def traces(model: FusionModel, dataset: MultimodalDataset, split: str = "test") -> dict[str, NDArray[np.float32]]:

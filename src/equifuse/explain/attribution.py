@@ -263,7 +263,9 @@ def _split_model(model: FusionModel) -> tuple[FusionModel, dict[str, _Front]]:
         encoders[m] = Preprocessed(*rest) if rest else encoder
     if not any(front.steps for front in fronts.values()):
         return model, fronts
-    rest_of_model = FusionModel(encoders, model.fusion, model.head, task=model.task, classes=model.classes)
+    rest_of_model = FusionModel(
+        encoders, model.fusion, model.head, task=model.task, classes=model.classes, unimodal=model.unimodal
+    )
     return rest_of_model.train(model.training), fronts
 
 

@@ -364,8 +364,8 @@ def coalitions_of_batch(
     found, converged = [], []
     for row, member in zip(rows.split(_ROWS), members.split(_ROWS), strict=True):
         masks = {m: (member >> i) & 1 == 1 for i, m in enumerate(model.modalities) if m in encoded}
-        fused = model.fusion({m: x[row] for m, x in encoded.items()}, masks)
-        outputs = model.head(fused.fused)
+        output = model.predict_encoded({m: x[row] for m, x in encoded.items()}, masks)
+        outputs, stats = output.prediction, output.fusion.stats
         if outputs.dim() != 2:
             raise InputError(f"only predictions (B, K) can be explained, the model's are {tuple(outputs.shape)}")
         if empty is not None:
@@ -373,8 +373,8 @@ def coalitions_of_batch(
                 raise InputError(f"empty must have shape {tuple(outputs.shape[1:])}, got {tuple(empty.shape)}")
             outputs = torch.where((member == 0)[:, None], empty.to(outputs), outputs)
         found.append(outputs.cpu())
-        if fused.stats is not None:
-            converged.append(fused.stats.converged.flatten())
+        if stats is not None:
+            converged.append(stats.converged.flatten())
     return CoalitionOutputs(
         model.modalities,
         coalitions,

@@ -4,5 +4,6 @@ from equifuse.model.build import build_model
 from equifuse.model.heads import LinearHead
 from equifuse.model.module import FusionModel, ModelOutput, Piece
 from equifuse.model.store import load
+from equifuse.model.unimodal import UnimodalHeads
 
-__all__ = ["FusionModel", "LinearHead", "ModelOutput", "Piece", "build_model", "load"]
+__all__ = ["FusionModel", "LinearHead", "ModelOutput", "Piece", "UnimodalHeads", "build_model", "load"]

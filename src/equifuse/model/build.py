@@ -15,6 +15,7 @@ from equifuse.fusion import fusion_options as options_of
 from equifuse.fusion import make_fusion
 from equifuse.model.heads import LinearHead
 from equifuse.model.module import FusionModel
+from equifuse.model.unimodal import UnimodalHeads
 from equifuse.registry import TASKS
 
 
@@ -32,6 +33,7 @@ def build_model(
     head_dropout: float = 0.0,
     clip: float | None = 5.0,
     prepare: Mapping[str, Sequence[Preparation | Mapping[str, Any]]] | None = None,
+    unimodal_heads: bool = False,
 ) -> FusionModel:
     """Build a model from names and numbers, as the command line does; it can be stored and loaded without any code.
 
@@ -58,6 +60,8 @@ def build_model(
         head_dropout: dropout rate before the head, in [0, 1); default 0.
         clip: bound on standardised inputs, or None; default 5.
         prepare: modality name -> fitted steps, see :func:`equifuse.encoders.fit_steps`, instead of standardising.
+        unimodal_heads: whether each modality also predicts alone from its encoder's output, which is added to what the
+            head makes of the fused representation; a fusion that decides by such predictions already gets no others.
 
     Returns:
         The model, with fresh weights.
@@ -94,7 +98,8 @@ def build_model(
     if module.decides and module.out_dim != n_outputs:
         raise InputError(f"fusion {fusion!r} has outputs={module.out_dim}, the task {n_outputs}; leave the option out")
     head = nn.Identity() if module.decides else LinearHead(module.out_dim, n_outputs, head_dropout)
-    model = FusionModel(encoders, module, head, task=task, classes=classes)
+    unimodal = UnimodalHeads(dims, n_outputs) if unimodal_heads and not module.decides else None
+    model = FusionModel(encoders, module, head, task=task, classes=classes, unimodal=unimodal)
     model.shapes = given
     model.recipe = {
         "n_outputs": n_outputs,
@@ -104,6 +109,8 @@ def build_model(
         "head_dropout": head_dropout,
         "clip": clip,
     }
+    if unimodal is not None:
+        model.recipe["unimodal_heads"] = True
     if prepared:
         model.recipe["prepare"] = {name: [step.stored() for step in steps] for name, steps in prepared.items()}
     return model

@@ -22,6 +22,7 @@ from equifuse.fusion import Fusion, FusionOutput
 from equifuse.fusion.base import no_tensor
 from equifuse.fusion.modes import evaluation_mode
 from equifuse.model.outputs import encoder_tensor
+from equifuse.model.unimodal import UnimodalHeads
 from equifuse.registry import TASKS
 
 
@@ -53,11 +54,19 @@ class ModelOutput:
         fusion: the fusion's output, with its losses and convergence.
         encoded: for each modality given its encoder's output ``(B, ..., l_m)``; rows of an absent modality have no
             meaning. {} if there is no single output for all modalities.
+        fused: ``(B, K)`` what the head makes of the fused representation: the prediction itself without unimodal heads.
+        unimodal: for each modality given what it says alone, ``(B, K)``, by its unimodal head, or by the fusion where
+            that decides; rows of an absent modality have no meaning. {} if there are no such outputs.
+        present: modality name -> bool ``(B,)``, as the masks and the share of empty cells say; a modality without a key
+            is present in every sample.
     """
 
     prediction: Tensor
     fusion: FusionOutput
     encoded: dict[str, Tensor] = field(default_factory=dict)
+    fused: Tensor | None = None
+    unimodal: dict[str, Tensor] = field(default_factory=dict)
+    present: dict[str, Tensor] = field(default_factory=dict)
 
 
 class FusionModel(nn.Module):
@@ -79,6 +88,8 @@ class FusionModel(nn.Module):
         task: "classification", "multilabel", "regression", "retrieval" or "survival"; None (default) if the model is
             not trained or evaluated by this library.
         classes: names of the ``K`` classes or targets, or None.
+        unimodal: heads for what each modality says alone, and the mix with what the head says; None for none. A fusion
+            that decides itself needs none.
 
     Raises:
         UnknownNameError: an encoder for a modality that the fusion does not have, or an unknown task.
@@ -93,6 +104,7 @@ class FusionModel(nn.Module):
         *,
         task: str | None = None,
         classes: tuple[str, ...] | None = None,
+        unimodal: UnimodalHeads | None = None,
     ) -> None:
         super().__init__()
         for name in encoders:
@@ -103,9 +115,14 @@ class FusionModel(nn.Module):
             raise InputError(f"no encoder for modality {missing[0]!r}; give None to feed it as it is")
         if task is not None:
             TASKS.get(task)
+        if unimodal is not None and fusion.decides:
+            raise InputError(
+                f"fusion {fusion.name!r} decides by what each modality says alone; it needs no other heads"
+            )
         self.encoders = nn.ModuleDict({name: encoders[name] or nn.Identity() for name in fusion.dims})
         self.fusion = fusion
         self.head = head
+        self.unimodal = unimodal
         self.task = task
         self.classes = tuple(classes) if classes is not None else None
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -150,9 +167,24 @@ class FusionModel(nn.Module):
             InputError: a shape, width or mask does not fit.
         """
         present = self.presence(inputs, present, lengths=lengths)
-        encoded = self.encode(inputs, present, lengths=lengths)
+        return self.predict_encoded(self.encode(inputs, present, lengths=lengths), present, index=index)
+
+    def predict_encoded(
+        self,
+        encoded: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        *,
+        index: Tensor | None = None,
+    ) -> ModelOutput:
+        """Predict from the encoders' outputs, as the call does; see there for the arguments."""
         output = self.fusion(encoded, present, index=index)
-        return ModelOutput(self.head(output.fused), output, encoded)
+        fused = prediction = self.head(output.fused)
+        unimodal = dict(output.decisions) if self.fusion.decides else {}
+        if self.unimodal is not None:
+            unimodal = self.unimodal(encoded, present, fused.dim())
+            prediction = self.unimodal.mixed(fused, unimodal, present)
+        masks = {m: mask for m, mask in (present or {}).items() if m in encoded}
+        return ModelOutput(prediction, output, dict(encoded), fused, unimodal, masks)
 
     def presence(
         self,

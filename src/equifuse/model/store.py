@@ -20,6 +20,7 @@ from equifuse.files import atomic_folder, parse_errors, write_text
 from equifuse.fusion import make_fusion
 from equifuse.model.build import build_model
 from equifuse.model.module import FusionModel
+from equifuse.model.unimodal import UnimodalHeads
 
 _FORMAT = 1
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -41,6 +42,7 @@ def save(model: FusionModel, path: Path, *, overwrite: bool = False) -> None:
         "row_missing": model.row_missing,
         "fusion": model.fusion.config(),
         "recipe": model.recipe,
+        "unimodal_outputs": None if model.unimodal is None else model.unimodal.outputs,
     }
     with atomic_folder(path, overwrite=overwrite) as staging:
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
@@ -123,6 +125,8 @@ def load(
         row_missing = None if row_missing is None else float(row_missing)
         fusion = dict(described["fusion"])
         recipe, task = described["recipe"], described["task"]
+        alone = described.get("unimodal_outputs")  # what version 0.1 stored has none
+        alone = None if alone is None else int(alone)
         name, dims = fusion.pop("name"), fusion.pop("dims")
     with parse_errors(path / WEIGHTS, "safetensors"):
         tensors = load_file(path / WEIGHTS)
@@ -138,7 +142,8 @@ def load(
         if encoders is None or head is None:
             raise DataError(f"the model at {path} has modules of its own; pass load(path, encoders=..., head=...)")
         module = make_fusion(name, dims, **fusion)
-        model = FusionModel(encoders, module, head, task=task, classes=classes)
+        unimodal = None if alone is None else UnimodalHeads(dims, alone)
+        model = FusionModel(encoders, module, head, task=task, classes=classes, unimodal=unimodal)
         model.shapes = shapes
     model.features, model.schema = features, schema
     model.row_missing = row_missing

@@ -199,6 +199,9 @@ def measured_tables(found: Measured) -> list[TextTable]:
     if found.confusion_matrix is not None and found.classes and len(found.classes) <= _CLASSES_SHOWN:
         lines = [[name, *map(str, row)] for name, row in zip(found.classes, found.confusion_matrix, strict=True)]
         tables.append(TextTable(["class", *found.classes], lines, "samples of each class, by predicted class"))
+    if found.alone:
+        lines = [[m, number(values.get(found.headline))] for m, values in found.alone.items()]
+        tables.append(TextTable(["modality", found.headline], lines, "each modality alone, by the same model"))
     if found.by:
         name = found.headline
         lines = [

@@ -23,10 +23,12 @@ from equifuse.evaluation.intervals import bootstrap_intervals
 from equifuse.evaluation.survival import SurvivalScores, columns_of, survival_scores
 from equifuse.evaluation.verdict import ClassScores, class_scores, concerns
 from equifuse.records import OPTIONAL, Record, plain
-from equifuse.runs.folder import PathLike, Run, load_run
+from equifuse.runs.folder import METRICS, PathLike, Run, load_run
+from equifuse.runs.metrics import RunMetrics
 from equifuse.runs.samples import samples_of
 from equifuse.tasks import Columns, Evaluation
 from equifuse.tasks.base import output_names
+from equifuse.training.mix import Mix
 
 Metrics = dict[str, float | None]
 _LEAST = 2
@@ -56,6 +58,9 @@ class Measured:
         notes: what was measured, and what looks wrong, in words.
         survival: curves by risk, hazard ratios and scores over time, for times to an event; None for other tasks, and
             without scikit-survival.
+        alone: modality -> metrics of what it says alone, from the same model, over the samples that have it; {} where
+            the model has no such outputs.
+        mix: of what the fusion and the modalities alone say, as training fitted it.
         headline: the metric to show where there is room for one.
         predictions: a row for each sample: its id, kept columns, target, and what the model says; not in ``to_dict``.
     """
@@ -72,6 +77,8 @@ class Measured:
     by: dict[str, Part] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     survival: SurvivalScores | None = None
+    alone: dict[str, Metrics] = field(default_factory=dict)
+    mix: Mix | None = None
     headline: str = ""
     predictions: Columns = field(default_factory=dict, repr=False)
 
@@ -91,7 +98,14 @@ class Measured:
                 "by_class": [each.to_dict() for each in self.by_class],
             }
         survival = None if self.survival is None else self.survival.to_dict()
-        optional = {"undefined": self.undefined, "by": plain(self.by), "survival": survival, "notes": self.notes}
+        optional = {
+            "undefined": self.undefined,
+            "by": plain(self.by),
+            "alone": self.alone,
+            "mix": None if self.mix is None else self.mix.to_dict(),
+            "survival": survival,
+            "notes": self.notes,
+        }
         return values | {name: value for name, value in optional.items() if value}
 
 
@@ -206,6 +220,8 @@ def _measured(
         by=parts,
         notes=[*notes, *concerns(task, evaluation.metrics, baseline, by_class)],
         survival=survival,
+        alone={m: dict(each.values) for m, each in task.measure_alone(evaluation.unimodal, target).items()},
+        mix=RunMetrics.read(run.path / METRICS).mix,
         headline=task.headline,
         predictions=_predictions(run, samples, evaluation),
     )

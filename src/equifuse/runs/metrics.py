@@ -11,6 +11,7 @@ from equifuse._display import html_table, short_text
 from equifuse.errors import DataError
 from equifuse.files import read_json
 from equifuse.records import OPTIONAL, Record
+from equifuse.training.mix import Mix
 
 Metrics = dict[str, float | None]
 
@@ -68,6 +69,9 @@ class RunMetrics(Record):
         alerts: what the equilibrium's monitor found worrying.
         protocol: its name, and what it means.
         undefined: part -> metric -> why it has no value; None where all have one.
+        alone: modality -> the headline metric on test of what it says alone, from the same model, over the samples that
+            have it; None where the model has no such outputs.
+        mix: of what the fusion and the modalities alone say; None where it was not fitted.
         notes: what looks wrong on test, such as classes that are never predicted; None where nothing does.
     """
 
@@ -84,6 +88,8 @@ class RunMetrics(Record):
     protocol: str = "clean"
     undefined: dict[str, dict[str, str]] | None = field(default=None, metadata=OPTIONAL)
     notes: list[str] | None = field(default=None, metadata=OPTIONAL)
+    alone: Metrics | None = field(default=None, metadata=OPTIONAL)
+    mix: Mix | None = field(default=None, metadata=OPTIONAL)
 
     def __repr__(self) -> str:
         return short_text("RunMetrics", self._table())
@@ -104,6 +110,7 @@ class RunMetrics(Record):
                 **values,
                 "convergence": Convergence.of(values.get("convergence")),
                 "convergence_at_start": Convergence.of(values.get("convergence_at_start")),
+                "mix": None if values.get("mix") is None else Mix.from_dict(values["mix"]),
                 "alerts": [Alert.from_dict(alert) for alert in values.get("alerts", [])],
             }
         )

@@ -23,7 +23,7 @@ from equifuse.model import FusionModel
 from equifuse.runs.folder import PathLike, Run, load_run
 from equifuse.runs.output import check_output, write_columns
 from equifuse.tasks import Columns, Evaluation
-from equifuse.tasks.base import join, result_of
+from equifuse.tasks.evaluated import join, result_of
 
 
 def predict_run(

@@ -99,6 +99,8 @@ def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionMode
         with torch.no_grad():
             for last in output_maps(model):
                 last.bias.copy_(start)
+        if model.unimodal is not None:
+            model.unimodal.set_offset(start)
     return model
 
 
@@ -164,7 +166,10 @@ def model_for(
             classes=classes,
             head_dropout=config.head_dropout,
             prepare=steps,
+            unimodal_heads=config.unimodal != "none",
         )
+    if model.unimodal is not None and config.unimodal == "loss":
+        model.unimodal.set_mix(1.0, 0.0)
     model.features, model.schema = dict(features or {}), dict(columns or {})
     model.row_missing = 1.0 if config.row_missing is None else config.row_missing
     model.to(torch.from_numpy(train.inputs[model.modalities[0]][:0]).dtype)

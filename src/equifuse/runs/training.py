@@ -21,7 +21,7 @@ from equifuse.data.columns import said_of_columns
 from equifuse.data.lazy import share_of_gaps
 from equifuse.encoders.preparation import steps_of
 from equifuse.errors import DataError, InputError
-from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly, score_without_each
+from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly, headline_alone, score_without_each
 from equifuse.evaluation.verdict import class_scores, concerns
 from equifuse.files import locked, read_json, refuse_existing, write_json, write_yaml
 from equifuse.runs.config import RECORD, TrainConfig
@@ -196,6 +196,8 @@ def _train(
         protocol=f"{config.protocol}: {PROTOCOLS[config.protocol]}",
         undefined={part: why for part, why in undefined.items() if why} or None,
         notes=_notes(prepared, evaluations["test"]) or None,
+        alone=headline_alone(task, evaluations["test"], dataset.splits["test"].labelled()) or None,
+        mix=result.mix,
     )
     model.save(out / MODEL, overwrite=resume)
     write_json(out / HISTORY, history)

@@ -8,8 +8,9 @@ from typing import Any
 from equifuse.data.batch import Batch
 from equifuse.registry import TASKS
 from equifuse.tasks import extra  # noqa: F401 - registers its metrics
-from equifuse.tasks.base import Columns, Evaluation, Task
+from equifuse.tasks.base import Columns, Task
 from equifuse.tasks.classification import Classification
+from equifuse.tasks.evaluated import Evaluation
 from equifuse.tasks.metrics import Detailed, Measurement, Metric, metric
 from equifuse.tasks.multilabel import Multilabel
 from equifuse.tasks.regression import Regression

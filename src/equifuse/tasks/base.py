@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,14 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from equifuse._display import html_table, short_text
 from equifuse.data.batch import Batch
 from equifuse.errors import InputError, UnknownNameError
-from equifuse.fusion import FusionOutput
 from equifuse.fusion.modes import evaluation_mode
 from equifuse.model import FusionModel, ModelOutput
 from equifuse.registry import METRICS
-from equifuse.solve import SolverStats
+from equifuse.tasks.evaluated import Evaluation, join, joined, result_of
 from equifuse.tasks.linear import LinearFit
 from equifuse.tasks.metrics import LOSS, Measurement, Metric
 from equifuse.tasks.targets import Targets
@@ -29,59 +26,6 @@ Columns = dict[str, NDArray[Any]]
 Floats = NDArray[np.float64]
 OF_CLASSES = ("probability", "log_probability", "logit")
 _PREFIX = "val_"
-
-
-@dataclass
-class Evaluation:
-    """A model's result on a whole split: metrics, raw predictions and convergence, on the CPU.
-
-    >>> model = ef.build_model({"a": 3, "b": 4}, "regression", 1, fusion="mean")
-    >>> batch = Batch({"a": torch.randn(8, 3), "b": torch.randn(8, 4)}, target=torch.randn(8, 1))
-    >>> found = make_task("regression").evaluate(model, [batch])
-    >>> found.prediction.shape, "rmse" in found.metrics
-    (torch.Size([8, 1]), True)
-
-    Attributes:
-        metrics: metric name -> value, ``"loss"`` (the task's) among them; None where it is undefined on the split.
-        prediction: raw outputs, first axis ``n``.
-        converged: bool ``(n,)``, or None for a closed-form fusion.
-        residual: ``(n,)`` relative residuals, or None.
-        steps: int64 ``(n,)`` solver steps, or None.
-        undefined: metric name -> why it has no value, for each that has none.
-    """
-
-    metrics: dict[str, float | None]
-    prediction: Tensor
-    converged: Tensor | None = None
-    residual: Tensor | None = None
-    steps: Tensor | None = None
-    undefined: dict[str, str] = field(default_factory=dict)
-
-    def convergence(self) -> dict[str, float] | None:
-        """Share of samples converged, mean and largest steps, largest residual; None for a closed-form fusion."""
-        if self.converged is None or self.residual is None or self.steps is None:
-            return None
-        return {
-            "converged": self.converged.double().mean().item(),
-            "mean_steps": self.steps.double().mean().item(),
-            "max_steps": float(self.steps.max().item()),
-            "max_residual": self.residual.max().item(),
-        }
-
-    def __repr__(self) -> str:
-        return short_text(f"Evaluation of {len(self.prediction)} samples", self._table())
-
-    def _repr_html_(self) -> str:
-        return html_table(f"Evaluation of {len(self.prediction)} samples", ["metric", "value"], self._table())
-
-    def _table(self) -> list[list[str]]:
-        """Each metric, or why it has no value, and how many equilibria were found."""
-        rows = []
-        for name, value in self.metrics.items():
-            reason = self.undefined.get(name, "")
-            rows.append([name, f"– {f'({reason})' if reason else ''}".rstrip() if value is None else f"{value:.4f}"])
-        found = self.convergence()
-        return [*rows, ["converged", f"{found['converged']:.1%}"]] if found else rows
 
 
 class Task(ABC):
@@ -360,6 +304,36 @@ class Task(ABC):
         output = self.forward(model, batch)
         return self.loss(output.prediction, batch.target, batch.weight), output
 
+    def unimodal_losses(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
+        """The loss of what each modality says alone, over the samples that have it; {} where none says anything.
+
+        Args:
+            output: what :meth:`forward` returned.
+            batch: the samples.
+        """
+        found = {}
+        for m, said in output.unimodal.items():
+            mask = output.present.get(m)
+            if mask is None:
+                found[m] = self.loss(said, batch.target, batch.weight)
+            elif bool(mask.any()):
+                target, weight = (None if each is None else each[mask] for each in (batch.target, batch.weight))
+                found[m] = self.loss(said[mask], target, weight)
+        return found
+
+    def measure_alone(self, unimodal: Mapping[str, Tensor], target: Tensor | None) -> dict[str, Measurement]:
+        """The metrics of each modality alone, over the samples that have it.
+
+        Args:
+            unimodal: of an :class:`Evaluation`.
+            target: of all samples.
+        """
+        found = {}
+        for m, said in unimodal.items():
+            has = ~said.isnan().any(-1)
+            found[m] = self.assess(said[has], None if target is None else target[has]) if has.any() else Measurement()
+        return found
+
     @torch.no_grad()
     def evaluate(self, model: FusionModel, batches: Iterable[Batch]) -> Evaluation:
         """Evaluate a model, in evaluation mode, on all batches of a split taken together.
@@ -381,7 +355,7 @@ class Task(ABC):
         if not parts:
             raise InputError("there is nothing to evaluate")
         evaluation = join([output for output, _, _ in parts])
-        target, weight = _joined([target for _, target, _ in parts]), _joined([weight for _, _, weight in parts])
+        target, weight = joined([target for _, target, _ in parts]), joined([weight for _, _, weight in parts])
         found = self.assess(evaluation.prediction, target, weight)
         evaluation.metrics, evaluation.undefined = found.values, found.undefined
         return evaluation
@@ -390,33 +364,6 @@ class Task(ABC):
 def _bare(metric: str) -> str:
     """The name of a metric without the part that it is measured on."""
     return str(metric).removeprefix(_PREFIX)
-
-
-def result_of(output: ModelOutput) -> ModelOutput:
-    """What :func:`join` needs of a batch's output; the rest, several times as large, can go."""
-    stats = output.fusion.stats
-    if stats is not None:
-        stats = SolverStats(stats.converged, stats.residual, stats.steps, stats.trace[:0])
-    prediction = output.prediction.detach()
-    return ModelOutput(prediction, FusionOutput(prediction, {}, stats=stats))
-
-
-def _joined(given: list[Tensor | None]) -> Tensor | None:
-    """What every batch has of something, on the CPU; None where they have none."""
-    tensors = [tensor.cpu() for tensor in given if tensor is not None]
-    return torch.cat(tensors) if tensors else None
-
-
-def join(outputs: list[ModelOutput]) -> Evaluation:
-    """The outputs of all batches, at least one, as one evaluation without metrics yet; float32 or float64."""
-    prediction = torch.cat([output.prediction.detach().cpu() for output in outputs])
-    evaluation = Evaluation({}, prediction.to(torch.promote_types(prediction.dtype, torch.float32)))
-    stats = [output.fusion.stats for output in outputs]
-    if all(s is not None for s in stats):
-        evaluation.converged = torch.cat([s.converged.cpu() for s in stats if s is not None])
-        evaluation.residual = torch.cat([s.residual.float().cpu() for s in stats if s is not None])
-        evaluation.steps = torch.cat([s.steps.cpu() for s in stats if s is not None])
-    return evaluation
 
 
 def needed(target: Tensor | None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import combinations, permutations
 from typing import Any, ClassVar
@@ -20,7 +20,7 @@ from equifuse.model import FusionModel, ModelOutput
 from equifuse.solve import SolverStats
 from equifuse.tasks.base import Columns, Task
 from equifuse.tasks.linear import LinearFit, canonical_directions
-from equifuse.tasks.metrics import Detailed, Metric
+from equifuse.tasks.metrics import Detailed, Measurement, Metric
 from equifuse.tasks.targets import OptionalClasses, Targets
 
 Embeddings = NDArray[np.float32]
@@ -28,6 +28,8 @@ Labels = NDArray[np.int64]
 _TEMPERATURE = 0.07
 _LOSSES = ("contrastive", "triplet")
 _DEPTHS = (1, 5, 10)
+# What is measured of each modality alone: no modality finds anything without another.
+_ENCODERS = "encoders alone"
 
 
 def recall(depth: int, p: Embeddings, y: Labels | None, task: Task) -> Detailed:
@@ -153,6 +155,7 @@ class Retrieval(Task):
     def forward(self, model: FusionModel, batch: Batch) -> ModelOutput:
         """Embed each modality alone: predictions ``(B, M, K)``; regularisers and convergence of all of them."""
         embedded, outputs = [], []
+        fused, alone = [], {}
         for name in model.modalities:
             if name not in batch.inputs:
                 continue
@@ -160,14 +163,33 @@ class Retrieval(Task):
             lengths = {name: batch.lengths[name]} if name in batch.lengths else None
             output = model({name: batch.inputs[name]}, None if mask is None else {name: mask}, lengths=lengths)
             lacking = None if mask is None else ~mask[:, None]
-            z = output.prediction
-            embedded.append(z if lacking is None else z.masked_fill(lacking, torch.nan))
+            z = output.prediction if output.fused is None else output.fused
+            parts = [output.prediction, z, *output.unimodal.values()]
+            if lacking is not None:
+                parts = [z.masked_fill(lacking, torch.nan) for z in parts]
+            embedded.append(parts[0])
+            fused.append(parts[1])
+            if output.unimodal and not output.fusion.decisions:
+                alone[name] = parts[2]
             outputs.append(output.fusion)
         if len(embedded) < 2:
             raise InputError("retrieval needs at least two modalities")
         losses = {key: torch.stack([output.losses[key] for output in outputs]).mean() for key in outputs[0].losses}
         stacked = torch.stack(embedded, dim=1)
-        return ModelOutput(stacked, FusionOutput(stacked, {}, losses, _joined([o.stats for o in outputs])))
+        joined = FusionOutput(stacked, {}, losses, _joined([o.stats for o in outputs]))
+        return ModelOutput(stacked, joined, fused=torch.stack(fused, dim=1), unimodal=alone)
+
+    def unimodal_losses(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
+        """The loss between the embeddings that the encoders give without the fusion; of a pair, not of a modality."""
+        if not output.unimodal:
+            return {}
+        return {_ENCODERS: self.loss(torch.stack(list(output.unimodal.values()), dim=1), batch.target)}
+
+    def measure_alone(self, unimodal: Mapping[str, Tensor], target: Tensor | None) -> dict[str, Measurement]:
+        """The metrics of the embeddings that the encoders give without the fusion."""
+        if not unimodal:
+            return {}
+        return {_ENCODERS: self.assess(torch.stack(list(unimodal.values()), dim=1), target)}
 
     def loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Tensor:
         """The mean over the pairs of modalities; see the class docstring.

@@ -17,7 +17,7 @@ from equifuse.evaluation.conditions import drop_modalities
 from equifuse.model import FusionModel, ModelOutput
 from equifuse.solve import SolverStats
 from equifuse.tasks import Task
-from equifuse.tasks.base import result_of
+from equifuse.tasks.evaluated import result_of
 from equifuse.training.balancing import Balancer
 from equifuse.training.optimization import OptimizerFactory, Schedule, ScheduleFactory, make_optimizer, make_schedule
 from equifuse.training.options import TrainingOptions
@@ -131,6 +131,9 @@ class LitFusion(pl.LightningModule):
         for name, weight in {**fusion.loss_weights, **fusion.target_loss_weights}.items():
             if weight and name in losses:
                 loss = loss + weight * losses[name]
+        for m, alone in self._alone(output, batch).items():
+            parts[f"unimodal_loss/{m}"] = alone
+            loss = loss + self._alone_weight() * alone
         self._stats = output.fusion.stats
         if self._stats is not None:
             parts |= _shares(self._stats)
@@ -138,6 +141,19 @@ class LitFusion(pl.LightningModule):
         self._count += len(batch)
         self._latest = len(batch)
         return batch.share * loss
+
+    def _alone(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
+        """The losses of the modalities alone, where they are asked for and the fusion has none of its own."""
+        fusion = self.model.fusion
+        own = fusion.decides and bool(fusion.target_loss_weights)
+        if self.options.unimodal == "none" or not self._alone_weight() or own:
+            return {}
+        return self.task.unimodal_losses(output, batch)
+
+    def _alone_weight(self) -> float:
+        """The weight of the losses of the modalities alone in this epoch."""
+        weight, epochs = self.options.unimodal_loss, self.options.unimodal_loss_epochs
+        return weight if epochs is None else weight * max(0.0, 1 - self.current_epoch / epochs)
 
     def on_after_backward(self) -> None:
         """Note how the adjoint solves of the step went, and balance its gradients."""

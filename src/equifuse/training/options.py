@@ -11,6 +11,9 @@ from equifuse.options import Check, Options, mapping, number, one_of, option, op
 from equifuse.training.protocol import CLEAN, LOOSE, PROTOCOLS
 
 SCHEDULES = ("constant", "cosine", "one_cycle", "plateau")
+# What each modality says alone from its encoder's output: nothing; a loss of its own; also added to the prediction; or
+# added with factors fitted on validation.
+ALONE = ("none", "loss", "sum", "fitted")
 # What a group of parameters may have of its own.
 GROUP_OPTIONS = ("lr", "weight_decay", "freeze")
 
@@ -145,6 +148,26 @@ class TrainingOptions(Options):
         "'encoders.text.*={lr: 1e-5, weight_decay: 0}' or 'head.*={freeze: true}'.",
         group="Optimiser",
         flag="--parameter-group",
+    )
+    unimodal: str = option(
+        "fitted",
+        one_of(*ALONE),
+        help="A linear head on each modality's encoder: none; loss: it is trained beside the fusion; sum: what the "
+        "heads say is also added to the prediction; fitted: added with two factors fitted on validation.",
+        group="Training",
+    )
+    unimodal_loss: float = option(
+        1.0,
+        number(least=0),
+        help="Weight of the loss of each modality alone, beside that of the prediction.",
+        group="Training",
+    )
+    unimodal_loss_epochs: int | None = option(
+        None,
+        optional(whole(1)),
+        help="Epochs over which that weight falls to 0.",
+        group="Training",
+        default_text="it stays",
     )
     balance: str | None = option(
         None,

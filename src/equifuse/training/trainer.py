@@ -30,6 +30,7 @@ from equifuse.tasks import Task, make_task
 from equifuse.training.balancing import Balancer, make_balancer
 from equifuse.training.distributed import ProcessGroupInfo, ShardedBatches, process_group_info
 from equifuse.training.loggers import make_loggers
+from equifuse.training.mix import Mix, fit_mix
 from equifuse.training.optimization import OptimizerFactory, ScheduleFactory, check_patterns, frozen
 from equifuse.training.options import TrainingOptions
 from equifuse.training.protocol import LOOSE
@@ -64,6 +65,7 @@ class TrainingResult:
         best_value: the monitored value of that epoch.
         alerts: what was worrying about equilibria: epoch and message.
         optimizer_state: what the optimiser knows of each parameter; None where nothing was left to train.
+        mix: of what the fusion and the modalities alone say, as fitted; None without unimodal heads or validation.
     """
 
     history: list[Row]
@@ -71,6 +73,7 @@ class TrainingResult:
     best_value: float | None = None
     alerts: list[dict[str, Any]] = field(default_factory=list)
     optimizer_state: dict[str, Any] | None = None
+    mix: Mix | None = None
 
     @property
     def seconds(self) -> float:
@@ -283,8 +286,9 @@ class Trainer:
                 "metric, give a validation part that has it, or lower the learning rate if training diverged"
             )
         module.model.load_state_dict(best.best["weights"])
+        mix = fit_mix(module.model, module.task, [val]) if options.unimodal == "fitted" else None
         return TrainingResult(
-            history.rows, int(best.best["epoch"]) + 1, float(best.best["value"]), alerts, optimizer_state
+            history.rows, int(best.best["epoch"]) + 1, float(best.best["value"]), alerts, optimizer_state, mix
         )
 
 

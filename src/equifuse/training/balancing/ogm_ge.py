@@ -69,7 +69,7 @@ class OGMGE(BalancingMethod):
         found = {}
         with evaluating(model.fusion, model.head):
             for m, encoded, target in each_alone(output.encoded, batch):
-                prediction = model.head(model.fusion({m: encoded}).fused)
+                prediction = model.predict_encoded({m: encoded}).prediction
                 found[m] = task.sample_scores(prediction, target).mean()
         self._coefficients = {m: modulation(ratio, self.alpha) for m, ratio in ratios(found).items()}
         return loss, {m: self._coefficients.get(m, loss.new_ones(())) for m in model.modalities}
