@@ -3,7 +3,6 @@ import yaml
 
 import equifuse as ef
 from equifuse.benchmark import BenchmarkConfig, Method
-from equifuse.benchmark.baselines import LINEAR
 from equifuse.benchmark.config import merge
 from equifuse.benchmark.space import check_space
 
@@ -14,7 +13,8 @@ def config(**options):
 
 def test_methods_by_name_and_by_mapping():
     assert Method.of("gmf+deq").options == {"fusion": "gmf", "backend": "deq"}
-    assert Method.of(LINEAR).linear
+    assert Method.of("linear").fitted
+    assert not Method.of("late").fitted
     assert Method.of({"fusion": "gmf", "backend": "deq"}).label == "gmf+deq"
     wide = Method.of({"label": "wide", "fusion": "deq", "dim": 512, "space": {"dim": [256, 512]}})
     assert (wide.label, wide.options, wide.space) == ("wide", {"fusion": "deq", "dim": 512}, {"dim": [256, 512]})

@@ -7,15 +7,18 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from equifuse.benchmark.baselines import LINEAR
 from equifuse.benchmark.space import Space, check_space
 from equifuse.errors import InputError, UnknownNameError
+from equifuse.fusion import FittedFusion
+from equifuse.registry import FUSIONS
 from equifuse.runs.config import TrainConfig, read_config
 from equifuse.training.protocol import CLEAN, PROTOCOLS
 
 # Test conditions that stand for one condition per modality.
 WITHOUT, ONLY = "without", "only"
 _MOST_SEEDS = 1000
+# Settings of encoders and fusions that are trained.
+_OF_FUSIONS = ("encoder", "dim", "backend", "fusion_options")
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Method:
 
     Args:
         label: what it is called in tables.
-        options: of :class:`~equifuse.runs.TrainConfig`; ``{}`` for the linear baseline.
+        options: of :class:`~equifuse.runs.TrainConfig`.
         space: what is tuned of it beside, or in place of, the benchmark's own space.
     """
 
@@ -33,9 +36,9 @@ class Method:
     space: Space = field(default_factory=dict)
 
     @property
-    def linear(self) -> bool:
-        """Whether it is the linear baseline, which has no fusion."""
-        return self.label == LINEAR
+    def fitted(self) -> bool:
+        """Whether it is fitted at once, as linear models and trees are, and has neither encoders nor epochs."""
+        return issubclass(FUSIONS.get(self.options["fusion"]), FittedFusion)
 
     @classmethod
     def of(cls, value: str | Mapping[str, Any]) -> Method:
@@ -50,7 +53,7 @@ class Method:
         if isinstance(value, str):
             fusion, plus, backend = value.partition("+")
             named = {"fusion": fusion, **({"backend": backend} if plus else {})}
-            return cls(value, {} if value == LINEAR else named)
+            return cls(value, named)
         if not isinstance(value, Mapping) or not value.get("fusion"):
             raise InputError(f"a method is a name, or options with 'fusion: NAME' among them; got {value!r}")
         options = {name: entry for name, entry in value.items() if name not in ("label", "space")}
@@ -109,8 +112,7 @@ class BenchmarkConfig:
         if CLEAN not in self.protocols:
             raise InputError(f"the {CLEAN} protocol is always part of a benchmark; add it to protocols")
         for method in self.methods:
-            if not method.linear:
-                self.train_config(self.data[0], method, self.seeds[0])
+            self.train_config(self.data[0], method, self.seeds[0])
 
     def train_config(
         self, data: str, method: Method, seed: int, protocol: str = CLEAN, tuned: Mapping[str, Any] | None = None
@@ -124,7 +126,10 @@ class BenchmarkConfig:
             protocol: how the model is selected.
             tuned: options that tuning has found, which win.
         """
-        options = merge(self.settings, method.options, dict(tuned or {}))
+        settings = self.settings
+        if method.fitted:  # what is set for all encoders and fusions is none of its
+            settings = {name: value for name, value in settings.items() if name not in _OF_FUSIONS}
+        options = merge(settings, method.options, dict(tuned or {}))
         return TrainConfig.from_dict({**options, "data": data, "seed": seed, "protocol": protocol})
 
     def to_dict(self) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from typing import Any, Self
 
 import torch
 
-from equifuse.benchmark.baselines import fit_linear
 from equifuse.benchmark.config import ONLY, WITHOUT
 from equifuse.data import MultimodalDataset
 from equifuse.data.loaders import batches_of
@@ -26,10 +25,9 @@ from equifuse.evaluation.evaluate import evaluate_quietly
 from equifuse.model import FusionModel
 from equifuse.records import OPTIONAL, Record
 from equifuse.runs.config import TrainConfig
-from equifuse.runs.folder import load_data
 from equifuse.runs.metrics import Convergence
 from equifuse.runs.prepare import prepare
-from equifuse.tasks import Measurement, Task, make_task
+from equifuse.tasks import Measurement, Task
 from equifuse.training.protocol import CLEAN
 from equifuse.training.trainer import Trainer
 
@@ -45,9 +43,8 @@ class Job:
     Args:
         data: name of the data set in tables.
         method: the method's label.
-        config: of the training; of the linear baseline, data, seed and validation fraction count.
+        config: of the training.
         fingerprint: of the data set with the first seed.
-        linear: train the linear baseline.
         trial: number of the tuning trial, or None for a run that is measured on test.
         missing: test conditions, see :class:`~equifuse.benchmark.BenchmarkConfig`.
     """
@@ -56,7 +53,6 @@ class Job:
     method: str
     config: TrainConfig
     fingerprint: str
-    linear: bool = False
     trial: int | None = None
     missing: tuple[float | str, ...] = ()
 
@@ -67,7 +63,7 @@ class Job:
         decisive = {
             "config": options,
             "data": self.fingerprint,
-            "linear": self.linear,
+            "linear": False,  # the key of results from when a linear model was no fusion
             "trial": self.trial,
             "missing": list(self.missing),
         }
@@ -89,7 +85,7 @@ class JobInfo(Record):
         parameters: of the whole model.
         flops: of one sample's forward pass; None for a trial.
         train_seconds: of all epochs.
-        epochs: that were trained; None for the linear baseline.
+        epochs: that were trained; of a method that is fitted at once, settings that were tried.
         best_epoch: whose weights were measured, counted from 1.
         convergence: on test, None for a closed-form fusion or a trial.
         convergence_at_start: the same before training.
@@ -154,14 +150,14 @@ def measure(job: Job) -> JobResult:
     """
     with _quiet():
         began = time.perf_counter()
-        record = _measure_linear(job) if job.linear else _measure_fusion(job)
+        record = _measure(job)
         info = record.info
         info.seconds, info.machine = time.perf_counter() - began, platform.node()
         info.torch, info.python = str(torch.__version__), platform.python_version()
     return record
 
 
-def _measure_fusion(job: Job) -> JobResult:
+def _measure(job: Job) -> JobResult:
     config = job.config
     prepared = prepare(config)
     dataset, model, task = prepared.dataset, prepared.model, prepared.task
@@ -185,22 +181,6 @@ def _measure_fusion(job: Job) -> JobResult:
         record.put(condition, Measurement(evaluation.metrics, evaluation.undefined))
         if isinstance(condition, Intact):
             info.convergence = Convergence.of(evaluation.convergence())
-    return record
-
-
-def _measure_linear(job: Job) -> JobResult:
-    config = job.config
-    dataset = load_data(config)
-    offered = {"classes": dataset.classes, "modalities": dataset.modalities}
-    task = make_task(dataset.task, offered=offered, **config.task_options)
-    began = time.perf_counter()
-    model = fit_linear(dataset, task)
-    info = JobInfo(parameters=model.parameters, flops=2 * model.parameters, train_seconds=time.perf_counter() - began)
-    test = dataset.splits["test"]
-    every = conditions(dataset.modalities, task, job.missing, config.seed)
-    record = JobResult(model.loss, info=info)
-    for condition, seed in every.items():
-        record.put(condition, model.measure(condition(test, seed)))
     return record
 
 

@@ -18,6 +18,7 @@ from equifuse.benchmark.summary import Summary
 from equifuse.benchmark.tuning import Tuning
 from equifuse.errors import DataError, EquifuseError, InputError
 from equifuse.files import locked, refuse_existing, write_yaml
+from equifuse.fusion import LinearModel
 from equifuse.registry import FUSIONS, TASKS
 from equifuse.runs.config import read_config
 from equifuse.runs.executors import begin_imports, executor
@@ -117,22 +118,22 @@ class _Plan:
         self.total = sum(len(self.protocols(m)) * len(config.seeds) + self.trials(m) for _, m in self.pairs)
 
     def trials(self, method: Method) -> int:
-        """Tuning trials of a method; the linear baseline chooses its one option itself, on the same validation part."""
-        return 0 if method.linear else self.config.trials
+        """Tuning trials of a method; one that is fitted at once tries its settings itself, on the same part."""
+        return 0 if method.fitted else self.config.trials
 
     def protocols(self, method: Method) -> tuple[str, ...]:
-        """Those a method is measured under; the linear baseline has no epochs to choose among."""
-        return self.config.protocols[:1] if method.linear else self.config.protocols
+        """Those a method is measured under; one that is fitted at once has no epochs to choose among."""
+        return self.config.protocols[:1] if method.fitted else self.config.protocols
 
     def job(self, found: SetInfo, method: Method, seed: int, protocol: str, tuned: dict[str, Any]) -> Job:
         """A run that is measured on test."""
         config = self.config.train_config(found.source, method, seed, protocol, tuned)
-        return Job(found.name, method.label, config, found.fingerprint, method.linear, None, self.config.missing)
+        return Job(found.name, method.label, config, found.fingerprint, None, self.config.missing)
 
     def trial(self, found: SetInfo, method: Method, number: int, options: dict[str, Any]) -> Job:
         """A tuning trial, with the first seed."""
         config = self.config.train_config(found.source, method, self.config.seeds[0], tuned=options)
-        return Job(found.name, method.label, config, found.fingerprint, method.linear, number)
+        return Job(found.name, method.label, config, found.fingerprint, number)
 
 
 class _Work:
@@ -211,10 +212,10 @@ def _outcome(future: Future[JobResult]) -> JobResult | str:
 
 def _not_applicable(method: Method, task: str) -> str | None:
     """Why a method has no result on a task, or None."""
-    if method.linear:
-        return None if TASKS.get(task).has_linear_baseline() else f"there is no linear baseline for {task}"
     for name in (method.options["fusion"], method.options.get("backend")):
         tasks = FUSIONS.get(name).tasks if name else None
         if tasks is not None and task not in tasks:
             return f"{name} is for {', '.join(tasks)}"
+        if name == LinearModel.name and not TASKS.get(task).has_linear_models():
+            return f"there is no linear model for {task}"
     return None

@@ -451,7 +451,7 @@ def _tuned(config: BenchmarkConfig, rows: Sequence[Row]) -> dict[str, dict[str, 
     for method in config.methods:
         space = {**(config.space or DEFAULT_SPACE), **method.space}
         for (name, label), row in first.items():
-            if label == method.label and not method.linear:
+            if label == method.label and not method.fitted:
                 found[name][label] = {option: _option(row.config, option) for option in space}
     return found
 

@@ -141,6 +141,22 @@ class SequenceEncoder(nn.Module):
         return F.pad(unpacked, (0, 0, 0, h.shape[1] - unpacked.shape[1]))
 
 
+class AverageSteps(nn.Module):
+    """The mean over the valid steps of a sequence, 0 without any: nothing to train.
+
+    >>> from equifuse.encoders.sequence import AverageSteps
+    >>> AverageSteps()(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([2]))
+    tensor([[2.]])
+    """
+
+    takes_lengths: ClassVar[bool] = True
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """``(B, T, l)`` and int64 lengths ``(B,)`` (None: no padding) ``-> (B, l)``."""
+        valid = valid_steps(x, lengths)[:, :, None]
+        return torch.where(valid, x, 0.0).sum(1) / valid.sum(1).clamp(min=1)
+
+
 def _positions(h: Tensor) -> Tensor:
     """Sinusoidal positions ``(T, dim)`` (Vaswani et al. 2017)."""
     steps, dim = h.shape[1:]

@@ -17,6 +17,7 @@ from equifuse.fusion.drfuse import DrFuse
 from equifuse.fusion.dynamics import MMDynamics
 from equifuse.fusion.experts import MixtureOfExperts, ProductOfExperts
 from equifuse.fusion.film import FiLM
+from equifuse.fusion.fitted import FittedFusion, LinearModel
 from equifuse.fusion.gmf import GMF, SCFAE, FoldedGMF, recombined_dims
 from equifuse.fusion.gmu import GMU
 from equifuse.fusion.late import LateFusion
@@ -27,6 +28,7 @@ from equifuse.fusion.qmf import QMF
 from equifuse.fusion.sums import Mean, Sum, WeightedSum
 from equifuse.fusion.tensor import BilinearFusion, LowRankFusion, TensorFusion
 from equifuse.fusion.tmc import TMC
+from equifuse.fusion.trees import Trees
 
 __all__ = [
     "GMF",
@@ -46,10 +48,12 @@ __all__ = [
     "EquilibriumMonitor",
     "EquilibriumReport",
     "FiLM",
+    "FittedFusion",
     "FoldedGMF",
     "Fusion",
     "FusionOutput",
     "LateFusion",
+    "LinearModel",
     "LowRankFusion",
     "MMDynamics",
     "Mean",
@@ -61,6 +65,7 @@ __all__ = [
     "SelfAttention",
     "Sum",
     "TensorFusion",
+    "Trees",
     "WeightTied",
     "WeightedSum",
     "available_fusions",

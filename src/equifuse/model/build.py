@@ -10,13 +10,17 @@ from torch import nn
 
 from equifuse.encoders import ENCODERS, POOLINGS, MLPEncoder, Preparation, Preprocessed, SequenceEncoder, Standardize
 from equifuse.encoders.preparation import restore_steps
+from equifuse.encoders.sequence import AverageSteps
 from equifuse.errors import InputError, UnknownNameError
+from equifuse.fusion import FittedFusion, make_fusion
 from equifuse.fusion import fusion_options as options_of
-from equifuse.fusion import make_fusion
 from equifuse.model.heads import LinearHead
 from equifuse.model.module import FusionModel
 from equifuse.model.unimodal import UnimodalHeads
-from equifuse.registry import TASKS
+from equifuse.registry import FUSIONS, TASKS
+
+# The encoder of sequences for methods that train none.
+_AVERAGE = "average"
 
 
 def build_model(
@@ -87,6 +91,8 @@ def build_model(
     # Of an embedding they are those of the samples, which some metrics count; its outputs have no names.
     if classes is not None and not kind.embeds and len(classes) != n_outputs:
         raise InputError(f"classes names {len(classes)} outputs, n_outputs is {n_outputs}")
+    if issubclass(FUSIONS.get(fusion), FittedFusion):
+        chosen = {name: _unencoded(fusion, kind, name in sequences) for name, kind in chosen.items()}
     encoders: dict[str, nn.Module | None] = {}
     dims: dict[str, int] = {}
     for name, shape in given.items():
@@ -116,6 +122,13 @@ def build_model(
     return model
 
 
+def _unencoded(fusion: str, encoder: str, padded: bool) -> str:
+    """The encoder of a method that nothing trains encoders for: none, of sequences the mean of their steps."""
+    if encoder not in ("auto", "identity"):
+        raise InputError(f"fusion {fusion!r} takes features as they are, without encoder {encoder!r}")
+    return _AVERAGE if padded else "identity"
+
+
 def _restored(steps: Sequence[Preparation | Mapping[str, Any]]) -> list[Preparation]:
     """Steps as they are, or as they were described in a stored model."""
     fitted = [step for step in steps if isinstance(step, Preparation)]
@@ -143,7 +156,7 @@ def _encoder(
     steps: Sequence[Preparation] | None,
 ) -> tuple[nn.Module, int]:
     """The encoder of a modality, with its preparation, and the width of its output."""
-    if kind not in ENCODERS:
+    if kind not in (*ENCODERS, _AVERAGE):
         raise UnknownNameError("encoder", kind, ENCODERS)
     if kind == "auto":
         kind = "attention" if padded else "mlp"
@@ -155,6 +168,9 @@ def _encoder(
         front, width = _front(steps, shape[1:], clip)
         body = SequenceEncoder(width, hidden[-1], kind, dropout=options.get("dropout", 0.3))
         return Preprocessed(*front, body), hidden[-1]
+    if kind == _AVERAGE:
+        front, width = _front(steps, shape[1:], clip)
+        return Preprocessed(*front, AverageSteps()), width
     if padded:
         raise InputError(f"encoder {kind!r} cannot tell padding from data in {name!r}; use {', '.join(POOLINGS)}")
     front, width = _front(steps, shape, clip)

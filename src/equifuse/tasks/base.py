@@ -108,21 +108,24 @@ class Task(ABC):
         return None
 
     @classmethod
-    def linear_fits(cls, features: list[Floats], target: NDArray[Any] | None) -> list[LinearFit]:
-        """Linear models of several strengths, for the baseline that any fusion has to beat.
+    def linear_fits(
+        cls, features: list[Floats], target: NDArray[Any] | None, weight: Floats | None = None
+    ) -> list[LinearFit]:
+        """Linear models of several strengths, which any fusion has to beat: the method ``linear``.
 
         Args:
-            features: of each modality ``(n, l)``, standardised; 0 where missing.
+            features: of each modality ``(n, l)``, standardised; 0 where missing. Then ``(n, M)``, 1 where missing.
             target: of the training part.
+            weight: what each of its samples counts, or None.
 
         Raises:
             InputError: the task has none; by default.
         """
-        raise InputError(f"there is no linear baseline for {cls.name}; take it out of the methods")
+        raise InputError(f"there is no linear model for {cls.name}; use another fusion")
 
     @classmethod
-    def has_linear_baseline(cls) -> bool:
-        """Whether the task has a linear baseline: it does where :meth:`linear_fits` is overridden."""
+    def has_linear_models(cls) -> bool:
+        """Whether the task has linear models: it does where :meth:`linear_fits` is overridden."""
         return cls.linear_fits.__func__ is not Task.linear_fits.__func__  # type: ignore[attr-defined]
 
     # What explanations ask for.

@@ -168,10 +168,12 @@ class Classification(Task):
         return are_classes(values)
 
     @classmethod
-    def linear_fits(cls, features: list[Floats], target: NDArray[Any] | None) -> list[LinearFit]:
+    def linear_fits(
+        cls, features: list[Floats], target: NDArray[Any] | None, weight: Floats | None = None
+    ) -> list[LinearFit]:
         """Logistic regressions."""
         assert target is not None
-        return logistic(features, target)
+        return logistic(features, target, weight)
 
     def log_probabilities(self, outputs: Tensor) -> Tensor:
         """Of the classes."""

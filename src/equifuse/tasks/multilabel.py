@@ -101,10 +101,12 @@ class Multilabel(Task):
         return are_labels(values)
 
     @classmethod
-    def linear_fits(cls, features: list[Floats], target: NDArray[Any] | None) -> list[LinearFit]:
+    def linear_fits(
+        cls, features: list[Floats], target: NDArray[Any] | None, weight: Floats | None = None
+    ) -> list[LinearFit]:
         """A logistic regression for each label."""
         assert target is not None
-        return logistic_by_label(features, target)
+        return logistic_by_label(features, target, weight)
 
     def log_probabilities(self, outputs: Tensor) -> Tensor:
         """Of the labels, each on its own."""

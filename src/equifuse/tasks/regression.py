@@ -182,10 +182,12 @@ class Regression(Task):
         return target.mean(0)
 
     @classmethod
-    def linear_fits(cls, features: list[Floats], target: NDArray[Any] | None) -> list[LinearFit]:
+    def linear_fits(
+        cls, features: list[Floats], target: NDArray[Any] | None, weight: Floats | None = None
+    ) -> list[LinearFit]:
         """Ridge regressions."""
         assert target is not None
-        return ridge(features, target)
+        return ridge(features, target, weight)
 
     def base_output(self, target: NDArray[Any], outputs: int) -> Floats:
         """The mean of the targets."""

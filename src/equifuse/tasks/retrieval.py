@@ -226,7 +226,12 @@ class Retrieval(Task):
         return F.normalize(prediction, dim=-1).numpy(), None if target is None else target.numpy()
 
     @classmethod
-    def linear_fits(cls, features: list[NDArray[np.float64]], target: NDArray[Any] | None) -> list[LinearFit]:
+    def linear_fits(
+        cls,
+        features: list[NDArray[np.float64]],
+        target: NDArray[Any] | None,
+        weight: NDArray[np.float64] | None = None,
+    ) -> list[LinearFit]:
         """Canonical directions between the first two modalities."""
         return canonical_directions(features)
 

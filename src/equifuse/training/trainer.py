@@ -24,11 +24,13 @@ from equifuse.encoders.preparation import fills_gaps
 from equifuse.errors import ConvergenceWarning, DataError, EquifuseError, InputError
 from equifuse.extras import require
 from equifuse.files import check_unpacked_fits, parse_errors
+from equifuse.fusion import FittedFusion
 from equifuse.interruption import Interrupted, stop_signals
 from equifuse.model import FusionModel
 from equifuse.tasks import Task, make_task
 from equifuse.training.balancing import Balancer, make_balancer
 from equifuse.training.distributed import ProcessGroupInfo, ShardedBatches, process_group_info
+from equifuse.training.fitted import fit_at_once
 from equifuse.training.loggers import make_loggers
 from equifuse.training.mix import Mix, fit_mix
 from equifuse.training.optimization import OptimizerFactory, ScheduleFactory, check_patterns, frozen
@@ -181,6 +183,8 @@ class Trainer:
         if isinstance(val, Split):
             val = batches_of(val)
         task = default_task(model, options) if task is None else task
+        if isinstance(model.fusion, FittedFusion):
+            return TrainingResult(*fit_at_once(model, task, train, val, options))
         self.check(model)
         balancer = balancer_for(model, task, options) if balancer is None else balancer
         module = LitFusion(model, task, options, balancer, optimizer=self._optimizer, schedule=self._schedule)
@@ -194,6 +198,8 @@ class Trainer:
         Raises:
             InputError: a pattern of ``parameter_groups`` that none of its parameters has, or nothing is left to train.
         """
+        if isinstance(model.fusion, FittedFusion):
+            return
         check_patterns(model, self.options)
         if len(frozen(model, self.options)) == sum(parameter.requires_grad for parameter in model.parameters()):
             raise InputError("no parameter is left to train; freeze less")

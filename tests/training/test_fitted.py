@@ -1,0 +1,197 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    ExtraTreesRegressor,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+)
+from sklearn.linear_model import LogisticRegression
+
+import equifuse as ef
+from equifuse.benchmark.job import Job, measure
+from equifuse.datasets import MultimodalDataset, Split
+from equifuse.runs import TrainConfig
+from equifuse.runs.prepare import prepare
+from equifuse.training import Trainer
+
+WIDTHS = {"a": 5, "b": 4}
+
+
+def dataset(task, target, present=None, rows=60):
+    generator = np.random.default_rng(0)
+    splits = {}
+    for part in ("train", "val", "test"):
+        inputs = {m: generator.normal(size=(rows, l)).astype(np.float32) for m, l in WIDTHS.items()}
+        splits[part] = Split(inputs, {} if present is None else {"b": present}, target(inputs))
+    return MultimodalDataset("x", splits, task)
+
+
+def signs(x):
+    return (x["a"][:, 0] + x["b"][:, 0] > 0).astype(np.int64)
+
+
+TARGETS = {
+    "classification": lambda x: np.digitize(x["a"][:, 0], [-0.5, 0.5]),
+    "multilabel": lambda x: np.stack([x["a"][:, 0] > 0, x["b"][:, 0] > 0, x["b"][:, 0] > 9], 1).astype(np.float32),
+    "regression": lambda x: np.stack([x["a"][:, 0], x["b"][:, 0]], 1) * 100,
+}
+
+
+def fitted(data, fusion, **options):
+    prepared = prepare(TrainConfig("x", fusion=fusion, fusion_options=options), data)
+    result = Trainer().fit(prepared.model, data, task=prepared.task)
+    return prepared.model, prepared.task, result
+
+
+def columns(model, split):
+    """What a model's fusion gets, as scikit-learn takes it."""
+    inputs = {m: torch.from_numpy(x) for m, x in split.inputs.items()}
+    with torch.no_grad():
+        encoded = model.encode(inputs)
+    x = torch.cat([*encoded.values(), torch.zeros(len(split), len(WIDTHS))], 1)
+    return x.numpy().astype(np.float32), model(inputs).prediction.detach()
+
+
+def shuffled(data):
+    """The training rows in the order in which training has them."""
+    from equifuse.data.loaders import batches_of
+
+    batches = list(batches_of(data.splits["train"], 64, 0))
+    return np.concatenate([b.index.numpy() for b in batches])
+
+
+def test_linear_is_logistic_regression_on_standardised_features():
+    data = dataset("classification", signs)
+    model, _, result = fitted(data, "linear")
+    x = {part: columns(model, split)[0] for part, split in data.splits.items()}
+    y = {part: split.target for part, split in data.splits.items()}
+    fits = [LogisticRegression(C=c).fit(x["train"], y["train"]) for c in (1e-3, 1e-2, 0.1, 1.0)]
+    losses = [-f.predict_log_proba(x["val"])[np.arange(60), y["val"]].mean() for f in fits]
+    best = fits[int(np.argmin(losses))]
+    assert result.best_epoch == np.argmin(losses) + 1
+    assert result.best_value == pytest.approx(min(losses), abs=1e-3)
+    predicted = torch.softmax(columns(model, data.splits["test"])[1], 1).numpy()
+    np.testing.assert_allclose(predicted, best.predict_proba(x["test"]), atol=2e-3)
+
+
+@pytest.mark.parametrize("task", list(TARGETS))
+@pytest.mark.parametrize("kind", ["extra", "boosting"])
+def test_trees_are_those_of_scikit_learn(task, kind, tmp_path):
+    data = dataset(task, TARGETS[task])
+    model, _, result = fitted(data, "trees", kind=kind, trees=4)
+    order = shuffled(data)
+    x, y = columns(model, data.splits["train"])[0][order], data.splits["train"].target[order]
+    test, prediction = columns(model, data.splits["test"])
+    if kind == "extra":
+        classes = task != "regression"
+        estimator = ExtraTreesClassifier if classes else ExtraTreesRegressor
+        options = {"min_samples_leaf": (1, 3)[result.best_epoch - 1], "max_features": "sqrt" if classes else 1 / 3}
+        known = estimator(4, random_state=0, **options).fit(x, y)
+        ends = model.fusion.ends(torch.from_numpy(test)) - model.fusion.root
+        np.testing.assert_array_equal(ends.numpy(), known.apply(test))  # the same leaf of every tree
+        if task == "regression":
+            np.testing.assert_allclose(prediction, known.predict(test), rtol=1e-5, atol=1e-4)
+        elif task == "classification":
+            expected = (4 * known.predict_proba(test) + 1 / 3) / 5
+            np.testing.assert_allclose(torch.softmax(prediction, 1), expected, atol=1e-6)
+        else:
+            expected = [p[:, 1] if p.shape[1] == 2 else np.zeros(60) for p in known.predict_proba(test)]
+            np.testing.assert_allclose(torch.sigmoid(prediction), (4 * np.stack(expected, 1) + 0.5) / 5, atol=1e-6)
+    else:
+        options = {"max_iter": (1, 2, 4)[result.best_epoch - 1], "early_stopping": False, "random_state": 0}
+        if task == "classification":
+            known = HistGradientBoostingClassifier(**options).fit(x, y)
+            np.testing.assert_allclose(torch.softmax(prediction, 1), known.predict_proba(test), atol=1e-5)
+        elif task == "multilabel":
+            known = [HistGradientBoostingClassifier(**options).fit(x, y[:, k]).predict_proba(test) for k in (0, 1)]
+            np.testing.assert_allclose(torch.sigmoid(prediction[:, :2]), np.stack(known)[:, :, 1].T, atol=1e-5)
+            assert torch.sigmoid(prediction[:, 2]).max() < 0.1  # a label that nobody has
+        else:
+            known = [HistGradientBoostingRegressor(**options).fit(x, y[:, k]).predict(test) for k in (0, 1)]
+            np.testing.assert_allclose(prediction, np.stack(known, 1), rtol=1e-4, atol=1e-3)
+    model.save(tmp_path / "model")
+    inputs = {m: torch.from_numpy(x) for m, x in data.splits["test"].inputs.items()}
+    assert torch.equal(ef.load(tmp_path / "model")(inputs).prediction, prediction)
+
+
+def test_thresholds_between_two_floats_are_kept_exactly():
+    x = np.array([1024, np.nextafter(np.float32(1024), np.float32(2000))], np.float32)
+    split = Split({"a": np.repeat(x, 10)[:, None]}, {}, np.repeat([0, 1], 10))
+    model = ef.build_model({"a": 1}, "classification", 2, fusion="trees", fusion_options={"trees": 3}, clip=None)
+    Trainer().fit(model, split)  # standardising would make them one: it is not fitted here
+    assert model({"a": torch.from_numpy(x)[:, None]}).prediction.argmax(1).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("fusion", ["linear", "trees"])
+def test_what_is_missing_counts_as_average_and_as_missing(fusion):
+    present = np.arange(60) % 3 > 0
+    data = dataset("classification", signs, present)
+    poisoned = {
+        part: Split({**s.inputs, "b": np.where(present[:, None], s.inputs["b"], np.nan)}, s.present, s.target)
+        for part, s in data.splits.items()
+    }
+    model, task, _ = fitted(data, fusion)
+    spoilt, _, _ = fitted(MultimodalDataset("x", poisoned, "classification"), fusion)
+    from equifuse.data.loaders import batches_of
+
+    one, other = (task.evaluate(m, batches_of(data.splits["test"])) for m in (model, spoilt))
+    assert torch.equal(one.prediction, other.prediction)
+    alone = task.evaluate(model, batches_of(data.splits["test"].without(["b"])))
+    assert 0.5 < alone.metrics["accuracy"] < 1
+
+
+def test_weights_of_samples_and_classes_count():
+    data = dataset("classification", signs, rows=90)
+    train = data.splits["train"]
+    twice = {**data.splits, "train": train.joined(train.select(np.arange(30)))}
+    weight = np.where(np.arange(90) < 30, 2.0, 1.0)
+    model, _, _ = fitted(MultimodalDataset("x", twice, "classification"), "linear")
+    weighted = MultimodalDataset(
+        "x", {**data.splits, "train": Split(train.inputs, {}, train.target, weight=weight)}, "classification"
+    )
+    other, _, _ = fitted(weighted, "linear")
+    torch.testing.assert_close(model.fusion.linear.weight, other.fusion.linear.weight, atol=2e-3, rtol=0)
+
+
+def test_sequences_are_averaged_and_other_tasks_have_their_own_linear_models():
+    generator = np.random.default_rng(0)
+    splits = {}
+    for part in ("train", "val", "test"):
+        common = generator.normal(size=(60, 3))
+        inputs = {
+            m: np.concatenate([common, generator.normal(size=(60, l))], axis=1).astype(np.float32)
+            for m, l in (("a", 4), ("b", 2))
+        }
+        steps = np.repeat(inputs["b"][:, None], 4, 1)
+        steps[:, 2:] = np.nan
+        inputs["b"] = steps
+        splits[part] = Split(inputs, {}, None, lengths={"b": np.full(60, 2)})
+    data = MultimodalDataset("x", splits, "retrieval")
+    model, task, _ = fitted(data, "linear")
+    from equifuse.data.loaders import batches_of
+
+    assert task.evaluate(model, batches_of(data.splits["test"])).metrics["recall@10"] > 0.8
+
+
+def test_what_does_not_fit_is_said():
+    survival = dataset("survival", lambda x: np.stack([np.abs(x["a"][:, 0]), signs(x)], 1).astype(np.float32))
+    with pytest.raises(ef.InputError, match="no linear model for survival"):
+        fitted(survival, "linear")
+    with pytest.raises(ef.InputError, match="'trees' is for classification, multilabel, regression"):
+        fitted(survival, "trees")
+    with pytest.raises(ef.InputError, match="without encoder 'mlp'"):
+        ef.build_model({"a": 3}, "classification", 2, fusion="linear", encoder="mlp")
+
+
+def test_estimators_and_the_benchmark_take_them():
+    data = dataset("regression", TARGETS["regression"])
+    train, test = data.splits["train"], data.splits["test"]
+    model = ef.FusionRegressor("linear", random_state=0).fit(train.inputs, train.target)
+    assert model.score(test.inputs, test.target) > 0.9
+    trees = ef.FusionRegressor("trees", fusion_options={"trees": 10}, random_state=0).fit(train.inputs, train.target)
+    assert trees.score(test.inputs, test.target) > 0.2
+    config = TrainConfig("digits", fusion="trees", fusion_options={"trees": 5})
+    result = measure(Job("digits", "trees", config, "0" * 16, missing=(0.5,)))
+    assert result.scores["intact"]["accuracy"] > max(0.5, result.scores["missing 0.5"]["accuracy"])
