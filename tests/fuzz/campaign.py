@@ -4,7 +4,7 @@
     python -m tests.fuzz.campaign --seconds 600 --only model  # those whose name has "model" in it
 
 Each target runs in a process of its own, so that one that is taken down by a library does not end the others. What is
-found is written to ``--out`` and told; the exit code is the number of targets with findings.
+found is written to ``--out``, each kind once, and told; the exit code is the number of targets with findings.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,11 +23,7 @@ from pathlib import Path
 
 
 def fuzz(name: str, seconds: float, out: Path) -> int:
-    """One target, in this process; returns the number of executions.
-
-    Raises:
-        BaseException: the first finding; its input is in ``out``.
-    """
+    """One target, in this process; returns the number of executions. Findings are in ``out``, each kind once."""
     try:
         import atheris
     except ImportError:
@@ -48,7 +45,9 @@ def fuzz(name: str, seconds: float, out: Path) -> int:
     tempfile.tempdir = str(folder)
     make_examples(folder)
     valid = {file: (folder / file).read_bytes() for file in target.files}
+    attempt(target, folder)  # what is imported and compiled on first use is no reader's doing
     end, executions, told = time.monotonic() + seconds, 0, 0.0
+    kinds: set[str] = set()
 
     def once(data: bytes) -> None:
         """The first byte says which file, the others what is in it."""
@@ -65,12 +64,16 @@ def fuzz(name: str, seconds: float, out: Path) -> int:
         try:
             with guarded(folder):
                 attempt(target, folder)
-        except BaseException:
-            out.mkdir(parents=True, exist_ok=True)
-            kept = out / f"{name.replace(', ', '-').replace(' ', '-')}-{executions}"
-            kept.write_bytes(data[1:])
-            kept.with_suffix(".txt").write_text(f"{file}\n{traceback.format_exc()}")
+        except KeyboardInterrupt:
             raise
+        except BaseException as error:
+            kind = f"{type(error).__name__} {traceback.extract_tb(error.__traceback__)[-1][:2]}"
+            if kind not in kinds:
+                kinds.add(kind)
+                out.mkdir(parents=True, exist_ok=True)
+                kept = out / f"{_slug(name)}-{executions}"
+                kept.write_bytes(data[1:])
+                kept.with_suffix(".txt").write_text(f"{file}\n{traceback.format_exc()}")
 
     def mutated(rng: random.Random) -> bytes:
         which = rng.randrange(len(target.files))
@@ -100,6 +103,14 @@ def fuzz(name: str, seconds: float, out: Path) -> int:
     return executions
 
 
+def _slug(name: str) -> str:
+    return name.replace(", ", "-").replace(" ", "-")
+
+
+def _findings(name: str, out: Path) -> list[Path]:
+    return sorted(path for path in out.glob("*.txt") if re.fullmatch(rf"{_slug(name)}-\d+", path.stem))
+
+
 def _tell(name: str, executions: int, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.json").write_text(json.dumps({"executions": executions}))
@@ -121,6 +132,8 @@ def main() -> None:
     total, bad = 0, 0
     for name in (name for name in TARGETS if options.only in name):
         (options.out / f"{name}.json").unlink(missing_ok=True)
+        for old in _findings(name, options.out):
+            old.unlink()
         words = [sys.executable, "-m", "tests.fuzz.campaign", "--target", name]
         words += ["--seconds", str(options.seconds), "--out", str(options.out)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -128,11 +141,13 @@ def main() -> None:
         told = options.out / f"{name}.json"
         executions = json.loads(told.read_text())["executions"] if told.is_file() else 0
         total += executions
-        bad += done.returncode != 0
-        print(
-            f"{name:24} {executions:8} executions  {'nothing found' if done.returncode == 0 else 'FOUND'}", flush=True
-        )
-        if done.returncode != 0:
+        found = _findings(name, options.out)
+        bad += bool(found) or done.returncode != 0
+        said = f"{len(found)} FOUND" if found else "nothing found" if done.returncode == 0 else "its process DIED"
+        print(f"{name:24} {executions:8} executions  {said}", flush=True)
+        for path in found:
+            print(f"{path.with_suffix('')}: {path.read_text().strip().splitlines()[-1]}")
+        if done.returncode != 0 and not found:
             print(done.stderr[-3000:])
     print(f"{total} executions, {bad} targets with findings; inputs are in {options.out}")
     sys.exit(bad)

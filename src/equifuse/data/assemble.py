@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from equifuse.data.dataset import PARTS, Array, MultimodalDataset, Split, missing_rows
+from equifuse.data.dataset import PARTS, Array, MultimodalDataset, Split, check_rows, missing_rows
 from equifuse.data.lazy import Features, Indices
 from equifuse.data.options import SourceOptions
 from equifuse.data.split import partition
@@ -68,6 +68,7 @@ def assemble(
             ``val_fraction`` is out of range.
     """
     options = options or SourceOptions()
+    check_rows(whole, name)
     rows = len(whole)
     found = {part: np.asarray(index, dtype=np.intp) for part, index in parts.items()}
     used = np.zeros(rows, dtype=np.int64)

@@ -219,9 +219,8 @@ class MultimodalDataset:
         rows = len(split)
         if rows == 0:
             raise DataError(f"split {part!r} of {self.name!r} has no rows")
+        check_rows(split, f"split {part!r} of {self.name!r}")
         for m, x in split.inputs.items():
-            if len(x) != rows:
-                raise DataError(f"modality {m!r} has {len(x)} rows in split {part!r}, others have {rows}")
             if x.shape[1:] != reference.inputs[m].shape[1:] or x.ndim < 2:
                 raise DataError(
                     f"modality {m!r} has shape {x.shape[1:]} in split {part!r}, "
@@ -233,9 +232,6 @@ class MultimodalDataset:
                 raise DataError(f"lengths of {m!r} in split {part!r} need a sequence (n, T, l) and {rows} rows")
             if steps.min() < 0 or steps.max() > split.inputs[m].shape[1]:
                 raise DataError(f"lengths of {m!r} in split {part!r} must be from 0 to {split.inputs[m].shape[1]}")
-        if split.target is not None and len(split.target) != rows:
-            raise DataError(f"split {part!r} of {self.name!r} has {len(split.target)} labels for {rows} rows")
-
         check_weight(split.weight, rows, f"split {part!r}")
 
     def _check_labels(self) -> None:
@@ -294,6 +290,29 @@ class MultimodalDataset:
                     digest.update(f"{array.dtype}{array.shape}".encode())
                     digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
+
+
+def check_rows(split: Split, where: str) -> None:
+    """Refuse what does not have one entry for each row, and modalities without features.
+
+    Raises:
+        DataError: naming it.
+    """
+    rows = len(split)
+    beside = {"labels": split.target, "ids": split.ids, "weights": split.weight}
+    beside |= {f"entries of column {name!r}": column for name, column in split.columns.items()}
+    beside |= {f"entries in the mask of {m!r}": mask for m, mask in split.present.items()}
+    beside |= {f"lengths of {m!r}": steps for m, steps in split.lengths.items()}
+    for m, x in split.inputs.items():
+        if len(x) != rows:
+            raise DataError(f"modality {m!r} has {len(x)} rows in {where}, others have {rows}")
+        if 0 in x.shape[1:]:
+            raise DataError(
+                f"modality {m!r} has no features in {where}, its rows have shape {x.shape[1:]}; leave it out"
+            )
+    for what, values in beside.items():
+        if values is not None and (np.ndim(values) == 0 or len(values) != rows):
+            raise DataError(f"{where} has {np.size(values)} {what} for {rows} rows")
 
 
 def check_finite(modality: str, x: Features, present: NDArray[np.bool_] | None, where: str) -> None:

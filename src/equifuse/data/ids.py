@@ -202,6 +202,17 @@ def said_of_duplicates(groups: dict[str, list[int]], where: str, line: Callable[
     return f"{where}: {what} more than once, such as {' and '.join(examples)}"
 
 
+def refuse_repeated(ids: NDArray[Any], where: str) -> None:
+    """Refuse ids of which one stands for several rows.
+
+    Raises:
+        DataError: naming some.
+    """
+    if len(set(ids.tolist())) < len(ids):
+        said = said_of_duplicates(groups_of(ids.tolist()), where, lambda row: f"row {row + 1}")
+        raise DataError(f"{said}; give each row its own")
+
+
 def check_overlap(ids: Sequence[str] | NDArray[np.str_], known: Sequence[str], where: str) -> None:
     """Refuse a source that has few of the ids that are wanted, if it has more of them by a rule, or none at all.
 

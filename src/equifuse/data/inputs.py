@@ -247,6 +247,8 @@ def input_columns(
             raise DataError(f"{where} has no column {lacking[0]!r}, which the model's modality {m!r} was trained on")
         columns = trained if trained and not lacking else _columns_of_modality(m, schema.names)
         for column in columns:
+            if schema.get_field_index(column) < 0:
+                raise DataError(f"{where}: column {column!r} of modality {m!r} occurs more than once")
             kind = schema.field(column).type
             if m not in (holds or {}) and not is_numeric(kind):
                 raise DataError(f"{where}: column {column!r} of modality {m!r} is not numeric ({kind})")

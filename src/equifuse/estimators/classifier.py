@@ -98,6 +98,7 @@ class FusionClassifier(ClassifierMixin, FusionEstimator):  # type: ignore[misc]
             if given is None:
                 raise InputError("classes must be passed on the first call to partial_fit")
             self.classes_: NDArray[Any] = given
+            self._check_classes()
         elif given is not None and not np.array_equal(given, self.classes_):
             raise InputError(f"classes={given.tolist()} are not those of before, {self.classes_.tolist()}")
         return self._partial_fit(X, y, sample_weight, anew)
@@ -126,11 +127,16 @@ class FusionClassifier(ClassifierMixin, FusionEstimator):  # type: ignore[misc]
         check_classification_targets(y)
         if anew:
             self.classes_, codes = np.unique(y, return_inverse=True)
+            self._check_classes()
             return codes.astype(np.int64)
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
             raise DataError(f"label {unknown.tolist()[0]!r} is not among the classes {self.classes_.tolist()}")
         return np.searchsorted(self.classes_, y).astype(np.int64)
+
+    def _check_classes(self) -> None:
+        if len(self.classes_) < 2:
+            raise DataError(f"y has only one class, {self.classes_.tolist()[0]!r}; there is nothing to tell apart")
 
     def _outputs_and_classes(self) -> tuple[int, tuple[str, ...] | None]:
         return len(self.classes_), tuple(str(c) for c in self.classes_)

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from equifuse.data.tables.formulas import escaped
 from equifuse.errors import InputError
 from equifuse.extras import require
 from equifuse.files import atomic, refuse_existing
 from equifuse.tasks import Columns
 
 SUFFIXES = (".csv", ".parquet", ".xlsx", ".npz")
-# What spreadsheets take for the beginning of a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 # Rows of a sheet, without the header.
 _MOST_ROWS = 1_048_575
 
@@ -44,8 +43,8 @@ def check_output(path: Path, format: str | None = None) -> str:
 def write_columns(path: Path, columns: Columns, format: str | None = None) -> None:
     """Write columns ``(n,)`` as a table.
 
-    Text that a spreadsheet would run as a formula, such as ``=1+1``, gets an apostrophe in front in CSV, and is marked
-    as text in Excel.
+    Text that a spreadsheet would run as a formula, such as ``=1+1``, gets an apostrophe in front in CSV, which reading
+    it here takes away again, and is marked as text in Excel.
 
     Args:
         path: file to create; replaced if it is there.
@@ -69,7 +68,7 @@ def write_columns(path: Path, columns: Columns, format: str | None = None) -> No
         else:
             csv = require("train", "pyarrow.csv", "reading and writing tables")
 
-            table = arrow_table({_safe(name): _safe_column(column) for name, column in columns.items()})
+            table = arrow_table({escaped(name): _safe_column(column) for name, column in columns.items()})
             csv.write_csv(table, staging, csv.WriteOptions(quoting_style="needed"))
 
 
@@ -88,18 +87,7 @@ def _plain(column: NDArray[Any]) -> NDArray[Any] | list[Any]:
 def _safe_column(column: NDArray[Any]) -> NDArray[Any]:
     if column.dtype.kind not in "OUS":
         return column
-    return np.array([_safe(value) if isinstance(value, str) else value for value in column.tolist()], dtype=object)
-
-
-def _safe(text: str) -> str:
-    """The text, with an apostrophe in front where a spreadsheet would take it for a formula."""
-    if not text.startswith(_FORMULA):
-        return text
-    try:
-        float(text)
-    except ValueError:
-        return f"'{text}"
-    return text
+    return np.array([escaped(value) if isinstance(value, str) else value for value in column.tolist()], dtype=object)
 
 
 def _write_sheet(path: Path, columns: Columns) -> None:

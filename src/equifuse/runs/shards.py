@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from equifuse.data.inputs import SUFFIXES
+from equifuse.data.selfcontained import member
 from equifuse.data.tables import is_table
 from equifuse.errors import DataError, EquifuseError, InputError
 from equifuse.evaluation.evaluate import warn_unconverged
@@ -124,7 +125,7 @@ def _shards(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"no such folder: {folder}")
     named = (p for p in folder.iterdir() if p.name[0] not in "._" and p.is_file())
-    found = sorted(p for p in named if p.suffix in SUFFIXES or is_table(p))
+    found = sorted(member(folder, p.name) for p in named if p.suffix in SUFFIXES or is_table(p))
     if not found:
         raise DataError(f"{folder} has no file of a known kind: {', '.join(SUFFIXES)}")
     names = [path.stem for path in found]

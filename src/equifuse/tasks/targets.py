@@ -186,7 +186,7 @@ class Classes(Targets):
         return target.astype(np.int64)
 
     def check(self, parts: Mapping[str, Array], classes: tuple[str, ...] | None, task: str) -> None:
-        """Every class occurs in the training part, and they are numbered from 0."""
+        """Every class occurs in the training part, they are numbered from 0, and there are two at least."""
         for part, target in parts.items():
             if target.ndim != 1 or target.dtype.kind not in "iu":
                 raise DataError(
@@ -208,6 +208,10 @@ class Classes(Targets):
             raise DataError(
                 f"labels must run from 0 to {expected - 1} without gaps in 'train'; "
                 + (f"{absent} is missing" if absent < expected else f"{seen[-1]} is too large")
+            )
+        if expected == 1:
+            raise DataError(
+                f"'train' has only one class, {classes[0] if classes else 0!r}; there is nothing to tell apart"
             )
 
     def columns(self, target: Array, names: tuple[str, ...] | None) -> dict[str, Array]:

@@ -31,6 +31,7 @@ from equifuse.data.formats.hdf5 import opened, text_of
 from equifuse.data.ids import IdPattern, Matched, groups_of, id_texts, rows_by_id, said_of_duplicates
 from equifuse.data.lazy import Features, Floats, HDF5Array, loaded_if_small
 from equifuse.data.options import SourceOptions
+from equifuse.data.selfcontained import member
 from equifuse.data.sources import SourceFile
 from equifuse.data.tables import SUFFIXES, is_table, read_table, suffix_of
 from equifuse.errors import DataError, InputError
@@ -41,7 +42,7 @@ _ARRAYS = (".npy", ".npz", *HDF5_SUFFIXES)
 
 
 def _table_of(path: Path) -> Path | None:
-    return next((path / name for name in _TABLES if (path / name).is_file()), None)
+    return next((member(path, name) for name in _TABLES if (path / name).is_file()), None)
 
 
 @FORMATS.register
@@ -107,7 +108,7 @@ class FolderFormat(Format):
 
 def _modalities(path: Path, table: Path, options: SourceOptions) -> dict[str, Path]:
     if options.modalities:
-        files = {m: path / name for m, name in options.modalities.items()}
+        files = {m: member(path, name) for m, name in options.modalities.items()}
         for file in files.values():
             if not file.is_file():
                 raise DataError(f"no such file: {file}")
@@ -118,7 +119,7 @@ def _modalities(path: Path, table: Path, options: SourceOptions) -> dict[str, Pa
         name = file.name[: -len(suffix_of(file))] if file.suffix.lower() == suffix_of(file) else Path(file.stem).stem
         if name in files:
             raise DataError(f"{path} has both {files[name].name} and {file.name} for modality {name!r}")
-        files[name] = file
+        files[name] = member(path, file.name)
     if not files:
         raise DataError(
             f"{path} has {table.name} but no features; expected <modality>.npy, .npz, .h5, .csv or .parquet"

@@ -19,8 +19,10 @@ from equifuse.data.assemble import assemble, assemble_parts, typed_target, with_
 from equifuse.data.dataset import PARTS, MultimodalDataset, Split
 from equifuse.data.formats.base import Format
 from equifuse.data.formats.npz import integers
+from equifuse.data.ids import refuse_repeated
 from equifuse.data.lazy import HDF5Array, blocks, loaded_if_small
 from equifuse.data.options import SourceOptions
+from equifuse.data.selfcontained import open_hdf5
 from equifuse.errors import DataError
 from equifuse.extras import require
 from equifuse.files import atomic, check_fits, parse_errors
@@ -34,11 +36,9 @@ def opened(path: Path) -> Iterator[Any]:
     """The file, open for reading.
 
     Raises:
-        DataError: it is missing or not HDF5, or anything was raised while it was open.
+        DataError: it is missing or not HDF5, takes values from other files, or anything was raised while it was open.
     """
-    h5py = require("train", "h5py", "HDF5")
-
-    with parse_errors(path, "HDF5"), h5py.File(path, "r") as file:
+    with parse_errors(path, "HDF5"), open_hdf5(path) as file:
         yield file
 
 
@@ -101,9 +101,15 @@ def _split(path: Path, file: Any, names: list[str], suffix: str, task: str) -> S
     return with_presence(
         {m: loaded_if_small(HDF5Array(path, m + suffix)) for m in names},
         typed_target(array_of(path, file[f"y{suffix}"]), task) if f"y{suffix}" in file else None,
-        None if ids is None else np.array([text_of(i) for i in array_of(path, ids)]),
+        None if ids is None else _ids(path, ids),
         {m: integers(path, key, array_of(path, file[key])) for m, key in counted.items()},
     )
+
+
+def _ids(path: Path, item: Any) -> NDArray[np.str_]:
+    ids = np.array([text_of(i) for i in array_of(path, item)])
+    refuse_repeated(ids, f"{path}: {item.name!r}")
+    return ids
 
 
 def _entry(path: Path, file: Any, key: str) -> Any:

@@ -17,6 +17,7 @@ from equifuse.data.dataset import MultimodalDataset, Split
 from equifuse.data.formats.base import Format
 from equifuse.data.lazy import Features
 from equifuse.data.options import SourceOptions
+from equifuse.data.selfcontained import member
 from equifuse.errors import DataError
 from equifuse.files import parse_errors
 from equifuse.registry import FORMATS
@@ -46,7 +47,7 @@ class MfeatFormat(Format):
         options.refuse("the mfeat folder")
         inputs: dict[str, Features] = {}
         for view in _VIEWS:
-            file = path / f"mfeat-{view}"
+            file = member(path, f"mfeat-{view}")
             if not file.is_file():
                 raise DataError(f"no such file: {file}; the folder needs {', '.join(f'mfeat-{v}' for v in _VIEWS)}")
             with parse_errors(file, "a table of numbers"):

@@ -21,6 +21,7 @@ from equifuse.data.dataset import MultimodalDataset, Split
 from equifuse.data.formats.base import Format
 from equifuse.data.lazy import Floats, as_numbers
 from equifuse.data.options import SourceOptions
+from equifuse.data.selfcontained import member
 from equifuse.errors import DataError
 from equifuse.extras import require
 from equifuse.files import parse_errors
@@ -56,19 +57,19 @@ class MogonetFormat(Format):
         names = _THREE if len(views) == len(_THREE) else tuple(f"view{i}" for i in views)
         splits = {}
         for part, suffix in (("train", "tr"), ("test", "te")):
-            labels = _numbers(path / f"labels_{suffix}.csv")[:, 0]
+            labels = _numbers(member(path, f"labels_{suffix}.csv"))[:, 0]
             if not np.array_equal(labels, np.floor(labels)):
                 raise DataError(f"{path / f'labels_{suffix}.csv'} holds {labels[0]}; expected whole numbers from 0")
             inputs = {}
             for name, i in zip(names, views, strict=True):
-                inputs[name] = _numbers(path / f"{i}_{suffix}.csv")
+                inputs[name] = _numbers(member(path, f"{i}_{suffix}.csv"))
                 if len(inputs[name]) != len(labels):
                     file = path / f"{i}_{suffix}.csv"
                     raise DataError(f"{file} has {len(inputs[name])} rows, labels_{suffix}.csv has {len(labels)}")
             splits[part] = Split(dict(inputs), target=labels.astype(np.int64))
         features = {}
         for name, i in zip(names, views, strict=True):
-            file = path / f"{i}_featname.csv"
+            file = member(path, f"{i}_featname.csv")
             if file.is_file():
                 with parse_errors(file, "text"):
                     lines = file.read_text(encoding="utf-8").splitlines()

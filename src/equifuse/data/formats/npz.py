@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from equifuse.data.assemble import assemble, assemble_parts, typed_target, with_presence
 from equifuse.data.dataset import PARTS, MultimodalDataset, Split
 from equifuse.data.formats.base import Format
+from equifuse.data.ids import refuse_repeated
 from equifuse.data.lazy import Features, Indices, in_memory
 from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError
@@ -95,6 +96,9 @@ def read_npz(path: str | os.PathLike[str], *, val_fraction: float = 0.2, seed: i
     if not names or len(set(names)) < len(names):
         raise DataError(f"{path}: 'modalities' must name at least one modality, and each once; it has {names[:12]}")
     _check_lists(path, arrays, names)
+    for key in ("sample_ids", *(f"sample_ids_{part}" for part in PARTS)):
+        if key in arrays:
+            refuse_repeated(arrays[key], f"{path}: {key!r}")
     task = str(arrays["task"])
     classes = tuple(str(c) for c in arrays["class_names"]) if "class_names" in arrays else None
     options: dict[str, Any] = {"classes": classes, "val_fraction": val_fraction, "seed": seed}

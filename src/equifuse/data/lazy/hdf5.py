@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from equifuse.data.lazy.base import BYTES_PER_ROW, Floats, Indices, LazyArray, opened
+from equifuse.data.selfcontained import open_hdf5
 from equifuse.errors import DataError
-from equifuse.extras import require
 from equifuse.files import check_fits, parse_errors
 
 # LazyArray at most this far apart are read as one span, and picked from.
@@ -58,9 +58,7 @@ class HDF5Array(LazyArray):
 
 def _hdf5(path: Path) -> Any:
     def opener() -> Any:
-        h5py = require("train", "h5py", "HDF5")
-
         with parse_errors(path, "HDF5"):
-            return h5py.File(path, "r")
+            return open_hdf5(path)
 
     return opened(path, opener)

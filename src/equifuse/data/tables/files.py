@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from equifuse.data.selfcontained import check_hdf5
 from equifuse.data.tables.base import ArrowTable, MatrixTable, ParquetTable, Table, some, sound
 from equifuse.data.tables.dialect import EMPTY, EMPTY_NUMBERS
 from equifuse.data.tables.text import read_text
@@ -169,6 +170,7 @@ def read_cells(path: Path) -> Any:
     anndata = require("mudata", "anndata", f"{path}: AnnData")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the library, about its own defaults
+        check_hdf5(path, "AnnData")
         with parse_errors(path, "AnnData"):
             return anndata.read_h5ad(path)
 

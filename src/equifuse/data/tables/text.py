@@ -22,6 +22,7 @@ from equifuse.data.tables.dialect import (
     eight_bits,
     sniff,
 )
+from equifuse.data.tables.formulas import unescaped
 from equifuse.errors import DataError
 from equifuse.extras import require
 from equifuse.files import check_fits, parse_errors
@@ -67,7 +68,7 @@ def read_text(
             other = eight_bits(stream.read())
         dialect = sniff(head, str(path), whole=whole, encoding=other, separator=separator)
         table = _read(path, dialect, empty, exact)
-    return TextTable(path, table, dialect.facts(), lambda row: _line(path, dialect, row))
+    return TextTable(path, _without_escapes(table), dialect.facts(), lambda row: _line(path, dialect, row))
 
 
 class _NotInEncoding(DataError):
@@ -286,6 +287,17 @@ def _without_empty_text(table: Any, empty: tuple[str, ...]) -> Any:
         if compute.any(none).as_py():
             table = table.set_column(place, field.name, compute.if_else(none, pa.scalar(None, field.type), column))
     return table
+
+
+def _without_escapes(table: Any) -> Any:
+    """The table with text as it was before an apostrophe kept spreadsheets from running it."""
+    pa, compute = (require("train", name, "reading tables") for name in ("pyarrow", "pyarrow.compute"))
+    for place, field in enumerate(table.schema):
+        column = table.column(place)
+        if pa.types.is_string(field.type) and compute.any(compute.starts_with(column, "'")).as_py():
+            texts = [None if text is None else unescaped(text) for text in column.to_pylist()]
+            table = table.set_column(place, field.name, pa.chunked_array([pa.array(texts, field.type)]))
+    return table.rename_columns([unescaped(name) for name in table.column_names])
 
 
 def _by_pandas(path: Path, dialect: Dialect, empty: tuple[str, ...]) -> Any:
