@@ -230,3 +230,51 @@ def test_absent_rows_are_no_copies_of_each_other(tmp_path):
     said = understood(dataset)
     assert any("rows without any modality" in line for line in said)
     assert not [warning for warning in inspect(dataset, "clinic.csv").warnings if "are in train as well" in warning]
+
+
+def test_other_files_are_read_as_those_of_training(tmp_path):
+    from equifuse.data.external import Wanted, read_rows
+
+    def write(name):
+        new = [f"{name}{i}" for i in range(4)]
+        lines = [f"{key}_x|{i}|{TARGET[i]}" for i, key in enumerate([*new, new[0]]) for i in [i % 4]]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["patient|age|status", *lines]))
+        cells = [["gene", *new], ["g0", *"1234"], ["g1", "bad", "2", "3", "4"]]
+        (tmp_path / f"{name}_rna.csv").write_text("\n".join("|".join(line) for line in cells))
+        return str(tmp_path / f"{name}.csv"), {"age": "age", "rna": str(tmp_path / f"{name}_rna.csv")}
+
+    trained = ef.datasets.SourceOptions(
+        modalities={"age": "age", "rna": "old_rna.csv"},
+        target="status",
+        id="patient",
+        id_pattern="^([a-z]+[0-9])",
+        duplicates="first",
+        separator="|",
+        transpose=("old_rna.csv",),
+        na=("bad",),
+    )
+    path, files = write("new")
+    shapes, features = {"age": (1,), "rna": (2,)}, {"age": ("age",), "rna": ("g0", "g1")}
+    wanted = Wanted(
+        shapes, features, "classification", ("a", "b"), ("status",), "patient", reading=trained.reading("old.csv")
+    )
+    found = read_rows(path, wanted, ef.datasets.SourceOptions(modalities=files), labelled=True)
+    assert found.split.ids.tolist() == [f"new{i}" for i in range(4)]
+    assert "1 row merged into others of the same id" in found.notes
+    np.testing.assert_array_equal(found.split.inputs["rna"], [[1, np.nan], [2, 2], [3, 3], [4, 4]])
+    kept = read_rows(path, wanted, ef.datasets.SourceOptions(modalities=files, duplicates="keep"), labelled=True)
+    assert len(kept.split) == 5  # what is said wins
+    with pytest.raises(ef.DataError, match="'gene'.* knows none|has no column"):
+        read_rows(path, wanted, ef.datasets.SourceOptions(modalities=files, transpose="none"), labelled=True)
+    with pytest.raises(ef.InputError, match=r"no file 'x\.csv' to transpose; the files are new\.csv \(data\), new_rna"):
+        read_rows(path, wanted, ef.datasets.SourceOptions(modalities=files, transpose="x.csv"), labelled=True)
+
+
+def test_a_flag_may_stand_without_a_value(tmp_path, capsys):
+    (tmp_path / "all.csv").write_text("name," + ",".join(IDS) + "\nstatus," + ",".join(TARGET) + "\ng,1" + ",2" * 39)
+    options = ["--target", "status", "--modality", "a=g"]
+    for words in (["--transpose", str(tmp_path / "all.csv")], [str(tmp_path / "all.csv"), "--transpose", "data"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["datasets", "inspect", *options, *words])
+        assert ended.value.code == 0
+        assert "turned: its rows are features" in capsys.readouterr().out

@@ -164,7 +164,7 @@ def test_by_name_from_a_folder(tmp_path, monkeypatch):
     assert ef.datasets.load("set").name == "set"
     with pytest.raises(ef.UnknownNameError, match="did you mean 'set'"):
         ef.datasets.load("sett")
-    with pytest.raises(ef.DataError, match=r"unknown folder; known are: \.npz"):
+    with pytest.raises(ef.DataError, match=r"is a folder; name a file in it; known are: \.npz"):
         ef.datasets.load(tmp_path)
     monkeypatch.delenv("EQUIFUSE_DATA")
     assert ef.datasets.available() == ["digits"]

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import lzma
+import zipfile
 
 import numpy as np
 import pyarrow as pa
@@ -190,3 +191,34 @@ def test_a_large_file_is_read_alike(tmp_path, monkeypatch):
     table = read_table(tmp_path / "u.csv", Reading(exact=("label",)))
     kinds = {name: str(table.schema.field(name).type) for name in table.column_names}
     assert kinds == {"id": "int64", "a": "float", "b": "float", "c": "float", "label": "int64"}
+
+
+@pytest.mark.parametrize("suffix", [".ods", ".xls"])
+def test_other_workbooks_are_read_or_said_to_need_a_package(tmp_path, suffix):
+    path = tmp_path / f"book{suffix}"
+    path.write_bytes(b"no workbook")
+    expected = "cannot be read as a workbook|pip install 'equifuse\\[excel\\]'"
+    with pytest.raises((ef.DataError, ef.InputError), match=expected):
+        read_table(path)
+
+
+def test_an_ods_file_is_read_by_sheet(tmp_path):
+    pytest.importorskip("python_calamine")
+    kind = "urn:oasis:names:tc:opendocument:xmlns"
+    spaces = "".join(f' xmlns:{k}="{kind}:{k}:1.0"' for k in ("office", "table", "text"))
+
+    def cell(value):
+        kind = f'float" office:value="{value}' if isinstance(value, float) else "string"
+        return f'<table:table-cell office:value-type="{kind}"><text:p>{value}</text:p></table:table-cell>'
+
+    lines = (("id", "g"), ("p1", 1.5), ("p2", 2.5))
+    rows = "".join(f"<table:table-row>{cell(a)}{cell(b)}</table:table-row>" for a, b in lines)
+    sheet = f"<office:body><office:spreadsheet><table:table table:name='rna'>{rows}</table:table></office:spreadsheet>"
+    document = f"<office:document-content{spaces}>{sheet}</office:body></office:document-content>"
+    with zipfile.ZipFile(tmp_path / "t.ods", "w") as file:
+        file.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        file.writestr("META-INF/manifest.xml", f'<m:manifest xmlns:m="{kind}:manifest:1.0"/>')
+        file.writestr("content.xml", document)
+    assert content(read_table(tmp_path / "t.ods")) == {"id": ["p1", "p2"], "g": [1.5, 2.5]}
+    with pytest.raises(ef.DataError, match="no sheet 'dna'; it has rna"):
+        read_table(tmp_path / "t.ods", Reading(sheet="dna"))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from equifuse.cli.options import with_options
+from equifuse.cli.options import GroupedCommand, with_options
 from equifuse.data.options import SourceOptions
 
 app = typer.Typer(help="List, inspect and convert data sets.", invoke_without_command=True, rich_markup_mode=None)
@@ -29,7 +29,7 @@ def datasets(
     show(datasets_table([catalog.load(name, root) for name in catalog.available(root)]))
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 @with_options(SourceOptions, "given")
 def inspect(
     path: Annotated[str, typer.Argument(help="Name of a data set, or path of a file or folder.")],
@@ -62,7 +62,7 @@ def inspect(
     typer.echo(f"try: {found.command}")
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 @with_options(SourceOptions, "given")
 def convert(
     source: Annotated[Path, typer.Argument(help="File or folder in any known format, or a pickle of MMSA.")],

@@ -7,16 +7,20 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from itertools import zip_longest
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
+from typer.exceptions import TyperException
 
 from equifuse.errors import InputError
 from equifuse.interruption import advice
 from equifuse.options import GROUPS, Option, Options, declarations, sentence
 
 Command = Callable[..., Any]
+# Flags that may be repeated with values, and mean something without one.
+_ALONE: dict[str, str] = {}
 # Options of a source that only matter where rows are split, not where a trained model is used.
 OF_SPLITTING = ("split", "task", "group", "stratify", "order")
 
@@ -66,7 +70,9 @@ def parameters(kind: type[Options]) -> dict[str, inspect.Parameter]:
                 show_default=False,
             )
             annotation: Any = Annotated[_read_as(declared), option]
-            default = False if declared.const is not None else None
+            default = False if declared.const is not None and not check.many else None
+            if declared.const is not None and check.many:
+                _ALONE[flag(name, declared)] = declared.const
             found[name] = inspect.Parameter(
                 name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
             )
@@ -80,7 +86,7 @@ def flag(name: str, declared: Option) -> str:
 
 def _read_as(declared: Option) -> Any:
     check = declared.check
-    if declared.const is not None:
+    if declared.const is not None and not check.many:
         return bool
     if check.pairs:
         return list[str] | None
@@ -100,7 +106,7 @@ def collected(kind: type[Options], values: Mapping[str, Any]) -> dict[str, Any]:
             value: Any = collected(declared.parts, values)
         else:
             value = values.get(name)
-        if declared.const is not None:
+        if declared.const is not None and not declared.check.many:
             value = declared.const if value else None
         if value is None or value in ([], {}):
             continue
@@ -146,6 +152,22 @@ def resumable(out: Path, begun: str) -> Iterator[None]:
 
 class GroupedCommand(TyperCommand):
     """A command whose help lists its options under the headings of their groups."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give flags without a value the one that they stand for; what follows such a flag may be an argument."""
+        given = [
+            f"{word}={_ALONE[word]}" if word in _ALONE and (after is None or after.startswith("-")) else word
+            for word, after in zip_longest(args, args[1:])
+        ]
+        last = next((i for i in reversed(range(len(given))) if given[i] in _ALONE), None)
+        try:
+            return super().parse_args(ctx, list(given))
+        except TyperException as error:
+            lacks = getattr(getattr(error, "param", None), "param_type_name", "")
+            if last is None or lacks != "argument":
+                raise
+        given[last] = f"{given[last]}={_ALONE[given[last]]}"
+        return super().parse_args(ctx, given)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments, then each group's options."""

@@ -13,23 +13,14 @@ import numpy as np
 from equifuse.data.catalog import load
 from equifuse.data.columns import Columns, recoded
 from equifuse.data.dataset import Split
-from equifuse.data.formats.table import (
-    USUAL_TARGETS,
-    column_values,
-    extra_columns,
-    join,
-    joined_file,
-    known_values,
-    main_table,
-)
+from equifuse.data.formats.joining import USUAL_ID, USUAL_TARGETS, column_values, join, joined_file, known_values
+from equifuse.data.formats.table import extra_columns, main_table, one_row_each, said_of_merged
 from equifuse.data.ids import IdPattern, id_texts
 from equifuse.data.inputs import input_columns, read_inputs, split_of
-from equifuse.data.options import SourceOptions, matching
-from equifuse.data.tables import Table, is_table, some
+from equifuse.data.options import ALL, MAIN, NONE, SourceOptions, matching
+from equifuse.data.tables import WORKBOOKS, Table, is_table, some, suffix_of
 from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.registry import TASKS
-
-_USUAL_ID = "id"
 
 
 @dataclass(frozen=True)
@@ -43,7 +34,7 @@ class Wanted:
         classes: names of classes or targets, or None.
         target: columns of the target in training.
         id: column of the ids in training.
-        reading: options of training that say what cells and ids mean: ``na``, ``id_pattern``.
+        reading: options of training that say how files are read, see :meth:`SourceOptions.reading`.
         schema: modality name -> what its columns hold, where they are not all numbers.
     """
 
@@ -110,14 +101,34 @@ def read_rows(
         if m not in wanted.shapes:
             raise UnknownNameError("modality", m, wanted.shapes)
     file = Path(path)
+    options = read_alike(file, wanted.reading, options)
     if split is not None or not file.exists() or file.is_dir():
         return _of_data_set(str(path), wanted, options, labelled, split)
     if is_table(file):
-        return _of_table(file, wanted, SourceOptions.of({**wanted.reading, **options.given()}), labelled)
+        return _of_table(file, wanted, options, labelled)
     if labelled:
         return _of_data_set(str(path), wanted, options, labelled, split)
     options.refuse(f"{path}")
     return Rows(read_inputs(path, wanted.shapes, wanted.features, wanted.schema), [])
+
+
+def read_alike(path: Path, reading: Mapping[str, Any], options: SourceOptions) -> SourceOptions:
+    """The options, and those of training where nothing is said about how a file is read.
+
+    Args:
+        path: of the new data.
+        reading: of training, see :meth:`SourceOptions.reading`.
+        options: of the new data.
+    """
+    if not (is_table(path) or path.is_dir()):
+        return options
+    given, known = options.given(), dict(reading)
+    if suffix_of(path) not in WORKBOOKS:
+        known.pop("sheet", None)
+    # Files of training that are not among these: their modalities are columns of the table, or nowhere.
+    turned = [e for e in known.get("transpose", ()) if e in (ALL, NONE, MAIN) or e in options.modalities]
+    known = {**known, "transpose": turned, "kinds": {**known.get("kinds", {}), **given.pop("kinds", {})}}
+    return SourceOptions.of({**known, **given})
 
 
 def _of_data_set(path: str, wanted: Wanted, options: SourceOptions, labelled: bool, split: str | None) -> Rows:
@@ -162,7 +173,7 @@ def _of_table(path: Path, wanted: Wanted, options: SourceOptions, labelled: bool
         if file is not None:
             if ids is None or id_column is None:
                 raise InputError(f"modality {m!r} comes from {file.path}: pass the id column that both have")
-            flat[m], _, source = join(file, id_column, ids, options, trained, wanted.schema.get(m))
+            flat[m], _, source = join(file, id_column, ids, options, trained, wanted.schema.get(m), modality=m)
             notes.append(str(replace(source, modality=m)))
             continue
         if pattern is None:
@@ -184,6 +195,9 @@ def _of_table(path: Path, wanted: Wanted, options: SourceOptions, labelled: bool
     split = replace(split, columns=extra_columns(path, table, options))
     if labelled:
         split, said = _labelled(split, table, path, wanted, options)
+        if split.ids is not None and options.duplicates in ("first", "mean"):
+            split, _, merged = one_row_each(split, {}, table, options.duplicates)
+            said += [said_of_merged(merged)] if merged else []
         notes = [f"all {len(split)} rows of {path} that have a target are measured", *notes, *said]
     return Rows(split, notes)
 
@@ -195,7 +209,7 @@ def _id_column(table: Table, options: SourceOptions, wanted: Wanted) -> str | No
         return options.id
     if options.id is not None and options.id != wanted.id:
         raise DataError(f"{table.path} has no column {options.id!r}; it has {some(columns)}")
-    return next((name for name in (_USUAL_ID, "") if name in columns), None)
+    return next((name for name in (USUAL_ID, "") if name in columns), None)
 
 
 def _labelled(split: Split, table: Any, path: Path, wanted: Wanted, options: SourceOptions) -> tuple[Split, list[str]]:

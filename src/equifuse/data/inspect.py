@@ -249,7 +249,7 @@ def _flags(source: SourceOptions) -> list[str]:
         if isinstance(value, dict):
             words += [word for key, entry in value.items() for word in (flag, f"{key}={entry}")]
         elif isinstance(value, list):
-            words += [word for entry in value for word in (flag, str(entry))]
+            words += [w for entry in value for w in ((flag,) if entry == declared.const else (flag, str(entry)))]
         elif value is not None:
             words += [flag] if declared.const is not None else [flag, str(value)]
     return words

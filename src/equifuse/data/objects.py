@@ -8,7 +8,8 @@ from typing import Any
 
 from equifuse.data.dataset import MultimodalDataset
 from equifuse.data.formats.h5mu import dataset_of_cells
-from equifuse.data.formats.table import USUAL_TARGETS, dataset_of
+from equifuse.data.formats.joining import USUAL_TARGETS
+from equifuse.data.formats.table import dataset_of
 from equifuse.data.frames import is_mapping, is_numbered, is_pandas, standardized
 from equifuse.data.options import SourceOptions
 from equifuse.data.tables import ArrowTable, Table

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from equifuse.errors import DataError, InputError
@@ -26,6 +27,20 @@ def _patterns() -> Check:
     plain = mapping()
     return _Patterns("map names to column patterns", plain.accepts, pairs="text", convert=plain.convert)
 
+
+def _files() -> Check:
+    return Check(
+        "name files or modalities, or be true for all of them",
+        lambda v: all(isinstance(entry, str) and entry for entry in v),
+        many=True,
+        convert=lambda v: tuple(v) if isinstance(v, list | tuple) else {True: (ALL,)}.get(v, (v,) if v else ()),
+    )
+
+
+# All files; none of them; the file of --data.
+ALL, NONE, MAIN = "*", "none", "data"
+# The options that say how files are read: a trained model reads others in the same way.
+READING = ("id_pattern", "duplicates", "separator", "sheet", "transpose", "encoding", "na", "kinds")
 
 # Separators that get lost where they are written out.
 SEPARATORS = {"tab": "\t", "space": " "}
@@ -69,8 +84,9 @@ class SourceOptions(Options):
         id_pattern: regular expression of what counts of an id in every file: its groups, joined by ``-``, or all that
             it matches; with ``(?i)`` in front upper and lower case are the same.
         duplicates: what becomes of rows with the same id: "error", "first", "mean", or "keep" (in the main table).
-        transpose: whether rows are features and columns are samples. Where the ids, or the target, say so, it need not
-            be asked for.
+        transpose: files whose rows are features and whose columns are samples: their names, or those of modalities,
+            ``data`` for that of the target; true for all files of modalities, or the one table. Where the ids, or the
+            target, say so, it need not be asked for.
         sheet: of a workbook; None for the first.
         na: further cells that hold no value.
         encoding: of text tables; None finds it.
@@ -151,20 +167,22 @@ class SourceOptions(Options):
         group="Data",
         flag="--id-pattern",
     )
-    duplicates: str = option(
-        "error",
-        one_of("error", "first", "mean", "keep"),
-        help="For tables: rows of the same id; keep is for the main table, whose rows may be apart.",
+    duplicates: str | None = option(
+        None,
+        optional(one_of("error", "first", "mean", "keep")),
+        help="For tables: rows of the same id: error, first, mean; keep is for the main table, if they are apart.",
         group="Data",
         flag="--duplicates",
+        default_text="error",
     )
-    transpose: bool = option(
-        False,
-        yes_no(),
-        help="For tables: rows are features and columns samples, in the files of modalities or the one table.",
+    transpose: tuple[str, ...] = option(
+        (),
+        _files(),
+        help="For tables: rows are features and columns samples in this file (its name, or that of its modality, data "
+        "for that of --data); without a name in all files of modalities, or the one table; none in none.",
         group="Data",
         flag="--transpose",
-        const=True,
+        const=ALL,
     )
     sheet: str | None = option(
         None,
@@ -219,10 +237,29 @@ class SourceOptions(Options):
     def given(self) -> dict[str, Any]:
         """The options that are set, as plain values."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values |= {name: list(getattr(self, name)) for name in ("target", "stratify", "na", "keep")}
-        if self.duplicates == "error":
-            del values["duplicates"]
+        values |= {name: list(getattr(self, name)) for name in ("target", "stratify", "transpose", "na", "keep")}
         return {name: value for name, value in values.items() if value}
+
+    def reading(self, data: str) -> dict[str, Any]:
+        """What is set of how files are read, for other files: those that are turned are told by their modality.
+
+        >>> options = SourceOptions(modalities={"rna": "old/rna.csv"}, transpose=("rna.csv",), na=("x",), target="y")
+        >>> options.reading("old/clinic.csv")
+        {'transpose': ['rna'], 'na': ['x']}
+
+        Args:
+            data: the file that these options are of.
+        """
+        found = {name: value for name, value in self.given().items() if name in READING}
+        if self.transpose:
+            named = {Path(pattern.partition("::")[0]).name: m for m, pattern in self.modalities.items()}
+            named.setdefault(Path(data).name, MAIN)
+            found["transpose"] = [named.get(Path(entry).name, entry) for entry in self.transpose]
+        return found
+
+    def turns(self, path: Path, modality: str = MAIN) -> bool:
+        """Whether a file is named among those whose rows are features."""
+        return any(entry in (modality, str(path), path.name) for entry in self.transpose)
 
     def guiding(self) -> tuple[str, ...]:
         """The columns by which rows are split, each once."""

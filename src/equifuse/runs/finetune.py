@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from equifuse.data import MultimodalDataset
+from equifuse.data.external import read_alike
 from equifuse.data.options import SourceOptions
 from equifuse.errors import InputError
 from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly
@@ -188,10 +189,13 @@ def _config(
     """The run's configuration with the new data."""
     if epochs < 1:
         raise InputError(f"epochs must be at least 1, got {epochs}")
+    trained = SourceOptions.of(config.source)
+    # The new run says by itself how its files are read; where a name of training is none here, the usual ones count.
+    alike = read_alike(Path(data), trained.reading(config.data), source).given()
     asked = replace(
         config,
         data=data,
-        source=source.given(),
+        source={**({"id": trained.id} if trained.id else {}), **alike},
         init=str(Path(run).resolve()),
         epochs=epochs,
         lr=config.lr if lr is None else lr,

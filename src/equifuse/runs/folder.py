@@ -65,7 +65,6 @@ class Run:
     def wanted(self) -> Wanted:
         """What the model needs of other data."""
         model, source = self.model, SourceOptions.of(self.config.source)
-        reading = {name: value for name, value in source.given().items() if name in ("na", "id_pattern")}
         return Wanted(
             model.shapes,
             model.features,
@@ -74,7 +73,7 @@ class Run:
             source.target,
             source.id,
             model.schema,
-            reading=reading,
+            reading=source.reading(self.config.data),
         )
 
 

@@ -87,7 +87,7 @@ def predict_pieces(run: Run, input_path: PathLike, source: SourceOptions | None 
     """
     path, source = Path(input_path), source or SourceOptions()
     options, asked = run.wanted(), source.given()
-    if asked or (is_table(path) and path.suffix != ".parquet" and path.is_file()):
+    if asked or options.reading or (is_table(path) and path.suffix != ".parquet" and path.is_file()):
         found = read_rows(path, options, source)
         for note in found.notes:
             warnings.warn(note, stacklevel=2)

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from equifuse.data.dataset import MultimodalDataset
 from equifuse.data.options import SourceOptions
+from equifuse.data.tables import container
 from equifuse.errors import DataError, EquifuseError
 from equifuse.registry import FORMATS
 
@@ -99,5 +100,7 @@ def find_format(path: Path) -> Format:
             continue
         if fits:
             return known
-    kind = "folder" if path.is_dir() else f"kind of file {path.suffix!r}"
-    raise DataError(f"{path}: unknown {kind}; known are: {'; '.join(known.description for known in formats)}")
+    known_kinds = "; ".join(known.description for known in formats)
+    if said := container(path):
+        raise DataError(f"{said}; known are: {known_kinds}")
+    raise DataError(f"{path}: unknown kind of file {path.suffix!r}; known are: {known_kinds}")

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from equifuse.data.assemble import assemble, encode_target, needs_target, part_rows, with_presence
 from equifuse.data.dataset import MultimodalDataset
-from equifuse.data.formats import table as joining
+from equifuse.data.formats import joining
 from equifuse.data.formats.base import Format
 from equifuse.data.formats.hdf5 import SUFFIXES as HDF5_SUFFIXES
 from equifuse.data.formats.hdf5 import opened, text_of
@@ -95,15 +95,20 @@ class FolderFormat(Format):
             raise DataError(f"{file} has no column {split_column!r}; it has {', '.join(columns)}")
         inputs: dict[str, Features] = {}
         lengths: dict[str, NDArray[np.int64]] = {}
+        features: dict[str, tuple[str, ...]] = {}
         sources = [SourceFile(str(file), rows, len(columns), table.facts)]
         for m, source in files.items():
-            inputs[m], steps, understood = _features(source, ids, rows, id_column, options)
+            inputs[m], steps, features[m], understood = _features(m, source, ids, rows, id_column, options)
             sources.append(replace(understood, modality=m))
             if steps is not None:
                 lengths[m] = steps
         whole = with_presence(inputs, target, ids, lengths)
-        dataset = assemble(path.name, whole, task, parts, classes=classes, val_fraction=val_fraction, seed=seed)
-        return replace(dataset, sources=tuple(sources))
+        named = {m: names for m, names in features.items() if names}
+        schema = {source.modality: source.schema for source in sources if source.modality and source.schema}
+        dataset = assemble(
+            path.name, whole, task, parts, classes=classes, features=named, val_fraction=val_fraction, seed=seed
+        )
+        return replace(dataset, sources=tuple(sources), schema=schema)
 
 
 def _modalities(path: Path, table: Path, options: SourceOptions) -> dict[str, Path]:
@@ -138,21 +143,24 @@ def _usual_targets(columns: list[str], modalities: list[str]) -> list[str]:
 
 
 def _features(
-    file: Path, ids: NDArray[np.str_] | None, rows: int, id_column: str, options: SourceOptions
-) -> tuple[Features, NDArray[np.int64] | None, SourceFile]:
-    """The rows of a modality in the order of the table, the lengths of padded sequences, and what was understood."""
+    m: str, file: Path, ids: NDArray[np.str_] | None, rows: int, id_column: str, options: SourceOptions
+) -> tuple[Features, NDArray[np.int64] | None, tuple[str, ...], SourceFile]:
+    """The rows of a modality in the order of the table, the lengths of padded sequences, names of features if there are
+    some, and what was understood.
+    """
     if file.suffix in HDF5_SUFFIXES:
         found, steps, fit = _from_hdf5(file, ids, rows, options)
-        return found, steps, SourceFile(str(file), len(found), math.prod(found.shape[1:]), ids=fit)
+        return found, steps, (), SourceFile(str(file), len(found), math.prod(found.shape[1:]), ids=fit)
     if ids is not None:
-        values, _, source = joining.join(joining.JoinedFile(file), id_column, ids.tolist(), options)
-        return values, None, source
-    found, known, _ = joining.keyed_features(file, None, id_column)
+        whole = joining.JoinedFile(file)
+        values, names, source = joining.join(whole, id_column, ids.tolist(), options, modality=m)
+        return values, None, names, source
+    found, known, names = joining.keyed_features(file, None, id_column)
     if known is not None:
         raise DataError(f"{file} has ids, the table of the folder has no column {id_column!r}")
     if len(found) != rows:
         raise DataError(f"{file} has {len(found)} rows, the table of the folder has {rows}")
-    return found, None, SourceFile(str(file), len(found), math.prod(found.shape[1:]))
+    return found, None, names, SourceFile(str(file), len(found), math.prod(found.shape[1:]))
 
 
 def _from_hdf5(
@@ -172,7 +180,7 @@ def _from_hdf5(
             raise DataError(f"{file} has {len(found)} rows, the table of the folder has {rows}")
         return loaded_if_small(found), None, None
     known = IdPattern(options.id_pattern or "").of(known, str(file))
-    values, fit = rows_by_id(found, known, ids, str(file), duplicates=options.duplicates)
+    values, fit = rows_by_id(found, known, ids, str(file), duplicates=options.duplicates or "error")
     return loaded_if_small(values), None, fit
 
 

@@ -8,9 +8,8 @@ id its file does not know. A file whose columns are the ids, and whose rows are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,30 +29,32 @@ from equifuse.data.assemble import (
 )
 from equifuse.data.columns import (
     Columns,
-    check_ids,
     check_kinds,
-    describe_columns,
-    encode_columns,
-    encode_table,
-    only_numbers,
 )
 from equifuse.data.dataset import Array, MultimodalDataset, Split
 from equifuse.data.formats.base import Format
-from equifuse.data.ids import IdPattern, check_overlap, groups_of, id_texts, means, rows_by_id, said_of_duplicates
-from equifuse.data.lazy import Features, NpyArray, as_numbers, is_numeric, loaded_if_small
-from equifuse.data.options import SEPARATORS, SourceOptions, matching
+from equifuse.data.formats.joining import (
+    USUAL_ID,
+    USUAL_TARGETS,
+    column_values,
+    join,
+    join_table,
+    joined_file,
+    modality_values,
+    reading_of,
+    refuse_means,
+)
+from equifuse.data.ids import IdPattern, groups_of, id_texts, means, said_of_duplicates
+from equifuse.data.lazy import Features, as_numbers, is_numeric
+from equifuse.data.options import ALL, MAIN, NONE, SourceOptions, matching
 from equifuse.data.sources import SourceFile
 from equifuse.data.tables import (
     DESCRIPTION,
-    EXCEL,
-    SUFFIXES,
-    Reading,
+    WORKBOOKS,
     Table,
     give_back_memory,
     is_table,
-    not_understood,
     read_table,
-    sheets_of,
     some,
     suffix_of,
     transposed,
@@ -61,11 +62,9 @@ from equifuse.data.tables import (
 from equifuse.errors import DataError, InputError
 from equifuse.registry import FORMATS
 
-_ARRAYS = (".npy", ".npz")
 # The column that says which rows have no target, while a data set is made.
 _EMPTY = "without a target"
-_USUAL_SPLIT, _USUAL_ID = "split", "id"
-USUAL_TARGETS = ("label", "target", "y", "class")
+_USUAL_SPLIT = "split"
 
 
 @FORMATS.register
@@ -130,12 +129,12 @@ def dataset_of(
         else:
             assert roles.ids is not None
             inputs[m], features[m], source = join(
-                file, _USUAL_ID if roles.id_column is None else roles.id_column, roles.ids, options
+                file, USUAL_ID if roles.id_column is None else roles.id_column, roles.ids, options, modality=m
             )
             schema[m] = source.schema
             sources.append(replace(source, modality=m))
     for m, other in others.items():
-        inputs[m], features[m], source = _beside(other, table, roles, options)
+        inputs[m], features[m], source = _beside(m, other, table, roles, options)
         schema[m] = source.schema
         sources.append(replace(source, modality=m))
     target, task, classes, empty = _target_values(table, roles, options)
@@ -146,10 +145,10 @@ def dataset_of(
         parts = part_rows(table.column(roles.split).to_pylist(), f"{table.path}: {roles.split!r}")
     if roles.ids is not None and options.group != roles.id_column:
         if options.duplicates == "mean":
-            _refuse_means(table.path, any(schema.values()))
-        whole, parts, merged = _one_row_each(whole, parts, table, options.duplicates)
+            refuse_means(table.path, any(schema.values()))
+        whole, parts, merged = one_row_each(whole, parts, table, options.duplicates or "error")
         if merged:
-            said = f"{merged} rows merged into others of the same id"
+            said = said_of_merged(merged)
             sources[0] = replace(sources[0], facts=(*sources[0].facts, said))
     rows = len(whole)
     whole, parts, rest = _labelled(whole, parts)
@@ -209,22 +208,13 @@ def _labelled(whole: Split, parts: Mapping[str, Any]) -> tuple[Split, dict[str, 
     return whole.select(np.flatnonzero(~empty)), kept, whole.select(np.flatnonzero(free))
 
 
-def _refuse_means(path: Path, others: bool) -> None:
-    """Refuse means of rows with columns that are no numbers.
-
-    Raises:
-        DataError: there are some.
-    """
-    if others:
-        raise DataError(f"{path} has columns that are no numbers and have no mean; pass --duplicates first")
-
-
 def _beside(
-    other: Table, table: Table, roles: _Roles, options: SourceOptions
+    m: str, other: Table, table: Table, roles: _Roles, options: SourceOptions
 ) -> tuple[Features, tuple[str, ...], SourceFile]:
     """A table in memory beside the main one: joined by ids, or by order where neither has any."""
     if roles.ids is not None:
-        return join_table(other, None, _USUAL_ID if roles.id_column is None else roles.id_column, roles.ids, options)
+        id_column = USUAL_ID if roles.id_column is None else roles.id_column
+        return join_table(other, None, id_column, roles.ids, options, modality=m)
     if other.num_rows != table.num_rows or "" in other.column_names[:1]:
         raise DataError(
             f"{other.path} has {other.num_rows} rows, {table.path} has {table.num_rows} and no ids; give both an index "
@@ -254,32 +244,41 @@ class _Roles:
     free: list[str]
 
 
-def reading_of(options: SourceOptions, path: Path) -> Reading:
-    """How the options say that a table is to be read."""
-    exact = (_USUAL_ID, options.id or _USUAL_ID, *options.target, *USUAL_TARGETS, *options.guiding())
-    sheet = options.sheet if suffix_of(path) in EXCEL else None
-    separator = SEPARATORS.get(options.separator or "", options.separator)
-    return Reading(sheet, options.encoding, separator, options.na, exact)
-
-
 def main_table(path: Path, options: SourceOptions) -> Table:
     """The table, turned if its rows are features: where that is asked for, or where the target is the name of a row."""
-    if options.sheet and suffix_of(path) not in EXCEL:
+    if options.sheet and suffix_of(path) not in WORKBOOKS:
         raise InputError(f"{path} is no workbook, it has no sheet {options.sheet!r}")
     table = read_table(path, reading_of(options, path))
-    joined = any(joined_file(table, pattern) for pattern in options.modalities.values())
-    if options.transpose and not joined:
-        return transposed(table, options.id or _USUAL_ID)
+    joined = {m: file.path for m, pattern in options.modalities.items() if (file := joined_file(table, pattern))}
+    _check_turned(path, joined, options)
+    if options.turns(path) or (ALL in options.transpose and not joined):
+        return transposed(table, options.id or USUAL_ID)
+    if NONE in options.transpose:
+        return table
     if options.target and options.target[0] not in table.column_names and table.num_rows:
         first = table.column_names[0]
         if first not in table.repeated and options.target[0] in map(str, table.column(first).to_pylist()):
-            return transposed(table, options.id or _USUAL_ID)
+            return transposed(table, options.id or USUAL_ID)
     return table
+
+
+def _check_turned(path: Path, joined: Mapping[str, Path], options: SourceOptions) -> None:
+    """Refuse names of files to turn that are none.
+
+    Raises:
+        InputError: naming it.
+    """
+    files = {MAIN: path, **joined}
+    for entry in options.transpose:
+        alone = replace(options, transpose=(entry,))
+        if entry not in (ALL, NONE) and not any(alone.turns(file, m) for m, file in files.items()):
+            known = ", ".join(f"{p.name} ({m})" for m, p in files.items())
+            raise InputError(f"there is no file {entry!r} to transpose; the files are {known}")
 
 
 def _roles(table: Table, options: SourceOptions) -> _Roles:
     columns, path = table.column_names, table.path
-    id_column = _chosen(options.id, columns, _USUAL_ID, f"{path}")
+    id_column = _chosen(options.id, columns, USUAL_ID, f"{path}")
     if id_column is None and columns and columns[0] == "" and table.num_rows:
         id_column = ""  # the names of rows, which many programs write without a heading
     split_column = _chosen(options.split, columns, _USUAL_SPLIT, f"{path}")
@@ -309,7 +308,12 @@ def _targets(table: Table, options: SourceOptions) -> list[str]:
     return found or [one]
 
 
-def _one_row_each(
+def said_of_merged(count: int) -> str:
+    """How many rows were merged."""
+    return f"{count} row{'' if count == 1 else 's'} merged into others of the same id"
+
+
+def one_row_each(
     whole: Split, parts: Mapping[str, Any], table: Table, duplicates: str
 ) -> tuple[Split, dict[str, Any], int]:
     """The rows of the main table with one for each id, their parts, and how many were merged.
@@ -404,252 +408,3 @@ def _chosen(asked: str | None, columns: list[str], usual: str, where: str) -> st
 def _prefixes(columns: list[str]) -> list[str]:
     """What stands before ``:`` in column names, in order."""
     return list(dict.fromkeys(c.partition(":")[0] for c in columns if ":" in c))
-
-
-@dataclass(frozen=True)
-class JoinedFile:
-    """The file of a modality.
-
-    Attributes:
-        path: of the file.
-        columns: pattern of those that are features; None for all.
-        sheet: of a workbook; None for the first.
-    """
-
-    path: Path
-    columns: str | None = None
-    sheet: str | None = None
-
-
-def joined_file(table: Table, pattern: str) -> JoinedFile | None:
-    """The file that a modality's pattern names; None if it names columns of the table.
-
-    Raises:
-        DataError: it is a file that is no table, or it looks like one that does not exist.
-    """
-    name, *more = pattern.split("::")
-    if not more and name in table.column_names:
-        return None
-    for candidate in (Path(name), table.path.parent / name):
-        if candidate.is_file():
-            return _as_asked(candidate, more)
-        if candidate.is_dir() and (more or "/" in name):
-            raise DataError(f"{candidate} is a folder; a modality is a file: {', '.join((*SUFFIXES, *_ARRAYS))}")
-    path = Path(name)
-    if more or path.suffix in _ARRAYS or is_table(path) or len(path.parts) > 1:
-        raise DataError(f"no such file: {name}")
-    return None
-
-
-def _as_asked(path: Path, more: Sequence[str]) -> JoinedFile:
-    if not is_table(path) and path.suffix not in _ARRAYS:
-        raise DataError(
-            f"{path} is a file of unknown kind {path.suffix!r}; a modality is read from "
-            f"{', '.join((*SUFFIXES, *_ARRAYS))}"
-        )
-    if suffix_of(path) in EXCEL and more and (len(more) > 1 or more[0] in sheets_of(path)):
-        return JoinedFile(path, more[1] if len(more) > 1 else None, more[0])
-    return JoinedFile(path, more[0] if more and more[0] else None)
-
-
-def join(
-    file: JoinedFile,
-    id_column: str,
-    ids: Sequence[str],
-    options: SourceOptions,
-    names: tuple[str, ...] = (),
-    schema: Columns | None = None,
-) -> tuple[Features, tuple[str, ...], SourceFile]:
-    """The rows of another file for these ids, NaN where it has none; the names of its features; what was understood.
-
-    Args:
-        file: the file.
-        id_column: what the ids are called in the main table.
-        ids: those of the main table.
-        options: how the file is read.
-        names: of the features that are needed, in order; default all, or those that the file's pattern names.
-        schema: what these hold; None for numbers.
-
-    Raises:
-        DataError: the file is damaged, lacks a feature, or its ids do not fit.
-    """
-    if file.path.suffix in _ARRAYS:
-        return _join_arrays(file, id_column, ids, options)
-    table = read_table(file.path, replace(reading_of(options, file.path), sheet=file.sheet))
-    return join_table(table, file.columns, id_column, ids, options, names, schema)
-
-
-def join_table(
-    table: Table,
-    columns: str | None,
-    id_column: str,
-    ids: Sequence[str],
-    options: SourceOptions,
-    names: tuple[str, ...] = (),
-    schema: Columns | None = None,
-) -> tuple[Features, tuple[str, ...], SourceFile]:
-    """:func:`join` of a table that was read; ``columns`` is the pattern of those that are features."""
-    where = str(table.path)
-    table, key = _keyed(table, id_column, ids, options)
-    texts = id_texts(table.column(key), f"{where}: the id {key!r}", table.line)
-    known = IdPattern(options.id_pattern or "").of(texts, where)
-    free = [c for c in table.column_names if c != key]
-    lacking = [name for name in names if name not in free]
-    if lacking:
-        raise DataError(f"{where} has no column {lacking[0]!r}, which the model was trained on; it has {some(free)}")
-    if names:
-        found, holds = known_values(table, names, where, schema), schema or ()
-    else:
-        names = tuple(matching(free, columns, where) if columns else free)
-        found, holds = modality_values(table, names, options.kinds)
-    if options.duplicates == "mean":
-        _refuse_means(table.path, bool(holds))
-    values, fit = rows_by_id(found, known, ids, where, duplicates=options.duplicates, line=table.line)
-    called = f"column {key!r}" if key else "the first column, which has no name"
-    facts = table.facts if key == id_column else (*table.facts, f"ids in {called}")
-    return values, names, SourceFile(where, table.num_rows, len(names), facts, ids=fit, schema=holds)
-
-
-def _keyed(table: Table, id_column: str, ids: Sequence[str], options: SourceOptions) -> tuple[Table, str]:
-    """A table with a column of ids, turned if its columns are the ids; and what that column is called.
-
-    Raises:
-        DataError: nothing in it names its rows.
-    """
-    if options.transpose:
-        return transposed(table, id_column), id_column
-    wanted, pattern = set(ids), IdPattern(options.id_pattern or "")
-
-    def share(texts: Sequence[str]) -> float:
-        found = [text for text in pattern.found([str(text) for text in texts]) if text is not None]
-        return len(wanted.intersection(found)) / max(1, min(len(wanted), len(set(texts))))
-
-    first = table.column_names[0]
-    own = first if id_column not in table.column_names else id_column
-    by_rows = share([str(v) for v in table.column(own).to_pylist()])
-    if share(table.column_names[1:]) > max(0.5, by_rows):
-        return transposed(table, id_column), id_column
-    if id_column in table.column_names:
-        return table, id_column
-    if first == "" or by_rows:
-        return table, first
-    texts = [str(v) for v in table.column(first).to_pylist()]
-    check_overlap(ids, texts, f"{table.path}, column {first!r},")
-    raise DataError(f"{table.path} has no column {id_column!r} to join on; it has {some(table.column_names)}")
-
-
-def _join_arrays(
-    file: JoinedFile, id_column: str, ids: Sequence[str], options: SourceOptions
-) -> tuple[Features, tuple[str, ...], SourceFile]:
-    found, known, names = keyed_arrays(file.path, file.columns, id_column)
-    source = SourceFile(str(file.path), len(found), int(np.prod(found.shape[1:])))
-    if known is None:
-        if len(found) != len(ids):
-            raise DataError(f"{file.path} has {len(found)} rows and no ids; the table has {len(ids)} rows")
-        return found, names, replace(source, facts=("no ids: rows in the order of the table",))
-    known = IdPattern(options.id_pattern or "").of(known, str(file.path))
-    values, fit = rows_by_id(found, known, ids, str(file.path), duplicates=options.duplicates)
-    return values, names, replace(source, ids=fit)
-
-
-def keyed_features(
-    path: Path, pattern: str | None, id_column: str
-) -> tuple[Features, list[str] | None, tuple[str, ...]]:
-    """Features of a file, the ids of its rows if it has any, and the names of the features.
-
-    Raises:
-        DataError: the file is damaged, or its columns are not numbers.
-    """
-    if path.suffix in _ARRAYS:
-        return keyed_arrays(path, pattern, id_column)
-    table = read_table(path)
-    if id_column not in table.column_names:
-        raise DataError(f"{path} has no column {id_column!r} to join on; it has {some(table.column_names)}")
-    free = [c for c in table.column_names if c != id_column]
-    names = tuple(matching(free, pattern, str(path)) if pattern else free)
-    values, schema = modality_values(table, names)
-    if schema:
-        raise DataError(f"{path}: column {next(c.name for c in schema if c.kind != 'number')!r} is not numeric")
-    return values, id_texts(table.column(id_column), f"{path}: {id_column!r}", table.line), names
-
-
-def keyed_arrays(path: Path, key: str | None, id_column: str) -> tuple[Features, list[str] | None, tuple[str, ...]]:
-    """:func:`keyed_features` of NumPy's files."""
-    if path.suffix == ".npy":
-        return loaded_if_small(NpyArray(path)), None, ()
-    from equifuse.data.formats.npz import read_arrays  # noqa: PLC0415
-
-    arrays = read_arrays(path)
-    key = key or next((k for k in ("features", "x", "X", path.stem) if k in arrays), None)
-    if key is None or key not in arrays or arrays[key].dtype.kind not in "fiub":
-        raise DataError(f"{path} has {', '.join(arrays)}; expected numbers under 'features' (or name the key)")
-    known = next((arrays[k] for k in (id_column, "ids", "sample_ids") if k in arrays), None)
-    values = arrays[key].astype(np.float32)
-    values = values.reshape(len(values), *(values.shape[1:] or (1,)))
-    return values, None if known is None else [str(k) for k in known], ()
-
-
-def modality_values(
-    table: Table, names: tuple[str, ...], kinds: Mapping[str, str] | None = None
-) -> tuple[Features, Columns]:
-    """The columns of a modality as numbers, and what they hold where that is not only numbers.
-
-    Args:
-        table: the table.
-        names: of the columns.
-        kinds: pattern of names -> kind, of columns that are something else than they look like.
-
-    Raises:
-        DataError: a column of numbers in a way that is not understood, or one of nothing but different texts.
-        UnknownNameError: an unknown kind.
-    """
-    asked = {name for name in names if any(fnmatchcase(name, pattern) for pattern in kinds or {})}
-    table.check(*names)
-    others = [name for name in names if not is_numeric(table.schema.field(name).type)]
-    for name in others:
-        said = "" if name in asked else not_understood(table, name)
-        if said:
-            raise DataError(said)
-    if not others and not asked:
-        return table.numbers(names), ()
-    frame = table.frame(names)
-    columns = describe_columns(frame, kinds)
-    check_ids([column for column in columns if column.name not in asked], len(frame), str(table.path))
-    values = encode_columns(frame, columns, str(table.path))
-    return values, () if only_numbers(columns) else columns
-
-
-def known_values(table: Table, names: tuple[str, ...], m: str, schema: Columns | None) -> Features:
-    """The columns of a modality as numbers, as a model was trained on them.
-
-    Args:
-        table: the table.
-        names: of the columns.
-        m: name of the modality.
-        schema: what the columns hold; None for numbers.
-
-    Raises:
-        DataError: they hold something else.
-    """
-    if schema is not None:
-        return encode_table(m, table, names, schema, str(table.path))
-    values, found = modality_values(table, names)
-    odd = next((column for column in found if column.kind not in ("number", "boolean")), None)
-    if odd is not None:
-        raise DataError(f"{table.path}: column {odd.name!r} of modality {m!r} is not numeric")
-    return values
-
-
-def column_values(table: Any, names: Sequence[str]) -> NDArray[np.generic]:
-    """Columns ``(n, K)``: numbers with NaN where empty, or text."""
-    columns = []
-    for name in names:
-        column = table.column(name)
-        kind = column.type
-        if is_numeric(kind):
-            columns.append(as_numbers(column))
-        else:
-            columns.append(np.array([None if v is None else str(v) for v in column.to_pylist()], dtype=object))
-    if any(c.dtype.kind == "O" for c in columns):
-        columns = [c.astype(object) for c in columns]
-    return np.stack(columns, axis=1)

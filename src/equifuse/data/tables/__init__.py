@@ -3,9 +3,10 @@
 from equifuse.data.tables.base import ArrowTable, MatrixTable, ParquetTable, Table, give_back_memory, some
 from equifuse.data.tables.files import (
     DESCRIPTION,
-    EXCEL,
     SUFFIXES,
+    WORKBOOKS,
     Reading,
+    container,
     is_table,
     not_understood,
     read_table,
@@ -16,13 +17,14 @@ from equifuse.data.tables.turning import transposed
 
 __all__ = [
     "DESCRIPTION",
-    "EXCEL",
     "SUFFIXES",
+    "WORKBOOKS",
     "ArrowTable",
     "MatrixTable",
     "ParquetTable",
     "Reading",
     "Table",
+    "container",
     "give_back_memory",
     "is_table",
     "not_understood",

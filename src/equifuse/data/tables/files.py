@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -22,12 +24,16 @@ from equifuse.files import check_fits, check_unpacked_fits, parse_errors
 
 TEXT = (".csv", ".tsv", ".txt", ".tab", ".dat")
 EXCEL = (".xlsx", ".xlsm")
+# Workbooks of other programs and of older versions.
+CALC = (".ods", ".xls", ".xlsb")
+WORKBOOKS = (*EXCEL, *CALC)
+_ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
 FEATHER = (".feather", ".arrow", ".ipc")
 CELLS = (".h5ad",)
 _PACKED = (".gz", ".zst", ".bz2", ".xz")
 # What tables may be called; a text file may be packed beside.
-SUFFIXES = (*TEXT, ".parquet", *EXCEL, *FEATHER, *CELLS)
-DESCRIPTION = "table (.csv, .tsv, .txt, also .gz or .zst; .parquet, .feather, .xlsx, .h5ad)"
+SUFFIXES = (*TEXT, ".parquet", *WORKBOOKS, *FEATHER, *CELLS)
+DESCRIPTION = "table (.csv, .tsv, .txt, also .gz or .zst; .parquet, .feather, .xlsx, .xls, .ods, .h5ad)"
 _NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?")
 # A column of text is numbers written in a way that is not understood if this share of its values are.
 _MOSTLY = 0.5
@@ -66,6 +72,20 @@ def is_table(path: Path) -> bool:
     (True, False)
     """
     return suffix_of(path) in SUFFIXES
+
+
+def container(path: Path) -> str:
+    """What to say of a folder or an archive where a file is needed; "" for anything else.
+
+    >>> container(Path("rna.zip"))
+    'rna.zip is an archive; unpack it, and name a file that was in it'
+    """
+    if path.is_dir():
+        tables = sorted(file.name for file in path.iterdir() if file.is_file() and is_table(file))
+        return f"{path} is a folder; name a file in it" + (f", such as {path / tables[0]}" if tables else "")
+    if path.suffix.lower() in _ARCHIVES or (path.suffix in _PACKED and Path(path.stem).suffix == ".tar"):
+        return f"{path} is an archive; unpack it, and name a file that was in it"
+    return ""
 
 
 def read_table(path: Path, reading: Reading | None = None) -> Table:
@@ -114,14 +134,37 @@ def sheets_of(path: Path) -> list[str]:
         DataError: it is none.
         InputError: the extra is not installed.
     """
+    if suffix_of(path) in CALC:
+        calamine = require("excel", "python_calamine", f"{path}: a workbook")
+        with parse_errors(path, "a workbook"), _no_panic():
+            _check_workbook(path)
+            with calamine.CalamineWorkbook.from_path(str(path)) as found:
+                return [str(name) for name in found.sheet_names]
     openpyxl = require("excel", "openpyxl", f"{path}: a workbook")
     with parse_errors(path, "a workbook"):
-        check_unpacked_fits(path)
+        _check_workbook(path)
         book = openpyxl.load_workbook(path, read_only=True)
         try:
             return [str(name) for name in book.sheetnames]
         finally:
             book.close()
+
+
+def _check_workbook(path: Path) -> None:
+    """All kinds but .xls are archives, which may unpack to any size."""
+    if suffix_of(path) != ".xls" or is_zipfile(path):
+        check_unpacked_fits(path)
+
+
+@contextmanager
+def _no_panic() -> Iterator[None]:
+    """A fault inside of calamine, which is written in Rust, is no ordinary exception."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise ValueError(str(error)) from None
+        raise
 
 
 def _excel(path: Path, reading: Reading) -> Table:
@@ -131,10 +174,11 @@ def _excel(path: Path, reading: Reading) -> Table:
     sheet = reading.sheet or sheets[0]
     if sheet not in sheets:
         raise DataError(f"{path} has no sheet {sheet!r}; it has {', '.join(sheets)}")
-    with parse_errors(path, "a workbook"), warnings.catch_warnings():
+    engine = "calamine" if suffix_of(path) in CALC else "openpyxl"
+    with parse_errors(path, "a workbook"), _no_panic(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of styles and the like that are not read
         frame = pd.read_excel(
-            path, sheet_name=sheet, engine="openpyxl", na_values=[*EMPTY_NUMBERS, *reading.empty], keep_default_na=False
+            path, sheet_name=sheet, engine=engine, na_values=[*EMPTY_NUMBERS, *reading.empty], keep_default_na=False
         )
         frame.columns = ["" if str(name).startswith("Unnamed: ") else str(name).strip() for name in frame.columns]
         if frame.shape[1] == 0:
@@ -184,7 +228,7 @@ def dense(path: Path, matrix: Any) -> Any:
 _READERS: Sequence[tuple[Sequence[str], Callable[[Path, Reading], Table]]] = (
     ((".parquet",), _parquet),
     (FEATHER, _feather),
-    (EXCEL, _excel),
+    (WORKBOOKS, _excel),
     (CELLS, _cells),
 )
 
