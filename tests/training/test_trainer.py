@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from torch import nn
 
 import equifuse as ef
+from equifuse.data.lazy import NpyArray
 from equifuse.registry import LOGGERS
 from equifuse.runs import TrainConfig, initial_model, load_run, train
 from equifuse.training import Trainer, TrainingOptions
@@ -314,3 +316,41 @@ def test_tuning_minimises_whatever_is_watched(quick):
         found[monitor] = measure(Job("small", "concat", config, "", trial=0)).monitor
     assert found[None] > 0  # a loss
     assert -1 <= found["accuracy"] < -0.5
+
+
+@pytest.mark.parametrize("options", [{"prepare": "log1p,quantile"}, {"row_missing": 0.4}])
+def test_preparing_once_gives_the_numbers_of_preparing_each_batch(data, options):
+    def hollow(split):
+        inputs = {m: np.abs(x).copy() for m, x in split.inputs.items()}
+        for m, x in inputs.items():
+            x[split.present.get(m, np.ones(len(x), bool))] *= 1 + len(m)
+            x[::3, :1] = np.nan
+        return replace(split, inputs=inputs)
+
+    data = replace(data, splits={part: hollow(split) for part, split in data.splits.items()})
+    config = {"modality_dropout": 0.0 if "row_missing" in options else 0.2, **options}
+    results = []
+    for callbacks in ([], [Callback()]):  # a callback may look at rows as they are: every batch is prepared anew
+        model = model_for(data, **config)
+        trained = Trainer(TrainConfig.from_dict({"data": "digits", **OPTIONS, **config}), callbacks=callbacks)
+        history = trained.fit(model, data).history
+        assert all(getattr(encoder, "skipped", 0) == 0 for encoder in model.encoders.values())
+        assert model.shapes == data.shapes
+        results.append(([{k: v for k, v in row.items() if k != "seconds"} for row in history], state_of(model)))
+    (once, weights), (each, others) = results
+    assert once == each
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def test_a_modality_on_disk_is_prepared_batch_by_batch(data, tmp_path):
+    from equifuse.training.prepared import prepared_once
+
+    split = data.splits["train"]
+    m = data.modalities[0]
+    np.save(tmp_path / "x.npy", split.inputs[m])
+    lazy = replace(split, inputs={**split.inputs, m: NpyArray(tmp_path / "x.npy")})
+    model = model_for(data)
+    with prepared_once(model, [lazy]) as (same,):
+        assert same is lazy
+    with prepared_once(model, [split]) as (ready,):
+        assert not np.array_equal(ready.inputs[m], split.inputs[m])

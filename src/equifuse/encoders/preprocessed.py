@@ -38,6 +38,9 @@ class Preprocessed(nn.Sequential):
         *args: the layers, the encoder last.
     """
 
+    # How many of the first layers are left out, because what comes in has been through them.
+    skipped = 0
+
     @property
     def takes_lengths(self) -> bool:
         """Whether the encoder takes lengths."""
@@ -46,6 +49,6 @@ class Preprocessed(nn.Sequential):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Any:
         """``(B, …) -> (B, …)``."""
         *layers, encoder = self.children()
-        for layer in layers:
+        for layer in layers[self.skipped :]:
             x = layer(x)
         return encode(encoder, x, lengths)

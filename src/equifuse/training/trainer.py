@@ -9,7 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from equifuse.training.loggers import make_loggers
 from equifuse.training.mix import Mix, fit_mix
 from equifuse.training.optimization import OptimizerFactory, ScheduleFactory, check_patterns, frozen
 from equifuse.training.options import TrainingOptions
+from equifuse.training.prepared import prepared_once
 from equifuse.training.protocol import LOOSE
 from equifuse.training.randomness import own_random_numbers
 
@@ -178,10 +179,6 @@ class Trainer:
         for split in (train, val):
             if isinstance(split, Split):
                 _check_gaps(model, split)
-        if isinstance(train, Split):
-            train = batches_of(train, options.batch_size * process_group_info(options).world, options.seed)
-        if isinstance(val, Split):
-            val = batches_of(val)
         task = default_task(model, options) if task is None else task
         if isinstance(model.fusion, FittedFusion):
             return TrainingResult(*fit_at_once(model, task, train, val, options))
@@ -189,8 +186,16 @@ class Trainer:
         balancer = balancer_for(model, task, options) if balancer is None else balancer
         module = LitFusion(model, task, options, balancer, optimizer=self._optimizer, schedule=self._schedule)
         module.optimizer_state = optimizer_state
-        with own_random_numbers(options.seed), _frozen(model, options):
-            return self._fit(module, train, val)
+        splits = [part for part in (train, val) if isinstance(part, Split)]
+        # A callback may call the model on rows as they are, and batches from elsewhere are such rows.
+        raw = bool(self.callbacks) or len(splits) < (1 if val is None else 2)
+        with own_random_numbers(options.seed), _frozen(model, options), ExitStack() as stack:
+            if not raw:
+                train, *others = stack.enter_context(prepared_once(model, splits))
+                val = others[0] if others else None
+            if isinstance(train, Split):
+                train = batches_of(train, options.batch_size * process_group_info(options).world, options.seed)
+            return self._fit(module, train, batches_of(val) if isinstance(val, Split) else val)
 
     def check(self, model: FusionModel) -> None:
         """Refuse options that do not fit a model.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from torch import Tensor, nn
@@ -159,6 +160,11 @@ def layers_before(encoder: nn.Module) -> list[nn.Module]:
             break
         found.append(part)
     return found
+
+
+def fixed_layers(encoder: nn.Module) -> list[nn.Module]:
+    """The layers before an encoder that make the same of the same row in every epoch: all up to one that learns."""
+    return list(takewhile(lambda layer: next(layer.parameters(), None) is None, layers_before(encoder)))
 
 
 def steps_of(encoder: nn.Module) -> list[Preparation]:
