@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
-from pathlib import Path
 from itertools import zip_longest
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
