@@ -23,6 +23,7 @@ FLOORS = (
     ("model",),
     ("tasks",),
     ("evaluation",),
+    ("information",),
     ("explain",),
     ("export",),
     ("training",),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from equifuse.fusion import FusionOutput as FusionOutput
     from equifuse.fusion import available_fusions as available_fusions
     from equifuse.fusion import make_fusion as make_fusion
+    from equifuse.information import interactions as interactions
     from equifuse.model import FusionModel as FusionModel
     from equifuse.model import ModelOutput as ModelOutput
     from equifuse.model import build_model as build_model
@@ -83,6 +84,7 @@ __getattr__, __dir__, __all__ = attach(
             "available_fusions",
             "make_fusion",
         ],
+        "equifuse.information.measurement": ["interactions"],
         "equifuse.model": ["FusionModel", "ModelOutput", "build_model", "load"],
         "equifuse.solve": [
             "GMRES",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from equifuse.data.formats.base import Format
     from equifuse.encoders.preparation import Preparation
     from equifuse.fusion import Fusion
+    from equifuse.information.estimator import Estimator
     from equifuse.solve import GMRES, Gradient, Solver
     from equifuse.tasks import Metric, Task
     from equifuse.training.balancing import Balancer
@@ -279,3 +280,6 @@ PREPARATIONS: Registry[type[Preparation]] = Registry(
     "preparation", group="equifuse.preparations", home="equifuse.encoders.preparation"
 )
 LOGGERS: Registry[LoggerFactory] = Registry("logger", group="equifuse.loggers", home="equifuse.training.loggers")
+INFORMATION: Registry[type[Estimator]] = Registry(
+    "information estimator", group="equifuse.information", home="equifuse.information"
+)

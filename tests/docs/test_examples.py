@@ -27,6 +27,7 @@ PACKAGES = [
     "equifuse.model",
     "equifuse.datasets",
     "equifuse.tasks",
+    "equifuse.information",
     "equifuse.explain",
     "equifuse.export",
     "equifuse.estimators",

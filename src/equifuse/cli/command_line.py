@@ -22,6 +22,7 @@ from equifuse.cli import (
     export,
     finetune,
     impute,
+    interactions,
     markers,
     predict,
     report,
@@ -63,6 +64,7 @@ app.command("finetune", cls=GroupedCommand)(finetune.finetune)
 app.command("embed", cls=GroupedCommand)(embed.embed)
 app.command("impute", cls=GroupedCommand)(impute.impute)
 app.command("markers", cls=GroupedCommand)(markers.markers)
+app.command("interactions", cls=GroupedCommand)(interactions.interactions)
 app.command("export")(export.export)
 app.command("robustness")(robustness.robustness)
 app.command("report")(report.report)

@@ -34,6 +34,9 @@ def datasets(
 def inspect(
     path: Annotated[str, typer.Argument(help="Name of a data set, or path of a file or folder.")],
     given: dict[str, Any],
+    interactions: Annotated[
+        bool, typer.Option("--interactions", help="Also measure what the modalities know of the target.")
+    ] = False,
 ) -> None:
     """Say what is in a data set, what is suspicious about it, and how to train on it."""
     from equifuse import datasets as catalog
@@ -59,6 +62,11 @@ def inspect(
         show(table)
     for warning in found.warnings:
         typer.echo(f"note: {warning}")
+    if interactions:
+        from equifuse.information import interactions as measure
+        from equifuse.report.information import show_interactions
+
+        show_interactions(measure(dataset, group=source.group, progress=True))
     typer.echo(f"try: {found.command}")
 
 

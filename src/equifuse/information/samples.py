@@ -1,0 +1,225 @@
+"""A data set as estimators of information take it: one matrix for each modality, and targets as classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equifuse.data.dataset import MultimodalDataset, Split
+from equifuse.data.lazy import in_memory
+from equifuse.errors import InputError
+from equifuse.information.measures import Subset
+from equifuse.registry import TASKS
+
+Floats = NDArray[np.float64]
+# Fewer samples than this say nothing.
+LEAST = 20
+# A quantity is as many classes of equal size.
+BINS = 8
+# Standardised columns that differ by less are the same.
+_SAME = 1e-4
+# Weights of the samples that columns are put into an order by.
+_WEIGHTS = np.random.default_rng(0).standard_normal(1009)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One target of all samples.
+
+    Attributes:
+        name: of the label or quantity; "" where there is one only.
+        classes: int64 ``(n,)``, of quantities the eighth that they are in.
+        values: ``(n,)`` the quantities themselves, or None.
+    """
+
+    name: str
+    classes: NDArray[np.int64]
+    values: Floats | None = None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples that information is measured on.
+
+    Attributes:
+        inputs: modality -> ``(n, d)`` standardised, without constant and repeated columns; 0 for an empty cell.
+        present: bool ``(n,)`` by modality.
+        targets: one, or one for each label or quantity.
+        rows: ``(n,)`` the row of each in the parts that were read.
+        ids: ``(n,)`` or None.
+        groups: ``(n,)`` or None; rows of one group are in one fold.
+        notes: what was left out or changed, in words.
+    """
+
+    inputs: dict[str, Floats]
+    present: dict[str, NDArray[np.bool_]]
+    targets: list[Target]
+    rows: NDArray[np.intp]
+    ids: NDArray[np.generic] | None = None
+    groups: NDArray[np.generic] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def names(self) -> Subset:
+        """Modality names in order."""
+        return tuple(self.inputs)
+
+    def having(self, subset: Subset) -> NDArray[np.bool_]:
+        """Which samples have every modality of a subset."""
+        return np.asarray(np.logical_and.reduce([self.present[m] for m in subset]), np.bool_)
+
+
+def samples_of(
+    dataset: MultimodalDataset,
+    *,
+    most: int,
+    group: str | None = None,
+    without: Iterable[str] = (),
+    parts: tuple[str, ...] = ("train", "val"),
+) -> Samples:
+    """Read what information is measured on; the test part is not looked at.
+
+    Args:
+        dataset: the data.
+        most: samples; of more, so many are drawn.
+        group: column of what must not be torn apart, such as the patient.
+        without: modalities to leave out.
+        parts: of the data set.
+
+    Raises:
+        UnknownNameError: no such modality to leave out.
+        InputError: one modality, fewer than 20 samples, a constant target, or a task without a target in bits.
+    """
+    splits = [dataset.splits[part].labelled().without(without) for part in parts]
+    _check_task(dataset, list(splits[0].inputs))
+    sizes = [len(split) for split in splits]
+    count, notes = sum(sizes), []
+    if count < LEAST:
+        raise InputError(f"information needs at least {LEAST} labelled samples, {' and '.join(parts)} have {count}")
+    rows = np.arange(count)
+    if count > most:
+        rows = np.sort(np.random.default_rng(0).permutation(count)[:most])
+        notes.append(f"measured on {most:,} samples drawn from {count:,}")
+    left = [part for part in dataset.splits if part not in parts]
+    if left:
+        notes.append(f"the {' and '.join(left)} part was not looked at")
+    ends = np.cumsum([0, *sizes])
+    pieces = [
+        split.select(rows[(rows >= a) & (rows < b)] - a)
+        for split, a, b in zip(splits, ends[:-1], ends[1:], strict=True)
+        if ((rows >= a) & (rows < b)).any()
+    ]
+    split = pieces[0].joined(*pieces[1:])
+    inputs, present = {}, {}
+    for m in sorted(split.inputs):
+        there = split.present.get(m)
+        present[m] = np.ones(len(split), np.bool_) if there is None else there
+        if int(present[m].sum()) < LEAST:
+            raise InputError(f"modality {m!r} is there in {int(present[m].sum())} samples, {LEAST} are needed")
+        inputs[m] = tidy(_flat(split, m, notes), present[m])
+        if not inputs[m].shape[1]:
+            notes.append(f"{m} is constant: it can say nothing")
+    if not all(mask.all() for mask in present.values()):
+        notes.append("some samples lack modalities: what is said of each and of several is of the samples with them")
+    groups = None
+    if group is not None:
+        if group not in split.columns:
+            raise InputError(f"there is no column {group!r} to keep together; known: {', '.join(split.columns) or '-'}")
+        groups = split.columns[group]
+    return Samples(inputs, present, list(_targets(dataset, split)), rows, split.ids, groups, notes)
+
+
+def _check_task(dataset: MultimodalDataset, modalities: list[str]) -> None:
+    if len(modalities) < 2:
+        raise InputError(
+            f"interactions are between modalities, {dataset.name!r} has one: {modalities[0]}; name groups of columns "
+            "with --modality NAME=PATTERN"
+        )
+    task = TASKS.get(dataset.task)
+    if task.time_to_event:
+        raise InputError(
+            f"information about {dataset.task} is not measured in bits: times of which some are unknown have no "
+            "entropy; make classes of them, such as the event within five years"
+        )
+    if dataset.splits["train"].target is None:
+        raise InputError(f"information is about a target, {dataset.name!r} has none")
+
+
+def _targets(dataset: MultimodalDataset, split: Split) -> Iterator[Target]:
+    kind = TASKS.get(dataset.task).targets
+    assert split.target is not None
+    response, classes = kind.response(split.target)
+    values = split.target if response is None else response
+    columns = np.asarray(values).reshape(len(split), -1).T
+    names = dataset.classes if len(columns) > 1 and dataset.classes else tuple(map(str, range(len(columns))))
+    kept = []
+    for name, column in zip(names, columns, strict=True):
+        binned = bins(column.astype(np.float64)) if not classes else None
+        codes = np.unique(column if binned is None else binned, return_inverse=True)[1].reshape(-1).astype(np.int64)
+        if codes.max() > 0:
+            own = column.astype(np.float64) if binned is not None else None
+            kept.append(Target(name if len(columns) > 1 else "", codes, own))
+    if not kept:
+        raise InputError(f"the target of {dataset.name!r} has one value only: there is nothing to know about it")
+    yield from kept
+
+
+def bins(values: Floats, count: int = BINS) -> NDArray[np.int64]:
+    """Classes of equal size ``(n,)`` of quantities; equal values are in one.
+
+    >>> bins(np.array([1.0, 2.0, 3.0, 4.0]), 2).tolist()
+    [0, 0, 1, 1]
+    """
+    edges = np.unique(np.quantile(values, np.arange(1, count) / count, method="lower"))
+    return np.searchsorted(edges, values, side="left").astype(np.int64)
+
+
+def _flat(split: Split, m: str, notes: list[str]) -> Floats:
+    """Features ``(n, d)``; of the steps of a sequence their mean, deviation and extremes."""
+    x = np.asarray(in_memory(split.inputs[m]), dtype=np.float64)
+    if x.ndim == 3 and m in split.lengths:
+        steps = np.arange(x.shape[1])[None, :, None] < split.lengths[m][:, None, None]
+        count = np.maximum(steps.sum(1), 1)
+        there = np.where(steps, np.nan_to_num(x), 0.0)
+        mean = there.sum(1) / count
+        deviation = np.sqrt(np.where(steps, (there - mean[:, None]) ** 2, 0.0).sum(1) / count)
+        highest, lowest = (np.where(steps, np.nan_to_num(x), fill) for fill in (-np.inf, np.inf))
+        extremes = [np.nan_to_num(highest.max(1), neginf=0.0), np.nan_to_num(lowest.min(1), posinf=0.0)]
+        notes.append(f"{m}: of each sequence the mean, deviation, highest and lowest value of its features")
+        return np.concatenate([mean, deviation, *extremes], axis=1)
+    return x.reshape(len(x), -1)
+
+
+def tidy(x: Floats, present: NDArray[np.bool_]) -> Floats:
+    """Columns standardised by the rows that are there, each once, in an order that is theirs; 0 for an empty cell.
+
+    >>> tidy(np.array([[1.0, 5.0, 2.0], [3.0, 5.0, 6.0]]), np.array([True, True])).tolist()
+    [[1.0], [-1.0]]
+
+    Args:
+        x: ``(n, d)``, NaN for empty cells.
+        present: bool ``(n,)``.
+    """
+    known = np.isfinite(x) & present[:, None]
+    count = np.maximum(known.sum(0), 1)
+    filled = np.where(known, x, 0.0)
+    mean = filled.sum(0) / count
+    centred = np.where(known, x - mean, 0.0)
+    deviation = np.sqrt((centred**2).sum(0) / count)
+    varied = deviation > 1e-12 * np.maximum(1.0, np.abs(mean))
+    scaled = centred[:, varied] / deviation[varied]
+    if not scaled.shape[1]:
+        return scaled
+    # The order of columns, copies of them, their units and signs must not matter.
+    weights = _WEIGHTS[np.arange(len(scaled)) % len(_WEIGHTS)]
+    scaled *= np.where(weights @ scaled < 0, -1.0, 1.0)
+    scaled = scaled[:, np.argsort(weights @ scaled, kind="stable")]
+    repeated = np.abs(np.diff(scaled, axis=1)).max(0) < _SAME
+    found: Floats = np.ascontiguousarray(scaled[:, np.concatenate([[True], ~repeated])])
+    return found
