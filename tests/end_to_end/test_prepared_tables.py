@@ -89,12 +89,10 @@ def test_everywhere_the_same(run, new, tmp_path):
     described = describe(tmp_path / "model.pt2").columns["clinic"]
     assert {"name": "site", "kind": "category", "values": ["Bonn", "Köln", "Ulm"]} in described
 
-    pytest.importorskip("fastapi", reason="needs equifuse[serve]")
-    from starlette.testclient import TestClient
+    pytest.importorskip("starlette", reason="needs equifuse[serve]")
+    from tests.serve.conftest import client_of
 
-    from equifuse.serve import create_app
-
-    client = TestClient(create_app(run), raise_server_exceptions=False)
+    client = client_of(run)
 
     def rows(columns):
         return json.loads(frame[columns].to_json(orient="values"))

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 OTHERS = (
     "captum",
     "distributed",
-    "fastapi",
+    "msgspec",
     "h5py",
     "jinja2",
     "lightning",
@@ -21,6 +21,7 @@ OTHERS = (
     "pandas",
     "pyarrow",
     "rich",
+    "starlette",
     "torchmetrics",
     "typer",
     "yaml",

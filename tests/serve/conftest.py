@@ -1,3 +1,4 @@
+import asyncio
 import shutil
 
 import numpy as np
@@ -9,8 +10,51 @@ from equifuse.datasets import MultimodalDataset, Split, write_npz
 from equifuse.files import read_json, write_json
 from equifuse.runs import TrainConfig, train
 
+pytest.importorskip("starlette", reason="needs equifuse[serve]")
+
+from starlette.testclient import TestClient
+
+from equifuse.serve import Limits
+from equifuse.serve.app import Application, build
+from equifuse.serve.pool import Timing
+from equifuse.serve.service import Services
+
 JSON = {"Content-Type": "application/json"}
 PARQUET = {"Content-Type": "application/vnd.apache.parquet"}
+
+
+class Inline:
+    """The workers of a service in the process of the tests, one thread for each request."""
+
+    failure = None
+
+    def __init__(self, runs, explain=True, **limits):
+        self.services = Services(runs, explain, Limits(**limits))
+        self.loaded = self.services.describe()
+        self.reloads = 0
+
+    def count(self):
+        return 1
+
+    async def start(self):
+        pass
+
+    async def close(self):
+        pass
+
+    async def reload(self):
+        self.reloads += 1
+
+    async def ask(self, model, question):
+        answers = await asyncio.to_thread(self.services.answer, model, [question])
+        return answers[0], Timing()
+
+
+def client_of(run, explain=True, keys=None, origins=(), **limits):
+    """A client of a service whose worker is in this process."""
+    runs = run if isinstance(run, dict) else {"run": run}
+    application = Application(Inline(runs, explain, **limits), list(runs), Limits(**limits), explain, keys)
+    return TestClient(build(application, origins=origins), raise_server_exceptions=False)
 
 
 def trained(folder, data, **options):

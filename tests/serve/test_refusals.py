@@ -12,19 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-pytest.importorskip("fastapi", reason="needs equifuse[serve]")
+pytest.importorskip("starlette", reason="needs equifuse[serve]")
 
-from starlette.testclient import TestClient
-
-from equifuse.serve import create_app
-from tests.serve.conftest import JSON, PARQUET
+from tests.serve.conftest import JSON, PARQUET, client_of
 
 ROW = [0.1, 0.2, 0.3]
 
 
 @pytest.fixture(scope="module")
 def client(sequences):
-    return TestClient(create_app(sequences, max_rows=20, max_explained=4, max_bytes=20_000))
+    return client_of(sequences, max_rows=20, max_explained=4, max_bytes=20_000)
 
 
 def refused(answer, status, text=""):
@@ -61,15 +58,13 @@ def flat(n=3, **columns):
         ({"inputs": {"a b": []}}, "inputs.a b has no rows"),
         ({"inputs": {"a b": None}}, "inputs.a b must be a list"),
         ({"inputs": {"a b": [0.1]}}, "inputs.a b[0] must be a list"),
-        ({"inputs": {"a b": [ROW, [0.1]]}}, "inputs.a b[1] has 1 entries, not 3"),
+        ({"inputs": {"a b": [ROW, [0.1]]}}, "inputs.a b[1] must have 3 entries; the model was built"),
         ({"inputs": {"a b": [ROW, [*ROW, 0]]}}, "the model was built for rows of shape (3,)"),
-        ({"inputs": {"copy": [[[1, 2], [1, 2, 3]]]}}, "inputs.copy[0][1] has 3 entries, not 2"),
+        ({"inputs": {"copy": [[[1, 2], [1, 2, 3]]]}}, "inputs.copy[0][1] must have 2 entries"),
         ({"inputs": {"copy": [[1, 2, 3, 4]]}}, "inputs.copy[0][0] must be a list"),
-        ({"inputs": {"_audio": [[[1, 2], [1]]]}}, "inputs._audio[0][1] has 1 entries, not 2"),
+        ({"inputs": {"_audio": [[[1, 2], [1]]]}}, "inputs._audio[0][1] must have 2 entries"),
         ({"inputs": {"a b": [["1", 2, 3]]}}, "inputs.a b[0][0] must be a finite number"),
         ({"inputs": {"a b": [[True, 2, 3]]}}, "inputs.a b[0][0] must be a finite number"),
-        ({"inputs": {"a b": [[1, math.nan, 3]]}}, "inputs.a b[0][1] must be a finite number"),
-        ({"inputs": {"a b": [[1, -math.inf, 3]]}}, "inputs.a b[0][1] must be a finite number"),
         ({"inputs": {"a b": [[1, 1e39, 3]]}}, "inputs.a b[0][1] must be a finite number (float32)"),
         ({"inputs": {"a b": [[1, 10**400, 3]]}}, "inputs.a b[0][1] must be a finite number"),
         ({"inputs": {"a b": [ROW], "_audio": [None] * 2}}, "modalities differ in rows"),
@@ -88,10 +83,15 @@ def test_a_mistake_is_one_line(client, request_, text):
     refused(client.post("/explain", content=body, headers=JSON), 422, text)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 9000, b'{"inputs": ' * 1500, b"9" * 9000, b"nul"])
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"nul", b'{"inputs": {"a b": [[1, NaN, 3]]}}'])
 @pytest.mark.slow
 def test_what_is_no_json_is_broken(client, body):
     refused(client.post("/predict", content=body, headers=JSON), 400, "the body is not JSON")
+
+
+@pytest.mark.parametrize("body", [b"[" * 9000, b'{"inputs": ' * 1500, b'{"inputs": {"a b": [' + b"[[]]," * 3000])
+def test_depth_is_that_of_the_model(client, body):
+    assert client.post("/predict", content=body, headers=JSON).status_code == 422
 
 
 def test_all_mistakes_are_not_listed(client):
@@ -134,7 +134,7 @@ def asked(app, receive):
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(sequences):
-    app = create_app(sequences, timeout=0.1, max_waiting=1)
+    app = client_of(sequences, timeout=0.1, max_waiting=1).app
 
     async def never():
         await asyncio.sleep(60)
@@ -142,7 +142,6 @@ def test_a_body_that_does_not_come_is_not_waited_for(sequences):
     async def gone():
         return {"type": "http.disconnect"}
 
-    # Each gives its place back: there is but one.
     assert asked(app, never) == (408, "the body did not arrive within 0.1 s")
     assert asked(app, gone) == (400, "the connection was closed before the body had arrived")
     assert asked(app, never)[0] == 408
@@ -151,7 +150,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(sequences):
 @pytest.mark.parametrize(
     ("headers", "status", "text"),
     [
-        ({"Content-Type": "text/csv"}, 415, "got text/csv"),
+        ({"Content-Type": "text/html"}, 415, "got text/html"),
         ({}, 415, "got none"),
         ({**JSON, "Content-Encoding": "gzip"}, 415, "gzip is not known"),
         ({**JSON, "Accept": "text/html"}, 406, "got text/html"),
@@ -190,7 +189,7 @@ def test_options_of_an_explanation(client):
 
 
 def test_other_paths_and_methods(client):
-    refused(client.get("/"), 404)
+    refused(client.get("/nowhere"), 404)
     refused(client.get("/predict"), 405)
 
 
@@ -220,7 +219,7 @@ def test_parquet_that_does_not_fit(client, columns, options, status, text):
 
 
 def test_many_columns_of_next_to_nothing(sequences):
-    client = TestClient(create_app(sequences, max_rows=5000, max_bytes=40_000))
+    client = client_of(sequences, max_rows=5000, max_bytes=40_000)
     body = as_parquet({f"a b:{i}": np.zeros(5000) for i in range(100)})
     refused(client.post("/predict", content=body, headers=PARQUET), 413, "5000 rows of 100 columns")
 

@@ -1,37 +1,34 @@
 """What the service answers: that it is what the command line and the library say, and what it says of itself."""
 
 import io
-import threading
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from itertools import islice, pairwise
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-pytest.importorskip("fastapi", reason="needs equifuse[serve]")
+pytest.importorskip("starlette", reason="needs equifuse[serve]")
 
 from prometheus_client.parser import text_string_to_metric_families
-from starlette.testclient import TestClient
 
 import equifuse as ef
 from equifuse.data.batch import Batch
 from equifuse.explain import evaluate_coalitions
 from equifuse.runs import load_run, predict_run
-from equifuse.serve import Limits, create_app
+from equifuse.serve import Limits
 from equifuse.serve import service as service_module
-from tests.serve.conftest import PARQUET
+from tests.serve.conftest import PARQUET, client_of
 
 
 @pytest.fixture(scope="module")
 def client(sequences):
-    return TestClient(create_app(sequences), raise_server_exceptions=False)
+    return client_of(sequences)
 
 
 @pytest.fixture(scope="module")
 def table_client(table):
-    return TestClient(create_app(table[0]), raise_server_exceptions=False)
+    return client_of(table[0])
 
 
 def padded(rows, shape):
@@ -173,7 +170,7 @@ def test_a_parquet_body_is_explained(table_client, table):
 
 
 def test_retrieval_embeds_and_explains_nothing(retrieval):
-    client = TestClient(create_app(retrieval))
+    client = client_of(retrieval)
     columns = client.post("/predict", json={"inputs": {"a": [[1, 2, 3]], "b": [None]}}).json()["columns"]
     assert np.linalg.norm([columns[f"embedding_{k}"][0] for k in range(4)]) == pytest.approx(1)
     assert client.post("/explain", json={"inputs": {"a": [[1, 2, 3]]}}).status_code == 404
@@ -181,7 +178,7 @@ def test_retrieval_embeds_and_explains_nothing(retrieval):
 
 
 def test_no_explanations_where_none_are_wanted(sequences):
-    client = TestClient(create_app(sequences, explain=False))
+    client = client_of(sequences, explain=False)
     assert "/explain" not in client.get("/openapi.json").json()["paths"]
 
 
@@ -205,7 +202,7 @@ def test_the_model_is_described(client, table_client):
 
 
 def test_metrics_count_what_happened(impatient, rows):
-    client = TestClient(create_app(impatient))
+    client = client_of(impatient)
     found = client.post("/predict", json=rows).json()["columns"]  # a warning would be an error here
     assert not any(found["converged"])
     client.post("/predict", json={})
@@ -216,64 +213,24 @@ def test_metrics_count_what_happened(impatient, rows):
     assert seen["equifuse_requests_total", "/predict", "200"] == 1
     assert seen["equifuse_requests_total", "/predict", "422"] == 1
     assert seen["equifuse_requests_total", "other", "404"] == 2
-    assert seen["equifuse_rows_total",] == seen["equifuse_unconverged_rows_total",] == 12
+    assert seen["equifuse_rows_total", "run"] == seen["equifuse_unconverged_rows_total", "run"] == 12
     buckets = [v for k, v in seen.items() if k[0] == "equifuse_request_seconds_bucket" and "/predict" in k]
     assert buckets[-1] == 2
     assert all(a <= b for a, b in pairwise(buckets))
 
 
-def test_the_service_is_responsive_and_bounded_while_the_model_is_at_work(sequences, rows, monkeypatch):
-    begun, go_on = threading.Event(), threading.Event()
-    predict = service_module.predict_split
-
-    def slowly(*arguments):
-        begun.set()
-        assert go_on.wait(20)
-        return predict(*arguments)
-
-    app = create_app(sequences, max_waiting=2, timeout=20)
-    monkeypatch.setattr(service_module, "predict_split", slowly)
-    with TestClient(app) as client, ThreadPoolExecutor(4) as pool:
-        first = pool.submit(client.post, "/predict", json=rows)
-        assert begun.wait(20)
-        # One of these may wait; the others are refused at once.
-        others = [pool.submit(client.post, "/predict", json=rows) for _ in range(3)]
-        for refused in islice(as_completed(others, timeout=20), 2):
-            assert refused.result().status_code == 503
-            assert int(refused.result().headers["retry-after"]) > 0
-            assert "waiting already" in refused.result().json()["detail"]
-        assert client.get("/health").status_code == 200
-        assert not first.done()
-        go_on.set()
-        assert sorted(answer.result().status_code for answer in (first, *others)) == [200, 200, 503, 503]
-        assert client.post("/predict", json=rows).status_code == 200
-
-
-def test_what_takes_too_long_is_told_and_not_waited_for(sequences, rows, monkeypatch):
-    go_on = threading.Event()
-    predict = service_module.predict_split
-    app = create_app(sequences, timeout=0.2)
-    monkeypatch.setattr(service_module, "predict_split", lambda *a: go_on.wait(20) and predict(*a))
-    with TestClient(app) as client:
-        answers = [client.post("/predict", json=rows) for _ in range(2)]
-        assert [answer.status_code for answer in answers] == [503, 503]
-        assert "not answered within 0.2 s" in answers[0].json()["detail"]
-        go_on.set()
-
-
 @pytest.mark.slow
 def test_what_is_no_number_in_json_is_null(sequences, rows, monkeypatch):
-    app = create_app(sequences)
+    client = client_of(sequences)
     columns = {"row": np.arange(3), "prob_no": np.array([np.nan, -np.inf, 1 / 3])}
     monkeypatch.setattr(service_module, "predict_split", lambda *_: columns)
-    found = TestClient(app).post("/predict", json=rows).json()["columns"]
+    found = client.post("/predict", json=rows).json()["columns"]
     assert found == {"row": [0, 1, 2], "prob_no": [None, None, 1 / 3]}
 
 
 def test_an_error_of_ours_is_a_500_that_tells_nothing(sequences, rows, monkeypatch):
-    app = create_app(sequences)
+    client = client_of(sequences)
     monkeypatch.setattr(service_module, "predict_split", lambda *_: 1 / 0)
-    client = TestClient(app, raise_server_exceptions=False)
     answer = client.post("/predict", json=rows)
     assert (answer.status_code, answer.json()) == (500, {"detail": "internal error"})
     assert numbers(client)["equifuse_requests_total", "/predict", "500"] == 1

@@ -1,221 +1,249 @@
-"""The service over HTTP: paths, negotiation, refusals."""
+"""The service over HTTP: paths, refusals. It moves bytes between connections and workers, and looks into none."""
 
 from __future__ import annotations
 
-import asyncio
-import re
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.requests import ClientDisconnect
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
-import equifuse
-from equifuse.errors import EquifuseError
-from equifuse.runs.folder import PathLike
+from equifuse.serve.access import NOTES, AccessLog, Guarded, Keys, Recorded
 from equifuse.serve.limits import Limits, Refusal, one_line
-from equifuse.serve.metrics import Measured, Metrics
-from equifuse.serve.schema import Description, Explained, Health, Problem, RequestFormat, predicted
-from equifuse.serve.service import JSON, PARQUET, Answer, Service
-from equifuse.serve.worker import Worker
+from equifuse.serve.messages import JSON, PARQUET, Answer, Loaded, Question, Served
+from equifuse.serve.metrics import Metrics
+from equifuse.serve.negotiation import Bodies, sent, wanted
+from equifuse.serve.openapi import openapi
+from equifuse.serve.pages import PAGES, page
+from equifuse.serve.pool import StartError, Timing
 
-_REFUSALS = {
-    400: "The body is damaged.",
-    406: "The answer cannot be given in the media type that Accept asks for.",
-    408: "The body did not arrive in time.",
-    413: "The body is too large, or what it unfolds to is.",
-    415: "The body is of an unknown media type.",
-    422: "The body does not fit the model, or has too many rows.",
-    503: "Too many requests are waiting; Retry-After says for how many seconds to wait.",
-}
+_log = logging.getLogger("equifuse.serve")
 _RETRY_SECONDS = 1
+_PATHS = ("/predict", "/explain", "/embed", "/health", "/ready", "/model", "/metrics", "/openapi.json", "/reload")
 
 
-def build(run: PathLike, explain: bool, limits: Limits) -> FastAPI:
-    """See :func:`equifuse.serve.create_app`."""
-    service = Service(run, explain, limits)
-    metrics, worker = Metrics(), Worker(limits.max_waiting, limits.timeout)
-    description, health = service.describe(), service.health()
+class Workers(Protocol):
+    """What the application needs of its workers; see :class:`equifuse.serve.pool.Pool`."""
+
+    loaded: Loaded | None
+    failure: str | None
+
+    def count(self) -> int:
+        """Workers that are ready."""
+
+    async def start(self) -> None:
+        """Start them; returns at once."""
+
+    async def close(self) -> None:
+        """Stop them."""
+
+    async def reload(self) -> None:
+        """Read the models again."""
+
+    async def ask(self, model: str, question: Question) -> tuple[Answer, Timing]:
+        """The answer to a request."""
+
+
+class Application:
+    """The paths of a service.
+
+    Args:
+        workers: who answer.
+        names: of the models; the first is the one of the paths without a name.
+        limits: of a request.
+        explain: whether there are explanations.
+        keys: that clients need; None for none.
+    """
+
+    def __init__(
+        self, workers: Workers, names: Sequence[str], limits: Limits, explain: bool, keys: Keys | None
+    ) -> None:
+        self.workers, self.names, self.limits, self.explain, self.keys = workers, list(names), limits, explain, keys
+        self.bodies = Bodies(limits)
+        self.metrics = Metrics([*_PATHS, *PAGES, "/v1/models"])
+
+    def routes(self) -> list[Route]:
+        """All of them."""
+        kinds = ["predict", "embed", *(["explain"] if self.explain else [])]
+        found = [Route(path, self._page(path), methods=["GET"]) for path in PAGES]
+        for kind in kinds:
+            found.append(Route(f"/{kind}", self._asked(kind), methods=["POST"]))
+            found.append(Route(f"/v1/models/{{name}}/{kind}", self._asked(kind), methods=["POST"]))
+        found += [
+            Route("/health", self.health, methods=["GET"]),
+            Route("/ready", self.ready, methods=["GET"]),
+            Route("/model", self.model, methods=["GET"]),
+            Route("/v1/models", self.models, methods=["GET"]),
+            Route("/v1/models/{name}", self.model, methods=["GET"]),
+            Route("/metrics", self.numbers, methods=["GET"]),
+            Route("/openapi.json", self.described, methods=["GET"]),
+        ]
+        if self.keys is not None:
+            found.append(Route("/reload", self.reload, methods=["POST"]))
+        return found
+
+    def _asked(self, kind: str) -> Any:
+        offered = (JSON, PARQUET) if kind == "predict" else (JSON,)
+
+        async def answer(request: Request) -> Response:
+            name = self._name(request)
+            media_type, given = wanted(request, offered), sent(request)
+            body = await self.bodies.read(request)
+            notes = request.scope[NOTES]
+            notes |= {"model": name, "bytes_in": len(body)}
+            options = dict(request.query_params)
+            found, timing = await self.workers.ask(name, Question(kind, body, given, media_type, options, notes["id"]))
+            notes |= {
+                "rows": found.rows,
+                "waited": round(timing.waited * 1000, 2),
+                "worked": round(timing.worked * 1000, 2),
+                "together": timing.together,
+            }
+            if kind == "predict" and found.status == 200:
+                self.metrics.count(name, found, timing)
+            return Response(found.content, found.status, media_type=found.media_type)
+
+        return answer
+
+    def _name(self, request: Request) -> str:
+        name: str = request.path_params.get("name", self.names[0])
+        if name not in self.names:
+            raise Refusal(404, f"no model {name[:100]!r}; there are {', '.join(self.names)}")
+        return name
+
+    def _served(self, name: str) -> Served:
+        return self._loaded().models[name]
+
+    def _loaded(self) -> Loaded:
+        loaded = self.workers.loaded
+        if loaded is None:
+            raise Refusal(503, self.workers.failure or "the model is still being loaded; try again later")
+        return loaded
+
+    def _page(self, path: str) -> Any:
+        content, media_type = page(path)
+
+        async def answer(_: Request) -> Response:
+            return Response(content, media_type=media_type)
+
+        return answer
+
+    async def health(self, _: Request) -> Response:
+        """Whether the service is up, what it serves, and its versions; answered whatever the workers do."""
+        loaded = self.workers.loaded
+        found: dict[str, Any] = {"status": "ok", "model": self.names[0]}
+        if loaded is not None:
+            described = loaded.models[self.names[0]].description
+            found |= {"task": described["task"], "fusion": described["fusion"], "versions": loaded.versions}
+        return JSONResponse(found)
+
+    async def ready(self, _: Request) -> Response:
+        """Whether a worker is ready to answer."""
+        count = self.workers.count()
+        if self.workers.loaded is not None and count:
+            return JSONResponse({"status": "ready", "workers": count, "models": self.names})
+        detail = self.workers.failure or "no worker is ready yet"
+        return JSONResponse({"detail": one_line(detail)}, 503, {"Retry-After": str(_RETRY_SECONDS)})
+
+    async def model(self, request: Request) -> Response:
+        """What a model takes and gives."""
+        return JSONResponse(self._served(self._name(request)).description)
+
+    async def models(self, _: Request) -> Response:
+        """What all of them take and give."""
+        loaded = self._loaded()
+        return JSONResponse({"models": [loaded.models[name].description for name in self.names]})
+
+    async def numbers(self, _: Request) -> Response:
+        """Numbers for Prometheus."""
+        return Response(self.metrics.text(self.workers.count()), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def described(self, _: Request) -> Response:
+        """The service in the words of OpenAPI."""
+        return JSONResponse(openapi(self._loaded(), self.names, self.explain, self.keys is not None))
+
+    async def reload(self, _: Request) -> Response:
+        """Read the models, and the keys, again."""
+        try:
+            await self.read_again()
+        except (StartError, ValueError) as error:
+            return JSONResponse({"detail": one_line(f"nothing has changed: {error}")}, 409)
+        return JSONResponse({"status": "reloaded", "models": self.names})
+
+    async def read_again(self) -> None:
+        """Read the models, and the keys, again.
+
+        Raises:
+            StartError: a model cannot be read; the one of before goes on.
+            DataError: the keys cannot be read; likewise.
+        """
+        if self.keys is not None:
+            self.keys.reload()
+        await self.workers.reload()
+
+
+def build(
+    application: Application,
+    *,
+    origins: Sequence[str] = (),
+    log: AccessLog | None = None,
+) -> Starlette:
+    """The service as an ASGI application.
+
+    Args:
+        application: its paths.
+        origins: of pages elsewhere that may ask it.
+        log: where requests are noted; None for nowhere.
+    """
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        worker.close()
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await application.workers.start()
+        try:
+            yield
+        finally:
+            await application.workers.close()
+            if log is not None:
+                log.close()
 
-    # No pages of documentation: they would fetch their scripts from elsewhere.
-    app = FastAPI(
-        title=f"equifuse: {description.name}",
-        version=equifuse.__version__,
-        docs_url=None,
-        redoc_url=None,
-        lifespan=lifespan,
-        exception_handlers={EquifuseError: _refused, Exception: _failed},
-    )
-
-    async def answer_predict(request: Request) -> Response:
-        """Predict rows: the columns of ``equifuse predict``, as JSON or Parquet."""
-        wanted = _wanted(request, (JSON, PARQUET))
-        sent = _sent(request)
-        async with worker.place():
-            body = await _body(request, limits)
-            answer = await worker.run(service.predict, body, sent, wanted)
-        metrics.count(answer)
-        return _response(answer)
-
-    async def answer_explain(request: Request) -> Response:
-        """What each modality contributed to a value of each row: Shapley values over the subsets of modalities."""
-        _wanted(request, (JSON,))
-        sent = _sent(request)
-        async with worker.place():
-            body = await _body(request, limits)
-            answer = await worker.run(service.explain, body, sent, request.query_params)
-        return _response(answer)
-
-    async def answer_health() -> Health:
-        """Whether the service is up, what it serves, and its versions."""
-        return health
-
-    async def answer_model() -> Description:
-        """What the model takes and gives."""
-        return description
-
-    async def answer_metrics() -> Response:
-        """Numbers for Prometheus."""
-        return Response(metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    parquet = {PARQUET: {"schema": {"type": "string", "format": "binary"}}}
-    app.add_api_route(
-        "/predict",
-        answer_predict,
-        methods=["POST"],
-        operation_id="predict",
-        response_model=None,
-        responses={200: {"model": predicted(service.example), "content": parquet}, **_problems()},
-        openapi_extra={"requestBody": _request_body(service.predicted)},
-    )
-    if service.values:
-        app.add_api_route(
-            "/explain",
-            answer_explain,
-            methods=["POST"],
-            operation_id="explain",
-            response_model=None,
-            responses={200: {"model": Explained}, **_problems()},
-            openapi_extra={"requestBody": _request_body(service.explained), "parameters": _options(service)},
+    middleware = [Middleware(Recorded, metrics=application.metrics, log=log)]
+    if origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(origins),
+                allow_methods=["GET", "POST"],
+                allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id"],
+                expose_headers=["X-Request-Id", "Retry-After"],
+            )
         )
-    app.add_api_route("/health", answer_health, operation_id="health")
-    app.add_api_route("/model", answer_model, operation_id="model")
-    app.add_api_route(
-        "/metrics",
-        answer_metrics,
-        operation_id="metrics",
-        response_model=None,
-        response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
-    )
-    paths = ["/predict", "/explain", "/health", "/model", "/metrics", "/openapi.json"]
-    app.add_middleware(Measured, metrics=metrics, paths=paths)
+    if application.keys is not None:
+        middleware.append(Middleware(Guarded, keys=application.keys))
+    handlers: Any = {Refusal: _refused, HTTPException: _unknown, Exception: _failed}
+    app = Starlette(routes=application.routes(), middleware=middleware, lifespan=lifespan, exception_handlers=handlers)
+    app.state.application = application
     return app
 
 
-def _problems() -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Problem, "description": text} for status, text in _REFUSALS.items()}
-
-
-def _request_body(form: RequestFormat) -> dict[str, Any]:
-    content = {JSON: {"schema": form.json_schema()}, PARQUET: {"schema": {"type": "string", "format": "binary"}}}
-    return {"required": True, "content": content}
-
-
-def _options(service: Service) -> list[dict[str, Any]]:
-    """The query of an explanation."""
-    value = {"type": "string", "enum": list(service.values), "default": service.values[0]}
-    output = {"type": "string", "enum": list(service.outputs)}
-    description = "The class, label or target whose value is explained; default the one predicted."
-    return [
-        {"name": "value", "in": "query", "schema": value, "description": "What is explained of each row."},
-        {"name": "output", "in": "query", "schema": output, "description": description},
-    ]
-
-
-def _response(answer: Answer) -> Response:
-    return Response(answer.content, media_type=answer.media_type)
-
-
 async def _refused(_: Request, error: Exception) -> Response:
-    """One line for a mistake of the client's; those that the library found are of the rows sent."""
-    status = error.status if isinstance(error, Refusal) else 422
+    """One line for a mistake of the client's, or why there is no answer now."""
+    status = error.status if isinstance(error, Refusal) else 500
     headers = {"Retry-After": str(_RETRY_SECONDS)} if status == 503 else None
     return JSONResponse({"detail": one_line(error)}, status, headers)
 
 
+async def _unknown(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"detail": one_line(error.detail)}, error.status_code, error.headers)
+
+
 async def _failed(*_: object) -> Response:
     return JSONResponse({"detail": "internal error"}, 500)
-
-
-async def _body(request: Request, limits: Limits) -> bytes:
-    """The whole body.
-
-    Raises:
-        Refusal: it is too large, or too slow.
-    """
-    most, declared = limits.max_bytes, request.headers.get("content-length", "")
-    too_large = Refusal(413, f"the body has more than {most} bytes")
-    # The declared length only saves time: what arrives is counted.
-    if declared.isdecimal() and (len(declared) > 18 or int(declared) > most):
-        raise too_large
-    pieces, size = [], 0
-    try:
-        async with asyncio.timeout(limits.timeout):
-            async for piece in request.stream():
-                size += len(piece)
-                if size > most:
-                    raise too_large
-                pieces.append(piece)
-    except TimeoutError:
-        raise Refusal(408, f"the body did not arrive within {limits.timeout:g} s") from None
-    except ClientDisconnect:
-        raise Refusal(400, "the connection was closed before the body had arrived") from None
-    return b"".join(pieces)
-
-
-def _sent(request: Request) -> str:
-    """The media type of the body.
-
-    Raises:
-        Refusal: none that is known.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in (JSON, PARQUET):
-        raise Refusal(415, f"Content-Type must be {JSON} or {PARQUET}, got {kind or 'none'}")
-    coding = request.headers.get("content-encoding", "identity")
-    if coding.strip().lower() != "identity":
-        raise Refusal(415, f"Content-Encoding {coding} is not known; send the body as it is")
-    return kind
-
-
-def _wanted(request: Request, offered: Sequence[str]) -> str:
-    """The media type that the client likes best of those offered, the first of those it likes the same (RFC 9110).
-
-    Raises:
-        Refusal: it likes none.
-    """
-    accept = ",".join(request.headers.getlist("accept")) or "*/*"
-    likes: dict[str, float] = {}
-    for entry in accept.split(","):
-        kind, *parameters = (part.strip().lower() for part in entry.split(";"))
-        quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
-        likes[kind] = float(quality) if re.fullmatch(r"[01](\.\d{0,3})?", quality, re.ASCII) else 0.0
-
-    def liking(offer: str) -> float:
-        # The most specific range decides.
-        ranges = (offer, f"{offer.partition('/')[0]}/*", "*/*")
-        return next((likes[kind] for kind in ranges if kind in likes), 0.0)
-
-    best = max(offered, key=liking)
-    if not liking(best):
-        raise Refusal(406, f"Accept must allow {' or '.join(offered)}, got {accept}")
-    return best

@@ -17,22 +17,33 @@ _LONGEST = 300
 class Limits:
     """Bounds on what one request, and all of them together, cost the service.
 
+    >>> from equifuse.serve import Limits
+    >>> Limits(max_rows=100).max_rows
+    100
+    >>> Limits(timeout=0)
+    Traceback (most recent call last):
+    equifuse.errors.InputError: timeout must be positive, got 0
+
     Attributes:
         max_rows: rows of a prediction, ≥ 1.
         max_explained: rows of an explanation, each of which costs a prediction for every subset of its modalities.
         max_bytes: size of a request's body. The values that it holds take at most four times as much as float32.
-        max_waiting: requests that are read, waited for or worked on at a time, ≥ 1; others are refused with 503.
-        timeout: seconds in which a body has to arrive, and then those in which it has to be answered.
-
-    Raises:
-        InputError: a value out of range.
+        max_waiting: requests that have arrived and are computed or wait for it, ≥ 1; others are refused with 503.
+        max_connections: connections at a time, ≥ 1; others are closed.
+        timeout: seconds in which a body has to arrive, then those in which its turn has to come, and then those in
+            which it has to be answered; a worker that takes longer is stopped and replaced.
+        idle: seconds in which the head of a request has to arrive, and that a connection may be idle.
+        memory: MiB that a worker may take beyond the models, where the system can limit it.
     """
 
     max_rows: int = 1024
     max_explained: int = 64
     max_bytes: int = 2**24
-    max_waiting: int = 16
+    max_waiting: int = 64
+    max_connections: int = 256
     timeout: float = 30.0
+    idle: float = 10.0
+    memory: int = 4096
 
     def __post_init__(self) -> None:
         for field in fields(self):

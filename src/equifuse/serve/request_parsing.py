@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic_core import from_json
 
 from equifuse.data import Split
 from equifuse.data.columns import encode_columns
 from equifuse.data.inputs import input_columns, inputs_of_table
 from equifuse.data.lazy import Features
-from equifuse.errors import DataError, EquifuseError, InputError
+from equifuse.errors import DataError, EquifuseError, InputError, UnknownNameError
 from equifuse.extras import require
 from equifuse.serve.limits import Limits, Refusal
 from equifuse.serve.schema import RequestFormat
@@ -32,11 +34,10 @@ def rows_of_json(body: bytes, form: RequestFormat, limits: Limits) -> Split:
         InputError: it does not fit the model.
         UnknownNameError: it names something that the model does not have.
     """
-    try:
-        request = from_json(body)
-    except ValueError as error:
-        raise Refusal(400, f"the body is not JSON: {error}") from None
-    given, counted = form.check(request)
+    with _without_collection():
+        given, counted, records = form.decode(body)
+    if records is not None:
+        return _rows_of_records(records, form, limits)
     for m in counted:
         if m not in given:
             raise InputError(f"lengths of {m!r} are given, and no inputs")
@@ -47,8 +48,9 @@ def rows_of_json(body: bytes, form: RequestFormat, limits: Limits) -> Split:
         raise InputError(f"modalities differ in rows: {counts}")
     inputs: dict[str, Features] = {}
     present, lengths = {}, {}
-    for m, rows in given.items():
+    for m, some in given.items():
         shape = form.shapes[m]
+        rows = _listed(m, some, form.columns.get(m, ()), m not in form.schema)
         if m in form.sequences:
             steps = _steps(m, rows, counted.get(m))
             shape = (int(steps.max()), *shape[1:])
@@ -60,10 +62,126 @@ def rows_of_json(body: bytes, form: RequestFormat, limits: Limits) -> Split:
             if not here.all():
                 present[m] = here
             continue
-        inputs[m], here = _array(rows, shape, m in form.sequences)
+        x, here = _array(rows, shape, m in form.sequences)
+        inputs[m] = x
+        if np.isinf(x).any():
+            raise InputError(f"inputs.{m} has a number that is too large for float32")
         if not here.all():
             present[m] = here
     return Split(inputs, present, None, None, lengths)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Millions of lists at once, none of them in a circle, only keep the garbage collector busy."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _listed(m: str, rows: Sequence[Any], names: Sequence[str], numbers: bool) -> Sequence[Any]:
+    """Rows that are cells by their column's name as lists; ``numbers``: whether cells must be numbers."""
+    if not any(isinstance(row, dict) for row in rows):
+        return rows
+    known = set(names)
+    found = []
+    for i, row in enumerate(rows):
+        if not isinstance(row, dict):
+            found.append(row)
+            continue
+        for name, cell in row.items():
+            if name not in known:
+                raise UnknownNameError(f"column of {m!r}:", name[:100], names)
+            if numbers:
+                _check_number(cell, f"inputs.{m}[{i}]", name)
+        found.append([row.get(name) for name in names])
+    return found
+
+
+def _rows_of_records(records: Sequence[Mapping[str, Any]], form: RequestFormat, limits: Limits) -> Split:
+    """Rows that are cells of all modalities by their column's name.
+
+    A modality is there where one of its cells is; a column that no record has is empty.
+
+    Raises:
+        Refusal: they would be too large.
+        InputError: a cell is no number where it should be.
+        UnknownNameError: a column that the model does not have.
+    """
+    owner = {name: m for m, names in form.columns.items() for name in names}
+    named = {name for record in records for name in record}
+    for name in named:
+        if name not in owner and name != _ID:
+            raise UnknownNameError("column", name[:100], list(owner))
+    used = [m for m in form.columns if any(owner.get(name) == m for name in named)]
+    if not used:
+        raise InputError(f"no column of a modality given; expected some of {', '.join(list(owner)[:5])}, ...")
+    if len(records) * sum(math.prod(form.shapes[m]) for m in used) > limits.max_values:
+        raise Refusal(413, "the records have too many values")
+    inputs: dict[str, Features] = {}
+    present = {}
+    for m in used:
+        names = form.columns[m]
+        rows = [[record.get(name) for name in names] for record in records]
+        some = [row if any(cell is not None for cell in row) else None for row in rows]
+        if m in form.schema:
+            inputs[m], here = _cells(m, some, form)
+        else:
+            for i, row in enumerate(some):
+                for name, cell in zip(names, row or (), strict=False):
+                    _check_number(cell, f"records[{i}]", name)
+            x, here = _array(some, (len(names),), False)
+            inputs[m] = x.reshape(len(records), *form.shapes[m])
+            if np.isinf(x).any():
+                raise InputError(f"records have a number in {m!r} that is too large for float32")
+        if not here.all():
+            present[m] = here
+    ids = np.array([_id_of(record.get(_ID)) for record in records], dtype=object) if _ID in named else None
+    return Split(inputs, present, None, ids, {})
+
+
+def _check_number(cell: Any, where: str, name: str) -> None:
+    if cell is not None and not isinstance(cell, float):
+        raise InputError(f"{where}: column {name!r} has {str(cell)[:50]!r}, which is no number")
+
+
+def _id_of(cell: Any) -> Any:
+    if isinstance(cell, float) and cell.is_integer():
+        return int(cell)
+    if isinstance(cell, bool | float) or (isinstance(cell, str) and len(cell.encode()) > _LONGEST_ID):
+        raise InputError(f"an {_ID!r} must be text of at most {_LONGEST_ID} bytes or a whole number")
+    return cell
+
+
+def rows_of_csv(body: bytes, read: Callable[[Path], Split], limits: Limits, most: int) -> Split:
+    """The rows of a CSV body, read as the command line reads the file.
+
+    Args:
+        body: text of any encoding, separator and decimal sign that a file may have.
+        read: a file as rows.
+        limits: of a request.
+        most: rows of it.
+
+    Raises:
+        InputError: too many rows, or none.
+        DataError: it does not fit the model.
+    """
+    lines = body.count(b"\n") + body.count(b"\r")
+    if lines > 2 * most + 1000 or (body.count(b",") + body.count(b";") + body.count(b"\t")) > limits.max_values:
+        raise InputError(f"{_BODY} has too many lines or cells, the limit is {most} rows")
+    with TemporaryDirectory(prefix="equifuse-rows-") as folder:
+        path = Path(folder) / "body.csv"
+        path.write_bytes(body)
+        try:
+            split = read(path)
+        except EquifuseError as error:
+            raise DataError(str(error).replace(str(path), _BODY)) from None
+    _check_rows(len(split), most)
+    return split
 
 
 def _steps(m: str, rows: Sequence[Any], counted: Sequence[int] | None) -> NDArray[np.int64]:
@@ -97,15 +215,20 @@ def _array(rows: Sequence[Any], shape: tuple[int, ...], padded: bool) -> tuple[N
     """Rows as float32 ``(n, *shape)``, NaN where null, zeros where padded; and which are there."""
     here = np.array([row is not None for row in rows], dtype=np.bool_)
     x = np.full((len(rows), *shape), np.nan, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+        _fill(x, rows, here, padded)
+    return x, here
+
+
+def _fill(x: NDArray[np.float32], rows: Sequence[Any], here: NDArray[np.bool_], padded: bool) -> None:
     if padded:
         for i, row in enumerate(rows):
             if row is not None:
                 x[i] = 0.0
                 steps = min(len(row), len(x[i]))
-                x[i, :steps] = np.array(row[:steps], dtype=np.float32).reshape(steps, *shape[1:])
+                x[i, :steps] = np.array(row[:steps], dtype=np.float32).reshape(steps, *x.shape[2:])
     elif here.any():
         x[here] = np.array([row for row in rows if row is not None], dtype=np.float32)
-    return x, here
 
 
 def rows_of_parquet(body: bytes, form: RequestFormat, features: Mapping[str, Sequence[str]], limits: Limits) -> Split:

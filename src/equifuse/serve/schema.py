@@ -1,87 +1,32 @@
-"""What a model's requests and responses look like: checked by pydantic, described by OpenAPI."""
+"""What a model's requests and responses look like: decoded and checked by msgspec, described by OpenAPI."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
-from typing_extensions import TypedDict
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from equifuse.data.columns import Columns as Schema
 from equifuse.errors import InputError, UnknownNameError
+from equifuse.serve.limits import Refusal
 from equifuse.tasks import Columns
 
 _LARGEST = float(np.finfo(np.float32).max)
-_Value = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-_LARGEST, le=_LARGEST)]
+_Value = Annotated[float, Meta(ge=-_LARGEST, le=_LARGEST)]
 _Cell = bool | float | str | None
-_Steps = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
-_NOT_A_VALUE = ("float_type", "finite_number", "greater_than_equal", "less_than_equal")
+_Steps = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+_PLACE = re.compile(r"(?P<what>.*?)(?: - at (?P<inside>key in )?`\$\.?(?P<place>.*)`)?", re.DOTALL)
+_LENGTH = re.compile(r"Expected `array` of length ([<>]=) (\d+)")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_NOT_A_VALUE = re.compile(r"Number out of range|Expected `(float|float \| null|int|int \| null)`")
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-class Problem(BaseModel):
-    """Why a request was refused."""
-
-    detail: str
-
-
-class Modality(BaseModel):
-    """What a row of a modality is.
-
-    Attributes:
-        shape: of one row; of a sequence (steps, width), of which any number of steps may be given.
-        sequence: whether rows are sequences.
-        features: names of the columns it was trained on, where these are known.
-        columns: what each column holds, its values where it is a category; None where all are numbers.
-    """
-
-    shape: list[int]
-    sequence: bool
-    features: list[str] | None
-    columns: list[dict[str, Any]] | None = None
-
-
-class Description(BaseModel):
-    """The model that is served.
-
-    Attributes:
-        name: of the run folder.
-        data: name of the data set it was trained on.
-        task: classification, multilabel, regression, retrieval or survival.
-        fusion: name of the fusion.
-        classes: names of the classes, labels or targets, where they have names.
-        modalities: by name, in the model's order.
-        columns: of a prediction, beside ``row`` or ``id``.
-        parameters: number of weights.
-        explained: what ``/explain`` can explain of a row, the default first; empty where there is no ``/explain``.
-        limits: of a request.
-    """
-
-    name: str
-    data: str
-    task: str
-    fusion: str
-    classes: list[str] | None
-    modalities: dict[str, Modality]
-    columns: list[str]
-    parameters: int
-    explained: list[str]
-    limits: dict[str, int | float]
-
-
-class Health(BaseModel):
-    """That the service answers, what it serves, and with which versions."""
-
-    status: str
-    model: str
-    task: str
-    fusion: str
-    versions: dict[str, str]
-
-
-class Explained(BaseModel):
+class Explained(Struct):
     """Shapley contributions of the modalities to a value of each row: they add up to ``full - empty``.
 
     Attributes:
@@ -105,40 +50,106 @@ class Explained(BaseModel):
     converged: float | None
 
 
-def predicted(columns: Columns) -> type[BaseModel]:
-    """The response to a prediction: the columns of ``equifuse predict``, made from an example of them."""
-    kinds: dict[str, Any] = {name: list[_kind(column.dtype.kind)] for name, column in columns.items()}  # type: ignore[misc]
-    kinds |= {"row": NotRequired[list[int]], "id": NotRequired[list[str | int | None]]}
-    return create_model("Predicted", rows=(int, ...), columns=(_typed("Columns", kinds), ...))
+class Embedded(Struct):
+    """What the model makes of each row: see :func:`equifuse.explain.embeddings`.
+
+    Attributes:
+        rows: number of rows ``n``.
+        vectors: by name (``fused``, ``rna.encoded``, …) a vector for each row, null where it lacks the modality.
+    """
+
+    rows: int
+    vectors: dict[str, list[list[float | None]]]
 
 
-def _kind(dtype: str) -> Any:
-    return {"b": bool, "i": int, "u": int, "f": float | None}.get(dtype, str)
+def predicted(columns: Columns) -> dict[str, Any]:
+    """JSON schema of the response to a prediction, made from an example of its columns."""
+    kinds = {name: _array(_kind(column.dtype.kind)) for name, column in columns.items()}
+    kinds |= {"row": _array({"type": "integer"}), "id": _array({"type": ["string", "integer", "null"]})}
+    needed = [name for name in columns if name not in ("row", "id")]
+    inner = {"type": "object", "properties": kinds, "required": needed, "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": {"rows": {"type": "integer"}, "columns": inner},
+        "required": ["rows", "columns"],
+    }
+
+
+def _array(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+def _kind(dtype: str) -> dict[str, Any]:
+    kinds = {"b": "boolean", "i": "integer", "u": "integer", "f": ["number", "null"]}
+    return {"type": kinds.get(dtype, "string")}
+
+
+def json_schema(kind: Any) -> dict[str, Any]:
+    """The JSON schema of a type, without references."""
+    schema = msgspec.json.schema(kind)
+    parts = schema.pop("$defs", {})
+
+    def inlined(value: Any) -> Any:
+        if isinstance(value, dict) and "$ref" in value:
+            return inlined(parts[value["$ref"].rpartition("/")[2]])
+        if isinstance(value, dict):
+            return {key: inlined(x) for key, x in value.items() if key != "title"}
+        return [inlined(x) for x in value] if isinstance(value, list) else value
+
+    found: dict[str, Any] = inlined(schema)
+    return found
 
 
 class RequestFormat:
-    """Rows as JSON: ``{"inputs": {modality: [row, ...]}, "lengths": {modality: [steps, ...]}}``.
+    """Rows as JSON: ``{"inputs": {modality: [row, ...]}, "lengths": {...}}``, or ``{"records": [{...}, ...]}``.
 
     A row is a nested list of the modality's shape, or null where the sample does not have it; a modality may be left
     out. A cell that is empty is null. Of columns that are no numbers a row has their cells: numbers, text, true, false
-    or null. Sequences may have any number of steps; ``lengths`` says that only the first ones of a row count.
+    or null. Where columns have names, a row may be an object of cells by their names; one that is left out is empty.
+    Sequences may have any number of steps; ``lengths`` says that only the first ones of a row count. A record is an
+    object of the cells of all modalities, and ``id``.
+
+    A body is refused at its first mistake, before the rest of it is decoded: nothing is made of what has another form.
 
     Args:
         shapes: modality name -> shape of one row.
         sequences: those of them whose rows are sequences.
         max_rows: of a request.
         schema: modality name -> what its columns hold, where they are not all numbers.
+        features: modality name -> names of its columns, where these are known.
     """
 
     def __init__(
-        self, shapes: Shapes, sequences: Collection[str], max_rows: int, schema: Mapping[str, Schema] | None = None
+        self,
+        shapes: Shapes,
+        sequences: Collection[str],
+        max_rows: int,
+        schema: Mapping[str, Schema] | None = None,
+        features: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self.shapes, self.sequences, self.max_rows = dict(shapes), frozenset(sequences), max_rows
         self.schema = dict(schema or {})
-        self._parts = {"inputs": _part("Inputs", {m: self._rows(m) for m in shapes})}
-        if sequences:
-            steps = Annotated[list[_Steps], _length(1, max_rows)]
-            self._parts["lengths"] = _part("Lengths", {m: steps for m in shapes if m in self.sequences})
+        self.columns = {m: names for m in self.shapes if (names := self._names(m, features or {}))}
+        fields: list[Any] = [("inputs", self._part("Inputs", {m: self._rows(m) for m in shapes}) | UnsetType, UNSET)]
+        if self.sequences:
+            steps = Annotated[list[_Steps], Meta(min_length=1, max_length=max_rows)]
+            lengths = self._part("Lengths", {m: steps for m in shapes if m in self.sequences})
+            fields.append(("lengths", lengths | UnsetType, UNSET))
+        if self.columns:
+            records = Annotated[list[dict[str, _Cell]], Meta(min_length=1, max_length=max_rows)]
+            fields.append(("records", records | UnsetType, UNSET))
+        self._fields = [name for name, *_ in fields]
+        self._kind = msgspec.defstruct("Rows", fields, forbid_unknown_fields=True, gc=False)
+        self._decoder = msgspec.json.Decoder(self._kind)
+
+    def _names(self, m: str, features: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+        """The names of a modality's columns; () of one that has none."""
+        if m in self.schema:
+            return tuple(column.name for column in self.schema[m])
+        if m in features:
+            return tuple(features[m])
+        shape = self.shapes[m]
+        return tuple(f"{m}_{i}" for i in range(shape[0])) if len(shape) == 1 else ()
 
     def _rows(self, m: str) -> Any:
         row: Any = _Value | None
@@ -148,86 +159,100 @@ class RequestFormat:
         for axis in reversed(range(len(shape))):
             size = shape[axis]
             free = axis == 0 and m in self.sequences
-            row = Annotated[list[row], _length(0, None) if free else _length(size, size)]
-        return Annotated[list[row | None], _length(1, self.max_rows)]
+            row = list[row] if free else Annotated[list[row], Meta(min_length=size, max_length=size)]
+        if m in self.columns:
+            row = row | dict[str, _Cell]
+        return Annotated[list[row | None], Meta(min_length=1, max_length=self.max_rows)]
+
+    def _part(self, name: str, kinds: Mapping[str, Any]) -> Any:
+        """An object of these keys, which need not be names in Python."""
+        fields: list[Any] = [(f"field_{i}", kind | UnsetType, UNSET) for i, kind in enumerate(kinds.values())]
+        rename = {f"field_{i}": key for i, key in enumerate(kinds)}
+        return msgspec.defstruct(name, fields, rename=rename, forbid_unknown_fields=True, gc=False)
 
     def json_schema(self) -> dict[str, Any]:
         """The JSON schema of a request."""
-        parts = {name: part.json_schema() for name, part in self._parts.items()}
-        parts["inputs"]["minProperties"] = 1
-        return {
-            "title": "Rows",
-            "type": "object",
-            "properties": parts,
-            "required": ["inputs"],
-            "additionalProperties": False,
-        }
+        schema = json_schema(self._kind)
+        schema["properties"]["inputs"]["minProperties"] = 1
+        if self.columns:
+            names = {
+                name: {"type": ["number", "string", "boolean", "null"]} for c in self.columns.values() for name in c
+            }
+            names["id"] = {"type": ["string", "integer", "null"]}
+            items = {"type": "object", "properties": names, "minProperties": 1, "additionalProperties": False}
+            schema["properties"]["records"]["items"] = items
+            schema["minProperties"] = 1
+        else:
+            schema["required"] = ["inputs"]
+        return schema
 
-    def check(self, request: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The inputs and lengths of a decoded body.
+    def decode(self, body: bytes) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]] | None]:
+        """The inputs and lengths, or the records, of a body.
 
         Raises:
+            Refusal: it is no JSON.
             InputError: it is of another form, or has too many rows.
             UnknownNameError: it names something that the model does not have.
         """
-        # Unknown names are refused here and not by pydantic, which would list them all.
-        request = _named("field", request, self._parts, "the body")
-        if "inputs" not in request:
-            raise InputError("the body has no 'inputs'")
-        known: dict[str, Collection[str]] = {"inputs": self.shapes, "lengths": self.sequences}
-        found = {}
-        for name, part in self._parts.items():
-            given = _named("modality", request.get(name, {}), known[name], name)
-            try:
-                found[name] = part.validate_python(given)
-            except ValidationError as error:
-                raise self._complaint(name, error) from None
-        if not found["inputs"]:
+        try:
+            request = self._decoder.decode(body)
+        except msgspec.ValidationError as error:
+            raise self._complaint(str(error)) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Refusal(400, f"the body is not JSON: {error}") from None
+        given = {name: getattr(request, name) for name in self._fields if getattr(request, name) is not UNSET}
+        if "records" in given:
+            if len(given) > 1:
+                raise InputError("the body has 'records' and other fields beside them; give one or the other")
+            return {}, {}, given["records"]
+        if "inputs" not in given:
+            raise InputError(f"the body has no 'inputs'{self._or_records()}")
+        inputs, lengths = (_by_name(given[part]) if part in given else {} for part in ("inputs", "lengths"))
+        if not inputs:
             raise InputError(f"no modality given; expected some of {', '.join(self.shapes)}")
-        return found["inputs"], found.get("lengths", {})
+        return inputs, lengths, None
 
-    def _complaint(self, part: str, error: ValidationError) -> InputError:
-        first = error.errors(include_url=False, include_input=False)[0]
-        (modality, *index), kind, context = first["loc"], first["type"], first.get("ctx", {})
-        place = f"{part}.{modality}" + "".join(f"[{i}]" for i in index)
-        if not index and kind == "too_long":
-            return InputError(f"{place} has too many rows, the limit is {self.max_rows}")
-        if not index and kind == "too_short":
-            return InputError(f"{place} has no rows")
-        if kind in ("too_long", "too_short"):
-            shape = self.shapes[str(modality)]
-            if modality in self.schema:
-                shape = (len(self.schema[str(modality)]),)
-            return InputError(
-                f"{place} has {context['actual_length']} entries, not {shape[len(index) - 1]}; "
-                f"the model was built for rows of shape {shape}"
-            )
-        if kind in _NOT_A_VALUE:
-            return InputError(f"{place} must be a finite number (float32)")
-        return InputError(f"{place} must be a list" if kind == "list_type" else f"{place}: {first['msg']}")
+    def _or_records(self) -> str:
+        return " and no 'records'" if self.columns else ""
+
+    def _complaint(self, error: str) -> Exception:
+        found = _PLACE.fullmatch(error)
+        assert found is not None
+        what, place = found["what"], found["place"] or ""
+        if unknown := _UNKNOWN.fullmatch(what):
+            kind, known = ("modality", self._known(place)) if place else ("field", self._fields)
+            return UnknownNameError(kind, unknown[1][:100], known)
+        if not place:
+            return InputError("the body must be a JSON object" if what.startswith("Expected") else what)
+        if length := _LENGTH.fullmatch(what):
+            return InputError(self._too_long(place, length[1] == "<=", length[2]))
+        if _NOT_A_VALUE.match(what):
+            number = "a whole number of at least 0" if place.startswith("lengths") else "a finite number (float32)"
+            return InputError(f"{place} must be {number}")
+        words = {"Expected `object`": "a JSON object", "Expected `array": "a list", "Expected `object |": "a list"}
+        word = next((word for start, word in words.items() if what.startswith(start)), None)
+        return InputError(f"{place}: {what}" if word is None else f"{place} must be {word}")
+
+    def _too_long(self, place: str, too_long: bool, limit: str) -> str:
+        modality, index = self._split(place)
+        if not index:
+            return f"{place} has too many rows, the limit is {limit}" if too_long else f"{place} has no rows"
+        shape = (len(self.schema[modality]),) if modality in self.schema else self.shapes.get(modality, ())
+        return f"{place} must have {limit} entries; the model was built for rows of shape {tuple(shape)}"
+
+    def _known(self, place: str) -> Collection[str]:
+        return [m for m in self.shapes if m in self.sequences] if place == "lengths" else self.shapes
+
+    def _split(self, place: str) -> tuple[str, str]:
+        """The modality and the index within it that a place such as ``inputs.rna[0][1]`` names."""
+        part, _, rest = place.partition(".")
+        for m in sorted(self.shapes, key=len, reverse=True):
+            if rest.startswith(m) and (rest == m or rest[len(m)] == "["):
+                return m, rest[len(m) :]
+        return "", part.partition("[")[2]
 
 
-def _length(least: int, most: int | None) -> Any:
-    # Only the first mistake is reported: a list of all could be longer than the body.
-    return Field(min_length=least, max_length=most, fail_fast=True)
-
-
-def _part(name: str, fields: Mapping[str, Any]) -> TypeAdapter[dict[str, Any]]:
-    return TypeAdapter(_typed(name, {m: NotRequired[kind] for m, kind in fields.items()}))
-
-
-def _typed(name: str, fields: Mapping[str, Any]) -> Any:
-    """A dictionary type of exactly these keys; not a model, as names of modalities need not be names in Python."""
-    make: Any = TypedDict
-    kind = make(name, dict(fields))
-    kind.__pydantic_config__ = ConfigDict(extra="forbid")
-    return kind
-
-
-def _named(kind: str, given: Any, known: Collection[str], where: str) -> dict[str, Any]:
-    if not isinstance(given, dict):
-        raise InputError(f"{where} must be a JSON object")
-    for name in given:
-        if name not in known:
-            raise UnknownNameError(kind, name[:100], known)
-    return given
+def _by_name(part: Any) -> dict[str, Any]:
+    kind = type(part)
+    pairs = zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)
+    return {key: value for key, field in pairs if (value := getattr(part, field)) is not UNSET}
