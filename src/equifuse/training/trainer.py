@@ -181,7 +181,9 @@ class Trainer:
                 _check_gaps(model, split)
         task = default_task(model, options) if task is None else task
         if isinstance(model.fusion, FittedFusion):
-            return TrainingResult(*fit_at_once(model, task, train, val, options))
+            first, second = (batches_of(part) if isinstance(part, Split) else part for part in (train, val))
+            assert first is not None
+            return TrainingResult(*fit_at_once(model, task, first, second, options))
         self.check(model)
         balancer = balancer_for(model, task, options) if balancer is None else balancer
         module = LitFusion(model, task, options, balancer, optimizer=self._optimizer, schedule=self._schedule)
