@@ -50,7 +50,7 @@ def inspect(
     try:
         dataset = catalog.load(path, source=source)
     except InputError as error:
-        guess = guess_options(Path(path)) if not source.modalities else None
+        guess = guess_options(Path(path)) if not source.modalities and not source.untrusted else None
         if guess is None:
             raise
         options = " ".join(f"--modality {m}='{pattern}'" for m, pattern in guess.modalities.items())

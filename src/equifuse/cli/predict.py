@@ -49,11 +49,19 @@ def predict(
         found = convergence_of(columns)
         count = len(next(iter(columns.values())))
     else:
+        untrusted = source.pop("untrusted", False)
         if source or format is not None:
             raise InputError("the options of a table, --keep and --format are for a file as --input")
         with resumable(out, MANIFEST):
             found = predict_shards(
-                run, rows, out, resume=resume, workers=workers, scheduler=scheduler, progress=not quiet
+                run,
+                rows,
+                out,
+                resume=resume,
+                workers=workers,
+                scheduler=scheduler,
+                progress=not quiet,
+                untrusted=untrusted,
             )
         count = int(found["rows"])
     if as_json:

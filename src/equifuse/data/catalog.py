@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from equifuse.data.apart import read_apart
 from equifuse.data.dataset import MultimodalDataset
 from equifuse.data.digits import load_digits_views
 from equifuse.data.formats import find_format
@@ -73,18 +75,23 @@ def load(
     """
     if not isinstance(name_or_path, str | os.PathLike):
         return dataset_of_object(name_or_path, SourceOptions.of(source), val_fraction=val_fraction, seed=seed)
-    text = os.fspath(name_or_path)
+    text, options = os.fspath(name_or_path), SourceOptions.of(source)
     if text == _EMBEDDED:
-        SourceOptions.of(source).refuse("the data set 'digits'")
+        replace(options, untrusted=False).refuse("the data set 'digits'")
         return load_digits_views()
+    if options.untrusted:
+        place = None if _root(root) is None else str(_root(root))
+        found = read_apart("load", text, root=place, val_fraction=val_fraction, seed=seed, source=options)
+        assert isinstance(found, MultimodalDataset)
+        return found
     path = Path(text)
     looks_like_path = path.suffix != "" or len(path.parts) > 1 or path.exists()
     if looks_like_path:
         known = find_format(path)
-        return known.read(path, SourceOptions.of(source), val_fraction=val_fraction, seed=seed)
+        return known.read(path, options, val_fraction=val_fraction, seed=seed)
     folder = _root(root)
     if folder is None or not (folder / f"{text}.npz").is_file():
         hint = "" if folder else f" (pass the path of an .npz file, or set {ENVIRONMENT_VARIABLE} to a folder of them)"
         raise UnknownNameError("data set", text, available(root), hint)
-    SourceOptions.of(source).refuse(f"the data set {text!r}")
+    options.refuse(f"the data set {text!r}")
     return read_npz(folder / f"{text}.npz", val_fraction=val_fraction, seed=seed)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from equifuse.data.apart import read_apart
 from equifuse.data.catalog import load
 from equifuse.data.dataset import MultimodalDataset
 from equifuse.data.formats.hdf5 import SUFFIXES, write_hdf5
@@ -41,8 +42,9 @@ def convert(
         raise OutputExistsError(f"{out} already exists; choose another path or remove it first")
     options = SourceOptions.of(source)
     if path.suffix in (".pkl", ".pickle"):
-        options.refuse("a file of MMSA", "task")
-        dataset = read_mmsa(path, task=options.task or "regression")
+        options.refuse("a file of MMSA", "task", "untrusted")
+        task = options.task or "regression"
+        dataset = read_apart("read_mmsa", path, task=task) if options.untrusted else read_mmsa(path, task=task)
     else:
         dataset = load(path, seed=seed, source=options)
     if dataset.schema:

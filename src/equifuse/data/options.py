@@ -93,6 +93,7 @@ class SourceOptions(Options):
         separator: of text tables; None finds it.
         order: column of dates or numbers: the test part is the latest rows, validation those before it.
         keep: further columns to carry along, into tables of predictions and for results by site.
+        untrusted: whether files are read in a process of their own, with limits of memory and time.
 
     Raises:
         InputError: a value of the wrong kind.
@@ -216,6 +217,14 @@ class SourceOptions(Options):
     )
     keep: tuple[str, ...] = option(
         (), some_of(), help="For tables: column to carry along beside the features.", group="Data", flag=""
+    )
+    untrusted: bool = option(
+        False,
+        yes_no(),
+        help="Read files in a process of their own, with limits of memory and time; for files from elsewhere.",
+        group="Data",
+        flag="--untrusted",
+        const=True,
     )
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from equifuse.data.inputs import SUFFIXES
+from equifuse.data.options import SourceOptions
 from equifuse.data.selfcontained import member
 from equifuse.data.tables import is_table
 from equifuse.errors import DataError, EquifuseError, InputError
@@ -37,6 +38,7 @@ def predict_shards(
     workers: int | None = None,
     scheduler: str | None = None,
     progress: bool = True,
+    untrusted: bool = False,
 ) -> dict[str, float]:
     """Predict every file of a folder into a folder of Parquet files of the same names.
 
@@ -59,6 +61,7 @@ def predict_shards(
         workers: shards at a time, see :func:`~equifuse.runs.executors.executor`.
         scheduler: address of a Dask scheduler whose workers see the same paths.
         progress: show a bar on standard error.
+        untrusted: whether each shard is read in a process of its own; see :class:`~equifuse.datasets.SourceOptions`.
 
     Returns:
         ``shards``, ``rows``, and ``converged`` (share) and ``max_residual`` where the fusion solves for an equilibrium.
@@ -82,11 +85,18 @@ def predict_shards(
         raise DataError(f"nothing to resume at {out}: it has no {MANIFEST}")
     with locked(out, resume=resume):
         write_json(out / MANIFEST, manifest)
-        return _predict_shards(run, digest, shards, out, workers, scheduler, progress)
+        return _predict_shards(run, digest, shards, out, workers, scheduler, progress, untrusted)
 
 
 def _predict_shards(
-    run: Path, digest: str, shards: list[Path], out: Path, workers: int | None, scheduler: str | None, progress: bool
+    run: Path,
+    digest: str,
+    shards: list[Path],
+    out: Path,
+    workers: int | None,
+    scheduler: str | None,
+    progress: bool,
+    untrusted: bool,
 ) -> dict[str, float]:
     """Predict into a folder that is this process's own."""
     targets = {path: _target(out, path) for path in shards}
@@ -99,7 +109,9 @@ def _predict_shards(
         for path in targets.keys() - left.keys():
             advance(path.name)
         flying = {
-            pool.submit(_predict_shard, str(run.absolute()), digest, path.absolute(), target.absolute()): path
+            pool.submit(
+                _predict_shard, str(run.absolute()), digest, path.absolute(), target.absolute(), untrusted
+            ): path
             for path, target in left.items()
         }
         for future in as_completed(flying):
@@ -175,13 +187,13 @@ def _opened(run: str, digest: str) -> Run:
     return load_run(run)
 
 
-def _predict_shard(run: str, digest: str, path: Path, out: Path) -> None:
+def _predict_shard(run: str, digest: str, path: Path, out: Path, untrusted: bool) -> None:
     parquet = require("train", "pyarrow.parquet", "reading and writing tables")
 
     with atomic(out) as staging:
         writer = None
         try:
-            for piece in predict_pieces(_opened(run, digest), path):
+            for piece in predict_pieces(_opened(run, digest), path, SourceOptions(untrusted=untrusted)):
                 table = arrow_table(piece)
                 writer = writer or parquet.ParquetWriter(staging, table.schema)
                 writer.write_table(table.cast(writer.schema))
