@@ -222,3 +222,9 @@ def test_an_ods_file_is_read_by_sheet(tmp_path):
     assert content(read_table(tmp_path / "t.ods")) == {"id": ["p1", "p2"], "g": [1.5, 2.5]}
     with pytest.raises(ef.DataError, match="no sheet 'dna'; it has rna"):
         read_table(tmp_path / "t.ods", Reading(sheet="dna"))
+
+
+def test_codes_with_zeros_in_front_are_text(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("id,a:x,label\n" + "".join(f"s{i},0{i},{i % 2}\n" for i in range(12)))
+    assert ef.datasets.load(path).schema["a"][0].kind in ("category", "text")

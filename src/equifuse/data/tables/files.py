@@ -251,7 +251,9 @@ def not_understood(table: Table, name: str) -> str:
     if not given or numeric <= _MOSTLY * len(given):
         return ""
     if not odd:
-        mixed = next(row for row, v in enumerate(values) if v and not _plain(v))
+        mixed = next((row for row, v in enumerate(values) if v and not _plain(v)), None)
+        if mixed is None:  # codes with zeros in front, which are no numbers
+            return ""
         return (
             f"{table.path}: column {name!r} has numbers with a point and with a comma, such as {values[mixed]!r} in "
             f"{table.line(mixed)}; write them in one way"
