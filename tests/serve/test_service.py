@@ -1,6 +1,7 @@
 """What the service answers: that it is what the command line and the library say, and what it says of itself."""
 
 import io
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -13,11 +14,15 @@ pytest.importorskip("starlette", reason="needs equifuse[serve]")
 from prometheus_client.parser import text_string_to_metric_families
 
 import equifuse as ef
+from equifuse.data import Split
 from equifuse.data.batch import Batch
+from equifuse.data.loaders import batches_of
 from equifuse.explain import evaluate_coalitions
 from equifuse.runs import load_run, predict_run
 from equifuse.serve import Limits
 from equifuse.serve import service as service_module
+from equifuse.serve.messages import Question
+from equifuse.serve.service import Services
 from tests.serve.conftest import PARQUET, client_of
 
 
@@ -242,3 +247,96 @@ def test_limits_are_checked():
             Limits(**{name: 0})
     with pytest.raises(ef.InputError, match="timeout must be positive"):
         Limits(timeout=float("nan"))
+
+
+def test_modalities_can_be_left_out(client, rows):
+    given = {m: x for m, x in rows["inputs"].items() if m != "copy"}
+    left = client.post("/predict", json=rows, params={"without": "copy"}).json()
+    assert left == client.post("/predict", json={"inputs": given}).json()
+    both = client.post("/explain", json=rows, params=[("without", "copy"), ("without", "a b")]).json()
+    assert both["contributions"]["copy"] == both["contributions"]["a b"] == [0.0] * 12
+    answer = client.post("/predict", json={"inputs": given}, params=[("without", m) for m in given])
+    assert (answer.status_code, "no modality is left" in answer.text) == (422, True)
+    assert "did you mean 'copy'?" in client.post("/embed", json=rows, params={"without": "coppy"}).text
+
+
+def test_embeddings_are_the_librarys(client, sequences, rows):
+    found = client.post("/embed", json=rows).json()
+    assert found["rows"] == 12
+    assert set(found["vectors"]) == {"fused", "a b.encoded", "copy.encoded", "_audio.encoded"}
+    assert set(found["vectors"]["a b.encoded"][0]) == {None}  # the first row lacks it
+    from equifuse.explain import embeddings
+
+    split = Split({"a b": np.array([rows["inputs"]["a b"][1]], dtype=np.float32)})
+    told = embeddings(load_run(sequences).model, batches_of(split))["fused"]
+    one = client.post("/embed", json={"inputs": {"a b": [rows["inputs"]["a b"][1]]}}).json()
+    np.testing.assert_allclose(one["vectors"]["fused"], told, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_are_given_by_the_names_of_their_columns(table_client, table):
+    frame = parquet.read_table(table[1])
+    records = frame.select([name for name in frame.column_names if ":" in name or name == "id"]).slice(0, 5).to_pylist()
+    records[1]["meth:cg2"] = None
+    del records[2]["mrna:TP53"], records[2]["mrna:BRCA1"]
+    found = table_client.post("/predict", json={"records": records}).json()["columns"]
+    assert found["id"] == [f"patient {i}" for i in range(5)]
+    whole = [
+        [None if m == "mrna" and i == 2 else [r.get(c) for c in cs] for i, r in enumerate(records)]
+        for m, cs in (("mrna", ["mrna:TP53", "mrna:BRCA1"]), ("meth", ["meth:cg1", "meth:cg2", "meth:cg3"]))
+    ]
+    listed = table_client.post("/predict", json={"inputs": dict(zip(("mrna", "meth"), whole, strict=True))})
+    assert listed.json()["columns"]["prediction_age"] == pytest.approx(found["prediction_age"])
+    # The cells of one modality by their names, too; and a table as text, with commas for decimals.
+    named = [{c: v for c, v in record.items() if c.startswith("mrna")} or None for record in records]
+    objects = table_client.post("/predict", json={"inputs": {"mrna": named, "meth": whole[1]}}).json()["columns"]
+    assert objects["prediction_age"] == listed.json()["columns"]["prediction_age"]
+    lines = [
+        ";".join(frame.column_names),
+        *(";".join(str(x).replace(".", ",") for x in row.values()) for row in frame.to_pylist()),
+    ]
+    answer = table_client.post("/predict", content="\n".join(lines).encode(), headers={"Content-Type": "text/csv"})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["columns"]["prediction_age"][0] == pytest.approx(found["prediction_age"][0], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("request_", "text"),
+    [
+        ({"records": [{"mrna:TP54": 1}]}, "did you mean 'mrna:TP53'?"),
+        ({"records": [{"mrna:TP53": "high"}]}, "column 'mrna:TP53' has 'high', which is no number"),
+        ({"records": [{"mrna:TP53": True}]}, "which is no number"),
+        ({"records": [{"mrna:TP53": 1e300}]}, "too large for float32"),
+        ({"records": [{"id": "x"}]}, "no column of a modality given"),
+        ({"records": [{"mrna:TP53": 1, "id": "x" * 300}]}, "'id' must be text of at most 200 bytes"),
+        ({"records": [{"mrna:TP53": [1]}]}, "records[0]"),
+        ({"records": [1]}, "records[0] must be a JSON object"),
+        ({"records": []}, "records has no rows"),
+        ({"records": [{"mrna:TP53": 1}], "inputs": {}}, "give one or the other"),
+        ({"inputs": {"mrna": [{"mrna:TP54": 1}]}}, "did you mean 'mrna:TP53'?"),
+        ({"inputs": {"mrna": [{"mrna:TP53": "x"}]}}, "which is no number"),
+    ],
+)
+def test_records_that_do_not_fit(table_client, request_, text):
+    answer = table_client.post("/predict", json=request_)
+    assert answer.status_code == 422
+    assert text in answer.json()["detail"]
+
+
+def test_several_requests_at_once_are_answered_as_one_by_one(sequences, table):
+    services = Services({"table": table[0]}, True, Limits())
+    whole = parquet.read_table(table[1])
+    bodies = []
+    for i, m in ((0, "mrna"), (1, "meth"), (2, "mrna")):
+        names = [name for name in whole.column_names if name.startswith(m)]
+        bodies.append(
+            json.dumps({"records": whole.select([*names, "id"][: len(names) + i % 2]).slice(i, 1).to_pylist()})
+        )
+    questions = [Question("predict", body.encode(), "application/json") for body in [*bodies, "{", '{"records": []}']]
+    together = services.answer("table", questions)
+    alone = [services.answer("table", [question])[0] for question in questions]
+    assert [answer.status for answer in together] == [200, 200, 200, 400, 422]
+    for answers in zip(together[:3], alone[:3], strict=True):
+        one, other = (json.loads(answer.content)["columns"] for answer in answers)
+        assert one.keys() == other.keys()
+        np.testing.assert_allclose(one["prediction_age"], other["prediction_age"], rtol=1e-5)
+    assert together[3:] == alone[3:]

@@ -99,7 +99,7 @@ class Application:
             body = await self.bodies.read(request)
             notes = request.scope[NOTES]
             notes |= {"model": name, "bytes_in": len(body)}
-            options = dict(request.query_params)
+            options = {name: request.query_params.getlist(name) for name in request.query_params}
             found, timing = await self.workers.ask(name, Question(kind, body, given, media_type, options, notes["id"]))
             notes |= {
                 "rows": found.rows,

@@ -66,7 +66,7 @@ class Question(Struct, array_like=True):
         body: rows.
         sent: media type of the body.
         wanted: media type of the answer.
-        options: the query.
+        options: the query: name -> values.
         id: of the request, for the log.
     """
 
@@ -74,7 +74,7 @@ class Question(Struct, array_like=True):
     body: bytes
     sent: str
     wanted: str = JSON
-    options: dict[str, str] = field(default_factory=dict)
+    options: dict[str, list[str]] = field(default_factory=dict)
     id: str = ""
 
 

@@ -86,10 +86,15 @@ def _of_model(served: Served, prefix: str, suffix: str, explain: bool, keys: boo
             "requestBody": {"required": True, "content": body},
             "responses": {"200": {"description": "The answer.", "content": content}, **refusals},
         }
-        if kind == "explain":
-            operation["parameters"] = _options(served)
+        operation["parameters"] = [_without(served), *(_options(served) if kind == "explain" else [])]
         paths[f"{prefix}/{kind}"] = {"post": operation}
     return paths
+
+
+def _without(served: Served) -> dict[str, Any]:
+    schema = {"type": "array", "items": {"type": "string", "enum": list(served.description["modalities"])}}
+    description = "A modality to leave out of all rows, as if it were missing; may be repeated."
+    return {"name": "without", "in": "query", "schema": schema, "description": description}
 
 
 def _options(served: Served) -> list[dict[str, Any]]:

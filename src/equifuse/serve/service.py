@@ -22,7 +22,7 @@ from equifuse.data.external import read_rows
 from equifuse.data.lazy import Features
 from equifuse.data.loaders import batches_of
 from equifuse.encoders.preprocessed import takes_lengths
-from equifuse.errors import ConvergenceWarning, EquifuseError, UnknownNameError
+from equifuse.errors import ConvergenceWarning, EquifuseError, InputError, UnknownNameError
 from equifuse.explain import embeddings, evaluate_coalitions
 from equifuse.explain.targets import explained, value_of
 from equifuse.extras import require
@@ -105,7 +105,7 @@ class Service:
         rows: dict[int, Split] = {}
         for i, question in enumerate(questions):
             if question.kind == "predict":
-                found = _guarded(question, self._rows, question, self.predicted)
+                found = _guarded(question, self._asked_rows, question, self.predicted, ())
                 if isinstance(found, Split):
                     rows[i] = found
                 else:
@@ -158,11 +158,8 @@ class Service:
         run, options = self.run, question.options
         if not self.values:
             raise Refusal(404, "there are no explanations of this model")
-        for name in options:
-            if name not in ("value", "output"):
-                raise UnknownNameError("option", name[:100], ("value", "output"))
-        value, output = value_of(run.task, options.get("value")), self._output(options.get("output"))
-        split = self._rows(question, self.explained)
+        split = self._asked_rows(question, self.explained, ("value", "output"))
+        value, output = value_of(run.task, _last(options, "value")), self._output(_last(options, "output"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the answer has the share
             found = evaluate_coalitions(run.model, run.task, batches_of(split))
@@ -187,9 +184,7 @@ class Service:
             Refusal: the body is damaged or too large.
             EquifuseError: the rows do not fit the model.
         """
-        for name in question.options:
-            raise UnknownNameError("option", name[:100], ())
-        split = self._rows(question, self.predicted)
+        split = self._asked_rows(question, self.predicted, ())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             found = embeddings(self.run.model, batches_of(split))
@@ -202,6 +197,31 @@ class Service:
         if name not in self.outputs:
             raise UnknownNameError("output", name[:100], self.outputs)
         return self.outputs.index(name)
+
+    def _asked_rows(self, question: Question, form: RequestFormat, options: Sequence[str]) -> Split:
+        """The rows of a body, without the modalities that are not wanted.
+
+        Raises:
+            Refusal: the body is damaged or too large.
+            UnknownNameError: an option or a modality that there is not.
+            EquifuseError: the rows do not fit the model.
+        """
+        for name in question.options:
+            if name not in (*options, "without"):
+                raise UnknownNameError("option", name[:100], (*options, "without"))
+        without = question.options.get("without", [])
+        for m in without:
+            if m not in self.run.model.shapes:
+                raise UnknownNameError("modality", m[:100], self.run.model.shapes)
+        split = self._rows(question, form)
+        if not without:
+            return split
+        inputs = {m: x for m, x in split.inputs.items() if m not in without}
+        if not inputs:
+            raise InputError("no modality is left: all that were given are in 'without'")
+        present = {m: mask for m, mask in split.present.items() if m in inputs}
+        lengths = {m: steps for m, steps in split.lengths.items() if m in inputs}
+        return Split(inputs, present, None, split.ids, lengths)
 
     def _rows(self, question: Question, form: RequestFormat) -> Split:
         body, run = question.body, self.run
@@ -241,6 +261,10 @@ class Service:
             requests["explain"] = self.explained.json_schema()
             responses["explain"] = json_schema(Explained)
         return Served(description, requests, responses, list(self.values), list(self.outputs))
+
+
+def _last(options: Mapping[str, Sequence[str]], name: str) -> str | None:
+    return options[name][-1] if name in options else None
 
 
 def _guarded(question: Question, work: Any, *arguments: Any) -> Any:
