@@ -138,7 +138,7 @@ SMALL = np.zeros((30, 1))
     [
         ({"a": SMALL}, np.arange(30) % 2, "classification", "has one: a"),
         ({"a": SMALL[:18], "b": SMALL[:18]}, np.arange(18) % 2, "classification", "at least 20 labelled samples"),
-        ({"a": SMALL, "b": SMALL}, np.zeros(30, int), "classification", "one value only"),
+        ({"a": SMALL, "b": SMALL}, np.zeros(30, int), "classification", "only one class"),
         ({"a": SMALL, "b": SMALL}, np.ones((30, 1), np.float32), "regression", "one value only"),
         ({"a": SMALL, "b": SMALL}, np.ones((30, 2), np.float32), "survival", "not measured in bits"),
         ({"a": SMALL, "b": SMALL}, None, "retrieval", "has none"),

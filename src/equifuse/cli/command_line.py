@@ -19,6 +19,7 @@ from equifuse.cli import (
     demo,
     embed,
     evaluate,
+    explain,
     export,
     finetune,
     impute,
@@ -65,6 +66,7 @@ app.command("embed", cls=GroupedCommand)(embed.embed)
 app.command("impute", cls=GroupedCommand)(impute.impute)
 app.command("markers", cls=GroupedCommand)(markers.markers)
 app.command("interactions", cls=GroupedCommand)(interactions.interactions)
+app.command("explain")(explain.explain)
 app.command("export")(export.export)
 app.command("robustness")(robustness.robustness)
 app.command("report")(report.report)

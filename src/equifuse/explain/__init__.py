@@ -13,6 +13,7 @@ from equifuse.explain.calibration import (
 from equifuse.explain.conformal import Intervals, PredictionSets, intervals, prediction_sets, quantile
 from equifuse.explain.embeddings import embeddings
 from equifuse.explain.explanation import Explanation, explain
+from equifuse.explain.information import InformationFlow, StageBits, information_flow
 from equifuse.explain.internals import GateActivity, Internals, PartEnergies, look_inside
 from equifuse.explain.markers import Marker, markers
 from equifuse.explain.shapley import (
@@ -34,6 +35,7 @@ __all__ = [
     "Contributions",
     "Explanation",
     "GateActivity",
+    "InformationFlow",
     "Internals",
     "Intervals",
     "Marker",
@@ -41,6 +43,7 @@ __all__ = [
     "PredictionSets",
     "ProbabilityScores",
     "Reliability",
+    "StageBits",
     "all_coalitions",
     "attribute",
     "base_output",
@@ -50,6 +53,7 @@ __all__ = [
     "evaluate_coalitions",
     "explain",
     "fit_temperature",
+    "information_flow",
     "intervals",
     "look_inside",
     "markers",

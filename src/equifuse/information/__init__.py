@@ -18,6 +18,8 @@ from equifuse.information.measures import (
 )
 from equifuse.information.pointwise import Pointwise
 from equifuse.information.predictive import Predictive
+from equifuse.information.probe import common_bits, probe
+from equifuse.information.samples import Target, targets_of
 from equifuse.information.verdict import verdict
 
 __all__ = [
@@ -31,7 +33,9 @@ __all__ = [
     "PairBits",
     "Pointwise",
     "Predictive",
+    "Target",
     "class_entropy",
+    "common_bits",
     "decompose",
     "decompose_gaussian",
     "entropy",
@@ -42,7 +46,9 @@ __all__ = [
     "interactions",
     "mutual_information",
     "o_information",
+    "probe",
     "shapley_bits",
+    "targets_of",
     "union_information",
     "verdict",
 ]

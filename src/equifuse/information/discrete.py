@@ -11,12 +11,25 @@ from numpy.typing import NDArray
 from equifuse.errors import InputError
 from equifuse.extras import require
 from equifuse.information.decomposition import decompose, union_information
-from equifuse.information.estimator import Estimate, Estimator, Floats, PairBits, Tick, draw_weights, subsets_of
-from equifuse.information.measures import Subset, mutual_information
+from equifuse.information.estimator import (
+    Estimate,
+    Estimator,
+    Floats,
+    PairBits,
+    Tick,
+    draw_weights,
+    folds_of,
+    subsets_of,
+    weighted_means,
+)
+from equifuse.information.measures import Subset, gained_bits, mutual_information
+from equifuse.information.pooling import pool
 from equifuse.information.samples import LEAST, Samples, Target
 from equifuse.registry import INFORMATION
 
 _DRAWS = 50
+# Added to each count before shares are taken of them.
+_SMOOTHING = 0.01
 
 
 @INFORMATION.register
@@ -72,12 +85,13 @@ class Discrete(Estimator):
             pointwise[subset] = np.full(len(samples), np.nan)
             pointwise[subset][rows] = _pointwise(code, y[rows])
             tick(" + ".join(subset))
-        pairs = {(s[0], s[1]): _pair(samples, codes, y, s, weights) for s in bits if len(s) == 2}
+        pairs = {(s[0], s[1]): _pair(samples, codes, target, s, weights) for s in bits if len(s) == 2}
         rows = np.flatnonzero(samples.having(samples.names))
         code = _joint_code([codes[m][rows] for m in samples.names])
         shuffled = np.random.default_rng(0).permutation(y[rows])
         chance = mutual_information(_counts(code, shuffled, np.ones(len(rows))))
-        return Estimate(bits, pairs, None, chance, pointwise)
+        evidence = _evidence([codes[m][rows] for m in samples.names], target, samples, rows, weights[:, rows])
+        return Estimate(bits, pairs, evidence, chance, pointwise)
 
     def codes(self, x: Floats, present: NDArray[np.bool_]) -> NDArray[np.intp]:
         """The state ``(n,)`` of each sample: its distinct row, or its cluster; 0 where it is absent."""
@@ -105,8 +119,9 @@ class Discrete(Estimator):
 
 
 def _pair(
-    samples: Samples, codes: dict[str, NDArray[np.intp]], y: NDArray[np.int64], pair: Subset, weights: Floats
+    samples: Samples, codes: dict[str, NDArray[np.intp]], target: Target, pair: Subset, weights: Floats
 ) -> PairBits:
+    y = target.classes
     rows = np.flatnonzero(samples.having(pair))
     a, b = (codes[m][rows] for m in pair)
     drawn = weights[:, rows]
@@ -121,7 +136,20 @@ def _pair(
         # The draws show the spread, for which the fast solution is near enough.
         exact = decompose(table).redundancy if not i else first[-1] + second[-1] - union_information(own, other, 60)
         shared.append(max(0.0, exact))
-    return PairBits(np.array(first), np.array(second), np.array(joint), np.array(shared), None, len(rows))
+    evidence = _evidence([a, b], target, samples, rows, drawn)
+    return PairBits(np.array(first), np.array(second), np.array(joint), np.array(shared), evidence, len(rows))
+
+
+def _evidence(
+    codes: list[NDArray[np.intp]], target: Target, samples: Samples, rows: NDArray[np.intp], weights: Floats
+) -> Floats:
+    """What the shares of classes in each modality's states say when they are multiplied, ``(1 + D,)``."""
+    y = target.classes[rows]
+    experts = []
+    for code in codes:
+        table = _counts(code, y, np.ones(len(y))) + _SMOOTHING
+        experts.append(np.log(table / table.sum(1, keepdims=True))[code])
+    return weighted_means(gained_bits(pool(experts, y, folds_of(samples, target, rows)), y), weights)
 
 
 def _joint_code(codes: list[NDArray[np.intp]]) -> NDArray[np.intp]:

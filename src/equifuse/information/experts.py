@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,13 @@ class Fitting:
     seed: int
 
 
+def linear_predictions(
+    x: Floats, y: Classes, classes: int, folds: list[Fold], values: Floats | None = None
+) -> list[Floats]:
+    """:func:`out_of_fold` of linear models of the leading principal components alone: fast."""
+    return _by_fold(x, y, classes, folds, values, _linear)
+
+
 def out_of_fold(x: Floats, y: Classes, classes: int, folds: list[Fold], values: Floats | None = None) -> list[Floats]:
     """Log probabilities ``(n, K)`` of each expert, each sample's made without it.
 
@@ -49,6 +56,17 @@ def out_of_fold(x: Floats, y: Classes, classes: int, folds: list[Fold], values: 
         folds: rows to fit on and rows to predict.
         values: quantities ``(n,)`` whose bins are the classes, or None.
     """
+    return _by_fold(x, y, classes, folds, values, _predictions)
+
+
+def _by_fold(
+    x: Floats,
+    y: Classes,
+    classes: int,
+    folds: list[Fold],
+    values: Floats | None,
+    predictions: Callable[[Fitting], Iterable[Floats]],
+) -> list[Floats]:
     found: list[Floats] = []
     for seed, (fit, rest) in enumerate(folds):
         known = x[fit]
@@ -56,7 +74,7 @@ def out_of_fold(x: Floats, y: Classes, classes: int, folds: list[Fold], values: 
         fitting = Fitting(
             known[:, columns], x[rest][:, columns], y[fit], classes, None if values is None else values[fit], seed
         )
-        for i, predicted in enumerate(_predictions(fitting)):
+        for i, predicted in enumerate(predictions(fitting)):
             if i == len(found):
                 found.append(np.zeros((len(y), classes)))
             found[i][rest] = predicted
@@ -85,6 +103,15 @@ def _predictions(f: Fitting) -> Iterator[Floats]:
     yield _of_classes(f, _trees(f, _TREES, "sqrt", 2), f.x, f.new)
     yield _of_classes(f, _trees(f, _TREES_OF_PAIRS, 1.0, 5), pairs, new_pairs)
     yield _of_classes(f, _network(f), np.hstack([parts, pairs]), np.hstack([new_parts, new_pairs]))
+
+
+def _linear(f: Fitting) -> Iterator[Floats]:
+    parts, new_parts = _components(f.x, f.new)
+    if f.values is not None:
+        yield _of_quantities(f, parts, new_parts)
+        return
+    for strength in (0.01, 1.0):
+        yield _of_classes(f, _logistic(strength), parts, new_parts)
 
 
 def selected_columns(x: Floats, new: Floats, y: Classes) -> tuple[Floats, Floats]:

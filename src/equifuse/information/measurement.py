@@ -44,7 +44,7 @@ class Pair:
         evidence: what both say if each is asked alone and the answers are multiplied, as late fusion does; None where
             it is not measured.
         n: samples.
-        intervals: name of each number -> its lowest and highest value in 95 % of bootstrap draws.
+        intervals: each part, and ``"interaction"`` -> its lowest and highest value in 95 % of bootstrap draws.
     """
 
     a: str
@@ -62,9 +62,15 @@ class Pair:
         """What both say: the sum of the four parts."""
         return self.redundancy + self.unique_a + self.unique_b + self.synergy
 
+    @property
+    def interaction(self) -> float:
+        """What both say beyond what either says, and beyond the evidence of both asked alone."""
+        best = self.redundancy + max(self.unique_a, self.unique_b)
+        return self.joint - max(best, self.evidence or 0.0)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        names = ("a", "b", "redundancy", "unique_a", "unique_b", "synergy", "joint", "evidence", "n")
+        names = ("a", "b", "redundancy", "unique_a", "unique_b", "synergy", "joint", "interaction", "evidence", "n")
         return {name: getattr(self, name) for name in names} | {
             "intervals": {name: list(ends) for name, ends in self.intervals.items()}
         }
@@ -201,14 +207,14 @@ def interactions(
     with _bar(method.steps(samples) * len(targets), progress) as tick:
         estimates = [method.estimate(samples, each, tick) for each in targets]
     entropies = [class_entropy(each.classes) for each in targets]
-    found = _assembled(samples, _mean(estimates))
+    found = _assembled(samples, _mean(estimates), float(np.mean(entropies)))
     by_target = {
         each.name: {
-            "target_entropy": entropy,
+            "target_entropy": own,
             "modalities": {m: max(0.0, float(e.bits[(m,)][0])) for m in samples.names},
             "joint": max(0.0, float(e.bits[samples.names][0])),
         }
-        for each, entropy, e in zip(targets, entropies, estimates, strict=True)
+        for each, own, e in zip(targets, entropies, estimates, strict=True)
         if len(targets) > 1
     }
     result = Interactions(
@@ -258,17 +264,20 @@ def _mean(estimates: list[Estimate]) -> Estimate:
     )
 
 
-def _assembled(samples: Samples, estimate: Estimate) -> dict[str, Any]:
+def _assembled(samples: Samples, estimate: Estimate, entropy: float) -> dict[str, Any]:
     """Numbers and intervals of an estimate; nothing is negative, and nothing says less than a part of it."""
     names = samples.names
     complete = all(mask.all() for mask in samples.present.values())
-    bits = {s: np.maximum(0.0, value) for s, value in estimate.bits.items()}
+    bits = {s: np.clip(value, 0.0, entropy) for s, value in estimate.bits.items()}
     pairs = []
     for (a, b), found in estimate.pairs.items():
-        parts = atoms(found)
+        parts = atoms(found, entropy)
+        total: Floats = np.sum(list(parts.values()), axis=0)
         if complete:
-            bits[a, b] = np.maximum(bits[a, b], sum(parts.values()))
-        intervals = {name: _interval(value) for name, value in parts.items()}
+            bits[a, b] = np.maximum(bits[a, b], total)
+        alone = [found.a, found.b] if found.evidence is None else [found.a, found.b, found.evidence]
+        beyond = total - np.maximum(0.0, np.max(alone, axis=0))
+        intervals = {name: _interval(value) for name, value in (parts | {"interaction": beyond}).items()}
         evidence = None if found.evidence is None else max(0.0, float(found.evidence[0]))
         point = [float(value[0]) for value in parts.values()]
         pairs.append(Pair(a, b, point[0], point[1], point[2], point[3], evidence, found.n, intervals))
@@ -295,16 +304,16 @@ def _assembled(samples: Samples, estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def atoms(found: PairBits) -> dict[str, Floats]:
-    """The four parts of a pair, each ``(1 + D,)``: none is negative, the first two make up what each modality says."""
-    a, b = np.maximum(0.0, found.a), np.maximum(0.0, found.b)
-    redundancy = np.minimum(found.redundancy, np.minimum(a, b))
+def atoms(found: PairBits, entropy: float) -> dict[str, Floats]:
+    """The four parts of a pair, each ``(1 + D,)``: none is negative, and together they are no more than the entropy."""
+    a, b = (np.clip(x, 0.0, entropy) for x in (found.a, found.b))
+    redundancy = np.clip(found.redundancy, np.maximum(0.0, a + b - entropy), np.minimum(a, b))
     union = a + b - redundancy
     return {
         "redundancy": redundancy,
         "unique_a": a - redundancy,
         "unique_b": b - redundancy,
-        "synergy": np.maximum(0.0, found.joint - union),
+        "synergy": np.maximum(0.0, np.minimum(found.joint, entropy) - union),
     }
 
 

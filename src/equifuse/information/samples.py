@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from equifuse.data.lazy import in_memory
 from equifuse.errors import InputError
 from equifuse.information.measures import Subset
 from equifuse.registry import TASKS
+
+if TYPE_CHECKING:
+    from equifuse.tasks.targets import Targets
 
 Floats = NDArray[np.float64]
 # Fewer samples than this say nothing.
@@ -28,6 +32,9 @@ _WEIGHTS = np.random.default_rng(0).standard_normal(1009)
 @dataclass(frozen=True)
 class Target:
     """One target of all samples.
+
+    >>> Target("", np.array([0, 1, 1])).values is None
+    True
 
     Attributes:
         name: of the label or quantity; "" where there is one only.
@@ -132,7 +139,11 @@ def samples_of(
         if group not in split.columns:
             raise InputError(f"there is no column {group!r} to keep together; known: {', '.join(split.columns) or '-'}")
         groups = split.columns[group]
-    return Samples(inputs, present, list(_targets(dataset, split)), rows, split.ids, groups, notes)
+    assert split.target is not None
+    targets = targets_of(TASKS.get(dataset.task).targets, split.target, dataset.classes)
+    if not targets:
+        raise InputError(f"the target of {dataset.name!r} has one value only: there is nothing to know about it")
+    return Samples(inputs, present, targets, rows, split.ids, groups, notes)
 
 
 def _check_task(dataset: MultimodalDataset, modalities: list[str]) -> None:
@@ -151,23 +162,29 @@ def _check_task(dataset: MultimodalDataset, modalities: list[str]) -> None:
         raise InputError(f"information is about a target, {dataset.name!r} has none")
 
 
-def _targets(dataset: MultimodalDataset, split: Split) -> Iterator[Target]:
-    kind = TASKS.get(dataset.task).targets
-    assert split.target is not None
-    response, classes = kind.response(split.target)
-    values = split.target if response is None else response
-    columns = np.asarray(values).reshape(len(split), -1).T
-    names = dataset.classes if len(columns) > 1 and dataset.classes else tuple(map(str, range(len(columns))))
-    kept = []
-    for name, column in zip(names, columns, strict=True):
-        binned = bins(column.astype(np.float64)) if not classes else None
-        codes = np.unique(column if binned is None else binned, return_inverse=True)[1].reshape(-1).astype(np.int64)
+def targets_of(kind: Targets, values: NDArray[np.generic], names: Sequence[str] | None = None) -> list[Target]:
+    """Each label or quantity as classes, without constant ones.
+
+    >>> from equifuse.tasks import Quantities
+    >>> [len(np.unique(t.classes)) for t in targets_of(Quantities(), np.arange(16.0)[:, None])]
+    [8]
+
+    Args:
+        kind: of the task's targets.
+        values: of the samples.
+        names: of the labels or quantities.
+    """
+    response, classes = kind.response(values)
+    columns = np.asarray(values if response is None else response).reshape(len(values), -1).T
+    called = names if names and len(names) == len(columns) else [str(k) for k in range(len(columns))]
+    found = []
+    for name, column in zip(called, columns, strict=True):
+        known = column if classes else bins(column.astype(np.float64))
+        codes = np.unique(known, return_inverse=True)[1].reshape(-1).astype(np.int64)
         if codes.max() > 0:
-            own = column.astype(np.float64) if binned is not None else None
-            kept.append(Target(name if len(columns) > 1 else "", codes, own))
-    if not kept:
-        raise InputError(f"the target of {dataset.name!r} has one value only: there is nothing to know about it")
-    yield from kept
+            own = None if classes else column.astype(np.float64)
+            found.append(Target(name if len(columns) > 1 else "", codes, own))
+    return found
 
 
 def bins(values: Floats, count: int = BINS) -> NDArray[np.int64]:

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 # Bits, and share of the target's entropy, below which a difference says nothing.
 _NOTHING, _LITTLE = 0.02, 0.02
+# Share of what two say that has to be beyond all else to be called interaction.
+_SOME = 0.1
 
 
 def verdict(found: Interactions) -> str:
@@ -56,11 +58,11 @@ def verdict(found: Interactions) -> str:
 
 
 def _interaction(pair: Pair, least: float) -> float:
-    """Bits of a pair that are in neither alone nor in both asked one by one; 0 where it is next to nothing."""
-    beyond = pair.joint - max(pair.evidence or 0.0, pair.redundancy + pair.unique_a, pair.redundancy + pair.unique_b)
-    beyond = min(beyond, pair.synergy)
-    sure = pair.intervals.get("synergy", (pair.synergy, pair.synergy))[0] > 0
-    return beyond if beyond >= least and sure else 0.0
+    """Bits of a pair that are in neither alone nor in both asked one by one; 0 where chance may have made them."""
+    if pair.evidence is None:
+        return 0.0
+    sure = pair.intervals.get("interaction", (pair.interaction, pair.interaction))[0] > 0
+    return pair.interaction if sure and pair.interaction >= max(least, _SOME * pair.joint) else 0.0
 
 
 def _sharing(found: Interactions, shown: Pair | None) -> str:

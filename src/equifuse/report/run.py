@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from equifuse.data.loaders import batches_of
-from equifuse.errors import ConvergenceWarning
+from equifuse.errors import ConvergenceWarning, InputError
 from equifuse.explain import explain
 from equifuse.files import read_json, refuse_existing, write_json, write_text, yaml_text
 from equifuse.report import plots
+from equifuse.report.explained import flow_section
 from equifuse.report.figures import CAPTIONS
 from equifuse.report.machine import processor
 from equifuse.report.page import Figure, Section, render_page
 from equifuse.report.tables import NONE, TextTable, number, undefined_notes
+from equifuse.runs.explain import flow_of_run
 from equifuse.runs.folder import HISTORY, METRICS, PLOTS, PathLike, Run, load_run
 from equifuse.runs.metrics import RunMetrics
 from equifuse.training.protocol import CLEAN
@@ -63,6 +65,7 @@ def report_run(
         _learning_section(path, folder, history, metrics),
         _contribution_section(opened, found, folder / PLOTS),
         _inside_section(found),
+        _information_section(path, folder / PLOTS),
         _feature_section(found),
         _certainty_section(found, folder / PLOTS),
         _made_section(path, opened),
@@ -78,6 +81,14 @@ def report_run(
     page = render_page(f"{name} on {opened.record['data']['name']}", [s for s in sections if s], facts=facts)
     write_text(folder / PAGE, page)
     return folder / PAGE
+
+
+def _information_section(run: Path, folder: Path) -> Section | None:
+    """What each stage knows of the target; None where there is nothing to be known in bits, or too few samples."""
+    try:
+        return flow_section(flow_of_run(run), folder)
+    except InputError:
+        return None
 
 
 def _rows(record: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from equifuse.training.callbacks.checkpoint import LastEpoch as LastEpoch
     from equifuse.training.callbacks.equilibrium import WatchEquilibrium as WatchEquilibrium
     from equifuse.training.callbacks.history import History as History
+    from equifuse.training.callbacks.information import LogInformation as LogInformation
     from equifuse.training.callbacks.progress import OnEpochEnd as OnEpochEnd
     from equifuse.training.callbacks.warm_starts import WarmStarts as WarmStarts
 
@@ -20,6 +21,7 @@ __getattr__, __dir__, __all__ = attach(
         "equifuse.training.callbacks.checkpoint": ["BestWeights", "LastEpoch"],
         "equifuse.training.callbacks.equilibrium": ["WatchEquilibrium"],
         "equifuse.training.callbacks.history": ["History"],
+        "equifuse.training.callbacks.information": ["LogInformation"],
         "equifuse.training.callbacks.progress": ["OnEpochEnd"],
         "equifuse.training.callbacks.warm_starts": ["WarmStarts"],
     },
