@@ -179,6 +179,47 @@ def optional(check: Check) -> Check:
     )
 
 
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class _Auto(Check):
+    inner: Check | None = None
+
+    def __call__(self, name: str, value: Any) -> Any:
+        if value == AUTO:
+            return value
+        assert self.inner is not None
+        try:
+            return self.inner(name, _number_of(value))
+        except InputError as error:
+            raise InputError(f"{error}; or {AUTO!r}") from None
+
+
+def auto(check: Check) -> Check:
+    """The same, or ``"auto"``: a rule chooses by the data (:mod:`equifuse.training.rules`)."""
+    return _Auto(check.must, check.accepts, str, check.range, check.many, inner=check)
+
+
+def rates() -> Check:
+    """A share in [0, 1), or one by name: ``{"image": 0.3}``."""
+    return Check(
+        "be in [0, 1), or name such numbers",
+        lambda v: all(_share(entry) for entry in v.values()) if isinstance(v, Mapping) else _share(v),
+        range="0 <= value < 1",
+    )
+
+
+def rates_by_name() -> Check:
+    """Shares in [0, 1) by name."""
+    return Check(
+        "give numbers in [0, 1) by name",
+        lambda v: isinstance(v, Mapping) and all(isinstance(k, str) and _share(entry) for k, entry in v.items()),
+        pairs="flat",
+        convert=_plain,
+    )
+
+
 @dataclass(frozen=True)
 class Option:
     """What is declared of an option beside its name, type and default.
@@ -327,6 +368,23 @@ def documented(kind: type) -> str:
 
 def _is(value: Any, *kinds: type) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _share(value: Any) -> bool:
+    return _is(value, int, float) and 0 <= value < 1
+
+
+def _number_of(value: Any) -> Any:
+    """The command line gives numbers as text where a name is possible too."""
+    entries = [_number_of(entry) for entry in value] if isinstance(value, list | tuple) else value
+    if not isinstance(value, str):
+        return entries
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
 
 
 def _text_of(value: Any) -> Any:

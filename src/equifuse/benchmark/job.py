@@ -166,7 +166,7 @@ def _measure(job: Job) -> JobResult:
         info.convergence_at_start = Convergence.of(evaluate_quietly(model, task, dataset).convergence())
         info.flops = _flops(model, dataset)
     # Convergence is measured on test at the end: looking every epoch would count as time of training.
-    trained = Trainer(config, watch=False).fit(model, dataset, task=task, balancer=prepared.balancer)
+    trained = Trainer(prepared.config, watch=False).fit(model, dataset, task=task, balancer=prepared.balancer)
     assert trained.best_value is not None
     assert trained.best_epoch is not None
     info.train_seconds = trained.seconds

@@ -26,12 +26,14 @@ from equifuse.estimators.encoding import encoded, schema_of
 from equifuse.estimators.layout import Columns, Layout, layout_of, names_columns, samples
 from equifuse.model import FusionModel
 from equifuse.options import declarations, default_of, sentence
+from equifuse.registry import TASKS
 from equifuse.runs.config import TrainConfig
 from equifuse.runs.folder import task_of
 from equifuse.runs.predict import predict_batches
 from equifuse.runs.prepare import model_for
 from equifuse.runs.training import check_accelerator
-from equifuse.training.trainer import Trainer, TrainingResult
+from equifuse.training.rules import resolved
+from equifuse.training.trainer import Trainer, TrainingResult, facts_of
 
 _DTYPES = ("float32", "float64")
 # The column of groups.
@@ -159,6 +161,7 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         whole, target = self._read(X, y, sample_weight, anew=True, groups=groups)
         whole = replace(whole, target=self._encode(target, anew=True))
         train, val = self._hold_out(whole, seed) if eval_set is None else (whole, self._given(eval_set))
+        config = resolved(config, facts_of(train, list(train.inputs), TASKS.get(self._task)))
         self.model_ = self._build(config, train)
         result = self._train(config, train, val, None)
         self.history_ = result.history

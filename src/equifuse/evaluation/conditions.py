@@ -19,6 +19,7 @@ from torch import Tensor
 from equifuse.data.batch import Batch
 from equifuse.data.dataset import Split
 from equifuse.data.lazy import Features, in_memory, select
+from equifuse.data.loaders import mix
 from equifuse.errors import InputError
 
 Seed = int | Sequence[int]
@@ -342,6 +343,18 @@ def drop_modalities(
     else:
         keep = keep_some(has, probability, generator)
     return replace(batch, present=dict(zip(names, keep, strict=True)))
+
+
+def reduced(batch: Batch, probability: float | Mapping[str, float], seed: int, number: int) -> Batch:
+    """A batch of the validation part with modalities hidden: the same ones each time.
+
+    Args:
+        batch: the samples.
+        probability: see :func:`drop_modalities`.
+        seed: of the training.
+        number: of the batch in its part.
+    """
+    return drop_modalities(batch, probability, torch.Generator().manual_seed(mix(seed, number)))
 
 
 def keep_some(has: Tensor, probability: float | Tensor, generator: torch.Generator | None = None) -> Tensor:

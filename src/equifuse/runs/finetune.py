@@ -35,7 +35,7 @@ from equifuse.runs.folder import (
 )
 from equifuse.runs.metrics import Convergence, RunMetrics
 from equifuse.runs.output import write_columns
-from equifuse.runs.prepare import Prepared, balanced
+from equifuse.runs.prepare import Prepared, balanced, resolved_for
 from equifuse.runs.progress import epoch_bar
 from equifuse.runs.training import record_of, with_full_paths
 from equifuse.tasks import Task
@@ -127,7 +127,9 @@ def _finetune(opened: Run, config: TrainConfig, out: Path, frozen_only: bool, pr
     weights = _weights(config, dataset)
     task = task_of(opened.model, config, weights)
     model = opened.model
-    prepared = Prepared(dataset, model, task, balancer_for(model, task, config), weights)
+    resolved = resolved_for(config, dataset)
+    prepared = Prepared(dataset, model, task, balancer_for(model, task, resolved), weights, resolved)
+    asked, config = config, resolved
     stages = {FROZEN: replace(config, freeze_encoders=True, encoder_lr=None)}
     if not frozen_only:
         stages[ALL] = replace(config, lr=config.lr * _CAREFUL)
@@ -137,7 +139,7 @@ def _finetune(opened: Run, config: TrainConfig, out: Path, frozen_only: bool, pr
     at_start = before.convergence()
     best, kept = _monitored(evaluate_quietly(model, task, dataset, "val").metrics, task), BEFORE
     state = copy.deepcopy(model.state_dict())
-    write_yaml(out / CONFIG, {**config.to_dict(), RECORD: record_of(config, prepared)})
+    write_yaml(out / CONFIG, {**asked.to_dict(), RECORD: record_of(asked, prepared)})
     write_columns(out / SPLIT, split_columns(dataset))
     history: list[dict[str, float | None]] = []
     counts: dict[str, int] = {}
@@ -148,7 +150,8 @@ def _finetune(opened: Run, config: TrainConfig, out: Path, frozen_only: bool, pr
             result = trainer.fit(model, dataset, task=task)
             counts[stage] = len(result.history)
             seconds += result.seconds
-            value = _sign(task) * (np.nan if result.best_value is None else result.best_value)
+            # Measured as before the first stage: not with modalities hidden, and with the fitted mix.
+            value = _monitored(evaluate_quietly(model, task, dataset, "val").metrics, task)
             if value < best:
                 best, kept, state = value, stage, copy.deepcopy(model.state_dict())
                 best_epoch = len(history) + (result.best_epoch or 0)

@@ -27,7 +27,8 @@ from equifuse.runs.folder import load_data, task_of
 from equifuse.tasks import Task
 from equifuse.training.balancing import Balancer
 from equifuse.training.randomness import own_random_numbers
-from equifuse.training.trainer import balancer_for
+from equifuse.training.rules import resolved
+from equifuse.training.trainer import balancer_for, facts_of
 
 # Rows that preprocessing is fitted on at a time.
 _PREPROCESSING_BATCH = 4096
@@ -45,6 +46,7 @@ class Prepared:
         task: its task.
         balancer: of its modalities.
         class_weights: what the task weighs the classes with, or None.
+        config: the configuration, with what the rules chose in the place of "auto".
     """
 
     dataset: MultimodalDataset
@@ -52,6 +54,7 @@ class Prepared:
     task: Task
     balancer: Balancer
     class_weights: list[float] | None
+    config: TrainConfig
 
 
 def prepare(config: TrainConfig, dataset: MultimodalDataset | None = None) -> Prepared:
@@ -67,10 +70,24 @@ def prepare(config: TrainConfig, dataset: MultimodalDataset | None = None) -> Pr
         InputError: an option that does not fit.
     """
     dataset = load_data(config) if dataset is None else dataset
+    config = resolved_for(config, dataset)
     model = initial_model(config, dataset)
     weights = class_weights(config, dataset)
     task = task_of(model, config, weights)
-    return Prepared(dataset, model, task, balancer_for(model, task, config), weights)
+    return Prepared(dataset, model, task, balancer_for(model, task, config), weights, config)
+
+
+def resolved_for(config: TrainConfig, dataset: MultimodalDataset) -> TrainConfig:
+    """A configuration with what the rules choose on a data set in the place of "auto".
+
+    >>> from equifuse.runs.prepare import resolved_for
+    >>> resolved_for(TrainConfig("digits"), ef.datasets.load("digits")).modality_dropout["pixels"]
+    0.3
+
+    Raises:
+        UnknownNameError: ``expect_missing`` names a modality that there is not.
+    """
+    return resolved(config, facts_of(dataset.splits["train"], dataset.modalities, TASKS.get(dataset.task)))
 
 
 def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionModel:
@@ -85,6 +102,7 @@ def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionMode
         UnknownNameError: an option the fusion does not have.
         InputError: a value that does not fit.
     """
+    config = resolved_for(config, dataset)
     train = dataset.splits["train"]
     kind = TASKS.get(dataset.task)
     outputs = config.embedding if kind.embeds else dataset.n_outputs

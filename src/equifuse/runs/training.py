@@ -167,7 +167,7 @@ def _train(
         )
     prepared = prepare(config, dataset)
     model, task = prepared.model, prepared.task
-    trainer = Trainer(config, callbacks=callbacks, logger=logger, optimizer=optimizer, out=out)
+    trainer = Trainer(prepared.config, callbacks=callbacks, logger=logger, optimizer=optimizer, out=out)
     trainer.check(model)
     if not resume:
         write_yaml(out / CONFIG, {**config.to_dict(), RECORD: record_of(config, prepared)})
@@ -214,8 +214,9 @@ def _take_part(
     """Train along with the process that writes the run folder."""
     config = replace(with_full_paths(config), logger=(), logger_options={})
     check_accelerator(config)
-    trainer = Trainer(config, callbacks=callbacks, optimizer=optimizer, out=out)
-    return RunResult(out, None, _fit(trainer, prepare(config), config.fusion, False).history)
+    prepared = prepare(config)
+    trainer = Trainer(prepared.config, callbacks=callbacks, optimizer=optimizer, out=out)
+    return RunResult(out, None, _fit(trainer, prepared, config.fusion, False).history)
 
 
 def check_accelerator(config: TrainConfig) -> None:
@@ -276,6 +277,7 @@ def record_of(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
             **{name: version(name) for name in ("equifuse", "torch", "lightning", "numpy", "scikit-learn")},
         },
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "resolved": {k: v for k, v in prepared.config.to_dict().items() if v != config.to_dict()[k]},
         "class_weights": prepared.class_weights,
         "baseline": _baseline(prepared),
     }

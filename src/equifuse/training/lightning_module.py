@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,7 +14,7 @@ from torch import Tensor
 from equifuse.data.batch import Batch
 from equifuse.data.loaders import Batches, mix
 from equifuse.errors import InputError
-from equifuse.evaluation.conditions import drop_modalities
+from equifuse.evaluation.conditions import drop_modalities, reduced
 from equifuse.model import FusionModel, ModelOutput
 from equifuse.solve import SolverStats
 from equifuse.tasks import Task
@@ -46,6 +47,7 @@ class LitFusion(pl.LightningModule):
         monitor: the validation metric that decides on the best epoch; ``mode`` is ``"min"`` or ``"max"``.
         monitored: its latest value; NaN where it has none, and ``undefined`` says why.
         epoch_numbers: what the history's row of this epoch gets beside the means of training; callbacks may add to it.
+        reduces: whether the validation part is also looked at with modalities hidden.
         optimizer_state: what the optimiser knows of each parameter, from an earlier training; None to start afresh.
     """
 
@@ -75,6 +77,12 @@ class LitFusion(pl.LightningModule):
         self._means: dict[str, float] | None = None
         self._count = 0
         self._validation: list[tuple[ModelOutput, Tensor | None, Tensor | None]] = []
+        self._reduced: list[tuple[ModelOutput, Tensor | None, Tensor | None]] = []
+        assert not isinstance(options.modality_dropout, str)  # the trainer has put a number in the place of "auto"
+        rates = options.modality_dropout
+        self._hidden = rates if not isinstance(rates, dict) or any(rates.values()) else 0.0
+        # The published protocol looks at the test part as it is.
+        self.reduces = bool(self._hidden) and task.hidden_at_rates and not loose
         self._stats: SolverStats | None = None
         self._latest = 0
         self._zeros_loss = torch.zeros(())
@@ -115,8 +123,8 @@ class LitFusion(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Total loss of a batch."""
-        if self.options.modality_dropout:
-            batch = drop_modalities(batch, self.options.modality_dropout)
+        if self._hidden:
+            batch = drop_modalities(batch, self._hidden)
         loss, output = self.task.forward_loss(self.model, batch)
         if batch_idx == 0:
             with torch.no_grad():
@@ -192,23 +200,36 @@ class LitFusion(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last epoch's outputs."""
-        self._validation = []
+        self._validation, self._reduced = [], []
+
+    def reduced(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches of the validation part with modalities hidden, the same in every epoch."""
+        for number, batch in enumerate(batches):
+            yield reduced(batch, self._hidden, self.options.seed, number)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep a batch's outputs; the split is measured as a whole."""
         output = self.task.forward(self.model, batch)
         self._validation.append((result_of(output), batch.target, batch.weight))
+        if self.reduces:
+            output = self.task.forward(self.model, reduced(batch, self._hidden, self.options.seed, batch_idx))
+            self._reduced.append((result_of(output), batch.target, batch.weight))
 
     def on_validation_epoch_end(self) -> None:
-        """Measure the validation part, and keep the weights if they are the best so far."""
+        """Measure the validation part, intact and with modalities hidden; the mean of both is what is monitored."""
         evaluation = self.task.gather(self._validation)
-        self._validation = []
         value = evaluation.metrics.get(self.monitor)
         self.monitored = math.nan if value is None else value
         if value is None:
             self.undefined = evaluation.undefined.get(self.monitor, "there is no such value")
-        self.log("monitor", self.monitored, logger=False)
         numbers = {f"val_{name}": number for name, number in evaluation.metrics.items()}
+        if self._reduced:
+            less = self.task.gather(self._reduced).metrics.get(self.monitor)
+            numbers[f"val_reduced_{self.monitor}"] = less
+            if less is not None:
+                self.monitored = (self.monitored + less) / 2
+        self._validation, self._reduced = [], []
+        self.log("monitor", self.monitored, logger=False)
         self.epoch_numbers |= numbers
         self.log_dict({name: number for name, number in numbers.items() if number is not None})
 

@@ -7,7 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from equifuse.errors import InputError, UnknownNameError
-from equifuse.options import Check, Options, mapping, number, one_of, option, optional, some_of, text, whole, yes_no
+from equifuse.options import (
+    Check,
+    Options,
+    auto,
+    mapping,
+    number,
+    one_of,
+    option,
+    optional,
+    rates,
+    rates_by_name,
+    some_of,
+    text,
+    whole,
+    yes_no,
+)
 from equifuse.training.protocol import CLEAN, LOOSE, PROTOCOLS
 
 SCHEDULES = ("constant", "cosine", "one_cycle", "plateau")
@@ -184,10 +199,17 @@ class TrainingOptions(Options):
         flag="--balance-option",
         estimator=False,
     )
-    modality_dropout: float = option(
-        0.0,
-        number(least=0, below=1),
-        help="Chance to hide each modality of each training sample; one that it has is always kept.",
+    modality_dropout: float | str | dict[str, float] = option(
+        "auto",
+        auto(rates()),
+        help="Chance to hide each modality of each training sample; one that it has is always kept. auto: so that a "
+        "sample lacks 30 % of them, or what the data or --expect-missing say, if that is more.",
+        group="Missing modalities",
+    )
+    expect_missing: dict[str, float] = option(
+        dict,
+        rates_by_name(),
+        help="Share of samples that will lack a modality when the model is used, such as image=0.5.",
         group="Missing modalities",
     )
     patience: int = option(
@@ -270,6 +292,8 @@ class TrainingOptions(Options):
             from equifuse.training.balancing import make_balancer  # noqa: PLC0415 - PyTorch
 
             make_balancer(self.balance, self.balance_options)
+        if self.expect_missing and isinstance(self.modality_dropout, int | float):
+            raise InputError("expect_missing says how much to hide in training, and so does modality_dropout; give one")
         if self.logger_options and not self.logger:
             raise InputError("logger_options go with a logger")
         if self.warmup >= self.epochs and self.warmup > 0:

@@ -38,6 +38,7 @@ from equifuse.training.options import TrainingOptions
 from equifuse.training.prepared import prepared_once
 from equifuse.training.protocol import LOOSE
 from equifuse.training.randomness import own_random_numbers
+from equifuse.training.rules import Facts, resolved
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -172,14 +173,14 @@ class Trainer:
         """
         from equifuse.training.lightning_module import LitFusion  # noqa: PLC0415 - Lightning
 
-        options = self.options
         if isinstance(train, MultimodalDataset):
             parts = train.splits
             train, val = parts["train"], parts["val"]
+        task = default_task(model, self.options) if task is None else task
+        options = resolved(self.options, facts_of(train, model.modalities, task))
         for split in (train, val):
             if isinstance(split, Split):
                 _check_gaps(model, split)
-        task = default_task(model, options) if task is None else task
         if isinstance(model.fusion, FittedFusion):
             first, second = (batches_of(part) if isinstance(part, Split) else part for part in (train, val))
             assert first is not None
@@ -225,7 +226,7 @@ class Trainer:
         )
         from equifuse.training.callbacks.stored import STATE  # noqa: PLC0415
 
-        options = self.options
+        options = module.options
         last = None if self.out is None else self.out / LAST
         place = process_group_info(options)
         if place.world > 1:
@@ -299,10 +300,27 @@ class Trainer:
                 "metric, give a validation part that has it, or lower the learning rate if training diverged"
             )
         module.model.load_state_dict(best.best["weights"])
-        mix = fit_mix(module.model, module.task, [val]) if options.unimodal == "fitted" else None
+        mix = None
+        if options.unimodal == "fitted":
+            parts = [val, *([module.reduced(val)] if module.reduces else [])]
+            mix = fit_mix(module.model, module.task, parts)
         return TrainingResult(
             history.rows, int(best.best["epoch"]) + 1, float(best.best["value"]), alerts, optimizer_state, mix
         )
+
+
+def facts_of(train: Split | Batches, modalities: Sequence[str], task: Task | type[Task]) -> Facts:
+    """What the rules for options look at (:mod:`equifuse.training.rules`).
+
+    Args:
+        train: the training part; of batches of one's own it is not known what they lack.
+        modalities: of the model.
+        task: the task.
+    """
+    missing = dict.fromkeys(modalities, 0.0)
+    if isinstance(train, Split):
+        missing |= {m: 1 - float(mask.mean()) for m, mask in train.present.items() if m in missing and len(mask)}
+    return Facts(len(train) if isinstance(train, Split) else train.rows, missing, task.hidden_at_rates)
 
 
 def _check_gaps(model: FusionModel, split: Split) -> None:
