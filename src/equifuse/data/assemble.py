@@ -231,10 +231,21 @@ def part_rows(values: Sequence[object], where: str) -> dict[str, Indices]:
     return {part: np.array(rows, dtype=np.intp) for part, rows in named.items()}
 
 
-def without_target(values: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """Bool ``(n,)``: rows of the target columns ``(n, K)`` of which a cell is empty."""
+def mixing_task(values: NDArray[np.generic], names: Sequence[str], asked: Sequence[str]) -> str | None:
+    """The task of targets of several kinds, where they are: some say so, or there is text among several columns."""
+    several = 1 < len(asked) < values.shape[1] or any(a != n for a, n in zip(asked, names, strict=False))
+    rows = values[~without_target(values)]
+    text = values.shape[1] > 1 and values.dtype.kind in "OUS" and not (len(rows) and are_recognized(rows, names))
+    if not (several and len(asked) > 1) and not text:
+        return None
+    return next((kind.name for kind in TASKS.parts() if kind.targets.mixes), None)
+
+
+def without_target(values: NDArray[np.generic], mixed: bool = False) -> NDArray[np.bool_]:
+    """Bool ``(n,)``: rows of the target columns ``(n, K)`` of which a cell is empty, of mixed ones all."""
     cells = [[v is None or v == "" or v != v for v in row] for row in values]  # noqa: PLR0124
-    return np.asarray(np.array(cells, dtype=np.bool_).reshape(values.shape).any(axis=1))
+    empty = np.array(cells, dtype=np.bool_).reshape(values.shape)
+    return np.asarray(empty.all(axis=1) if mixed else empty.any(axis=1))
 
 
 def with_unlabelled(dataset: MultimodalDataset, rest: Split, options: SourceOptions) -> MultimodalDataset:
@@ -255,7 +266,7 @@ def with_unlabelled(dataset: MultimodalDataset, rest: Split, options: SourceOpti
 
 
 def encode_target(
-    values: NDArray[np.generic], task: str | None, names: Sequence[str]
+    values: NDArray[np.generic], task: str | None, names: Sequence[str], asked: Sequence[str] = ()
 ) -> tuple[Array, str, tuple[str, ...] | None]:
     """Targets as a task needs them.
 
@@ -264,6 +275,7 @@ def encode_target(
         task: the task, or None to infer it: a time and an event are survival, several columns of 0 and 1 are labels,
             other numbers in several columns or with more than 20 different values quantities, anything else classes.
         names: of the columns.
+        asked: the targets as they were asked for, where one may have several columns, or say its kind.
 
     Returns:
         The encoded targets, the task, and the names of classes or targets.
@@ -272,18 +284,15 @@ def encode_target(
         DataError: a missing value, text in several columns, or values that do not fit the task.
     """
     text = values.dtype.kind in "OUS"
-    empty = without_target(values)
+    task = mixing_task(values, names, asked) if task is None else task
+    mixed = task is not None and TASKS.get(task).targets.mixes
+    empty = without_target(values, mixed)
     if empty.any():
         raise DataError(f"target {', '.join(names)} is empty in {int(empty.sum())} of {len(values)} rows")
-    if task is None and values.shape[1] > 1 and text and not are_recognized(values, names):
-        raise DataError(
-            f"targets in several columns ({', '.join(names)}) must be numbers, or one of them a time and the other say "
-            "in words such as DECEASED and LIVING who had the event"
-        )
     task = infer_task(values, names) if task is None else task
     if values.shape[1] > 1 and text and not TASKS.get(task).targets.words:
         raise DataError(f"targets in several columns ({', '.join(names)}) must be numbers")
-    target, classes = TASKS.get(task).targets.encode(values, names, task)
+    target, classes = TASKS.get(task).targets.encode(values, list(asked or names) if mixed else names, task)
     return target, task, classes
 
 

@@ -265,9 +265,10 @@ class MultimodalDataset:
     def n_outputs(self) -> int:
         """Number of classes, labels or targets, 1 for survival; 0 for retrieval without labels."""
         target = self.splits["train"].target
-        if self.of_model and self.classes is not None:
+        kind = TASKS.get(self.task).targets
+        if (self.of_model or kind.mixes) and self.classes is not None:
             return len(self.classes)
-        return 0 if target is None else TASKS.get(self.task).targets.n_outputs(target)
+        return 0 if target is None else kind.n_outputs(target)
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits of a SHA-256 over all values and splits: equal data, equal digits."""

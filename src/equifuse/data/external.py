@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from equifuse.data.apart import read_apart
+from equifuse.data.assemble import without_target
 from equifuse.data.catalog import load
 from equifuse.data.columns import Columns, recoded
 from equifuse.data.dataset import Split
@@ -18,7 +19,7 @@ from equifuse.data.formats.joining import USUAL_ID, USUAL_TARGETS, column_values
 from equifuse.data.formats.table import extra_columns, main_table, one_row_each, said_of_merged
 from equifuse.data.ids import IdPattern, id_texts
 from equifuse.data.inputs import input_columns, read_inputs, split_of
-from equifuse.data.options import ALL, MAIN, NONE, SourceOptions, matching
+from equifuse.data.options import ALL, MAIN, NONE, SourceOptions, matching, target_columns
 from equifuse.data.tables import WORKBOOKS, Table, is_table, some, suffix_of
 from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.registry import TASKS
@@ -222,23 +223,23 @@ def _labelled(split: Split, table: Any, path: Path, wanted: Wanted, options: Sou
     kind = TASKS.get(wanted.task).targets
     columns = list(table.column_names)
     usual = [c for c in USUAL_TARGETS if c in columns][:1]
-    targets = list(options.target) or (list(wanted.target) if set(wanted.target) <= set(columns) else []) or usual
+    trained = target_columns(wanted.target, columns, TASKS.names())
+    asked = list(options.target) or (list(wanted.target) if set(trained) <= set(columns) else [])
+    targets = target_columns(asked, columns, TASKS.names()) or usual
     if not targets:
         if kind.optional:
             return split, []
-        trained = f"; in training it was {', '.join(wanted.target)}" if wanted.target else ""
-        raise InputError(f"{path}: which column is the target? Pass --target{trained}; it has {some(columns)}")
+        before = f"; in training it was {', '.join(wanted.target)}" if wanted.target else ""
+        raise InputError(f"{path}: which column is the target? Pass --target{before}; it has {some(columns)}")
     lacking = [c for c in targets if c not in columns]
     if lacking:
         raise DataError(f"{path} has no target column {lacking[0]!r}; it has {some(columns)}")
     values = column_values(table, targets)
-    text = values.dtype.kind == "O"
-    empty = [value in (None, "") for value in values[:, 0]] if text else np.isnan(values.astype(float)).any(axis=1)
-    there = ~np.asarray(empty, dtype=np.bool_)
+    there = ~without_target(values, kind.mixes)
     if not there.any():
         raise DataError(f"{path}: no row has a target in {', '.join(targets)}")
     rows = np.flatnonzero(there)
-    codes, names = kind.encode(values[rows], targets, wanted.task)
+    codes, names = kind.encode(values[rows], kind.asked(asked or targets, wanted.classes), wanted.task)
     target = kind.recoded(codes, names, wanted.classes, str(path))
     lost = len(there) - len(rows)
     said = f"{lost} of {len(there)} rows {'has' if lost == 1 else 'have'} no target and {'is' if lost == 1 else 'are'}"

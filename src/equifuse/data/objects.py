@@ -11,10 +11,11 @@ from equifuse.data.formats.h5mu import dataset_of_cells
 from equifuse.data.formats.joining import USUAL_TARGETS
 from equifuse.data.formats.table import dataset_of
 from equifuse.data.frames import is_mapping, is_numbered, is_pandas, standardized
-from equifuse.data.options import SourceOptions
+from equifuse.data.options import SourceOptions, target_columns
 from equifuse.data.tables import ArrowTable, Table
 from equifuse.errors import DataError, InputError
 from equifuse.extras import require
+from equifuse.registry import TASKS
 
 # The data set's name where it has none.
 _NAME = "data"
@@ -76,12 +77,13 @@ def _features(table: ArrowTable, options: SourceOptions) -> ArrowTable | None:
 
 
 def _targets(table: Table, options: SourceOptions) -> tuple[str, ...]:
-    return options.target or tuple(name for name in USUAL_TARGETS if name in table.column_names)[:1]
+    asked = target_columns(options.target, table.column_names, TASKS.names())
+    return tuple(asked or [name for name in USUAL_TARGETS if name in table.column_names][:1])
 
 
 def _with_target(tables: Mapping[str, Table], options: SourceOptions) -> str:
     """The modality whose frame has the target."""
-    names = options.target or USUAL_TARGETS
+    names = target_columns(options.target, (), TASKS.names()) or USUAL_TARGETS
     having = [m for m, table in tables.items() if any(name in table.column_names for name in names)]
     if len(having) == 1:
         return having[0]

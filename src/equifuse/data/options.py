@@ -117,7 +117,12 @@ class SourceOptions(Options):
         group="Data",
         flag="--column",
     )
-    target: tuple[str, ...] = option((), some_of(), help="For tables: target column.", group="Data")
+    target: tuple[str, ...] = option(
+        (),
+        some_of(),
+        help="For tables: target column; several may be of different kinds, one of them TIME,EVENT.",
+        group="Data",
+    )
     unlabelled: bool = option(
         False,
         yes_no(),
@@ -135,7 +140,7 @@ class SourceOptions(Options):
     task: str | None = option(
         None,
         optional(one_of(names=_tasks)),
-        help="classification, multilabel, regression, retrieval, survival; default by the target.",
+        help="classification, multilabel, regression, retrieval, several, survival; default by the target.",
         group="Data",
         flag="--task",
     )
@@ -284,6 +289,25 @@ class SourceOptions(Options):
         for name in self.given():
             if name not in allowed:
                 raise InputError(f"{where} says itself what is what; it takes no option {name!r}")
+
+
+def target_columns(targets: Sequence[str], columns: Sequence[str], kinds: Sequence[str] = ()) -> list[str]:
+    """The columns of targets, of which one may be ``time,event``, and one may say its kind: ``grade:regression``.
+
+    >>> target_columns(["type", "days,died", "grade:regression"], ["type", "days", "died", "grade"], ["regression"])
+    ['type', 'days', 'died', 'grade']
+
+    Args:
+        targets: as they were asked for.
+        columns: of the table.
+        kinds: the tasks that there are.
+    """
+    found: list[str] = []
+    for asked in targets:
+        name, _, kind = asked.rpartition(":")
+        name = name if kind in kinds and name and asked not in columns else asked
+        found += [name] if name in columns else [column.strip() for column in name.split(",")]
+    return found
 
 
 def matching(columns: Sequence[str], pattern: str, where: str) -> list[str]:

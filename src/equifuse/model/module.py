@@ -130,6 +130,7 @@ class FusionModel(nn.Module):
         self.schema: dict[str, Columns] = {}  # what a table's columns hold, where they are not all numbers
         # Share of empty cells beyond which a row does not have a modality, in (0, 1]; None: only what masks say.
         self.row_missing: float | None = None
+        self.spreads: list[float] | None = None  # what errors of each target are counted in, where the task asks for it
         self.recipe: dict[str, Any] | None = None
 
     @property

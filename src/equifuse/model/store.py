@@ -40,6 +40,7 @@ def save(model: FusionModel, path: Path, *, overwrite: bool = False) -> None:
         "features": model.features,
         "schema": {m: [column.stored() for column in columns] for m, columns in model.schema.items()},
         "row_missing": model.row_missing,
+        "spreads": model.spreads,
         "fusion": model.fusion.config(),
         "recipe": model.recipe,
         "unimodal_outputs": None if model.unimodal is None else model.unimodal.outputs,
@@ -123,6 +124,8 @@ def load(
         schema = {name: tuple(map(Column.of, each)) for name, each in described.get("schema", {}).items()}
         row_missing = described.get("row_missing")
         row_missing = None if row_missing is None else float(row_missing)
+        spreads = described.get("spreads")
+        spreads = None if spreads is None else [float(each) for each in spreads]
         fusion = dict(described["fusion"])
         recipe, task = described["recipe"], described["task"]
         alone = described.get("unimodal_outputs")  # what version 0.1 stored has none
@@ -146,7 +149,7 @@ def load(
         model = FusionModel(encoders, module, head, task=task, classes=classes, unimodal=unimodal)
         model.shapes = shapes
     model.features, model.schema = features, schema
-    model.row_missing = row_missing
+    model.row_missing, model.spreads = row_missing, spreads
     try:
         model.to(_float_dtype(tensors)).load_state_dict(tensors)
     except RuntimeError as error:

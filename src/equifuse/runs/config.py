@@ -55,6 +55,8 @@ def _folds(value: Any) -> bool:
     return value == GROUPS_OUT or (isinstance(value, int) and not isinstance(value, bool) and value >= 2)
 
 
+# The weights of several targets, where they are trained along.
+_LEARNT = "learnt"
 # The name under which the preparation of all modalities without one of their own is stored.
 EVERY = "*"
 
@@ -77,6 +79,26 @@ def _pipelines(value: Any) -> Any:
             raise InputError(f"prepare is given twice for {called}; write the steps in one, separated by commas")
         found[name] = steps
     return found
+
+
+def _factors(value: Any) -> Any:
+    """Target -> factor, of ``["age=0.5"]`` or a mapping; or the one word ``learnt``."""
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) or not words or not all(isinstance(word, str) for word in words):
+        return value if value or value is None else None
+    if list(words) == [_LEARNT]:
+        return _LEARNT
+    try:
+        return {name: float(number) for name, _, number in (word.rpartition("=") for word in words)}
+    except ValueError:
+        return value
+
+
+def _are_factors(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        fits = (isinstance(k, str) and k and isinstance(v, int | float) and v >= 0 for k, v in value.items())
+        return bool(all(fits))
+    return value is None or value == _LEARNT
 
 
 @dataclass(frozen=True)
@@ -191,6 +213,18 @@ class TrainConfig(TrainingOptions):
         help="Option of the task, e.g. focal=2, loss=triplet, sentiment=true.",
         group="Task",
         flag="--task-option",
+        estimator=False,
+    )
+    target_weight: dict[str, float] | str | None = option(
+        None,
+        Check(
+            "be 'learnt', or numbers of at least 0 such as age=0.5",
+            _are_factors,
+            many=True,
+            convert=_factors,
+        ),
+        help="For several targets: factor of a target's loss, age=0.5; or learnt: by the noise of each target.",
+        group="Task",
         estimator=False,
     )
     val_fraction: float = option(

@@ -150,6 +150,8 @@ def task_of(model: FusionModel, config: TrainConfig, weights: list[float] | None
     offered = {
         "classes": model.classes,
         "modalities": model.modalities,
+        "spreads": model.spreads,
+        "target_weight": config.target_weight,
         "label_smoothing": config.label_smoothing,
         "class_weights": weights,
     }

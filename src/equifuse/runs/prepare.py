@@ -110,7 +110,8 @@ def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionMode
         config, train, dataset.task, outputs, dataset.classes, features=dataset.features, columns=dataset.schema
     )
     target = train.labelled().target
-    start = None if target is None else kind.initial_output(torch.from_numpy(target))
+    start = None if target is None else kind.start(torch.from_numpy(target), dataset.classes)
+    model.spreads = None if target is None else kind.spread(target, dataset.classes)
     if len(train.labelled()) < len(train):
         _check_unlabelled(model, config)
     if start is not None:
@@ -280,6 +281,8 @@ def class_weights(config: TrainConfig, dataset: MultimodalDataset) -> list[float
     Raises:
         InputError: there are some, but no classes.
     """
+    if config.target_weight is not None and "target_weight" not in TASKS.options(dataset.task):
+        raise InputError(f"target_weight is for several targets of different kinds, the task is {dataset.task}")
     if config.class_weights is None:
         return None
     target = dataset.splits["train"].target

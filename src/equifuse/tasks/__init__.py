@@ -15,6 +15,7 @@ from equifuse.tasks.metrics import Detailed, Measurement, Metric, metric
 from equifuse.tasks.multilabel import Multilabel
 from equifuse.tasks.regression import Regression
 from equifuse.tasks.retrieval import Retrieval
+from equifuse.tasks.several import Mixture, Several
 from equifuse.tasks.survival import Survival
 from equifuse.tasks.targets import Classes, EventTimes, Labels, OptionalClasses, Quantities, Targets
 
@@ -29,11 +30,13 @@ __all__ = [
     "Labels",
     "Measurement",
     "Metric",
+    "Mixture",
     "Multilabel",
     "OptionalClasses",
     "Quantities",
     "Regression",
     "Retrieval",
+    "Several",
     "Survival",
     "Targets",
     "Task",
@@ -41,7 +44,7 @@ __all__ = [
     "metric",
 ]
 
-for _kind in (Classification, Multilabel, Regression, Retrieval, Survival):
+for _kind in (Classification, Multilabel, Regression, Retrieval, Several, Survival):
     TASKS.register(_kind)
 
 
@@ -61,8 +64,8 @@ def make_task(
         ('f1_macro', 'auc', 'max')
 
     Args:
-        name: ``"classification"``, ``"multilabel"``, ``"regression"``, ``"retrieval"``, ``"survival"``, or that of a
-            registered task.
+        name: ``"classification"``, ``"multilabel"``, ``"regression"``, ``"retrieval"``, ``"several"``,
+            ``"survival"``, or that of a registered task.
         metrics: names of metrics that are measured beside the task's own, of :data:`equifuse.registry.METRICS`, or of
             its own; the first one becomes the headline.
         monitor: name of the metric that early stopping watches, with or without ``val_`` before it; None for the

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from equifuse.data.batch import Batch
 from equifuse.errors import InputError, UnknownNameError
@@ -69,6 +69,7 @@ class Task(ABC):
         predicts_largest: whether the largest output is the one predicted, and explained where none is named.
         time_to_event: whether targets are times and events, of which there are survival curves.
         conformal: kind of conformal prediction: ``"sets"`` of classes, ``"intervals"`` about values, or None.
+        learns: what of the loss is trained along, or None.
     """
 
     name: ClassVar[str]
@@ -84,6 +85,7 @@ class Task(ABC):
     predicts_largest: ClassVar[bool] = False
     time_to_event: ClassVar[bool] = False
     conformal: ClassVar[Literal["sets", "intervals"] | None] = None
+    learns: nn.Module | None = None
     _asked: tuple[str, ...] = ()
 
     def __init__(self, classes: tuple[str, ...] | None = None) -> None:
@@ -127,6 +129,16 @@ class Task(ABC):
     def has_linear_models(cls) -> bool:
         """Whether the task has linear models: it does where :meth:`linear_fits` is overridden."""
         return cls.linear_fits.__func__ is not Task.linear_fits.__func__  # type: ignore[attr-defined]
+
+    @classmethod
+    def start(cls, target: Tensor, names: tuple[str, ...] | None) -> Tensor | None:
+        """:meth:`initial_output`, for a task whose targets are told by the names of the outputs."""
+        return cls.initial_output(target)
+
+    @classmethod
+    def spread(cls, target: NDArray[Any], names: tuple[str, ...] | None) -> list[float] | None:
+        """What errors of each target are counted in, from the training part, if the task asks for it."""
+        return None
 
     # What explanations ask for.
 

@@ -35,11 +35,13 @@ class Targets(ABC):
         optional: whether a data set may have none at all.
         outputs_called: what the outputs of a model of them are called, in the plural.
         words: whether one of several columns may hold text.
+        mixes: whether they are of several kinds, any of which a row may lack.
     """
 
     optional: bool = False
     outputs_called: str = "outputs"
     words: bool = False
+    mixes: bool = False
 
     @abstractmethod
     def encode(self, values: Array, names: Sequence[str], task: str) -> tuple[Array, tuple[str, ...] | None]:
@@ -72,6 +74,10 @@ class Targets(ABC):
         if known is not None and target.reshape(len(target), -1).shape[1] != len(known):
             raise DataError(f"{where} has {target.shape[-1]} targets, the model has {len(known)}: {', '.join(known)}")
         return target
+
+    def asked(self, columns: Sequence[str], known: tuple[str, ...] | None) -> list[str]:
+        """The targets of a trained model as :meth:`encode` wants them, from how they are called in another source."""
+        return list(columns)
 
     def usual(self, columns: Sequence[str]) -> list[str]:
         """The columns of a table that are plainly such targets by their names, where none is named; [] for none."""

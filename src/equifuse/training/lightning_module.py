@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from equifuse.data.batch import Batch
 from equifuse.data.loaders import Batches, mix
@@ -64,6 +64,7 @@ class LitFusion(pl.LightningModule):
         super().__init__()
         self.model, self.task, self.options = model, task, options
         self.balancer = balancer or Balancer()
+        self.learnt = task.learns  # stored in checkpoints, and moved with the model
         loose = options.protocol == LOOSE
         self.monitor: str = task.headline if loose else task.monitor
         self.mode: str = task.metric(self.monitor).mode
@@ -90,7 +91,8 @@ class LitFusion(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser and the schedule, whose states are part of the checkpoint."""
         make, change = self._factories
-        optimizer = make_optimizer(self.model, self.options, make, beside=self.balancer)
+        beside = nn.ModuleList([self.balancer, *([] if self.learnt is None else [self.learnt])])
+        optimizer = make_optimizer(self.model, self.options, make, beside=beside)
         if self.optimizer_state is not None:
             optimizer.load_state_dict({**optimizer.state_dict(), "state": self.optimizer_state})
         steps = int(self.trainer.estimated_stepping_batches)

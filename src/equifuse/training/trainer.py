@@ -346,7 +346,7 @@ def default_task(model: FusionModel, options: TrainingOptions) -> Task:
     """
     if model.task is None:
         raise InputError("the model has no task; give one")
-    offered = {"classes": model.classes, "modalities": model.modalities}
+    offered = {"classes": model.classes, "modalities": model.modalities, "spreads": model.spreads}
     return make_task(model.task, metrics=options.metric, monitor=options.monitor, offered=offered)
 
 

@@ -30,12 +30,12 @@ from equifuse.data.formats.hdf5 import SUFFIXES as HDF5_SUFFIXES
 from equifuse.data.formats.hdf5 import opened, text_of
 from equifuse.data.ids import IdPattern, Matched, groups_of, id_texts, rows_by_id, said_of_duplicates
 from equifuse.data.lazy import Features, Floats, HDF5Array, loaded_if_small
-from equifuse.data.options import SourceOptions
+from equifuse.data.options import SourceOptions, target_columns
 from equifuse.data.selfcontained import member
 from equifuse.data.sources import SourceFile
 from equifuse.data.tables import SUFFIXES, is_table, read_table, suffix_of
 from equifuse.errors import DataError, InputError
-from equifuse.registry import FORMATS
+from equifuse.registry import FORMATS, TASKS
 
 _TABLES = tuple(f"{stem}{suffix}" for stem in ("split", "labels", "samples", "metadata") for suffix in SUFFIXES)
 _ARRAYS = (".npy", ".npz", *HDF5_SUFFIXES)
@@ -77,14 +77,16 @@ class FolderFormat(Format):
         elif options.id is not None:
             raise DataError(f"{file} has no column {id_column!r}; it has {', '.join(columns)}")
         files = _modalities(path, file, options)
-        targets = list(options.target) or _usual_targets(columns, list(files))
+        targets = target_columns(options.target, columns, TASKS.names()) or _usual_targets(columns, list(files))
         rows = table.num_rows
         target, task, classes = None, options.task or "", None
         if targets:
             for name in targets:
                 if name not in columns:
                     raise DataError(f"{file} has no target column {name!r}; it has {', '.join(columns)}")
-            target, task, classes = encode_target(joining.column_values(table, targets), options.task, targets)
+            target, task, classes = encode_target(
+                joining.column_values(table, targets), options.task, targets, options.target
+            )
         elif needs_target(options.task):
             raise InputError(f"{file}: which column is the target? Pass target; it has {', '.join(columns)}")
         split_column = options.split or "split"

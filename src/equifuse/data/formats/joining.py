@@ -21,7 +21,7 @@ from equifuse.data.columns import (
 )
 from equifuse.data.ids import IdPattern, check_overlap, id_texts, rows_by_id
 from equifuse.data.lazy import Features, NpyArray, as_numbers, is_numeric, loaded_if_small
-from equifuse.data.options import ALL, NONE, SEPARATORS, SourceOptions, matching
+from equifuse.data.options import ALL, NONE, SEPARATORS, SourceOptions, matching, target_columns
 from equifuse.data.sources import SourceFile
 from equifuse.data.tables import (
     SUFFIXES,
@@ -38,6 +38,7 @@ from equifuse.data.tables import (
     transposed,
 )
 from equifuse.errors import DataError
+from equifuse.registry import TASKS
 
 USUAL_ID = "id"
 USUAL_TARGETS = ("label", "target", "y", "class")
@@ -46,7 +47,8 @@ _ARRAYS = (".npy", ".npz")
 
 def reading_of(options: SourceOptions, path: Path) -> Reading:
     """How the options say that a table is to be read."""
-    exact = (USUAL_ID, options.id or USUAL_ID, *options.target, *USUAL_TARGETS, *options.guiding())
+    targets = target_columns(options.target, (), TASKS.names())
+    exact = (USUAL_ID, options.id or USUAL_ID, *targets, *USUAL_TARGETS, *options.guiding())
     sheet = options.sheet if suffix_of(path) in WORKBOOKS else None
     separator = SEPARATORS.get(options.separator or "", options.separator)
     return Reading(sheet, options.encoding, separator, options.na, exact)

@@ -20,6 +20,7 @@ from equifuse.data.assemble import (
     are_recognized,
     assemble,
     encode_target,
+    mixing_task,
     needs_target,
     part_rows,
     usual_targets,
@@ -46,7 +47,7 @@ from equifuse.data.formats.joining import (
 )
 from equifuse.data.ids import IdPattern, groups_of, id_texts, means, said_of_duplicates
 from equifuse.data.lazy import Features, as_numbers, is_numeric
-from equifuse.data.options import ALL, MAIN, NONE, SourceOptions, matching
+from equifuse.data.options import ALL, MAIN, NONE, SourceOptions, matching, target_columns
 from equifuse.data.sources import SourceFile
 from equifuse.data.tables import (
     DESCRIPTION,
@@ -60,7 +61,7 @@ from equifuse.data.tables import (
     transposed,
 )
 from equifuse.errors import DataError, InputError
-from equifuse.registry import FORMATS
+from equifuse.registry import FORMATS, TASKS
 
 # The column that says which rows have no target, while a data set is made.
 _EMPTY = "without a target"
@@ -184,10 +185,11 @@ def _target_values(
     if not roles.targets:
         return None, options.task or "", None, np.zeros(table.num_rows, dtype=np.bool_)
     values = column_values(table, roles.targets)
-    empty = without_target(values)
+    task = options.task or mixing_task(values, roles.targets, options.target)
+    empty = without_target(values, task is not None and TASKS.get(task).targets.mixes)
     if len(values) and empty.all():
         raise DataError(f"{table.path}: target {', '.join(roles.targets)} is empty in all {len(values)} rows")
-    found, task, classes = encode_target(values[~empty], options.task, roles.targets)
+    found, task, classes = encode_target(values[~empty], task, roles.targets, options.target)
     target = np.zeros((len(values), *found.shape[1:]), dtype=found.dtype)
     target[~empty] = found
     return target, task, classes, empty
@@ -255,9 +257,10 @@ def main_table(path: Path, options: SourceOptions) -> Table:
         return transposed(table, options.id or USUAL_ID)
     if NONE in options.transpose:
         return table
-    if options.target and options.target[0] not in table.column_names and table.num_rows:
+    wanted = target_columns(options.target, table.column_names, TASKS.names())
+    if wanted and wanted[0] not in table.column_names and table.num_rows:
         first = table.column_names[0]
-        if first not in table.repeated and options.target[0] in map(str, table.column(first).to_pylist()):
+        if first not in table.repeated and wanted[0] in map(str, table.column(first).to_pylist()):
             return transposed(table, options.id or USUAL_ID)
     return table
 
@@ -282,7 +285,7 @@ def _roles(table: Table, options: SourceOptions) -> _Roles:
     if id_column is None and columns and columns[0] == "" and table.num_rows:
         id_column = ""  # the names of rows, which many programs write without a heading
     split_column = _chosen(options.split, columns, _USUAL_SPLIT, f"{path}")
-    targets = list(options.target) or _targets(table, options)
+    targets = target_columns(options.target, columns, TASKS.names()) or _targets(table, options)
     if not targets[0] and needs_target(options.task):
         raise InputError(f"{path}: which column is the target? Pass target; it has {some(columns)}")
     for column in targets:
