@@ -26,7 +26,16 @@ def _split(weight=None):
 
 def _trained(split, **options):
     config = TrainConfig(
-        "x", **{"fusion": "sum", "hidden": 4, "dropout": 0.0, "batch_size": 64, "epochs": 1, "modality_dropout": 0, **options}
+        "x",
+        **{
+            "fusion": "sum",
+            "hidden": 4,
+            "dropout": 0.0,
+            "batch_size": 64,
+            "epochs": 1,
+            "modality_dropout": 0,
+            **options,
+        },
     )
     model = model_for(config, split, "classification", 2)
     return model, Trainer(config).fit(model, split, task=task_of(model, config))
