@@ -263,3 +263,15 @@ def test_cells_of_single_cell_frames(samples):
     for given in (cells, mudata.MuData(cells)):
         model = ef.FusionClassifier(**QUICK).fit(given, y)
         np.testing.assert_allclose(model.predict_proba(given), expected, atol=1e-6)
+
+
+def test_categories_are_scored_as_they_are_predicted():
+    import pandas as pd
+
+    generator = np.random.default_rng(0)
+    site, day = generator.integers(0, 4, 80), pd.Timestamp("2024-01-01") + pd.to_timedelta(np.arange(80), unit="D")
+    frame = pd.DataFrame({"site": np.array(list("abcd"))[site], "x": generator.standard_normal(80), "day": day})
+    y = np.where(site > 1, "late", "early")
+    options = {"modalities": {"a": ["site", "x", "day"]}, "hidden": (8,), "epochs": 12, "lr": 0.02, "random_state": 0}
+    model = ef.FusionClassifier("concat", **options).fit(frame, y)
+    assert model.score(frame, y) == (model.predict(frame) == y).mean() > 0.9

@@ -295,7 +295,8 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     def _in_order(self, X: Any, y: Any, sample_weight: ArrayLike | None) -> tuple[Any, ...]:
         """Samples, targets and weights with rows in one order, as in ``fit``."""
         check_is_fitted(self, "model_")
-        return matched(self._layout.samples(X), y, sample_weight, fitting=True)
+        # As they are: what predicts them makes numbers of them.
+        return matched(self._layout.frames(X), y, sample_weight, fitting=True)
 
     def _raw(self, X: Any) -> Tensor:
         """The model's outputs ``(n, K)``."""

@@ -54,9 +54,13 @@ class Layout:
 
     def samples(self, X: Any) -> Any:
         """Samples in one of the forms that :meth:`table` takes; the modalities may be a first level of columns."""
+        return encoded(self.frames(X), self.schema)
+
+    def frames(self, X: Any) -> Any:
+        """:meth:`samples`, with the cells as they are."""
         if self.names is None and views(X):
-            return encoded(standardized({m: X[m] for m in X.columns.unique(0)}), self.schema)
-        return encoded(standardized(X), self.schema)
+            return standardized({m: X[m] for m in X.columns.unique(0)})
+        return standardized(X)
 
     def table(self, X: Any) -> Any:
         """Samples of any accepted form as what :func:`sklearn.utils.validation.validate_data` takes.
