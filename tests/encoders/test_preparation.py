@@ -32,7 +32,7 @@ def through(steps, x):
     x = torch.as_tensor(x)
     for step in steps:
         x = step(x)
-    return x.numpy()
+    return x.detach().numpy()
 
 
 @pytest.mark.parametrize(
@@ -107,6 +107,85 @@ def test_each_batch_is_standardised_by_itself_and_an_unknown_one_by_all():
     np.testing.assert_allclose(elsewhere, (shifted - shifted.mean(0)) / shifted.std(0), atol=1e-9)
 
 
+def combat_by_hand(x, batch):
+    """ComBat as its authors' paper and code have it, feature by feature: γ and δ by parametric empirical Bayes."""
+    whole = x.mean(0)
+    inside = [(x[batch == b] - x[batch == b].mean(0)) ** 2 for b in np.unique(batch)]
+    sigma = np.sqrt(np.concatenate(inside).mean(0))
+    z, found = (x - whole) / sigma, np.empty_like(x)
+    for b in np.unique(batch):
+        own = z[batch == b]
+        gamma_hat, delta_hat, n = own.mean(0), own.var(0, ddof=1), len(own)
+        gamma_bar, t2 = gamma_hat.mean(), gamma_hat.var(ddof=1)
+        m, s2 = delta_hat.mean(), delta_hat.var(ddof=1)
+        a, rate = (2 * s2 + m**2) / s2, (m * s2 + m**3) / s2
+        gamma, delta, change = gamma_hat, delta_hat, 1.0
+        while change >= 1e-4:
+            new = (t2 * n * gamma_hat + delta * gamma_bar) / (t2 * n + delta)
+            after = (0.5 * ((own - new) ** 2).sum(0) + rate) / (n / 2 + a - 1)
+            change = max((abs(new - gamma) / abs(gamma)).max(), (abs(after - delta) / delta).max())
+            gamma, delta = new, after
+        found[batch == b] = sigma * (own - gamma) / np.sqrt(delta) + whole
+    return found
+
+
+def test_combat_is_that_of_the_paper_and_stays_as_it_was_fitted():
+    site = np.repeat([0.0, 1.0, 2.0], [30, 25, 15])
+    moved = (FULL + site[:, None] * np.arange(6)) * np.where(site == 1, 1.7, 1.0)[:, None]
+    rows = np.column_stack([moved, site])
+    about = {"kinds": ("number",) * 6 + ("category",), "names": (*"abcdef", "site")}
+    expected = combat_by_hand(moved, site)
+    np.testing.assert_allclose(applied("combat:site", rows, rows, **about), expected, rtol=1e-9)
+    alone = applied("combat:site", rows, rows[40:41], **about)
+    np.testing.assert_allclose(alone, expected[40:41], rtol=1e-9)
+    rows[:, -1] = 7  # nothing is known of this site
+    np.testing.assert_allclose(applied("combat:site", np.column_stack([moved, site]), rows, **about), moved, rtol=1e-9)
+    with pytest.raises(ef.InputError, match="needs two batches or more"):
+        applied("combat:site", rows, rows, **about)
+    rows[0, -1] = 1
+    with pytest.raises(ef.InputError, match="number 1 of 2 has one row"):
+        applied("combat:site", rows, rows, **about)
+    gaps = np.where(RNG.random(moved.shape) < 0.1, np.nan, moved)
+    filled = applied("combat:site", np.column_stack([gaps, site]), np.column_stack([gaps, site]), **about)
+    np.testing.assert_array_equal(np.isnan(filled), np.isnan(gaps))
+
+
+def test_embedded_categories_are_learnt_and_unknown_ones_are_not(tmp_path):
+    import pandas as pd
+
+    site = RNG.integers(0, 4, 120)
+    frame = pd.DataFrame({"site": np.array(list("abcd"))[site], "x": RNG.standard_normal(120)})
+    y = np.isin(site, (0, 2)).astype(int)
+    model = ef.FusionClassifier(
+        "concat",
+        modalities={"clinic": ["site", "x"]},
+        prepare={"clinic": "embed:3"},
+        epochs=30,
+        lr=0.02,
+        hidden=(8,),
+        random_state=0,
+    ).fit(frame, y)
+    assert model.score(frame, y) == (model.predict(frame) == y).mean() > 0.95
+    embed, _, last = steps_of(model.model_.encoders["clinic"])
+    assert embed.spec == "embed:3"
+    assert last.mean[-3:].tolist() == [0, 0, 0]  # what is learnt is not standardised
+    first = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    assert not torch.allclose(embed.vectors[:4], first, atol=0.05)
+    assert embed.vectors[4].tolist() == [0, 0, 0]
+    raw = torch.tensor([[0.0, 0.3], [3.0, 0.3], [float("nan"), 0.3], [99.0, 0.3]])
+    made = embed(raw)
+    torch.testing.assert_close(made[:2, 1:], embed.vectors[[0, 3]])
+    assert not made[2:, 1:].any()
+    assert embed.sources(2).tolist() == [1, 0, 0, 0]
+    model.model_.eval().save(tmp_path / "model")
+    with torch.no_grad():
+        expected = model.model_({"clinic": raw}).prediction
+        torch.testing.assert_close(ef.load(tmp_path / "model")({"clinic": raw}).prediction, expected, rtol=0, atol=0)
+    shares = np.bincount(site, minlength=4) / 120
+    mean = torch.tensor(shares, dtype=torch.float32) @ embed.vectors[:4]  # the validation part is not counted
+    torch.testing.assert_close(embed.mean, mean, atol=0.05, rtol=0)
+
+
 def test_weights_are_as_good_as_copies():
     weight = RNG.integers(1, 4, size=70)
     copies = np.repeat(GAPS, weight, axis=0)
@@ -161,9 +240,10 @@ ARGUMENTS = {"variance": "3", "kbest": "3", "laplacian": "3", "correlation": "0.
 
 @pytest.mark.parametrize("name", PREPARATIONS.names())
 def test_every_step_is_stored_as_plain_arrays_and_says_where_columns_come_from(name):
-    word = f"{name}:{ARGUMENTS[name]}" if name in ARGUMENTS else "batch:b" if name == "batch" else name
-    kinds = ("number",) * 5 + ("category",) if name == "onehot" else ()
-    fit = np.round(FULL) if name in ("onehot", "batch") else FULL
+    word = f"{name}:{ARGUMENTS[name]}" if name in ARGUMENTS else f"{name}:b" if name in ("batch", "combat") else name
+    kinds = ("number",) * 5 + ("category",) if name in ("onehot", "embed") else ()
+    fit = np.round(FULL) if name in ("onehot", "embed", "batch") else FULL
+    fit = np.column_stack([FULL[:, :1], np.arange(70) % 2, FULL[:, 2:]]) if name == "combat" else fit
     steps = parse_steps(word)
     sample = Sample(torch.from_numpy(fit), kinds, tuple("abcdef"), Y, True)
     after = fit_steps(steps, sample)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from equifuse.data.batch import Batch
 from equifuse.data.columns import owners_of
 from equifuse.encoders import Preparation, Preprocessed
-from equifuse.encoders.preparation import front_of, layers_before, raw_moments
+from equifuse.encoders.preparation import front_mean, front_of, layers_before, raw_moments
 from equifuse.encoders.preprocessed import takes_lengths
 from equifuse.errors import InputError
 from equifuse.explain.targets import ByModality, Floats, evaluating, explained, joined, plain, presence, read, value_of
@@ -300,7 +300,7 @@ def _where(has: Tensor, x: Tensor, start: Tensor) -> Tensor:
 def _baseline(model: FusionModel, name: str, x: Tensor, given: Tensor | None, front: _Front) -> Tensor:
     """``(1, *shape)``, behind the front."""
     if given is None and front.steps:
-        mean: Tensor = front.steps[-1].front_mean.to(x)  # type: ignore[assignment]
+        mean = front_mean(front.steps).to(x)
         return mean.expand(*x.shape[1:-1], -1)[None] if takes_lengths(model.encoders[name]) else mean[None]
     if given is None:
         found = raw_moments(model.encoders[name])

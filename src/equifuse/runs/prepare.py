@@ -17,7 +17,7 @@ from equifuse.data.columns import Columns, kinds_of, names_of
 from equifuse.data.dataset import Array
 from equifuse.data.loaders import batches_of
 from equifuse.encoders import Preparation, Standardize
-from equifuse.encoders.preparation import Sample, complete_steps, fit_steps, parse_steps
+from equifuse.encoders.preparation import LEARNT, Sample, complete_steps, fit_steps, parse_steps
 from equifuse.encoders.sequence import POOLINGS, valid_steps
 from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.model import FusionModel, LinearHead, Piece, build_model
@@ -228,7 +228,7 @@ def prepared_steps(
             raise type(error)(f"modality {m!r}: {error}") from None
         last = steps[-1]
         assert isinstance(last, Standardize)
-        last.resize(sample.width)
+        last.resize(sample.width, sample.mask(LEARNT))
         found[m] = steps
     return found
 

@@ -1,13 +1,15 @@
 """Preparation of features: steps fitted on the training part, stored as arrays, applied as layers of the model."""
 
-from equifuse.encoders.preparation.base import Kind, Preparation, Sample
-from equifuse.encoders.preparation.categories import OneHot
+from equifuse.encoders.preparation.base import LEARNT, Kind, Preparation, Sample
+from equifuse.encoders.preparation.batches import Batch, Combat
+from equifuse.encoders.preparation.categories import Embed, OneHot
 from equifuse.encoders.preparation.gaps import Impute, Missing
 from equifuse.encoders.preparation.pipeline import (
     complete_steps,
     fills_gaps,
     fit_steps,
     fixed_layers,
+    front_mean,
     front_of,
     layers_before,
     parse_steps,
@@ -17,12 +19,15 @@ from equifuse.encoders.preparation.pipeline import (
 )
 from equifuse.encoders.preparation.selection import Correlation, KBest, Laplacian, PrincipalComponents, Variance
 from equifuse.encoders.preparation.standardize import Standardize
-from equifuse.encoders.preparation.transforms import Batch, CenteredLogRatio, Log1p, Quantile
+from equifuse.encoders.preparation.transforms import CenteredLogRatio, Log1p, Quantile
 
 __all__ = [
+    "LEARNT",
     "Batch",
     "CenteredLogRatio",
+    "Combat",
     "Correlation",
+    "Embed",
     "Impute",
     "KBest",
     "Kind",
@@ -40,6 +45,7 @@ __all__ = [
     "fills_gaps",
     "fit_steps",
     "fixed_layers",
+    "front_mean",
     "front_of",
     "layers_before",
     "parse_steps",

@@ -17,6 +17,8 @@ from equifuse.errors import DataError, InputError
 # What a column holds: a "number", a "part" of something else (of a date or a text, or an indicator), or the code of a
 # "category".
 Kind = str
+# What is trained along has no mean and deviation yet.
+LEARNT: Kind = "learnt"
 # How the type of an array is stored.
 _DTYPES = {"float": torch.float32, "int": torch.int64, "bool": torch.bool}
 

@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from equifuse.encoders.preparation.base import Kind, Preparation, Sample
-from equifuse.encoders.preparation.categories import OneHot
+from equifuse.encoders.preparation.batches import ByBatch
+from equifuse.encoders.preparation.categories import Embed, OneHot
 from equifuse.encoders.preparation.gaps import Missing
 from equifuse.encoders.preparation.standardize import Standardize, moments
-from equifuse.encoders.preparation.transforms import Batch
 from equifuse.errors import DataError, InputError
 from equifuse.registry import PREPARATIONS
 
@@ -81,13 +81,13 @@ def complete_steps(
     if feature_missing is not None:
         found.insert(0, _step(f"missing:{feature_missing:g}"))
     if "category" in kinds and not any(isinstance(step, OneHot) for step in found):
-        places = [i + 1 for i, step in enumerate(found) if isinstance(step, Batch | Missing)]
+        places = [i + 1 for i, step in enumerate(found) if isinstance(step, ByBatch | Missing)]
         found.insert(max(places, default=0), _step("onehot"))
     if "category" in kinds:
         place = next(i for i, step in enumerate(found) if isinstance(step, OneHot))
         for before in found[:place]:
             if not before.early:
-                after = next((step for step in found if isinstance(step, Batch)), found[place])
+                after = next((step for step in found if isinstance(step, ByBatch)), found[place])
                 raise InputError(f"put {after.spec} before {before.spec}: codes of categories are no quantities")
     first = next((i for i, step in enumerate(found) if step.complete), len(found))
     filling = [i for i, step in enumerate(found) if step.fills]
@@ -188,6 +188,16 @@ def front_of(steps: Sequence[Preparation]) -> int:
     """How many steps it takes until there are no codes and no empty cells: what comes after can be differentiated."""
     filled = next((i + 1 for i, step in enumerate(steps) if step.fills), 0)
     return max([filled, *(i + 1 for i, step in enumerate(steps) if isinstance(step, OneHot))])
+
+
+def front_mean(steps: Sequence[Preparation]) -> Tensor:
+    """The mean over the training part of what the front of a preparation makes, its learnt vectors as they are now."""
+    found = dict(steps[-1].named_buffers())["front_mean"].clone()
+    for step in steps:
+        if isinstance(step, Embed):
+            first = len(step.numbers)
+            found[first : first + len(step.mean)] = step.mean.to(found)
+    return found
 
 
 def fills_gaps(encoder: nn.Module) -> bool:

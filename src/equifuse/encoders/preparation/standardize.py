@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from equifuse.encoders.preparation.base import Preparation, Sample
+from equifuse.encoders.preparation.base import LEARNT, Preparation, Sample
 from equifuse.encoders.sequence import valid_steps
 from equifuse.errors import InputError
 from equifuse.registry import PREPARATIONS
@@ -42,6 +42,7 @@ class Standardize(Preparation):
             raise InputError(f"clip must be positive or None, got {clip}")
         self.clip = clip
         self.keep(mean=torch.zeros(shape), scale=torch.ones(shape))
+        self._left: Tensor | None = None  # bool, columns that stay as they are; while fitting
         self._seen: tuple[Tensor, Tensor, Tensor] | None = None  # count, mean, sum of squared deviations; while fitting
 
     @classmethod
@@ -52,13 +53,14 @@ class Standardize(Preparation):
     def learn(self, sample: Sample) -> None:
         """Mean and deviation of each column, and of the cells that are not empty; see :class:`Preparation`."""
         mean, deviation = moments(sample.x, sample.weight)
-        self.resize(sample.width)
+        self.resize(sample.width, sample.mask(LEARNT))
         self.mean.copy_(mean)
         self.scale.copy_(deviation)
+        self._leave()
 
-    def resize(self, width: int) -> None:
-        """Start anew with vectors of ``width`` features."""
-        self.width = width
+    def resize(self, width: int, left: Tensor | None = None) -> None:
+        """Start anew with vectors of ``width`` features, of which those of bool ``left`` are to stay as they are."""
+        self.width, self._left = width, left
         self.keep(mean=torch.zeros(width, dtype=torch.float64), scale=torch.ones(width, dtype=torch.float64))
 
     def restore(self, width: int, arrays: Mapping[str, Sequence[Any]]) -> Self:
@@ -107,7 +109,14 @@ class Standardize(Preparation):
         count, mean, deviations = self._seen
         self.mean.copy_(mean)
         self.scale.copy_(_usable((deviations / count).sqrt(), mean))
+        self._leave()
         self._seen = None
+
+    def _leave(self) -> None:
+        if self._left is not None:
+            left = self._left.to(self.mean.device)
+            self.mean.masked_fill_(left, 0.0)
+            self.scale.masked_fill_(left, 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, *shape) -> (B, *shape)``."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from equifuse.encoders.preparation.base import Preparation, Sample
@@ -24,7 +22,7 @@ _AT_ONCE = 2**17
 _CLIP = 1e-7
 
 
-class _OfNumbers(Preparation):
+class OfNumbers(Preparation):
     """A step that changes numbers, and leaves codes of categories, parts of dates and texts as they are."""
 
     early: ClassVar[bool] = True
@@ -35,7 +33,7 @@ class _OfNumbers(Preparation):
 
 
 @PREPARATIONS.register
-class Log1p(_OfNumbers):
+class Log1p(OfNumbers):
     """``log(1 + x)`` of counts and other numbers of at least 0; ``-log(1 - x)`` of what is below 0 later.
 
     >>> from equifuse.encoders.preparation import Sample
@@ -59,7 +57,7 @@ class Log1p(_OfNumbers):
 
 
 @PREPARATIONS.register
-class CenteredLogRatio(_OfNumbers):
+class CenteredLogRatio(OfNumbers):
     """Centred log ratio of compositions: ``log x - mean(log x)`` over the features of a row (Aitchison 1982).
 
     >>> from equifuse.encoders.preparation import Sample
@@ -105,7 +103,7 @@ class CenteredLogRatio(_OfNumbers):
 
 
 @PREPARATIONS.register
-class Quantile(_OfNumbers):
+class Quantile(OfNumbers):
     """Map each feature to a normal (or uniform) distribution by its quantiles in the training part.
 
     >>> from equifuse.encoders.preparation import Sample
@@ -187,85 +185,6 @@ def _reached(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     step = torch.where(x > low, 1.0, torch.where(x == low, 0.5, 0.0)).to(x)
     linear = ((x - low) / torch.where(high > low, high - low, 1.0)).clamp(0.0, 1.0)
     return torch.where(high > low, linear, step)
-
-
-@PREPARATIONS.register
-class Batch(_OfNumbers):
-    """Standardise the other features within each batch (site, plate, scanner) that a column of the modality names.
-
-    >>> from equifuse.encoders.preparation import Sample
-    >>> step = Batch("site")
-    >>> rows = torch.tensor([[1.0, 0.0], [3.0, 0.0], [11.0, 1.0], [13.0, 1.0]])
-    >>> step.learn(Sample(rows, ("number", "category"), ("g", "site")))
-    >>> step(rows).squeeze(1).tolist()
-    [-1.0, 1.0, -1.0, 1.0]
-
-    The column itself is dropped. A row of a batch that the training part does not have, or without one, is
-    standardised by the whole training part: what its own batch adds cannot be known of a single row.
-
-    Args:
-        column: name of the column, a category or a number; it has to be one of the modality's.
-
-    Raises:
-        InputError: no name; the modality has no such column, or no other.
-    """
-
-    name: ClassVar[str] = "batch"
-    usage: ClassVar[str] = "batch:COLUMN"
-    place: Tensor
-    others: Tensor
-    batches: Tensor
-    means: Tensor
-    scales: Tensor
-
-    def __init__(self, column: str) -> None:
-        super().__init__()
-        self.column = str(column)
-
-    def learn(self, sample: Sample) -> None:
-        """Means and deviations of each batch; see :class:`Preparation`."""
-        if self.column not in sample.names:
-            some = ", ".join(sample.names[:5]) or "columns without names"
-            raise InputError(
-                f"{self.spec}: the modality has no column {self.column!r}; it has {some}; name the column among those "
-                f"of the modality, such as --modality mrna='g_*, {self.column}'"
-            )
-        place = sample.names.index(self.column)
-        others = torch.tensor([i for i in range(sample.width) if i != place], dtype=torch.int64)
-        if not len(others):
-            raise InputError(f"{self.spec}: the modality has no column beside {self.column!r}")
-        which, x = sample.x[:, place], sample.x[:, others]
-        batches = torch.unique(which[~which.isnan()])
-        numbers = sample.mask("number")[others]
-        groups = [x, *(x[which == batch] for batch in batches)]  # the first is of all rows
-        means, scales = zip(*(_moments(group, numbers) for group in groups), strict=True)
-        # What a batch does not have at all is as in the whole training part.
-        mean = torch.stack(means)
-        mean = torch.where(mean.isnan(), mean[0].nan_to_num(), mean)
-        self.keep(place=torch.tensor([place]), others=others, batches=batches, numbers=numbers)
-        self.keep(means=mean, scales=torch.stack(scales))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(…, l) -> (…, l - 1)``."""
-        # One row of the arrays for each batch, the first where there is none.
-        is_batch = (x.index_select(-1, self.place) == self.batches.to(x)).to(x)
-        none = 1 - is_batch.sum(-1, keepdim=True)
-        chosen = torch.cat([none, is_batch], dim=-1)
-        rest = x.index_select(-1, self.others)
-        return self._only_numbers((rest - chosen @ self.means.to(x)) / (chosen @ self.scales.to(x)), rest)
-
-    def sources(self, width: int) -> NDArray[np.int64]:
-        """See :class:`Preparation`."""
-        found: NDArray[np.int64] = self.others.cpu().numpy()
-        return found
-
-
-def _moments(x: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each column's cells that are not empty; deviation 1 where there is none."""
-    mean = x.nanmean(0)
-    deviation = (x - mean).square().nanmean(0).sqrt()
-    usable = numbers & (deviation > 1e-7 * mean.abs() + 1e-30)
-    return mean, torch.where(usable, deviation, 1.0)
 
 
 def _need_positive(spec: str, sample: Sample) -> None:
