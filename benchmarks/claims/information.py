@@ -14,7 +14,7 @@ from equifuse import datasets
 from equifuse.files import read_json, write_json
 from equifuse.information import interactions
 
-# Those of the grand table whose targets are classes or quantities, the cheap ones first; two are of questions on images.
+# Those of the grand table whose targets are classes or quantities, the cheap ones first; two sets are of images.
 SETS = (
     "rosmap",
     "brca_recurrence_deepkegg",
