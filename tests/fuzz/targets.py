@@ -11,6 +11,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import h5py
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 import yaml
-from pyarrow import csv, parquet
+from pyarrow import csv, feather, parquet
 from safetensors.torch import save_file
 
 import equifuse as ef
@@ -29,6 +30,7 @@ from equifuse.benchmark.runner import read_benchmark
 from equifuse.benchmark.store import Store
 from equifuse.cli import app, main
 from equifuse.data.conversion import convert
+from equifuse.data.plain import read_plain, write_plain
 from equifuse.datasets import read_inputs
 from equifuse.export import describe
 from equifuse.runs import TrainConfig, load_run, predict_run, predict_shards, train
@@ -139,6 +141,23 @@ def make_examples(folder: Path) -> None:
     store = Store(folder / "store.sqlite")
     config = TrainConfig(data="digits", fusion="gmf")
     store.add(Job("digits", "gmf", config, "0" * 16), JobResult(0.5, {"intact": {"accuracy": 0.9}}, JobInfo(seconds=1)))
+    feather.write_feather(table, folder / "set.feather", compression="uncompressed")
+    with contextlib.suppress(ImportError):
+        from anndata import AnnData
+
+        cells = AnnData(content["a"])
+        cells.obs["label"] = [f"c{y}" for y in content["y"]]
+        cells.write_h5ad(folder / "set.h5ad")
+    with contextlib.suppress(ImportError):
+        import openpyxl
+
+        book = openpyxl.Workbook()
+        book.active.append(table.column_names)
+        for row in table.to_pylist():
+            book.active.append(list(row.values()))
+        book.save(folder / "set.xlsx")
+    (folder / "handed").mkdir(exist_ok=True)
+    write_plain(folder / "handed", {"data": ef.datasets.load(folder / "plain.npz"), "more": (None, [1.5], ["x"])})
     (folder / "words").write_text("train\n--help")
     (folder / "request.json").write_text(json.dumps({"inputs": {m: content[m][:2].tolist() for m in SHAPES}}))
     save_file({"x": torch.zeros(2)}, folder / "stray.safetensors")
@@ -188,6 +207,11 @@ def shards(folder: Path) -> None:
     (folder / "shards").mkdir()
     shutil.copy(folder / "set.parquet", folder / "shards")
     predict_shards(folder / "run", folder / "shards", folder / "predicted", workers=0, progress=False)
+
+
+def handed(folder: Path) -> None:
+    """What a process that reads files apart gives back, if such a file has taken it over."""
+    read_plain(folder / "handed")
 
 
 def converted(folder: Path) -> None:
@@ -285,12 +309,16 @@ WORDS = (
 # fmt: on
 COMMANDS = Commands()
 
-TARGETS: dict[str, Target] = {
+_ALL: dict[str, Target] = {
     "npz": Target(("plain.npz",), load("plain.npz")),
     "npz, packed": Target(("packed.npz",), load("packed.npz")),
     "hdf5": Target(("set.hdf5",), load("set.hdf5")),
     "csv": Target(("set.csv",), load("set.csv")),
     "parquet": Target(("set.parquet",), load("set.parquet")),
+    "feather": Target(("set.feather",), load("set.feather")),
+    "h5ad": Target(("set.h5ad",), load("set.h5ad", source={"target": ["label"]}), slow=True),
+    "xlsx": Target(("set.xlsx",), load("set.xlsx"), slow=True),
+    "handed over": Target(("handed/values.json", "handed/arrays.npz"), handed),
     "mat": Target(("views.mat",), load("views.mat"), slow=True),
     "mat, packed": Target(("packed.mat",), load("packed.mat"), slow=True),
     "mm-imdb": Target(("mmimdb.hdf5",), load("mmimdb.hdf5")),
@@ -313,6 +341,11 @@ TARGETS: dict[str, Target] = {
     "request": Target(("request.json", "set.parquet"), request),
     "command line": Target(("words",), command_line),
 }
+
+
+# Of a format whose package is not installed there is nothing to read.
+_NEEDED = {"h5ad": "anndata", "xlsx": "openpyxl"}
+TARGETS = {name: target for name, target in _ALL.items() if name not in _NEEDED or find_spec(_NEEDED[name])}
 
 
 def attempt(target: Target, folder: Path) -> str:
