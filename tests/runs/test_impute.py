@@ -31,6 +31,8 @@ def test_what_the_others_know_is_predicted_and_what_is_measured_stays(run, tmp_p
     folder, b = run
     found = impute_run(folder, "b", out=tmp_path / "b.csv")
     assert found.r2["b:known"] > 0.7
+    assert set(found.errors) == {"fused vector", "reconstruction"}
+    assert found.errors[found.through] == min(found.errors.values()) < 1
     assert -0.3 < found.r2["b:noise"] < 0.3
     row = np.array([int(name[1:]) for name in found.about["id"]])
     assert (found.imputed == (row % 5 == 0)).all()

@@ -41,4 +41,6 @@ def impute(
         f"on test, R2 of {len(scores)} features: median {found.median:.3f}, best {best[1]:.3f} ({best[0]}), worst "
         f"{worst[1]:.3f} ({worst[0]}); {better} are better than the mean"
     )
+    errors = ", ".join(f"{through} {error:.3g}" for through, error in found.errors.items())
+    typer.echo(f"predicted by a ridge from the {found.through} (validation error in variances: {errors})")
     typer.echo(f"{int(found.imputed.sum())} of {len(found.imputed)} rows predicted: {path}")

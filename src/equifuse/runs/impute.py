@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from equifuse.data import Split
@@ -17,6 +18,8 @@ from equifuse.data.options import SourceOptions
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.explain.attribution import feature_names
 from equifuse.explain.embeddings import FUSED, embeddings
+from equifuse.explain.targets import evaluating
+from equifuse.fusion import GMF
 from equifuse.runs.folder import PathLike, Run, load_run
 from equifuse.runs.output import check_output, write_columns
 from equifuse.runs.samples import ALL, samples_of
@@ -25,6 +28,8 @@ from equifuse.tasks import Columns
 # Strengths of the ridge, of which validation chooses.
 _STRENGTHS = np.logspace(-1, 5, 13)
 _LEAST = 10
+# What the features are predicted from.
+FUSED_VECTOR, RECONSTRUCTION = "fused vector", "reconstruction"
 Floats = NDArray[np.float64]
 
 
@@ -45,6 +50,8 @@ class Imputed:
         r2: by feature, on the run's test part, whose own values are hidden: 1 is perfect, 0 as good as the mean.
         about: id, part and kept columns of each row.
         notes: what was understood of other data.
+        through: what the features are predicted from: "fused vector", or "reconstruction" of the fusion.
+        errors: mean squared error on validation through each, in variances of the features; the least was chosen.
     """
 
     modality: str
@@ -54,6 +61,8 @@ class Imputed:
     r2: dict[str, float]
     about: Columns
     notes: list[str] = field(default_factory=list)
+    through: str = FUSED_VECTOR
+    errors: dict[str, float] = field(default_factory=dict)
 
     @property
     def median(self) -> float:
@@ -83,7 +92,8 @@ def impute_run(
 
     The model fuses each sample without the modality; a ridge regression from the fused vector to the features, fitted
     on the training rows that have it, with a strength chosen on validation, predicts them. So it works with any fusion.
-    How well it does is measured on the test rows that have the modality.
+    Where the fusion reconstructs its inputs (gmf, scfae), the same is done from what it reconstructs of the encoded
+    modality, and validation chooses. How well it does is measured on the test rows that have the modality.
 
     Args:
         run: the run folder; its data have to be there still.
@@ -115,20 +125,23 @@ def impute_run(
     )
     x, y = _pairs(opened, own["train"], modality)
     val_x, val_y = _pairs(opened, own["val"], modality)
-    predict = _fitted(x, y, val_x, val_y)
+    fitted = {through: _fitted(x[through], y, val_x[through], val_y) for through in x}
+    errors = {through: error for through, (_, error) in fitted.items()}
+    through = min(errors, key=errors.__getitem__)
+    predict = fitted[through][0]
     names = feature_names(model, modality, model.shapes[modality])
     test_x, test_y = _pairs(opened, own["test"], modality)
-    left = np.nansum((test_y - predict(test_x)) ** 2, axis=0)
+    left = np.nansum((test_y - predict(test_x[through])) ** 2, axis=0)
     whole = np.nansum((test_y - np.nanmean(y, axis=0)) ** 2, axis=0)
     r2 = {name: float(1 - a / b) if b > 0 else 0.0 for name, a, b in zip(names, left, whole, strict=True)}
     there = _has(samples, modality)
-    values = predict(_fused(opened, samples, modality))
+    values = predict(_fused(opened, samples, modality)[through])
     if modality in samples.inputs:
         known = np.asarray(samples.inputs[modality][np.arange(len(samples))], dtype=np.float64)
         values = np.where(there[:, None] & ~np.isnan(known), known, values)
     about: Columns = {ROW: np.arange(len(samples))} if samples.ids is None else {"id": np.asarray(samples.ids)}
     about |= {name: column for name, column in samples.columns.items() if name not in about}
-    found = Imputed(modality, names, values, ~there, r2, about, notes)
+    found = Imputed(modality, names, values, ~there, r2, about, notes, through, errors)
     if out is not None:
         write_columns(Path(out), found.columns())
     return found
@@ -140,14 +153,23 @@ def _has(split: Split, m: str) -> NDArray[np.bool_]:
     return split.present.get(m, np.ones(len(split), dtype=np.bool_))
 
 
-def _fused(run: Run, split: Split, m: str) -> Floats:
-    """Fused vectors of samples whose modality is hidden."""
-    hidden = split.without([m]) if m in split.inputs else split
-    return embeddings(run.model, batches_of(hidden))[FUSED]
+def _fused(run: Run, split: Split, m: str) -> dict[str, Floats]:
+    """Fused vectors of samples whose modality is hidden, and what the fusion reconstructs of it."""
+    hidden, model = split.without([m]) if m in split.inputs else split, run.model
+    found = {FUSED_VECTOR: embeddings(model, batches_of(hidden))[FUSED]}
+    if isinstance(model.fusion, GMF):
+        pieces = []
+        with evaluating(model) as device, torch.no_grad():
+            for batch in (batch.to(device) for batch in batches_of(hidden)):
+                present = model.presence(batch.inputs, batch.present, lengths=batch.lengths)
+                encoded = model.encode(batch.inputs, present, lengths=batch.lengths)
+                pieces.append(model.fusion.reconstructions(encoded, present)[m].flatten(1).double().cpu().numpy())
+        found[RECONSTRUCTION] = np.concatenate(pieces)
+    return found
 
 
-def _pairs(run: Run, split: Split, m: str) -> tuple[Floats, Floats]:
-    """Fused vectors without the modality, and its features, of the rows that have it and another one."""
+def _pairs(run: Run, split: Split, m: str) -> tuple[dict[str, Floats], Floats]:
+    """:func:`_fused` without the modality, and its features, of the rows that have it and another one."""
     other = np.any([_has(split, name) for name in run.model.modalities if name != m], axis=0)
     rows = np.flatnonzero(_has(split, m) & other)
     if len(rows) < _LEAST:
@@ -156,8 +178,8 @@ def _pairs(run: Run, split: Split, m: str) -> tuple[Floats, Floats]:
     return _fused(run, some, m), np.asarray(some.inputs[m][np.arange(len(some))], dtype=np.float64)
 
 
-def _fitted(x: Floats, y: Floats, val_x: Floats, val_y: Floats) -> Any:
-    """A function from fused vectors to features."""
+def _fitted(x: Floats, y: Floats, val_x: Floats, val_y: Floats) -> tuple[Any, float]:
+    """A function from vectors to features, and its error on validation."""
     from sklearn.linear_model import Ridge  # noqa: PLC0415 - it takes a second to import
     from sklearn.pipeline import make_pipeline  # noqa: PLC0415
     from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
@@ -172,4 +194,4 @@ def _fitted(x: Floats, y: Floats, val_x: Floats, val_y: Floats) -> Any:
 
     fitted = [make_pipeline(StandardScaler(), Ridge(strength)).fit(x, scaled) for strength in _STRENGTHS]
     best = min(fitted, key=error)
-    return lambda new: best.predict(new).reshape(len(new), -1) * spread + mean
+    return lambda new: best.predict(new).reshape(len(new), -1) * spread + mean, error(best)

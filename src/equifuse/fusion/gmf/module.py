@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from equifuse.errors import InputError, UnknownNameError
-from equifuse.fusion.base import FlatInputs, Fusion, FusionOutput, masked_mean, require_two
+from equifuse.fusion.base import FlatInputs, Fusion, FusionOutput, flatten, masked_mean, require_two
 from equifuse.fusion.gmf.folded import FoldedGMF
 from equifuse.fusion.gmf.maps import FORMS, ModalityMaps
 from equifuse.fusion.gmf.recombination import hand_over, recombine, recombined_dims
@@ -141,6 +141,31 @@ class GMF(Fusion):
             loss = loss + masked_mean(maps.error(parts[m], x), rows.masks[m])
         output.losses = {**output.losses, "reconstruction": loss}
         return output
+
+    def reconstructions(
+        self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """``x̂_m`` of every modality, ``(B, ..., l_m)``; of an absent one from what the others have in common.
+
+        >>> fusion = ef.GMF({"a": 3, "b": 4})
+        >>> fusion.reconstructions({"a": torch.randn(8, 3)})["b"].shape
+        torch.Size([8, 4])
+
+        Args:
+            inputs: as in the call.
+            present: likewise.
+        """
+        leading, rows = flatten(inputs, present, self.dims)
+        split = {m: self.maps[m](x) for m, x in rows.values.items()}
+        invariant, specific = ({m: pair[k] for m, pair in split.items()} for k in (0, 1))
+        parts = recombine(invariant, specific, rows, self.dims)
+        found = {}
+        for m, z in parts.items():
+            maps = self.maps[m]
+            assert isinstance(maps, ModalityMaps)
+            x: Tensor = maps.reconstruct(z)
+            found[m] = x.reshape(*leading, x.shape[-1])
+        return found
 
     def folded(self) -> FoldedGMF:
         """The inference form: the maps of each modality multiplied into one, with the same outputs up to rounding.
