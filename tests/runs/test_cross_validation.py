@@ -1,5 +1,6 @@
 """Cross-validation: every row is predicted by a model that has not seen it, and what was given stays together."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -12,6 +13,10 @@ from equifuse.evaluation.evaluate import evaluate_quietly
 from equifuse.runs import TrainConfig, cross_validate, load_run, train
 from equifuse.runs.cross_validation import Spread
 from equifuse.runs.folder import load_data
+
+
+def read_metrics(run):
+    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +36,29 @@ def table(tmp_path_factory):
 def config(table, source=None, **options):
     quick = {"fusion": "concat", "hidden": (8,), "epochs": 2, "lr": 0.01}
     return TrainConfig(str(table), source={"group": "patient", **(source or {})}, **{**quick, **options})
+
+
+def test_each_fold_chooses_on_its_own_validation_part(table, tmp_path):
+    asked = config(table, cv=2, epochs=1, choose={"lr": [1e-6, 0.05], "fusion": "concat"})
+    assert [(each.lr, each.fusion, each.choose) for each in asked.candidates()] == [
+        (1e-6, "concat", {}),
+        (0.05, "concat", {}),
+    ]
+    found = cross_validate(asked, tmp_path / "cv", progress=False)
+    assert [each["lr"] for each in found.chosen] == [0.05, 0.05]
+    runs = [load_run(tmp_path / f"cv/folds/{number}") for number in (1, 2)]
+    assert [run.config.lr for run in runs] == [0.05, 0.05]
+    worse = train(replace(asked, fold=0, choose={}, lr=1e-6), tmp_path / "worse", progress=False)
+    value = runs[0].task.monitor
+    assert worse.metrics.val[value] > read_metrics(runs[0].path)["val"][value]
+    for wrong, message in (
+        ({"cv": None}, "choose is for a cross-validation"),
+        ({"choose": {"data": ["x"]}}, "option to choose: 'data'"),
+        ({"choose": {"fusion": ["late", "nix"]}}, "nix"),
+        ({"choose": {"lr": [0.1] * 101}}, "101 combinations"),
+    ):
+        with pytest.raises((ef.InputError, ef.UnknownNameError), match=message):
+            config(table, **{"cv": 2, "choose": {"lr": [0.1]}, **wrong})
 
 
 @pytest.mark.slow

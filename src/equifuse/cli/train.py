@@ -86,5 +86,11 @@ def _show_folds(found: CrossValidation, folder: Path, as_json: bool) -> None:
     from equifuse.report.tables import folds_table, show
 
     show(folds_table(found))
+    for name in (found.chosen or [{}])[0]:
+        values = [str(each[name]) for each in found.chosen or ()]
+        counts = ", ".join(
+            f"{value} in {values.count(value)} of {len(values)} folds" for value in dict.fromkeys(values)
+        )
+        typer.echo(f"chosen by validation: {name} {counts}")
     typer.echo(f"predictions of rows that no model saw: {folder / 'predictions.csv'}")
     typer.echo(f"folder: {folder}")

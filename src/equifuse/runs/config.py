@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
@@ -55,6 +56,22 @@ def _folds(value: Any) -> bool:
     return value == GROUPS_OUT or (isinstance(value, int) and not isinstance(value, bool) and value >= 2)
 
 
+# What is the same in every fold, whatever is chosen.
+_NOT_CHOSEN = (
+    "data",
+    "source",
+    "cv",
+    "repeats",
+    "fold",
+    "init",
+    "choose",
+    "val_fraction",
+    "protocol",
+    "metric",
+    "monitor",
+)
+# Trainings of a fold.
+_MOST_CANDIDATES = 100
 # The weights of several targets, where they are trained along.
 _LEARNT = "learnt"
 # The name under which the preparation of all modalities without one of their own is stored.
@@ -79,6 +96,24 @@ def _pipelines(value: Any) -> Any:
             raise InputError(f"prepare is given twice for {called}; write the steps in one, separated by commas")
         found[name] = steps
     return found
+
+
+def _choices(value: Any) -> Any:
+    """Option -> values, of ``{"fusion": "deq,late"}`` as well."""
+    if not isinstance(value, Mapping):
+        return {} if value is None else value
+    return {name: _values(each) if isinstance(each, str) else each for name, each in value.items()}
+
+
+def _values(words: str) -> list[Any]:
+    yaml = require("train", "yaml", "YAML")
+    return [_numbers(yaml.safe_load(word)) for word in words.split(",")]
+
+
+def _are_choices(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and isinstance(each, list) and each for name, each in value.items()
+    )
 
 
 def _factors(value: Any) -> Any:
@@ -245,6 +280,18 @@ class TrainConfig(TrainingOptions):
     repeats: int = option(
         1, whole(1), help="Cross-validate so many times, with other folds each time.", group="Data", estimator=False
     )
+    choose: dict[str, list[Any]] = option(
+        dict,
+        Check(
+            "name options and their values, such as fusion=deq,late",
+            _are_choices,
+            pairs="text",
+            convert=_choices,
+        ),
+        help="With --cv: values of an option, of which each fold takes the best on validation: fusion=deq,late.",
+        group="Data",
+        estimator=False,
+    )
     fold: int | None = option(
         None,
         optional(whole(0)),
@@ -292,6 +339,7 @@ class TrainConfig(TrainingOptions):
         super().__post_init__()
         object.__setattr__(self, "source", SourceOptions.of(self.source).given())
         self._check_folds()
+        self._check_choices()
         self.resolved_fusion_options()
 
     def _check_folds(self) -> None:
@@ -305,6 +353,31 @@ class TrainConfig(TrainingOptions):
             raise InputError("there is one way to leave out each group, or the latest rows; repeats would be the same")
         if self.protocol == LOOSE:
             raise InputError(f"protocol {LOOSE!r} chooses by the test part; cross-validate without it")
+
+    def _check_choices(self) -> None:
+        if not self.choose:
+            return
+        if self.cv is None:
+            raise InputError("choose is for a cross-validation, in which every fold chooses: --cv 5")
+        for name in self.choose:
+            if name not in declarations(type(self)) or name in _NOT_CHOSEN:
+                known = [option for option in declarations(type(self)) if option not in _NOT_CHOSEN]
+                raise UnknownNameError("option to choose:", name, known)
+        if len(self.candidates()) > _MOST_CANDIDATES:
+            raise InputError(
+                f"choose has {len(self.candidates())} combinations, of which every fold would train all; name at most "
+                f"{_MOST_CANDIDATES}"
+            )
+
+    def candidates(self) -> list[Self]:
+        """The configurations that there are to choose from; itself alone where there is nothing to choose.
+
+        Raises:
+            UnknownNameError: an unknown value.
+            InputError: a value that does not fit.
+        """
+        every = product(*self.choose.values())
+        return [replace(self, choose={}, **dict(zip(self.choose, values, strict=True))) for values in every]
 
     def resolved_fusion_options(self) -> dict[str, Any]:
         """The fusion's options with ``dim`` and ``backend`` put where the fusion expects them.

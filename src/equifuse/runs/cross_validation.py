@@ -18,6 +18,7 @@ from equifuse.evaluation.evaluate import evaluate_quietly
 from equifuse.files import locked, read_json, read_yaml, refuse_existing, write_json, write_yaml
 from equifuse.records import OPTIONAL, Record
 from equifuse.registry import TASKS
+from equifuse.runs.choosing import chosen_by_validation
 from equifuse.runs.config import RECORD, TrainConfig, read_config
 from equifuse.runs.folder import CONFIG, METRICS, SPLIT, PathLike, Run, load_run
 from equifuse.runs.folds import every_fold, load_whole, pooled
@@ -99,6 +100,7 @@ class CrossValidation(Record):
         metrics: metric -> its :class:`Spread` over the folds, each on rows that its model has not seen.
         test: the same on the source's own test part, which no fold has; None where it has none.
         undefined: metric -> why it has no value in some fold.
+        chosen: option -> what each fold chose; None where there was nothing to choose.
     """
 
     path: str
@@ -110,6 +112,7 @@ class CrossValidation(Record):
     metrics: dict[str, Spread]
     test: dict[str, Spread] | None = field(default=None, metadata=OPTIONAL)
     undefined: dict[str, str] = field(default_factory=dict)
+    chosen: list[dict[str, Any]] | None = field(default=None, metadata=OPTIONAL)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -168,8 +171,9 @@ def cross_validate(
         out: folder to create.
         resume: go on with what is there; no finished fold is repeated.
         progress: show a bar on standard error.
-        choose: given the configuration of a fold, returns the one to train with; for nested tuning, which may use the
-            fold's training and validation parts (``equifuse.runs.folder.load_data`` reads them).
+        choose: given the configuration of a fold, returns the one to train with; for nested tuning beyond the
+            configuration's own ``choose``, which may use the fold's training and validation parts
+            (``equifuse.runs.folder.load_data`` reads them).
         on_data: called with the data before anything is made of them.
 
     Raises:
@@ -222,11 +226,16 @@ def _cross_validate(
     scores: list[dict[str, float | None]] = []
     outer_scores: list[dict[str, float | None]] = []
     undefined: dict[str, str] = {}
+    choices: list[dict[str, Any]] = []
     with count_bar(len(every), progress, "training", "folds") as advance:
         for number, (_, test) in enumerate(every):
             fold = replace(config, fold=number)
             folder = out / FOLDS / f"{number + 1:0{len(str(len(every)))}d}"
             chosen = fold if choose is None else choose(fold)
+            if chosen.choose:
+                known = (folder / CONFIG).is_file()
+                chosen = TrainConfig.from_dict(read_config(folder / CONFIG)) if known else chosen_by_validation(chosen)
+            choices.append({name: getattr(chosen, name) for name in config.choose})
             result = train(chosen, folder, resume=(folder / CONFIG).is_file(), progress=False)
             assert result.metrics is not None
             scores.append(result.metrics.test)
@@ -249,6 +258,7 @@ def _cross_validate(
         metrics=_spreads(scores, share, run.task),
         test=None if outer is None else _spreads(outer_scores, 0.0, run.task),
         undefined=undefined,
+        chosen=choices if config.choose else None,
     )
     write_columns(out / PREDICTIONS, _stacked(predicted))
     if tested:
