@@ -21,20 +21,17 @@ def explain(
     import json
 
     from equifuse.files import refuse_existing
-    from equifuse.report.explained import show_contributions, show_flow, write_explained
+    from equifuse.report.explained import plain, show_explained, write_explained
     from equifuse.runs.explain import explain_run, flow_of_run
 
     if out is not None:
         refuse_existing(out)
     found = flow_of_run(run, samples) if information else explain_run(run, samples)
-    values = found.to_dict() if information else found.summary()
     if as_json:
-        typer.echo(json.dumps(values, indent=1))
-    elif information:
-        show_flow(found)
+        typer.echo(json.dumps(plain(found), indent=1))
     else:
-        show_contributions(found)
+        show_explained(found)
     if out is not None:
-        write_explained(found, values, out)
+        write_explained(found, out)
         if not as_json:
             typer.echo(f"written: {out}")

@@ -19,6 +19,7 @@ from equifuse.explain.targets import Floats, evaluating, presence
 from equifuse.fusion import GMF, find_equilibrium
 from equifuse.fusion.base import flatten
 from equifuse.fusion.deq.problem import Solved, observed
+from equifuse.fusion.gmf.maps import ModalityMaps
 from equifuse.fusion.gmf.recombination import recombine
 from equifuse.information import Target, class_entropy, common_bits, probe, targets_of
 from equifuse.model import FusionModel
@@ -212,10 +213,16 @@ def _after_recombination(model: FusionModel, encoded: dict[str, Tensor], batch: 
     return {
         m: {
             "recombined": recombined[m].view(*leading, -1),
-            "reconstructed": fusion.maps[m].reconstruct(recombined[m]).view(*leading, -1),
+            "reconstructed": _maps(fusion, m).reconstruct(recombined[m]).view(*leading, -1),
         }
         for m in both
     }
+
+
+def _maps(fusion: GMF, modality: str) -> ModalityMaps:
+    maps = fusion.maps[modality]
+    assert isinstance(maps, ModalityMaps)
+    return maps
 
 
 def _iterates(solved: Solved, solver: Solver, count: int) -> dict[str, Tensor]:

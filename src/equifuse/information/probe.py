@@ -28,7 +28,7 @@ def probe(x: Floats, target: Target) -> Floats:
     2002.10689): unlike mutual information it may rise from layer to layer.
 
     >>> x = np.random.default_rng(0).normal(size=(200, 3))
-    >>> probe(x, Target("", (x[:, 0] > 0).astype(np.int64))).mean() > 0.8
+    >>> bool(probe(x, Target("", (x[:, 0] > 0).astype(np.int64))).mean() > 0.8)
     True
 
     Args:
@@ -61,7 +61,7 @@ def common_bits(x: Floats, y: Floats) -> float:
         return 0.0
     generator = np.random.default_rng(0)
     chance = np.mean([_gaussian(first, second[generator.permutation(len(second))]) for _ in range(_SHUFFLES)])
-    return float(max(0.0, _gaussian(first, second) - chance))
+    return max(0.0, _gaussian(first, second) - float(chance))
 
 
 def _directions(x: Floats) -> Floats:

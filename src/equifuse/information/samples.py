@@ -232,7 +232,7 @@ def tidy(x: Floats, present: NDArray[np.bool_]) -> Floats:
     varied = deviation > 1e-12 * np.maximum(1.0, np.abs(mean))
     scaled = centred[:, varied] / deviation[varied]
     if not scaled.shape[1]:
-        return scaled
+        return np.zeros((len(x), 0))
     # The order of columns, copies of them, their units and signs must not matter.
     weights = _WEIGHTS[np.arange(len(scaled)) % len(_WEIGHTS)]
     scaled *= np.where(weights @ scaled < 0, -1.0, 1.0)

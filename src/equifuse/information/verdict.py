@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 # Bits, and share of the target's entropy, below which a difference says nothing.
 _NOTHING, _LITTLE = 0.02, 0.02
 # Share of what two say that has to be beyond all else to be called interaction.
-_SOME = 0.1
+_SOME = 0.05
 
 
 def verdict(found: Interactions) -> str:
@@ -61,7 +61,7 @@ def _interaction(pair: Pair, least: float) -> float:
     """Bits of a pair that are in neither alone nor in both asked one by one; 0 where chance may have made them."""
     if pair.evidence is None:
         return 0.0
-    sure = pair.intervals.get("interaction", (pair.interaction, pair.interaction))[0] > 0
+    sure = pair.intervals.get("interaction", (pair.interaction, pair.interaction))[0] > least / 2
     return pair.interaction if sure and pair.interaction >= max(least, _SOME * pair.joint) else 0.0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,23 +76,25 @@ def flow_section(found: InformationFlow, folder: Path) -> Section:
     return Section("What each stage knows of the target", text, figures, flow_tables(found))
 
 
-def show_flow(found: InformationFlow) -> None:
-    """Print the tables."""
-    for table in flow_tables(found):
-        show(table)
+def plain(found: Explanation | InformationFlow) -> dict[str, Any]:
+    """An explanation as plain values for JSON."""
+    return found.to_dict() if isinstance(found, InformationFlow) else found.summary()
 
 
-def show_contributions(found: Explanation) -> None:
-    """Print what each modality contributed."""
-    print(found)
+def show_explained(found: Explanation | InformationFlow) -> None:
+    """Print an explanation."""
+    if isinstance(found, InformationFlow):
+        for table in flow_tables(found):
+            show(table)
+    else:
+        print(found)
 
 
-def write_explained(found: Explanation | InformationFlow, values: Mapping[str, Any], folder: Path) -> None:
+def write_explained(found: Explanation | InformationFlow, folder: Path) -> None:
     """Write ``information.json`` and a page, or ``explanation.json``.
 
     Args:
         found: the explanation.
-        values: it as plain values.
         folder: to create.
 
     Raises:
@@ -101,8 +102,8 @@ def write_explained(found: Explanation | InformationFlow, values: Mapping[str, A
     """
     with atomic_folder(folder) as staging:
         if isinstance(found, InformationFlow):
-            write_json(staging / "information.json", values)
+            write_json(staging / "information.json", plain(found))
             page = render_page("What each stage knows of the target", [flow_section(found, staging)])
             write_text(staging / "information.html", page)
         else:
-            write_json(staging / "explanation.json", values)
+            write_json(staging / "explanation.json", plain(found))
