@@ -31,13 +31,14 @@ def test_a_page_tells_everything_about_a_run(quick, tmp_path, capsys):
         "Learning",
         "What each modality contributes",
         "Inside of the fusion",
+        "What each stage knows of the target",
         "Features",
         "How sure it is",
         "How this was made",
     ]
     assert not re.search(r"<script|(src|href)=.https?:", page)
     found = json.loads((folder / "report/explanation.json").read_text())
-    assert page.count("<img") == 6
+    assert page.count("<img") == 7
     metrics = json.loads((folder / "metrics.json").read_text())
     overall = found["overall"]["accuracy"]
     assert overall["full"] == pytest.approx(metrics["test"]["accuracy"])
