@@ -56,7 +56,7 @@ class _Limited(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._in_head, self._pieces, self._bytes = True, 0, 0
+        self._pieces, self._bytes = 0, 0
 
     def on_headers_complete(self) -> None:
         """The head of a request is there: its body, its work and its answer have a time of their own."""
@@ -74,10 +74,14 @@ class _Limited(HttpToolsProtocol):
             raise _Refused
         super().on_body(body)
 
+    def on_message_complete(self) -> None:
+        """A request is whole; what comes now is the head of the next one."""
+        self._in_head, self._head = True, 0
+        super().on_message_complete()
+
     def on_response_complete(self) -> None:
         """An answer was given; the connection is idle until the next request."""
         super().on_response_complete()
-        self._in_head, self._head = True, 0
         if not self.pipeline:
             self._within(self.limits.idle)
 

@@ -115,10 +115,12 @@ _to_worker: msgpack.Decoder[ToWorker] = msgpack.Decoder(ToWorker)
 _from_worker: msgpack.Decoder[FromWorker] = msgpack.Decoder(FromWorker)
 
 
-def frame(message: ToWorker | FromWorker) -> bytes:
+def frame(message: ToWorker | FromWorker) -> bytearray:
     """A message as bytes, with their number in front."""
-    content = msgpack.encode(message)
-    return len(content).to_bytes(HEAD, "big") + content
+    buffer = bytearray(HEAD)
+    msgpack.Encoder().encode_into(message, buffer, HEAD)
+    buffer[:HEAD] = (len(buffer) - HEAD).to_bytes(HEAD, "big")
+    return buffer
 
 
 def read_frame(stream: BinaryIO) -> ToWorker | None:

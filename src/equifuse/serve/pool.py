@@ -92,7 +92,7 @@ class _Process:
         await self.kill()
         raise StartError(found.message if isinstance(found, Failed) else "a worker does not answer as it should")
 
-    async def _exchange(self, content: bytes) -> Loaded | Failed | Done:
+    async def _exchange(self, content: bytes | bytearray) -> Loaded | Failed | Done:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(content)

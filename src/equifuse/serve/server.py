@@ -11,6 +11,7 @@ import socket
 import ssl
 import sys
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
@@ -82,9 +83,17 @@ def listen(runs: dict[str, Path], host: str, port: int, options: Options, limits
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, and why it was stopped if it was not asked to."""
+    """uvicorn's server, and why it was stopped if it was not asked to.
+
+    Once all requests are answered it has done what SIGTERM asked for, and ends as a process that has done its work.
+    """
 
     failure: str | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop when requests are answered; at a second Ctrl-C at once."""
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 async def _serve(server: _Server, bound: socket.socket, pool: Pool, front: Application, address: str) -> None:

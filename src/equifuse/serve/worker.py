@@ -72,7 +72,7 @@ def _send(sink: BinaryIO, message: FromWorker) -> None:
     _write(sink, frame(message))
 
 
-def _write(sink: BinaryIO, content: bytes) -> None:
+def _write(sink: BinaryIO, content: bytes | bytearray) -> None:
     try:
         sink.write(content)
         sink.flush()
