@@ -27,6 +27,7 @@ class Inline:
     """The workers of a service in the process of the tests, one thread for each request."""
 
     failure = None
+    lost = 0
 
     def __init__(self, runs, explain=True, **limits):
         self.services = Services(runs, explain, Limits(**limits))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -25,7 +25,7 @@ from equifuse.serve.openapi import openapi
 from equifuse.serve.pages import PAGES, page
 from equifuse.serve.pool import StartError, Timing
 
-_log = logging.getLogger("equifuse.serve")
+T = TypeVar("T")
 _RETRY_SECONDS = 1
 _PATHS = ("/predict", "/explain", "/embed", "/health", "/ready", "/model", "/metrics", "/openapi.json", "/reload")
 
@@ -35,6 +35,7 @@ class Workers(Protocol):
 
     loaded: Loaded | None
     failure: str | None
+    lost: int
 
     def count(self) -> int:
         """Workers that are ready."""
@@ -100,7 +101,8 @@ class Application:
             notes = request.scope[NOTES]
             notes |= {"model": name, "bytes_in": len(body)}
             options = {name: request.query_params.getlist(name) for name in request.query_params}
-            found, timing = await self.workers.ask(name, Question(kind, body, given, media_type, options, notes["id"]))
+            question = Question(kind, body, given, media_type, options, notes["id"])
+            found, timing = await _while_connected(request, self.workers.ask(name, question))
             notes |= {
                 "rows": found.rows,
                 "waited": round(timing.waited * 1000, 2),
@@ -164,7 +166,9 @@ class Application:
 
     async def numbers(self, _: Request) -> Response:
         """Numbers for Prometheus."""
-        return Response(self.metrics.text(self.workers.count()), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return Response(
+            self.metrics.text(self.workers.count(), self.workers.lost), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
 
     async def described(self, _: Request) -> Response:
         """The service in the words of OpenAPI."""
@@ -231,6 +235,25 @@ def build(
     app = Starlette(routes=application.routes(), middleware=middleware, lifespan=lifespan, exception_handlers=handlers)
     app.state.application = application
     return app
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What the work gives; a request whose client has gone does not wait any longer.
+
+    Raises:
+        Refusal: the client has gone.
+    """
+    working: asyncio.Task[T] = asyncio.create_task(work)
+    # After the body there is nothing more to receive but this.
+    gone = asyncio.create_task(request.receive())
+    try:
+        await asyncio.wait([working, gone], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise Refusal(400, "the client has closed the connection")
+    finally:
+        gone.cancel()
+        working.cancel()
 
 
 async def _refused(_: Request, error: Exception) -> Response:

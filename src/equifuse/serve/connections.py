@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -28,6 +29,7 @@ class _Limited(HttpToolsProtocol):
     limits: Limits
     _timer: asyncio.TimerHandle | None = None
     _in_head, _head, _pieces, _bytes = True, 0, 0, 0
+    _left: float = math.inf
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take it, or close it where there are too many."""
@@ -82,6 +84,7 @@ class _Limited(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """An answer was given; the connection is idle until the next request."""
         super().on_response_complete()
+        self._left = math.inf
         if not self.pipeline:
             self._within(self.limits.idle)
 
@@ -95,7 +98,12 @@ class _Limited(HttpToolsProtocol):
             self._timer = None
 
     def _too_slow(self) -> None:
-        self.transport.abort()
+        left = self.transport.get_write_buffer_size()
+        if 0 < left < self._left:  # an answer that is still being taken, by a slow client
+            self._left = left
+            self._within(self.limits.idle)
+        else:
+            self.transport.abort()
 
 
 class _Refused(Exception):

@@ -27,7 +27,8 @@ class Metrics:
     - ``equifuse_rows_total`` and ``equifuse_unconverged_rows_total`` by ``model``: rows predicted, and those of them
       that did not converge: the share is their ratio;
     - ``equifuse_together``, how many requests were answered at once, and ``equifuse_waited_seconds`` before that;
-    - ``equifuse_workers``, those that are ready.
+    - ``equifuse_workers``, those that are ready, and ``equifuse_workers_lost_total``, those that died or were stopped
+      in the middle of a request.
 
     Args:
         paths: that have a name of their own; all others are ``other``, so that nobody can make up labels.
@@ -49,6 +50,8 @@ class Metrics:
             "equifuse_waited_seconds", "Time until a worker was free.", buckets=_SECONDS, registry=of
         )
         self.workers = Gauge("equifuse_workers", "Workers that are ready.", registry=of)
+        self.lost = Counter("equifuse_workers_lost", "Workers that died or were stopped.", registry=of)
+        self._lost = 0
 
     def request(self, path: str, status: int, seconds: float) -> None:
         """Count a request that was answered."""
@@ -70,9 +73,16 @@ class Metrics:
         self.together.observe(timing.together)
         self.waited.observe(timing.waited)
 
-    def text(self, workers: int) -> bytes:
-        """All of it, in Prometheus' text format."""
+    def text(self, workers: int, lost: int) -> bytes:
+        """All of it, in Prometheus' text format.
+
+        Args:
+            workers: that are ready.
+            lost: that died or were stopped, so far.
+        """
         self.workers.set(workers)
+        self.lost.inc(lost - self._lost)
+        self._lost = lost
         return generate_latest(self._registry)
 
 

@@ -175,6 +175,7 @@ class Pool:
         self._reloading = asyncio.Lock()
         self.loaded: Loaded | None = None
         self.failure: str | None = None
+        self.lost = 0
 
     @property
     def runs(self) -> dict[str, str]:
@@ -384,6 +385,7 @@ class Pool:
 
     def _lost(self, jobs: list[_Waiting], status: int, message: str) -> None:
         """Refuse a request that had a worker for itself; of several, which one is to blame shows when each has."""
+        self.lost += 1
         if len(jobs) == 1:
             self._refuse(jobs[0], status, message)
             return
