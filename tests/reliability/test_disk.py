@@ -77,7 +77,7 @@ def test_a_file_that_may_not_grow(work, output, place):
     assert "File too large" in line or "disk I/O error" in line or "disk is full" in line
     assert partial(place / "small") == []
     assert out.suffix == "" or not (place / out).exists()
-    shutil.rmtree(place / "small")
+    shutil.rmtree(place / "small", ignore_errors=True)  # where nothing was written there is none
 
 
 @pytest.mark.parametrize(("work", "output"), outputs(one_each=True))
