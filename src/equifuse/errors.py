@@ -46,7 +46,7 @@ class UnknownNameError(EquifuseError, LookupError):
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], advice: str = "") -> None:
-        known = list(known)
+        name, known = str(name), list(known)  # a configuration may have anything in the place of a name
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
         super().__init__(f"unknown {kind} {name!r}; {hint}known: {', '.join(known) or 'none'}{advice}")

@@ -100,7 +100,7 @@ class Registry(Generic[T]):
         self._import_home()
         return sorted({*self._parts, *self._entry_points()})
 
-    def get(self, name: str) -> T:
+    def get(self, name: object) -> T:
         """The part of a name.
 
         Raises:
@@ -108,10 +108,12 @@ class Registry(Generic[T]):
             EquifuseError: an installed package offers it and cannot be imported, or several offer it.
         """
         self._import_home()
+        if not isinstance(name, str):  # as a configuration of somebody's may say
+            raise UnknownNameError(self.kind, str(name), self.names())
         if name not in self._parts and name in self._entry_points():
             self._load(name)
         if name not in self._parts:
-            raise UnknownNameError(self.kind, str(name), self.names())
+            raise UnknownNameError(self.kind, name, self.names())
         return self._parts[name]
 
     def parts(self) -> list[T]:

@@ -29,6 +29,7 @@ from equifuse.data.formats import mat
 from equifuse.data.formats.mmsa import read_plain_pickle
 from equifuse.data.lazy import columns_of, rows_of_groups
 from equifuse.datasets import read_inputs
+from equifuse.registry import FUSIONS
 from equifuse.runs import TrainConfig, load_run, train
 from tests.fuzz.guard import Violation, guarded
 from tests.fuzz.targets import SHAPES, arrays, make_examples
@@ -343,3 +344,18 @@ def test_a_run_that_is_none(tmp_path, valid):
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(yaml.safe_load(content)))
         with pytest.raises(ef.EquifuseError):
             load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"data": "digits", "fusion": "deq", "fusion_options": {None: 1}}, {"data": "digits", "fusion": []}],
+    ids=["no name of an option", "no name of a fusion"],
+)
+def test_a_configuration_without_names_is_one_line(options):
+    with pytest.raises(ef.EquifuseError):
+        TrainConfig.from_dict(options).resolved_fusion_options()
+
+
+def test_a_registry_knows_names_only():
+    with pytest.raises(ef.UnknownNameError, match=r"unknown fusion '\[\]'"):
+        FUSIONS.get([])
