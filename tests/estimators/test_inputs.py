@@ -87,8 +87,8 @@ def test_sequences():
     broken = speech.copy()
     broken[1, 1, 0] = np.nan
     assert np.isfinite(regressor.predict({**X, "speech": broken})).all()
-    with pytest.raises(ef.InputError, match=r"shape \(6, 2\), the estimator was fitted with \(5, 2\)"):
-        regressor.predict({**X, "speech": np.zeros((N, 6, 2))})
+    with pytest.raises(ef.InputError, match=r"shape \(6, 3\), the estimator was fitted with \(5, 2\)"):
+        regressor.predict({**X, "speech": np.zeros((N, 6, 3))})
     with pytest.raises(ef.InputError, match="vectors only"):
         stack(X)
 
@@ -275,3 +275,20 @@ def test_categories_are_scored_as_they_are_predicted():
     options = {"modalities": {"a": ["site", "x", "day"]}, "hidden": (8,), "epochs": 12, "lr": 0.02, "random_state": 0}
     model = ef.FusionClassifier("concat", **options).fit(frame, y)
     assert model.score(frame, y) == (model.predict(frame) == y).mean() > 0.9
+
+
+def test_sequences_may_be_longer_than_those_of_fit():
+    generator = np.random.default_rng(0)
+    y = np.arange(40) % 2
+    X = {"speech": generator.normal(size=(40, 5, 3)) + y[:, None, None], "age": generator.normal(size=(40, 1))}
+    model = ef.FusionClassifier("concat", hidden=(4,), epochs=1, random_state=0).fit(X, y)
+    padded = np.concatenate([X["speech"], np.full((40, 3, 3), np.nan)], axis=1)  # no longer than before
+    np.testing.assert_allclose(
+        model.predict_proba({**X, "speech": padded}), model.predict_proba(X), rtol=1e-5, atol=1e-6
+    )
+    twice = {**X, "speech": np.tile(X["speech"], (1, 2, 1))}
+    assert model.predict_proba(twice).shape == (40, 2)
+    assert 0 <= model.score(twice, y) <= 1
+    flat = ef.FusionClassifier("concat", encoder="mlp", hidden=(4,), epochs=1, random_state=0).fit(X, y)
+    with pytest.raises(ef.InputError, match=r"has shape \(10, 3\), the estimator was fitted with \(5, 3\)"):
+        flat.predict(twice)

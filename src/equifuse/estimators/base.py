@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
@@ -302,8 +302,12 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         """The model's outputs ``(n, K)``."""
         check_is_fitted(self, "model_")
         X = matched(self._layout.samples(X), fitting=False)[0]
-        table = validate_data(self, self._layout.table(X), reset=False, **self._table_options())
-        return predict_batches(self.model_, batches_of(self._layout.split(table)), "X").prediction
+        layout = self._layout.lengthened(X)
+        if layout is self._layout:
+            table = validate_data(self, layout.table(X), reset=False, **self._table_options())
+        else:  # longer sequences have more columns than those of fit
+            table = check_array(layout.table(X), **self._table_options())
+        return predict_batches(self.model_, batches_of(layout.split(table)), "X").prediction
 
 
 def _groups(groups: ArrayLike) -> NDArray[Any]:

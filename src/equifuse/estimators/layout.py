@@ -62,6 +62,22 @@ class Layout:
             return standardized({m: X[m] for m in X.columns.unique(0)})
         return standardized(X)
 
+    def lengthened(self, X: Any) -> Layout:
+        """The layout for sequences that are longer than those of ``fit``, where the encoder takes any length.
+
+        It is the same object where none is.
+        """
+        if not self.padded or not is_mapping(X):
+            return self
+        shapes = dict(self.shapes)
+        for m, x in X.items():
+            known, given = shapes.get(m, ()), np.shape(x) if hasattr(x, "shape") else ()
+            if len(known) == 2 and len(given) == 3 and given[1] > known[0] and given[2] == known[1]:
+                shapes[m] = (int(given[1]), known[1])
+        if shapes == dict(self.shapes):
+            return self
+        return replace(_consecutive(shapes), own=self.own, dtype=self.dtype, padded=self.padded, schema=self.schema)
+
     def table(self, X: Any) -> Any:
         """Samples of any accepted form as what :func:`sklearn.utils.validation.validate_data` takes.
 

@@ -109,7 +109,7 @@ def compare_run(
     for m, (before, now) in missing.items():
         if now > before + 0.2:
             notes.append(f"modality {m!r} is missing in {now:.0%} of the samples, in training in {before:.0%}")
-    notes += [f"{name}: the promised coverage {found.warning}" for name, found in sure.items() if found.warning]
+    notes += [f"{name} data: conformal prediction {found.warning}" for name, found in sure.items() if found.warning]
     return Comparison(internal, external, moved, missing, sure, notes)
 
 
