@@ -71,9 +71,9 @@ class Layout:
             return self
         shapes = dict(self.shapes)
         for m, x in X.items():
-            known, given = shapes.get(m, ()), np.shape(x) if hasattr(x, "shape") else ()
+            known, given = list(shapes.get(m, ())), list(getattr(x, "shape", ()))
             if len(known) == 2 and len(given) == 3 and given[1] > known[0] and given[2] == known[1]:
-                shapes[m] = (int(given[1]), known[1])
+                shapes[m] = (int(given[1]), int(known[1]))
         if shapes == dict(self.shapes):
             return self
         return replace(_consecutive(shapes), own=self.own, dtype=self.dtype, padded=self.padded, schema=self.schema)

@@ -302,7 +302,7 @@ class Trainer:
         module.model.load_state_dict(best.best["weights"])
         mix = None
         if options.unimodal == "fitted":
-            parts = [val, *([module.reduced(val)] if module.reduces else [])]
+            parts: list[Batches] = [val, *([module.reduced(val)] if module.reduces else [])]
             mix = fit_mix(module.model, module.task, parts)
         return TrainingResult(
             history.rows, int(best.best["epoch"]) + 1, float(best.best["value"]), alerts, optimizer_state, mix
