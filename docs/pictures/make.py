@@ -1,10 +1,12 @@
-"""The pictures of README and documentation: ``python docs/pictures/make.py [patients] [report] [rooms]``.
+"""The pictures of README and documentation: ``python docs/pictures/make.py [patients] [report] [rooms]
+[interactions]``.
 
 They are made of a real run: a model of 569 patients (scikit-learn's breast cancer data, embedded) in three groups of
 measurements, a third of which is taken away at random. ``patients.svg`` shows test patients, what they lack, and what
 the model says of them; ``report.png`` is the page that ``equifuse report`` writes about that run, photographed by a
 browser without a window (Debian: ``apt-get install chromium-headless-shell``; else set BROWSER to any Chromium or
-Chrome); ``rooms.svg`` shows the package's rooms and who imports whom.
+Chrome); ``rooms.svg`` shows the package's rooms and who imports whom; ``interactions.svg`` what three views of the
+embedded digits know of them.
 
 The files are committed, so that nobody needs a browser to build or to read the documentation.
 """
@@ -32,6 +34,9 @@ from PIL import Image
 from sklearn.datasets import load_breast_cancer
 
 from equifuse.cli import main as equifuse
+from equifuse.datasets import load_digits_views
+from equifuse.information import interactions
+from equifuse.report.information import interactions_plot
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent / "tools"))
@@ -155,6 +160,12 @@ def draw_rooms() -> Figure:
     return figure
 
 
+def draw_interactions() -> Figure:
+    """What three views of handwritten digits know of the digit, alone and in pairs."""
+    found = interactions(load_digits_views(), without=["zernike", "profiles"], most_samples=600)
+    return interactions_plot(found)
+
+
 def photograph(page: Path, picture: Path, width: int = 1000, height: int = 1250) -> None:
     """What a browser shows of a page, in few colours."""
     found = os.environ.get("BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -168,10 +179,10 @@ def photograph(page: Path, picture: Path, width: int = 1000, height: int = 1250)
 
 def main() -> None:
     """Draw what was asked for, or everything."""
-    wanted = sys.argv[1:] or ["patients", "report", "rooms"]
+    wanted = sys.argv[1:] or ["patients", "report", "rooms", "interactions"]
     settings: dict[str, Any] = {"svg.hashsalt": "equifuse", "font.size": 8}
     with mpl.rc_context(settings):
-        for name, draw in {"patients": draw_patients, "rooms": draw_rooms}.items():
+        for name, draw in {"patients": draw_patients, "rooms": draw_rooms, "interactions": draw_interactions}.items():
             if name in wanted:
                 draw().savefig(HERE / f"{name}.svg", metadata={"Date": None})
     if "report" in wanted:
