@@ -33,6 +33,7 @@ def fuzz(name: str, seconds: float, out: Path) -> int:
             import equifuse.benchmark
             import equifuse.cli
             import equifuse.training.lightning_module  # noqa: F401
+    import numba  # noqa: F401 - else the first solve would load its library while nothing may be loaded
     import torch
 
     from tests.fuzz.guard import guarded
