@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from equifuse.data import MultimodalDataset, Split
+from equifuse.data.batch import Batch
 from equifuse.data.lazy import blocks
 from equifuse.data.loaders import Batches, batches_of, first_rows
 from equifuse.encoders.preparation import fills_gaps
@@ -302,7 +303,7 @@ class Trainer:
         module.model.load_state_dict(best.best["weights"])
         mix = None
         if options.unimodal == "fitted":
-            parts: list[Batches] = [val, *([module.reduced(val)] if module.reduces else [])]
+            parts: list[Iterable[Batch]] = [val, *([module.reduced(val)] if module.reduces else [])]
             mix = fit_mix(module.model, module.task, parts)
         return TrainingResult(
             history.rows, int(best.best["epoch"]) + 1, float(best.best["value"]), alerts, optimizer_state, mix
