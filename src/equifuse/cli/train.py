@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from equifuse.cli.options import resumable, with_options
+from equifuse.errors import InputError
 from equifuse.runs.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -28,6 +29,13 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run.", rich_help_panel="Output")
     ] = False,
+    workers: Annotated[
+        int, typer.Option(help="Processes that train an ensemble's members.", min=0, rich_help_panel="Machine")
+    ] = 0,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Address of a Dask scheduler that trains an ensemble's members.", rich_help_panel="Machine"),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.", rich_help_panel="Output")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the test part's metrics as JSON.", rich_help_panel="Output")
@@ -40,7 +48,10 @@ def train(
 
     resolved = TrainConfig.from_options(config, given)
     folds = f"cv{resolved.cv}" if resolved.cv else None
-    parts = (Path(resolved.data).stem, resolved.fusion, resolved.backend, folds, f"seed{resolved.seed}")
+    if (workers or scheduler) and (folds or not resolved.ensemble):
+        raise InputError("--workers and --scheduler are for the members of an ensemble; give --ensemble 5")
+    count = f"ensemble{resolved.ensemble}" if resolved.ensemble else None
+    parts = (Path(resolved.data).stem, resolved.fusion, resolved.backend, count, folds, f"seed{resolved.seed}")
     folder = out or Path("runs") / "-".join(part for part in parts if part)
 
     def tell(dataset: MultimodalDataset) -> None:
@@ -55,7 +66,15 @@ def train(
             found = cross_validate(resolved, folder, resume=resume, progress=not quiet, on_data=tell)
             _show_folds(found, folder, as_json)
             return
-        result = run(resolved, folder, resume=resume, progress=not quiet, on_data=tell)
+        result = run(
+            resolved,
+            folder,
+            resume=resume,
+            progress=not quiet,
+            on_data=tell,
+            workers=workers,
+            scheduler=scheduler,
+        )
     if not result.metrics:  # another process writes, and tells
         return
     if as_json:
@@ -70,6 +89,8 @@ def train(
     show(metrics_table(result.metrics))
     if result.metrics.mix:
         typer.echo(result.metrics.mix.sentence)
+    if result.metrics.members:
+        typer.echo(result.metrics.members_sentence)
     if resolved.protocol != "clean":
         typer.echo(f"note: protocol {result.metrics['protocol']}")
     for note in result.metrics.notes or ():

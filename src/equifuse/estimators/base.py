@@ -24,11 +24,12 @@ from equifuse.encoders import POOLINGS
 from equifuse.errors import DataError, InputError
 from equifuse.estimators.encoding import encoded, schema_of
 from equifuse.estimators.layout import Columns, Layout, layout_of, names_columns, samples
-from equifuse.model import FusionModel
+from equifuse.model import Ensemble, FusionModel
 from equifuse.options import declarations, default_of, sentence
 from equifuse.registry import TASKS
 from equifuse.runs.config import TrainConfig
 from equifuse.runs.folder import task_of
+from equifuse.runs.folds import member_folds
 from equifuse.runs.predict import predict_batches
 from equifuse.runs.prepare import model_for
 from equifuse.runs.training import check_accelerator
@@ -160,20 +161,41 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             raise InputError("groups are for what is held out of X; eval_set takes its place, so give one of them")
         whole, target = self._read(X, y, sample_weight, anew=True, groups=groups)
         whole = replace(whole, target=self._encode(target, anew=True))
-        train, val = self._hold_out(whole, seed) if eval_set is None else (whole, self._given(eval_set))
-        config = resolved(config, facts_of(train, list(train.inputs), TASKS.get(self._task)))
-        self.model_ = self._build(config, train)
-        result = self._train(config, train, val, None)
-        self.history_ = result.history
-        self.n_iter_ = len(result.history)
+        if config.ensemble is not None and eval_set is None:
+            self._fit_members(config, whole)
+        else:
+            if config.ensemble is not None:
+                raise InputError("each member of an ensemble stops on a fold of its own; give no eval_set")
+            train, val = self._hold_out(whole, seed) if eval_set is None else (whole, self._given(eval_set))
+            config = resolved(config, facts_of(train, list(train.inputs), TASKS.get(self._task)))
+            self.model_ = self._build(config, train)
+            self.history_ = self._train(config, train, val, None).history
+        self.n_iter_ = len(self.history_)
         self._steps: dict[str, Any] | None = None
         return self
+
+    def _fit_members(self, config: TrainConfig, whole: Split) -> None:
+        """Train the members of an ensemble, each on all folds but one."""
+        source = SourceOptions(group=next(iter(whole.columns), None))
+        members, history = [], []
+        for number, (learn, stop) in enumerate(member_folds(whole, self._task, config, source)):
+            own = replace(config, seed=mix(config.seed, 1 + number) % 2**31)
+            train = whole.select(learn)
+            own = resolved(own, facts_of(train, list(train.inputs), TASKS.get(self._task)))
+            self.model_ = self._build(own, train)
+            result = self._train(own, train, whole.select(stop), None)
+            members.append(self.model_)
+            history += [{"member": float(number), **row} for row in result.history]
+        self.model_ = Ensemble(members).eval()
+        self.history_ = history
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: ArrayLike | None, anew: bool) -> Self:
         """One pass over the samples, from where the estimator is."""
         if anew:
             self.history_, self.n_iter_, self._steps, self._seed = [], 0, None, self._draw_seed()
         config = self._config(mix(self._seed, self.n_iter_) % 2**31)
+        if config.ensemble is not None:
+            raise InputError("partial_fit goes on with one model; fit trains an ensemble")
         if config.schedule != "constant" or config.warmup:
             raise InputError("partial_fit does not know how long training will be; use schedule='constant', warmup=0")
         config = replace(config, epochs=1)

@@ -32,6 +32,9 @@ from equifuse.model import FusionModel
 from equifuse.tasks import Task
 from equifuse.tasks.base import output_names
 
+# Batches with labels, or outputs and targets.
+Validation = Iterable[Batch] | tuple[Floats, NDArray[Any]]
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -138,7 +141,7 @@ def explain(
     task: Task,
     batches: Iterable[Batch],
     *,
-    validation: Iterable[Batch] | None = None,
+    validation: Validation | None = None,
     selected_on_validation: bool = True,
     samples: int | None = None,
     value: str | None = None,
@@ -170,7 +173,8 @@ def explain(
         model: the model.
         task: its task.
         batches: the samples to explain, usually the test part's.
-        validation: batches of the validation part, with labels.
+        validation: batches of the validation part, with labels; or outputs ``(n, K)`` and targets of samples, where
+            they are known, as those that no member of an ensemble was trained on.
         selected_on_validation: whether training used the validation part (early stopping); the explanation then says
             that its coverage is approximate.
         samples: use only this number of first samples, ≥ 1; None for all.
@@ -262,7 +266,9 @@ def _first(batches: Iterable[Batch], samples: int | None) -> Iterator[Batch]:
             return
 
 
-def _labelled(model: FusionModel, task: Task, batches: Iterable[Batch]) -> tuple[Floats, NDArray[Any]]:
+def _labelled(model: FusionModel, task: Task, batches: Validation) -> tuple[Floats, NDArray[Any]]:
+    if isinstance(batches, tuple):
+        return batches
     outputs, target = outputs_of(model, task, batches)
     if target is None:
         raise InputError("the validation part has no labels; calibration and prediction sets need them")
@@ -270,14 +276,14 @@ def _labelled(model: FusionModel, task: Task, batches: Iterable[Batch]) -> tuple
 
 
 def certainty(
-    model: FusionModel, task: Task, validation: Iterable[Batch], samples: Iterable[Batch], alpha: float = 0.1
+    model: FusionModel, task: Task, validation: Validation, samples: Iterable[Batch], alpha: float = 0.1
 ) -> PredictionSets | Intervals | None:
     """Sets of classes or intervals of samples that promise to hold the truth; None where the task has none.
 
     Args:
         model: the model.
         task: its task.
-        validation: what they are calibrated on, with labels.
+        validation: what they are calibrated on, as for :func:`explain`.
         samples: what they are for; with labels, their coverage is measured.
         alpha: share of errors allowed.
     """

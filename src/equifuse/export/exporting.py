@@ -182,18 +182,19 @@ def _prepare_solver(
     graph: InferenceGraph, sets: list[Examples], steps: int | None, loop: bool, memory: int
 ) -> StaticAnderson | None:
     """Give the graph a solver with enough steps; None if it solves nothing."""
-    fusion = graph.equilibrium
-    if fusion is None:
+    if not graph.equilibria:
         if loop or steps is not None:
             raise InputError("this fusion solves for no equilibrium; leave out steps and loop")
         return None
     if loop and not hasattr(torch, "while_loop"):
         raise InputError(f"PyTorch {torch.__version__} has no loops to export; leave out loop")
-    most = fusion.solver.max_steps if steps is None else steps
-    solver = StaticAnderson(tol=fusion.solver.tol, max_steps=most, memory=memory, loop=loop)
+    tol = min(fusion.solver.tol for fusion in graph.equilibria)
+    most = max(fusion.solver.max_steps for fusion in graph.equilibria) if steps is None else steps
+    solver = StaticAnderson(tol=tol, max_steps=most, memory=memory, loop=loop)
     if steps is None and not loop:
         solver = replace(solver, max_steps=choose_steps(graph, sets, solver))
-    fusion.solver = solver
+    for fusion in graph.equilibria:
+        fusion.solver = solver
     return solver
 
 

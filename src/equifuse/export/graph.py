@@ -21,8 +21,9 @@ from equifuse.errors import ConvergenceWarning, InputError, UnknownNameError
 from equifuse.fusion import GMF, DEQFusion, Fusion
 from equifuse.fusion.deq.monitor import find_equilibrium
 from equifuse.model import FusionModel
+from equifuse.model.ensemble import members_of
 from equifuse.registry import TASKS
-from equifuse.solve import StaticAnderson
+from equifuse.solve import SolverStats, StaticAnderson
 
 # Samples that are made up where none are given, and the steps of a made-up sequence.
 _MADE_UP, _MADE_UP_STEPS = 64, 8
@@ -74,21 +75,24 @@ class InferenceGraph(nn.Module):
         model: the trained model.
 
     Attributes:
-        equilibrium: the deep-equilibrium fusion in it, or None.
+        equilibria: the deep-equilibrium fusions in it: none or one, of an ensemble one for each member that has one.
     """
 
     def __init__(self, model: FusionModel) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).cpu().eval()
-        self.model.fusion = _folded(self.model.fusion)
+        self.members = members_of(self.model)
+        for member in self.members:
+            member.fusion = _folded(member.fusion)
         self.requires_grad_(False)
         for part in self.model.modules():
             if isinstance(part, Fusion):
                 part.loss_weights = {}  # nobody trains it: what is not asked for is not computed
-        self.equilibrium: DEQFusion | None = find_equilibrium(self.model)
-        if self.equilibrium is not None:
-            self.equilibrium.strict = False
-            self.equilibrium.warm_start = None
+        found = [find_equilibrium(member) for member in self.members]
+        self.equilibria: list[DEQFusion] = [fusion for fusion in found if fusion is not None]
+        for fusion in self.equilibria:
+            fusion.strict = False
+            fusion.warm_start = None
         self.output = "prediction" if model.task is None else TASKS.get(model.task).output_name
 
     def forward(
@@ -123,7 +127,12 @@ class InferenceGraph(nn.Module):
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             stats = self.model(examples.inputs, examples.present, lengths=examples.lengths).fusion.stats
-        return stats.residual, max(int(part.steps.max()) for part in stats.parts.values())
+        return stats.residual, _most_steps(stats)
+
+
+def _most_steps(stats: SolverStats) -> int:
+    """The most evaluations that a single solve took."""
+    return max(map(_most_steps, stats.parts.values())) if stats.parts else int(stats.steps.max())
 
 
 def _folded(fusion: Fusion) -> Fusion:
@@ -142,7 +151,7 @@ def check_exportable(model: FusionModel) -> None:
     Raises:
         InputError: a GRU over padded sequences.
     """
-    for name, encoder in model.encoders.items():
+    for name, encoder in ((name, e) for member in members_of(model) for name, e in member.encoders.items()):
         for part in encoder.modules():
             if isinstance(part, SequenceEncoder) and part.pooling == "gru":
                 raise InputError(
@@ -216,8 +225,8 @@ def choose_steps(graph: InferenceGraph, sets: list[Examples], solver: StaticAnde
     Raises:
         InputError: not even ``solver.max_steps`` do.
     """
-    assert graph.equilibrium is not None
-    graph.equilibrium.solver = solver
+    for fusion in graph.equilibria:
+        fusion.solver = solver
     residuals, steps = zip(*(graph.steps(examples) for examples in sets), strict=True)
     residual = torch.cat(residuals)
     failed = int((residual > solver.tol).sum())

@@ -114,7 +114,7 @@ class Trees(FittedFusion):
         """The nodes ``(R, T)`` that the rows ``(R, D)`` end in, of each tree."""
         # Thresholds were rounded down to float32, so that comparing columns of float32 with them is exact.
         x = columns.float()
-        node = self.root.long().expand(len(x), -1)
+        node = self.root.long().expand(x.shape[0], -1)
         feature, left, right = self.feature.long(), self.left.long(), self.right.long()
         threshold = self.threshold.float()
         for _ in range(self.depth):

@@ -1,9 +1,10 @@
 """Models: encoders, a fusion and a head as one module; built from names, stored without code."""
 
 from equifuse.model.build import build_model
+from equifuse.model.ensemble import Ensemble
 from equifuse.model.heads import LinearHead
 from equifuse.model.module import FusionModel, ModelOutput, Piece
 from equifuse.model.store import load
 from equifuse.model.unimodal import UnimodalHeads
 
-__all__ = ["FusionModel", "LinearHead", "ModelOutput", "Piece", "UnimodalHeads", "build_model", "load"]
+__all__ = ["Ensemble", "FusionModel", "LinearHead", "ModelOutput", "Piece", "UnimodalHeads", "build_model", "load"]

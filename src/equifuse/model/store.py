@@ -15,21 +15,28 @@ from torch import Tensor, nn
 
 from equifuse import hub
 from equifuse.data.columns import Column
-from equifuse.errors import DataError
+from equifuse.errors import DataError, InputError
 from equifuse.files import atomic_folder, parse_errors, write_text
 from equifuse.fusion import make_fusion
 from equifuse.model.build import build_model
+from equifuse.model.ensemble import Ensemble
 from equifuse.model.module import FusionModel
 from equifuse.model.unimodal import UnimodalHeads
 
 _FORMAT = 1
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+# Of an ensemble.
+ENSEMBLE, MEMBERS = "ensemble.json", "members"
+_MOST_MEMBERS = 10_000
 # Numbers in a stored recipe that may be larger than the model has weights.
 _ALWAYS_ADMITTED = 10_000
 
 
 def save(model: FusionModel, path: Path, *, overwrite: bool = False) -> None:
     """Store a model as a folder of ``model.safetensors`` and ``model.json``; see :meth:`FusionModel.save`."""
+    if isinstance(model, Ensemble):
+        _save_ensemble(model, path, overwrite=overwrite)
+        return
     from safetensors.torch import save_file  # noqa: PLC0415
 
     described = {
@@ -51,6 +58,29 @@ def save(model: FusionModel, path: Path, *, overwrite: bool = False) -> None:
         (staging / DESCRIPTION).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
 
+def _save_ensemble(model: Ensemble, path: Path, *, overwrite: bool) -> None:
+    """Store an ensemble as ``ensemble.json`` and a folder for each member."""
+    described = {"format": _FORMAT, "members": len(model.members), "weights": model.weights.tolist()}
+    with atomic_folder(path, overwrite=overwrite) as staging:
+        for number, member in enumerate(model.members, 1):
+            save(member, staging / MEMBERS / str(number))
+        (staging / ENSEMBLE).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+
+
+def _load_ensemble(path: Path) -> Ensemble:
+    with parse_errors(path / ENSEMBLE, "an ensemble's description"):
+        described = json.loads((path / ENSEMBLE).read_text(encoding="utf-8"))
+        if described["format"] != _FORMAT:
+            raise DataError(f"{path} has model format {described['format']}, this version reads {_FORMAT}")
+        count, weights = int(described["members"]), [float(weight) for weight in described["weights"]]
+    if not 1 <= count == len(weights) or count > _MOST_MEMBERS:
+        raise DataError(f"{path / ENSEMBLE} says {count} members and has {len(weights)} weights")
+    try:
+        return Ensemble([load(path / MEMBERS / str(number)) for number in range(1, count + 1)], weights).eval()
+    except InputError as error:
+        raise DataError(f"the ensemble at {path} is damaged: {error}") from None
+
+
 def save_pretrained(model: FusionModel, folder: Path, card: str | None, *, overwrite: bool) -> None:
     """:func:`save` into a folder as it goes on the hub; see :meth:`FusionModel.save_pretrained`."""
     empty = folder.is_dir() and not any(folder.iterdir())
@@ -69,7 +99,7 @@ def load_pretrained(
     """:func:`load` from a local folder, or from the hub; see :meth:`FusionModel.from_pretrained`."""
     folder = Path(name)
     if not folder.is_dir():
-        folder = hub.download(str(name), (DESCRIPTION, WEIGHTS), **download)
+        folder = hub.download(str(name), (DESCRIPTION, WEIGHTS, ENSEMBLE, f"{MEMBERS}/*"), **download)
     return load(folder, encoders=encoders, head=head)
 
 
@@ -111,6 +141,8 @@ def load(
     from safetensors.torch import load_file  # noqa: PLC0415
 
     path = Path(path)
+    if (path / ENSEMBLE).is_file():
+        return _load_ensemble(path)
     if not (path / DESCRIPTION).is_file() or not (path / WEIGHTS).is_file():
         raise DataError(f"no model at {path}: expected a folder with {DESCRIPTION} and {WEIGHTS}")
     with parse_errors(path / DESCRIPTION, "a model's description"):

@@ -26,33 +26,31 @@ CAPTIONS = {
 
 
 def run_figures(
-    label: str,
-    history: Sequence[Mapping[str, float | None]],
+    histories: Mapping[str, Sequence[Mapping[str, float | None]]],
     metrics: RunMetrics,
     headline: str,
-    untrained: FusionModel,
     trained: FusionModel,
     dataset: MultimodalDataset,
+    untrained: FusionModel | None = None,
 ) -> dict[str, Figure]:
     """The figures of a training: losses; residuals, where the fusion solves for them; each modality taken away.
 
     Args:
-        label: of the method.
-        history: one row of numbers per epoch.
+        histories: label of the method, or of each member -> one row of numbers per epoch.
         metrics: of the finished run.
         headline: the metric that stands for all.
-        untrained: the model before training.
         trained: the model after training.
         dataset: the data.
+        untrained: the model before training, where there is one.
     """
-    found = {LEARNING: plots.learning_curves({label: history})}
-    before, after = traces(untrained, dataset), traces(trained, dataset)
-    if before and after:
-        panels = {"at initialisation": before, "after training": after}
+    found = {LEARNING: plots.learning_curves(histories)}
+    solved = {"at initialisation": untrained, "after training": trained}
+    panels = {name: traces(model, dataset) for name, model in solved.items() if model is not None}
+    if all(panels.values()):
         found[CONVERGENCE] = plots.convergence(panels, tol=tolerance(trained))
     if metrics.without:
         scores = {"nothing": metrics.test.get(headline), **metrics.without}
         points = {name: (value, math.nan) for name, value in scores.items() if value is not None}
         if points:
-            found[REMOVAL] = plots.modality_removal({label: points}, metric=headline)
+            found[REMOVAL] = plots.modality_removal({next(iter(histories)): points}, metric=headline)
     return found

@@ -100,14 +100,14 @@ def _explained(run: Run, features: bool, samples: int) -> dict[str, Any]:
     if not run.task.values:
         return {}
     dataset = run.dataset()
-    test, val = (batches_of(dataset.splits[part]) for part in ("test", "val"))
+    test = batches_of(dataset.splits["test"])
     clean = run.config.protocol == CLEAN
     # Of several targets, single samples are explained for the first.
     output = 0 if _of_one_output(run) else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the page has the share
         # Under the loose protocol there is no part left that calibration could be fitted on.
-        validation = val if clean else None
+        validation = run.validation() if clean else None
         found = explain(run.model, run.task, test, validation=validation, samples=samples, output=output).summary()
         if features:
             few = min(samples, _FEATURE_SAMPLES)

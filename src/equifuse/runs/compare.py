@@ -98,7 +98,7 @@ def compare_run(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         for name, split in (("internal", own.splits["test"]), ("external", samples)):
-            found = certainty(opened.model, opened.task, batches_of(own.splits["val"]), batches_of(split))
+            found = certainty(opened.model, opened.task, opened.validation(), batches_of(split))
             if found is not None:
                 sure[name] = found
     notes = [*external.notes]

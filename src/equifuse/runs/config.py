@@ -300,6 +300,21 @@ class TrainConfig(TrainingOptions):
         flag="",
         estimator=False,
     )
+    ensemble: int | None = option(
+        None,
+        optional(whole(2)),
+        help="Train so many models as one: each stops on a fold of its own of train and validation together, and their "
+        "predictions are averaged.",
+        group="Training",
+    )
+    member: int | None = option(
+        None,
+        optional(whole(0)),
+        help="Number of the ensemble's member that is trained; the ensemble sets it.",
+        group="Training",
+        flag="",
+        estimator=False,
+    )
     prepare: dict[str, str] = option(
         dict,
         _Pipelines(
@@ -343,6 +358,12 @@ class TrainConfig(TrainingOptions):
         self.resolved_fusion_options()
 
     def _check_folds(self) -> None:
+        if self.member is not None and (self.ensemble is None or self.member >= self.ensemble):
+            raise InputError(f"member {self.member} is of an ensemble of more members, not of {self.ensemble}")
+        if self.ensemble is not None and self.protocol == LOOSE:
+            raise InputError(f"protocol {LOOSE!r} chooses by the test part; train an ensemble without it")
+        if self.ensemble is not None and self.devices * self.nodes > 1:
+            raise InputError("the members of an ensemble are trained by one process each; leave out devices and nodes")
         if self.cv is None:
             if self.repeats > 1 or self.fold is not None:
                 raise InputError("repeats are of a cross-validation; say with cv how many folds it has")

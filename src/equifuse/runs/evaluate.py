@@ -22,6 +22,7 @@ from equifuse.evaluation.evaluate import warn_unconverged
 from equifuse.evaluation.intervals import bootstrap_intervals
 from equifuse.evaluation.survival import SurvivalScores, columns_of, survival_scores
 from equifuse.evaluation.verdict import ClassScores, class_scores, concerns
+from equifuse.model import Ensemble
 from equifuse.records import OPTIONAL, Record, plain
 from equifuse.runs.folder import METRICS, PathLike, Run, load_run
 from equifuse.runs.metrics import RunMetrics
@@ -164,6 +165,11 @@ def measure_run(
     """
     opened = load_run(run)
     samples, notes = samples_of(opened, data, split, SourceOptions.of(source), keep=(by,) if by else ())
+    if data is None and split in ("train", "val") and isinstance(opened.model, Ensemble):
+        notes = [
+            *notes,
+            f"members were trained on rows of {split}; metrics.json has scores of unseen rows",
+        ]
     taken = tuple(without)
     for name in taken:
         if name not in opened.model.modalities:

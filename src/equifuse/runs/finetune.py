@@ -17,6 +17,8 @@ from equifuse.data.options import SourceOptions
 from equifuse.errors import InputError
 from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly
 from equifuse.files import locked, refuse_existing, write_json, write_yaml
+from equifuse.fusion import FittedFusion
+from equifuse.model import Ensemble
 from equifuse.records import Record
 from equifuse.runs.cohort import cohort_of
 from equifuse.runs.config import RECORD, TrainConfig
@@ -116,6 +118,9 @@ def finetune_run(
     out = Path(out)
     refuse_existing(out)
     opened = load_run(run)
+    if isinstance(opened.model, Ensemble) or isinstance(opened.model.fusion, FittedFusion):
+        kind = "an ensemble" if isinstance(opened.model, Ensemble) else f"a {opened.model.fusion.name!r} model"
+        raise InputError(f"{run} is {kind}, which cannot go on training; train a single fusion, or anew on the cohort")
     config = _config(opened.config, run, data, SourceOptions.of(source), epochs, lr, seed)
     with locked(out):
         return _finetune(opened, config, out, frozen_only, progress)

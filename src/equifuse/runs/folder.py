@@ -8,24 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equifuse.data import MultimodalDataset
 from equifuse.data.assemble import ROW
 from equifuse.data.external import Wanted
+from equifuse.data.loaders import Batches, batches_of
 from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError, InputError
-from equifuse.files import read_yaml
+from equifuse.files import parse_errors, read_yaml
 from equifuse.model import FusionModel
 from equifuse.model import load as load_model
 from equifuse.runs.cohort import cohort_of
 from equifuse.runs.config import RECORD, TrainConfig, read_config
-from equifuse.runs.folds import fold_of, load_whole
+from equifuse.runs.folds import bag_of, fold_of, load_whole
 from equifuse.tasks import Columns, Task, make_task
 from equifuse.training.protocol import arrange
 
 CONFIG, METRICS, HISTORY, MODEL, PLOTS = "config.yaml", "metrics.json", "history.json", "model", "plots"
 # Which row was in which part.
 SPLIT = "split.csv"
+# Of an ensemble: what each row of train and validation was predicted by members that were not trained on it.
+UNSEEN = "unseen.npz"
 PathLike = str | os.PathLike[str]
 
 
@@ -61,6 +65,19 @@ class Run:
         if dataset.fingerprint() != self.record["data"]["fingerprint"]:
             raise DataError(f"data set {self.config.data!r} has changed since {self.path} was trained on it")
         return dataset
+
+    def validation(self) -> Batches | tuple[NDArray[np.float64], NDArray[Any]]:
+        """What certainty is calibrated on: the validation part; of an ensemble outputs and targets of unseen rows.
+
+        Raises:
+            DataError: the data are not there any more, or a file is damaged.
+        """
+        if not (self.path / UNSEEN).is_file():
+            return batches_of(self.dataset().splits["val"])
+        with parse_errors(self.path / UNSEEN, "outputs"), np.load(self.path / UNSEEN, allow_pickle=False) as arrays:
+            outputs, target = arrays["outputs"].astype(np.float64), arrays["target"]
+        known = ~np.isnan(outputs.reshape(len(outputs), -1)).any(axis=1)
+        return outputs[known], target[known]
 
     def wanted(self) -> Wanted:
         """What the model needs of other data."""
@@ -120,9 +137,8 @@ def load_data(config: TrainConfig, wanted: Wanted | None = None) -> MultimodalDa
     if config.init is not None:
         return cohort_of(config, wanted or load_run(config.init).wanted())
     dataset = load_whole(config)
-    if config.fold is not None:
-        return fold_of(dataset, config)
-    return arrange(dataset, config.protocol)
+    dataset = fold_of(dataset, config) if config.fold is not None else arrange(dataset, config.protocol)
+    return dataset if config.member is None else bag_of(dataset, config)
 
 
 def split_columns(dataset: MultimodalDataset) -> Columns:

@@ -1,9 +1,11 @@
-"""The folds of a cross-validation as data sets of three parts."""
+"""The folds of a cross-validation, and those of an ensemble, as data sets of three parts."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+
+import numpy as np
 
 from equifuse.data import MultimodalDataset, Split, load
 from equifuse.data.assemble import far_off, guides, hold_out
@@ -81,3 +83,52 @@ def fold_of(dataset: MultimodalDataset, config: TrainConfig) -> MultimodalDatase
         return replace(dataset, splits=parts, drawn=("train", "val", "test"))
     except DataError as error:
         raise DataError(f"fold {number + 1} of {len(every)}: {error}; use fewer folds, or join rare classes") from None
+
+
+def bagged(dataset: MultimodalDataset, config: TrainConfig) -> tuple[Split, list[tuple[Indices, Indices]]]:
+    """The training and validation parts as one, and the rows that each member of an ensemble trains and stops on.
+
+    A class that a fold holds all rows of stays in training.
+
+    Raises:
+        InputError: too few rows or groups for so many members, rows without a target, or the data stay on disk.
+    """
+    train, val = dataset.splits["train"], dataset.splits["val"]
+    if train.on_disk or val.on_disk:
+        raise InputError("an ensemble joins the parts in memory; these data are too large for it")
+    if len(train.labelled()) < len(train):
+        raise InputError("an ensemble is for rows with a target; leave out --use-unlabelled")
+    rows = train.joined(val)
+    return rows, member_folds(rows, dataset.task, config, SourceOptions.of(config.source))
+
+
+def member_folds(rows: Split, task: str, config: TrainConfig, source: SourceOptions) -> list[tuple[Indices, Indices]]:
+    """The rows that each member of an ensemble trains and stops on; a class that one fold has all of stays in training.
+
+    Raises:
+        InputError: too few rows or groups for so many members.
+    """
+    by = guides(rows, task, source)
+    labels, found = by["labels"], []
+    for learn, stop in folds(len(rows), int(config.ensemble or 2), seed=config.seed, **by):
+        kept = np.zeros(len(stop), dtype=np.bool_)
+        if labels is not None:
+            kept = np.isin(labels[stop], np.setdiff1d(labels, labels[learn]))
+        found.append((np.sort(np.concatenate([learn, stop[kept]])), stop[~kept]))
+    return found
+
+
+def bag_of(dataset: MultimodalDataset, config: TrainConfig) -> MultimodalDataset:
+    """The data set of one member of an ensemble: what it stops on is the validation part; the test part stays.
+
+    Raises:
+        DataError: a fold cannot be used.
+        InputError: see :func:`bagged`.
+    """
+    rows, every = bagged(dataset, config)
+    learn, stop = every[config.member or 0]
+    parts = {**dataset.splits, "train": rows.select(learn), "val": rows.select(stop)}
+    try:
+        return replace(dataset, splits=parts)
+    except DataError as error:
+        raise DataError(f"member {(config.member or 0) + 1} of {len(every)}: {error}; use fewer members") from None

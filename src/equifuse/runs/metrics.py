@@ -51,13 +51,34 @@ class Alert(Record):
     message: str
 
 
+@dataclass(frozen=True, eq=False)
+class MemberScore(Record):
+    """One member of an ensemble.
+
+    Attributes:
+        method: what it is.
+        weight: its share of the prediction.
+        loss: what its training watched, on the rows that it stopped on.
+        test: the headline metric on test of the member alone, where there is a test part.
+        epochs: that were trained.
+        seconds: of its training.
+    """
+
+    method: str
+    weight: float
+    loss: float
+    test: float | None
+    epochs: int
+    seconds: float
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RunMetrics(Record):
     """The numbers of a finished run.
 
     Attributes:
         val: metric -> value on validation, None where undefined; None under the loose protocol, which keeps no such
-            part.
+            part; of an ensemble that of members on rows that they were not trained on.
         test: the same on test.
         without: modality -> the headline metric on test with it taken away.
         train_seconds: of all epochs.
@@ -72,6 +93,7 @@ class RunMetrics(Record):
         alone: modality -> the headline metric on test of what it says alone, from the same model, over the samples that
             have it; None where the model has no such outputs.
         mix: of what the fusion and the modalities alone say; None where it was not fitted.
+        members: of an ensemble; None for a single model.
         notes: what looks wrong on test, such as classes that are never predicted; None where nothing does.
     """
 
@@ -90,6 +112,16 @@ class RunMetrics(Record):
     notes: list[str] | None = field(default=None, metadata=OPTIONAL)
     alone: Metrics | None = field(default=None, metadata=OPTIONAL)
     mix: Mix | None = field(default=None, metadata=OPTIONAL)
+    members: list[MemberScore] | None = field(default=None, metadata=OPTIONAL)
+
+    @property
+    def members_sentence(self) -> str:
+        """How the members of an ensemble do alone, in one line; empty for a single model."""
+        scores = [member.test for member in self.members or () if member.test is not None]
+        if not scores:
+            return ""
+        mean = sum(scores) / len(scores)
+        return f"{len(scores)} members, alone on test: mean {mean:.4f}, from {min(scores):.4f} to {max(scores):.4f}"
 
     def __repr__(self) -> str:
         return short_text("RunMetrics", self._table())
@@ -111,6 +143,9 @@ class RunMetrics(Record):
                 "convergence": Convergence.of(values.get("convergence")),
                 "convergence_at_start": Convergence.of(values.get("convergence_at_start")),
                 "mix": None if values.get("mix") is None else Mix.from_dict(values["mix"]),
+                "members": None
+                if values.get("members") is None
+                else [MemberScore.from_dict(member) for member in values["members"]],
                 "alerts": [Alert.from_dict(alert) for alert in values.get("alerts", [])],
             }
         )

@@ -87,6 +87,8 @@ def train(
     logger: str | Logger | Sequence[str | Logger] = (),
     optimizer: OptimizerFactory | None = None,
     on_data: Callable[[MultimodalDataset], None] | None = None,
+    workers: int | None = 0,
+    scheduler: str | None = None,
 ) -> RunResult:
     """Train a model into a run folder; the command ``equifuse train`` calls it.
 
@@ -109,6 +111,8 @@ def train(
         logger: loggers beside those of the configuration.
         optimizer: makes the optimiser in the place of the configuration's.
         on_data: called with the data before anything is made of them.
+        workers: processes that train the members of an ensemble; 0 works in this one, None has one per core.
+        scheduler: address of a Dask scheduler that they are trained on.
 
     Returns:
         :class:`RunResult`.
@@ -141,6 +145,20 @@ def train(
             return RunResult(out, RunMetrics.read(out / METRICS), read_json(out / HISTORY))
     check_accelerator(config)
     with locked(out, resume=resume):
+        if config.ensemble is not None and config.member is None:
+            from equifuse.runs.ensembles import train_ensemble  # noqa: PLC0415 - it makes runs, as this file does
+
+            if callbacks or logger or optimizer:
+                raise InputError("callbacks, loggers and optimisers of one's own are for single models, not ensembles")
+            return train_ensemble(
+                config,
+                out,
+                resume=resume,
+                progress=bool(progress),
+                on_data=on_data,
+                workers=workers,
+                scheduler=scheduler,
+            )
         return _train(config, out, resume, progress, callbacks, logger, optimizer, on_data)
 
 
@@ -161,10 +179,8 @@ def _train(
     dataset = load_data(config)
     if on_data is not None:
         on_data(dataset)
-    if resume and dataset.fingerprint() != read_run_config(out)[1]["data"]["fingerprint"]:
-        raise DataError(
-            f"data set {config.data!r} has changed since {out} was started; train into another folder, or put it back"
-        )
+    if resume:
+        check_unchanged(config, dataset, out)
     prepared = prepare(config, dataset)
     model, task = prepared.model, prepared.task
     trainer = Trainer(prepared.config, callbacks=callbacks, logger=logger, optimizer=optimizer, out=out)
@@ -195,17 +211,30 @@ def _train(
         alerts=[Alert.from_dict(alert) for alert in result.alerts],
         protocol=f"{config.protocol}: {PROTOCOLS[config.protocol]}",
         undefined={part: why for part, why in undefined.items() if why} or None,
-        notes=_notes(prepared, evaluations["test"]) or None,
+        notes=notes_on(prepared, evaluations["test"]) or None,
         alone=headline_alone(task, evaluations["test"], dataset.splits["test"].labelled()) or None,
         mix=result.mix,
     )
     model.save(out / MODEL, overwrite=resume)
     write_json(out / HISTORY, history)
-    for name, figure in run_figures(config.fusion, history, metrics, task.headline, untrained, model, dataset).items():
+    histories = {config.fusion: history}
+    for name, figure in run_figures(histories, metrics, task.headline, model, dataset, untrained).items():
         save(figure, out / PLOTS / name)
     # Last: a folder with metrics is a finished run.
     write_json(out / METRICS, metrics.to_dict())
     return RunResult(out, metrics, history)
+
+
+def check_unchanged(config: TrainConfig, dataset: MultimodalDataset, out: Path) -> None:
+    """Refuse to go on with other data than a run began with.
+
+    Raises:
+        DataError: they changed.
+    """
+    if dataset.fingerprint() != read_run_config(out)[1]["data"]["fingerprint"]:
+        raise DataError(
+            f"data set {config.data!r} has changed since {out} was started; train into another folder, or put it back"
+        )
 
 
 def _take_part(
@@ -294,7 +323,7 @@ def _gaps(dataset: MultimodalDataset, m: str) -> float:
     return round(share_of_gaps(train.inputs[m], train.present.get(m)), 6)
 
 
-def _notes(prepared: Prepared, evaluation: Evaluation) -> list[str]:
+def notes_on(prepared: Prepared, evaluation: Evaluation) -> list[str]:
     """What looks wrong on test."""
     task, known = prepared.task, _baseline(prepared)
     given = prepared.dataset.splits["test"].target

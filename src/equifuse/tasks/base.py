@@ -140,6 +140,16 @@ class Task(ABC):
         """What errors of each target are counted in, from the training part, if the task asks for it."""
         return None
 
+    @classmethod
+    def averaged(cls, outputs: Tensor, weights: Tensor) -> Tensor:
+        """Raw outputs of several models as those of one: by default their weighted mean.
+
+        Args:
+            outputs: ``(E, ..., K)``, of ``E`` models.
+            weights: ``(E,)``, adding up to 1.
+        """
+        return torch.einsum("e,e...->...", weights.to(outputs), outputs)
+
     # What explanations ask for.
 
     def explained_output(self, outputs: Tensor) -> Tensor:

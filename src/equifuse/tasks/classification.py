@@ -175,6 +175,12 @@ class Classification(Task):
         assert target is not None
         return logistic(features, target, weight)
 
+    @classmethod
+    def averaged(cls, outputs: Tensor, weights: Tensor) -> Tensor:
+        """Logarithms of the weighted mean of the probabilities."""
+        shares = weights.to(outputs).log().reshape(-1, *[1] * (outputs.dim() - 1))
+        return torch.logsumexp(F.log_softmax(outputs, dim=-1) + shares, dim=0)
+
     def log_probabilities(self, outputs: Tensor) -> Tensor:
         """Of the classes."""
         return F.log_softmax(outputs, dim=-1)

@@ -108,6 +108,13 @@ class Multilabel(Task):
         assert target is not None
         return logistic_by_label(features, target, weight)
 
+    @classmethod
+    def averaged(cls, outputs: Tensor, weights: Tensor) -> Tensor:
+        """Logits of the weighted mean of the probabilities."""
+        shares = weights.to(outputs).log().reshape(-1, *[1] * (outputs.dim() - 1))
+        yes, no = (torch.logsumexp(F.logsigmoid(x) + shares, dim=0) for x in (outputs, -outputs))
+        return yes - no
+
     def log_probabilities(self, outputs: Tensor) -> Tensor:
         """Of the labels, each on its own."""
         return F.logsigmoid(outputs)

@@ -217,6 +217,12 @@ class Retrieval(Task):
         nearest = cosines.masked_fill(positives, -torch.inf).amax(1)
         return F.relu(self.margin - farthest + nearest).mean()
 
+    @classmethod
+    def averaged(cls, outputs: Tensor, weights: Tensor) -> Tensor:
+        """Unit embeddings side by side, so that their cosine is the weighted mean of the models' cosines."""
+        shares = weights.to(outputs).sqrt().reshape(-1, *[1] * (outputs.dim() - 1))
+        return torch.cat((F.normalize(outputs, dim=-1) * shares).unbind(), dim=-1)
+
     def undefined_loss(self, prediction: Tensor, target: Tensor | None) -> str | None:
         """Without a sample that has two modalities there is nothing to match."""
         return _no_pair(prediction.numpy(), None)
