@@ -19,7 +19,9 @@ from equifuse.encoders.preparation import front_mean, front_of, layers_before, r
 from equifuse.encoders.preprocessed import takes_lengths
 from equifuse.errors import InputError
 from equifuse.explain.targets import ByModality, Floats, evaluating, explained, joined, plain, presence, read, value_of
-from equifuse.model import FusionModel
+from equifuse.fusion import Trees
+from equifuse.model import Ensemble, FusionModel
+from equifuse.model.ensemble import members_of
 from equifuse.tasks import Task
 
 # Points on the paths, of all samples together, that are evaluated at a time.
@@ -120,6 +122,8 @@ def attribute(
     not add up to within ``tol`` are therefore integrated again, with 4 times as many points each time, up to 1024.
     Those that still do not add up are returned as they are, and ``delta`` shows by how much.
     """
+    if not differentiable(model):
+        raise InputError("trees have no gradients; explain the modalities' contributions instead, without features")
     value = value_of(task, value)
     with evaluating(model) as device:
         pieces = []
@@ -129,6 +133,15 @@ def attribute(
             chosen = explained(task, outputs, output)
             pieces.append(attribute_batch(model, task, batch, value, chosen, baselines, steps, tol))
     return join_attributions(pieces)
+
+
+def differentiable(model: FusionModel) -> bool:
+    """Whether a model has gradients with respect to its inputs: trees have none.
+
+    >>> differentiable(ef.build_model({"a": 3, "b": 4}, "regression", 1, fusion="trees"))
+    False
+    """
+    return not any(isinstance(member.fusion, Trees) for member in members_of(model))
 
 
 def join_attributions(pieces: Sequence[Attributions]) -> Attributions:
@@ -252,6 +265,9 @@ class _Front(nn.Module):
 
 def _split_model(model: FusionModel) -> tuple[FusionModel, dict[str, _Front]]:
     """The model without the front of each modality's preparation, and the fronts; they share its weights."""
+    if isinstance(model, Ensemble):  # whose gaps are filled as its first member does
+        parts = [_split_model(member) for member in model.members]
+        return Ensemble([rest for rest, _ in parts], model.weights.tolist()).train(model.training), parts[0][1]
     fronts, encoders = {}, {}
     for m, encoder in model.encoders.items():
         layers = layers_before(encoder)

@@ -63,7 +63,7 @@ class MemberFusion(Fusion):
         """Average what the members predict; see :meth:`Fusion.forward` for the arguments."""
         members = self._each()
         widths = {m: [member.fusion.dims[m] for member in members] for m in inputs}
-        parts = {m: x.split(widths[m], dim=-1) for m, x in inputs.items()}
+        parts = {m: torch.split(x, widths[m], dim=-1) for m, x in inputs.items()}
         outputs = [
             member.predict_encoded({m: x[e] for m, x in parts.items()}, present, index=index)
             for e, member in enumerate(members)
@@ -120,10 +120,10 @@ class Ensemble(FusionModel):
         self.fusion = MemberFusion(members, (given / given.sum()).to(kind))
         self.head = nn.Identity()
         self.unimodal = None
-        self.task, self.classes = first.task, first.classes
-        self.shapes, self.features, self.schema = first.shapes, first.features, first.schema
-        self.row_missing = first.row_missing
-        self.recipe = None
+        # What is known of inputs and outputs is the same for all members.
+        known = {name: value for name, value in vars(first).items() if name[0] != "_" and name != "training"}
+        for name, value in {**known, "recipe": None}.items():
+            setattr(self, name, value)
 
     @property
     def members(self) -> list[FusionModel]:

@@ -12,6 +12,7 @@ from typing import Any
 from equifuse.data.loaders import batches_of
 from equifuse.errors import ConvergenceWarning, InputError
 from equifuse.explain import explain
+from equifuse.explain.attribution import differentiable
 from equifuse.files import read_json, refuse_existing, write_json, write_text, yaml_text
 from equifuse.report import plots
 from equifuse.report.explained import flow_section
@@ -109,7 +110,7 @@ def _explained(run: Run, features: bool, samples: int) -> dict[str, Any]:
         # Under the loose protocol there is no part left that calibration could be fitted on.
         validation = run.validation() if clean else None
         found = explain(run.model, run.task, test, validation=validation, samples=samples, output=output).summary()
-        if features:
+        if features and differentiable(run.model):
             few = min(samples, _FEATURE_SAMPLES)
             some = explain(run.model, run.task, test, samples=few, output=output, features=True)
             found["attributions"] = {**some.summary()["attributions"], "samples": len(some.outputs)}

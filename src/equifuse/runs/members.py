@@ -90,6 +90,7 @@ def train_member(
     data = load_data(config) if dataset is None else bag_of(dataset, config)
     own = replace(config, seed=mix(config.seed, 1 + (config.member or 0)) % 2**31)
     prepared = prepare(own, data)
+    own = prepared.config
     callbacks = [] if deadline is None else [_stop_at(deadline)]
     with _quiet():
         result = Trainer(own, out=out, watch=False, callbacks=callbacks).fit(
