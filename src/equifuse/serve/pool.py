@@ -79,7 +79,7 @@ class _Process:
             async with asyncio.timeout(_START):
                 found = await self._exchange(frame(settings))
         except (EOFError, OSError):
-            await self.kill()
+            await self.kill(grace=1)
             raise StartError(f"a worker ended while it was starting (exit code {process.returncode})") from None
         except TimeoutError:
             await self.kill()
@@ -131,10 +131,15 @@ class _Process:
                 await self._process.wait()
         await self.kill()
 
-    async def kill(self) -> None:
-        """End it now."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+    async def kill(self, grace: float = 0.0) -> None:
+        """End it now, or in so many seconds if it is about to end by itself."""
+        if grace:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await self._process.wait()
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
         await self._process.wait()
 
 
@@ -366,7 +371,7 @@ class Pool:
             _log.error("a worker was stopped: %d requests took more than %g s", len(jobs), limit)
             self._lost(jobs, 504, f"not answered within {limit:g} s; try again with fewer rows")
         except (EOFError, OSError):
-            await process.kill()
+            await process.kill(grace=1)
             _log.error("a worker died while it worked on %d requests", len(jobs))
             self._lost(jobs, 503, "the worker died; try again")
         except asyncio.CancelledError:
