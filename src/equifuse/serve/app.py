@@ -243,11 +243,12 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         Refusal: the client has gone.
     """
-    working: asyncio.Task[T] = asyncio.create_task(work)
+    working = asyncio.create_task(work)
     # After the body there is nothing more to receive but this.
-    gone = asyncio.create_task(request.receive())
+    gone = asyncio.ensure_future(request.receive())
+    either: list[asyncio.Future[Any]] = [working, gone]
     try:
-        await asyncio.wait([working, gone], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
         raise Refusal(400, "the client has closed the connection")
