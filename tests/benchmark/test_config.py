@@ -80,3 +80,17 @@ def test_later_layers_win_and_mappings_are_merged():
         {"fusion_options.expansion": 6, "lr": 2},
     )
     assert merged == {"lr": 2, "fusion_options": {"expansion": 6, "boundary": 0.5}}
+
+
+def test_variants_are_crossed_with_the_methods_and_stored_as_methods():
+    values = {
+        "data": "digits",
+        "methods": ["gmf+deq", "late"],
+        "variants": {"plain": {"unimodal": "none"}, "all": None},
+    }
+    config = BenchmarkConfig.from_dict(values)
+    assert [m.label for m in config.methods] == ["gmf+deq, plain", "gmf+deq, all", "late, plain", "late, all"]
+    assert config.methods[0].options == {"fusion": "gmf", "backend": "deq", "unimodal": "none"}
+    assert BenchmarkConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(ef.InputError, match="variants must map"):
+        BenchmarkConfig.from_dict({**values, "variants": ["plain"]})

@@ -157,7 +157,7 @@ class BenchmarkConfig:
             UnknownNameError: a key that is none.
             InputError: a value does not fit, or there are no data sets or methods.
         """
-        known = [f.name for f in fields(cls)]
+        known = [*(f.name for f in fields(cls)), "variants"]
         for key in values:
             if key not in known:
                 raise UnknownNameError("option of a benchmark:", str(key), known)
@@ -167,7 +167,7 @@ class BenchmarkConfig:
         space = values.get("space")
         return cls(
             tuple(str(entry) for entry in _listed(values.get("data"), "data")),
-            tuple(Method.of(entry) for entry in _listed(values.get("methods"), "methods")),
+            crossed([Method.of(m) for m in _listed(values.get("methods"), "methods")], values.get("variants") or {}),
             tuple(_listed(seeds, "seeds")),
             values.get("trials") or 0,
             tuple(_listed(values.get("missing"), "missing")),
@@ -197,6 +197,32 @@ class BenchmarkConfig:
         base = Path() if file is None or options.get("data") else file.parent
         data = [str((base / d).resolve()) if (base / d).exists() else d for d in _listed(values.get("data"), "data")]
         return cls.from_dict({**values, "data": data, "settings": merge(_settings(values), settings or {})})
+
+
+def crossed(methods: Iterable[Method], variants: Any) -> tuple[Method, ...]:
+    """Every method with every variant of the training options; the methods themselves where there are no variants.
+
+    Example:
+        >>> both = {"plain": {"unimodal": "none"}, "heads": {"unimodal": "loss"}}
+        >>> [method.label for method in crossed([Method.of("deq")], both)]
+        ['deq, plain', 'deq, heads']
+
+    Args:
+        methods: the methods.
+        variants: name -> training options, which win over those of the method.
+
+    Raises:
+        InputError: the variants are no such mapping.
+    """
+    if not isinstance(variants, Mapping) or not all(isinstance(o, Mapping) or o is None for o in variants.values()):
+        raise InputError(f"variants must map names to training options, got {variants!r}")
+    if not variants:
+        return tuple(methods)
+    return tuple(
+        Method(f"{method.label}, {name}", merge(method.options, options or {}), method.space)
+        for method in methods
+        for name, options in variants.items()
+    )
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
