@@ -107,7 +107,7 @@ def interactions_plot(found: Interactions) -> Plot:
         values = np.array([pair[part] for pair in pairs.values()])
         right.barh(list(pairs), values, left=starts, color=colour, label=name)
         starts = starts + values
-    right.legend(frameon=False, fontsize="small", loc="lower right")
+    right.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     for axis in (left, right):
         axis.set_xlabel("bits about the target")
         axis.invert_yaxis()
