@@ -42,9 +42,9 @@ def test_exclusive_or_among_noise_is_found(gate):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", ["and", "copies", "two bits"])
 def test_gates_hidden_among_much_noise_are_found(gate, name):
-    found = ef.interactions(gate(name, n=1000, noise=20))
+    found = ef.interactions(gate(name, n=600, noise=20))
     assert parts(found) == pytest.approx(EXPECTED[name], abs=0.08)
     is_consistent(found)
 
@@ -160,7 +160,7 @@ def test_unknown_estimators_and_options_are_named(gate):
 @pytest.mark.slow
 def test_shuffled_labels_say_next_to_nothing():
     said = []
-    for seed in range(8):
+    for seed in range(3):
         generator = np.random.default_rng(seed)
         inputs = {"a": generator.normal(size=(1000, 10)), "b": generator.normal(size=(1000, 10))}
         found = ef.interactions(dataset(inputs, generator.integers(0, 2, 1000)))
