@@ -187,6 +187,7 @@ def _train(
     trainer.check(model)
     if not resume:
         write_yaml(out / CONFIG, {**config.to_dict(), RECORD: record_of(config, prepared)})
+    if not (out / SPLIT).is_file():  # a process may have been killed between the two
         write_columns(out / SPLIT, split_columns(dataset))
     result = _fit(trainer, prepared, config.fusion, progress)
     assert result.best_epoch is not None
