@@ -43,7 +43,15 @@ def test_train_has_a_flag_for_each_option_and_few_of_its_own():
     found = command_options("train")
     expected = flags_of(TrainConfig)
     assert set(expected) <= set(found)
-    assert set(found) - set(expected) == {"--config", "--out", "--resume", "--quiet", "--json"}
+    assert set(found) - set(expected) == {
+        "--config",
+        "--out",
+        "--resume",
+        "--quiet",
+        "--json",
+        "--workers",
+        "--scheduler",
+    }
     for word, declared in expected.items():
         assert found[word].help.startswith(declared.help), word
         assert found[word].rich_help_panel == declared.group, word

@@ -14,7 +14,7 @@ import yaml
 from equifuse.cli import main
 from equifuse.datasets import load
 
-QUICK = ["--fusion", "concat", "--epochs", "2", "--hidden", "16", "--quiet"]
+QUICK = ["--fusion", "concat", "--epochs", "2", "--hidden", "16", "--quiet", "--modality-dropout", "0"]
 
 
 @pytest.fixture

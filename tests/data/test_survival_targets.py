@@ -73,12 +73,6 @@ def test_recognised(tmp_path, names, words, options):
             "'time' is to be the time, of at least 0, but has -",
         ),
         (("time", "event"), {"event": EVENT & False}, {}, "nobody in 'train' has the event"),
-        (
-            ("one", "two"),
-            {"words": ("left", "dead")},
-            {"target": ["one", "two"]},
-            "must be numbers, or one of them a time",
-        ),
         (("when", "what"), {}, {}, "which column is the target"),
     ],
 )

@@ -69,7 +69,11 @@ def test_markers_are_ranked_and_find_the_feature_that_decides():
 @pytest.fixture(scope="module")
 def run(small_set, tmp_path_factory):
     folder = tmp_path_factory.mktemp("embed") / "run"
-    train(TrainConfig(small_set.as_posix(), fusion="gmf", hidden=(8,), epochs=3, lr=0.01), folder, progress=False)
+    train(
+        TrainConfig(small_set.as_posix(), fusion="gmf", hidden=(8,), epochs=3, lr=0.01, modality_dropout=0.0),
+        folder,
+        progress=False,
+    )
     return folder
 
 

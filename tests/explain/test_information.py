@@ -25,6 +25,7 @@ def flow(fusion, batch, **options):
     return information_flow(model, ef.tasks.make_task("classification"), [batch])
 
 
+@pytest.mark.slow
 def test_gmf_shows_its_parts_and_what_they_have_in_common(batch):
     found = flow("gmf", batch)
     assert found.stage("a.encoded").bits > 0.8
@@ -57,6 +58,7 @@ def test_other_fusions_show_their_stages(batch, fusion):
     assert not found.iterates
 
 
+@pytest.mark.slow
 def test_samples_without_a_modality_are_left_out_of_its_stages(batch):
     lacking = ef.tasks.Batch(batch.inputs, {"b": torch.arange(N) < 50}, target=batch.target)
     found = flow("gmf", lacking)
@@ -73,6 +75,7 @@ def test_what_cannot_be_measured_is_one_line(batch):
             flow("concat", wrong)
 
 
+@pytest.mark.slow
 def test_training_logs_it_every_few_epochs(batch):
     from equifuse.training import Trainer
     from equifuse.training.callbacks import LogInformation

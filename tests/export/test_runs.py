@@ -141,7 +141,10 @@ def test_models_on_the_hub(runs, tmp_path, monkeypatch):
     assert (remote / "README.md").read_text() == card
 
     def snapshot_download(repository, allow_patterns, revision):
-        assert (repository, sorted(allow_patterns)) == ("lab/model", ["model.json", "model.safetensors"])
+        assert (repository, sorted(allow_patterns)) == (
+            "lab/model",
+            ["ensemble.json", "members/*", "model.json", "model.safetensors"],
+        )
         if revision != "main":
             raise OSError("no such\nrevision")
         return str(remote)

@@ -55,7 +55,9 @@ def test_run_folder(quick, tmp_path, small_set):
 
 @pytest.mark.slow
 def test_the_stored_model_is_the_best_epoch_and_gives_the_stored_metrics(quick, tmp_path):
-    result = train(config(quick, epochs=8, lr=0.01), tmp_path / "run", progress=False)
+    result = train(
+        config(quick, epochs=8, lr=0.01, modality_dropout=0.0, unimodal="none"), tmp_path / "run", progress=False
+    )
     losses = [row["val_loss"] for row in result.history]
     assert result.metrics["best_epoch"] == losses.index(min(losses)) + 1
     assert result.metrics["val"]["loss"] == pytest.approx(min(losses), rel=1e-3)
@@ -132,7 +134,9 @@ def test_early_stopping_watches_validation(quick, tmp_path, monkeypatch):
         return replace(measured, metrics={**measured.metrics, "loss": next(losses)})
 
     monkeypatch.setattr(Classification, "gather", scripted)
-    result = train(config(quick, epochs=20, patience=3), tmp_path / "run", progress=False)
+    result = train(
+        config(quick, epochs=20, patience=3, modality_dropout=0.0, unimodal="none"), tmp_path / "run", progress=False
+    )
     assert [row["val_loss"] for row in result.history] == [3, 1, 2, 2, 2]
     assert (result.metrics["epochs"], result.metrics["best_epoch"]) == (5, 2)
 

@@ -385,7 +385,7 @@ def test_every_balancer_trains_every_kind_of_fusion(name, fusion, tmp_path):
     run = load_run(tmp_path / "run")
     assert run.config.balance == name
     assert run.config.balance_options == METHODS[name]
-    assert not any("balancer" in key or "heads" in key for key in run.model.state_dict())
+    assert not any("balancer" in key or key.startswith("heads") for key in run.model.state_dict())
     assert evaluate_run(tmp_path / "run") == pytest.approx(
         {**result.metrics["test"], **(result.metrics["convergence"] or {})}
     )
@@ -409,8 +409,9 @@ def test_other_tasks_that_a_method_is_for(name, task, tmp_path):
 
 
 @pytest.mark.slow
-def test_looking_disturbs_nothing(quick, tmp_path):
+def test_looking_disturbs_nothing(quick, tmp_path, monkeypatch):
     """Methods whose effect is switched off give the run without them, bit for bit, warm starts and dropout included."""
+    monkeypatch.setenv("EQUIFUSE_KERNELS", "reference")  # fused kernels may differ in the last digit
     options = {**quick, "epochs": 2, "warm_start": True, "modality_dropout": 0.3}
     plain = train(config(options), tmp_path / "plain", progress=False)
     weights = load_run(tmp_path / "plain").model.state_dict()

@@ -61,7 +61,12 @@ def test_a_batch_on_another_device_is_moved_and_the_model_is_left_in_training_mo
 
 @pytest.mark.slow
 def test_warm_starts_save_steps_and_end_where_cold_ones_end(quick, tmp_path):
-    options = {"lr": 1e-4, "dropout": 0.0, "fusion_options": {"solver": {"name": "anderson", "tol": 1e-6}}}
+    options = {
+        "lr": 1e-4,
+        "dropout": 0.0,
+        "modality_dropout": 0.0,
+        "fusion_options": {"solver": {"name": "anderson", "tol": 1e-6}},
+    }
     cold = train(config(quick, **options), tmp_path / "cold", progress=False)
     warm = train(config(quick, **options, warm_start=True), tmp_path / "warm", progress=False)
     assert warm.history[0]["train_steps"] == cold.history[0]["train_steps"]

@@ -50,6 +50,10 @@ class FittedFusion(Fusion):
     They take the prepared columns of all modalities side by side, and decide: ``fused`` is the prediction. A modality
     that is missing has zeros, the mean of standardised columns, and a column of its own says that it is missing.
 
+    >>> trees = ef.make_fusion("trees", {"text": 6, "image": 8}, outputs=3)
+    >>> isinstance(trees, ef.fusion.FittedFusion), trees.decides
+    (True, True)
+
     Args:
         dims: modality name -> width ``l_m``.
         outputs: number of classes or other outputs ``K``, ≥ 1; set by :func:`equifuse.build_model`.

@@ -88,8 +88,7 @@ class FusionModel(nn.Module):
         task: "classification", "multilabel", "regression", "retrieval" or "survival"; None (default) if the model is
             not trained or evaluated by this library.
         classes: names of the ``K`` classes or targets, or None.
-        unimodal: heads for what each modality says alone, and the mix with what the head says; None for none. A fusion
-            that decides itself needs none.
+        unimodal: heads for what each modality says alone, and their mix with the fused one; None for none.
 
     Raises:
         UnknownNameError: an encoder for a modality that the fusion does not have, or an unknown task.
