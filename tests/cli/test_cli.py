@@ -14,7 +14,19 @@ import yaml
 from equifuse.cli import main
 from equifuse.datasets import load
 
-QUICK = ["--fusion", "concat", "--epochs", "2", "--hidden", "16", "--quiet", "--modality-dropout", "0"]
+QUICK = [
+    "--fusion",
+    "concat",
+    "--epochs",
+    "2",
+    "--hidden",
+    "16",
+    "--quiet",
+    "--modality-dropout",
+    "0",
+    "--unimodal",
+    "none",
+]
 
 
 @pytest.fixture

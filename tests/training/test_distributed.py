@@ -183,7 +183,15 @@ def test_gradients_of_sharded_parameters_are_those_of_the_whole_batch(name, tmp_
         torch.testing.assert_close(found[key], value, rtol=1e-8, atol=1e-10, msg=key)
 
 
-OPTIONS = {"dropout": 0.0, "epochs": 3, "hidden": [16], "lr": 5e-3, "seed": 3, "modality_dropout": 0.0}
+OPTIONS = {
+    "dropout": 0.0,
+    "epochs": 3,
+    "hidden": [16],
+    "lr": 5e-3,
+    "seed": 3,
+    "modality_dropout": 0.0,
+    "unimodal": "none",
+}
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "lightning"])
@@ -191,8 +199,8 @@ def test_a_run_of_two_processes_equals_one_with_the_doubled_batch(launcher, smal
     """90 rows in batches of 2 × 16: the last one has 26, of which each process has 13."""
     words = ["train", "--data", str(small_set), "--fusion", "gmf", "--hidden", "16", "--dropout", "0", "--epochs", "3"]
     words += ["--lr", "5e-3", "--seed", "3", "--batch-size", "16", "--out", str(tmp_path / "two"), "--quiet"]
-    # The mean of the reconstruction is over the rows that have a modality: of each process.
-    words += ["--set", "reconstruction_weight=0", "--modality-dropout", "0"]
+    # The means of the reconstruction and of unimodal losses are over the rows that have a modality: of each process.
+    words += ["--set", "reconstruction_weight=0", "--modality-dropout", "0", "--unimodal", "none"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if launcher == "torchrun":
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

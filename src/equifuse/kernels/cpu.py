@@ -109,7 +109,9 @@ def _block_tail(c, z, gain2, shift2, gain3, shift3, mask, eps, repeats, out, ahe
     rows, d = c.shape
     per, width = rows // gain2.shape[0], d // GROUPS
     zero, one, size = c.dtype.type(0), c.dtype.type(1), c.dtype.type(width)
-    inner, p, image = np.empty(width, c.dtype), np.empty(width, c.dtype), np.empty(width, c.dtype)
+    # One array: whether loops are vectorised, and so the last digit, must not depend on where several would lie.
+    scratch = np.empty((3, width), c.dtype)
+    inner, p, image = scratch[0], scratch[1], scratch[2]
     for i in range(begin, end):
         if len(idle) > 0 and idle[i] != RUNNING:
             continue
@@ -279,9 +281,8 @@ def _anderson(
     width, memory = z.shape[1], q.shape[1]
     one, zero = z.dtype.type(1), z.dtype.type(0)
     least = z.dtype.type(np.finfo(z.dtype).eps)
-    rest, dr, df, point = (
-        np.empty(width, z.dtype), np.empty(width, z.dtype), np.empty(width, z.dtype), np.empty(width, z.dtype),
-    )  # fmt: skip
+    scratch = np.empty((4, width), z.dtype)
+    rest, dr, df, point = scratch[0], scratch[1], scratch[2], scratch[3]
     going = 0
     for i in range(begin, end):
         row = rows[i]
