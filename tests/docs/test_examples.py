@@ -66,6 +66,10 @@ def test_docstring_has_an_example(name):
     assert ">>>" in (PUBLIC[name].__doc__ or ""), f"{name} needs a short example in its docstring"
 
 
+# Examples that run what belongs to an extra that the fast tests do not install.
+NEEDS = {"equifuse.information.decompose": "cvxpy"}
+
+
 def with_examples():
     """The names to run; what trains a model into a folder first is slow."""
     for name, thing in PUBLIC.items():
@@ -77,6 +81,8 @@ def with_examples():
 @pytest.mark.parametrize("name", list(with_examples()))
 @mock.patch.dict(FUSIONS._parts)  # an example registers one
 def test_example_prints_what_it_shows(name, tmp_path, monkeypatch):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     for test in examples(name, PUBLIC[name]):
