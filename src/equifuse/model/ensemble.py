@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from equifuse.errors import InputError
 from equifuse.fusion import Fusion, FusionOutput
 from equifuse.fusion.base import FlatInputs
-from equifuse.model.module import FusionModel, Piece
+from equifuse.model.module import FusionModel
 from equifuse.registry import TASKS
 from equifuse.solve import SolverStats
 
@@ -164,15 +164,6 @@ class Ensemble(FusionModel):
             InputError: always.
         """
         raise InputError("the members of an ensemble have their own preparation; fit each of them")
-
-    def fit_preprocessing(
-        self,
-        inputs: Mapping[str, Tensor],
-        present: Mapping[str, Tensor] | None = None,
-        lengths: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        """Refused, as :meth:`fit_preprocessing_in_pieces`."""
-        self.fit_preprocessing_in_pieces([Piece(inputs, present or {}, lengths or {})])
 
 
 def members_of(model: FusionModel) -> list[FusionModel]:
