@@ -32,6 +32,9 @@ SETTINGS: dict[str, Any] = {
     "weight_decay": 3.0,
     "epochs": 200,
     "patience": 25,
+    # The methods alone, without what training adds to every fusion.
+    "unimodal": "none",
+    "modality_dropout": 0,
 }
 
 

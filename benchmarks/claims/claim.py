@@ -32,8 +32,7 @@ SETS = (
 _GRAND = read_yaml(Path(__file__).parents[1] / "grand.yaml")
 # The same for every method of every claim, and as in the grand table; nothing is tuned.
 # The papers' methods are tried as they are, without what training adds to every fusion.
-_BARE = {"unimodal": "none", "modality_dropout": 0}
-SETTINGS: dict[str, Any] = {**BenchmarkConfig.from_dict(_GRAND).settings, **_BARE}
+SETTINGS: dict[str, Any] = BenchmarkConfig.from_dict(_GRAND).settings
 MISSING = tuple(_GRAND["missing"])
 _LEVEL = 0.05
 

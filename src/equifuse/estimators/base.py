@@ -142,7 +142,8 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             X: modality name -> array ``(n, …)``; a data frame; or an array ``(n, p)``. See the class.
             y: targets of the ``n`` samples.
             sample_weight: ``(n,)``, ≥ 0, what a sample counts in the loss and in preprocessing: 2 is as good as giving
-                it twice, 0 as leaving it out. The regularisers of a fusion are not weighted.
+                it twice, 0 as leaving it out, but for which modalities training hides from it. The regularisers of a
+                fusion are not weighted.
             groups: ``(n,)``, such as the patient of each sample: what is held out for early stopping is whole groups.
             eval_set: the samples ``(X, y)`` for early stopping; ``validation_fraction`` is not used then.
 
