@@ -1,6 +1,7 @@
 """Signals that ask to stop: one line, 128 and their number as the exit code, and nothing lost."""
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -33,6 +34,14 @@ def test_a_command_says_so_and_has_the_signal_s_code(name, monkeypatch, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("interrupted" if name == "SIGINT" else f"interrupted by {name}")
     assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+
+
+def test_a_process_that_calls_the_command_line_goes_on_whatever_its_threads(monkeypatch):
+    monkeypatch.setattr(ef.datasets, "available", lambda root: signal.raise_signal(signal.SIGTERM))
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()  # its thread stays
+        with pytest.raises(SystemExit):
+            main(["datasets"])
 
 
 @pytest.mark.parametrize("handler", ["none", "of the user"])

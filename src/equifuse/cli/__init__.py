@@ -31,15 +31,15 @@ def main(arguments: list[str] | None = None) -> None:
 
             run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt as stop:
-        _end(stop)
+        _end(stop, own=arguments is None)
 
 
-def _end(stop: KeyboardInterrupt) -> NoReturn:
-    """Say that the command was interrupted and how to go on, and leave."""
+def _end(stop: KeyboardInterrupt, own: bool) -> NoReturn:
+    """Say that the command was interrupted and how to go on, and leave; at once if the process is the command's own."""
     notes = getattr(stop, "__notes__", None) or ["what it was writing is whole or not there; run it again"]
     print("; ".join([str(stop) or "interrupted", *notes[:1]]), file=sys.stderr)
     code = stop.code if isinstance(stop, Interrupted) else 130
-    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+    if own and any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # a training in a thread would hold the interpreter until it is done
