@@ -15,6 +15,7 @@ from equifuse.errors import EquifuseError, InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from equifuse.data.formats.base import Format
+    from equifuse.data.public.base import PublicSet
     from equifuse.encoders.preparation import Preparation
     from equifuse.fusion import Fusion
     from equifuse.information.estimator import Estimator
@@ -284,4 +285,7 @@ PREPARATIONS: Registry[type[Preparation]] = Registry(
 LOGGERS: Registry[LoggerFactory] = Registry("logger", group="equifuse.loggers", home="equifuse.training.loggers")
 INFORMATION: Registry[type[Estimator]] = Registry(
     "information estimator", group="equifuse.information", home="equifuse.information"
+)
+PUBLIC_SETS: Registry[PublicSet] = Registry(
+    "public data set", group="equifuse.public_sets", home="equifuse.data.public"
 )

@@ -1,4 +1,4 @@
-"""``equifuse datasets``, ``equifuse datasets inspect`` and ``equifuse datasets convert``."""
+"""``equifuse datasets`` and its commands ``inspect``, ``convert`` and ``fetch-instructions``."""
 
 from __future__ import annotations
 
@@ -83,3 +83,21 @@ def convert(
     dataset = run(source, out, given)
     rows = ", ".join(f"{len(split)} {part}" for part, split in dataset.splits.items())
     typer.echo(f"{out}: {dataset.task}, {', '.join(dataset.modalities)}; {rows}")
+
+
+@app.command("fetch-instructions")
+def fetch_instructions(
+    name: Annotated[str | None, typer.Argument(help="Name of a public data set; without one, all are listed.")] = None,
+) -> None:
+    """Say where the files of a public data set come from, under which licence, and how to train on them.
+
+    Nothing is downloaded.
+    """
+    from equifuse.registry import PUBLIC_SETS
+
+    if name is None:
+        for known in PUBLIC_SETS.parts():
+            typer.echo(f"{known.name}: {known.title}")
+        return
+    for line in PUBLIC_SETS.get(name).instructions():
+        typer.echo(line)
