@@ -233,6 +233,8 @@ class Option:
         estimator: whether the scikit-learn estimators have it as a parameter, or the task of those that do.
         parts: class of the options that a mapping consists of; each is a flag of its own.
         default_text: how help names the default, where that is not its value.
+        descent: whether it is about training by gradient descent, so that a method that is fitted at once has no use
+            for it.
     """
 
     check: Check
@@ -243,6 +245,7 @@ class Option:
     estimator: bool | str = True
     parts: type[Options] | None = None
     default_text: str | None = None
+    descent: bool = False
 
 
 def option(
@@ -256,6 +259,7 @@ def option(
     estimator: bool | str = True,
     parts: type[Options] | None = None,
     default_text: str | None = None,
+    descent: bool = False,
 ) -> Any:
     """Declare an option: the field of a dataclass.
 
@@ -269,8 +273,9 @@ def option(
         estimator: likewise.
         parts: likewise.
         default_text: likewise.
+        descent: likewise.
     """
-    declared = Option(check, help, group, flag, const, estimator, parts, default_text)
+    declared = Option(check, help, group, flag, const, estimator, parts, default_text, descent)
     metadata = {_META: declared}
     if default is ...:
         return field(metadata=metadata)
@@ -292,6 +297,10 @@ class Options:
     def to_dict(self) -> dict[str, Any]:
         """Plain values; :meth:`from_dict` reads them back."""
         return {name: _plain_lists(getattr(self, name)) for name in declarations(type(self))}
+
+    def changed(self) -> list[str]:
+        """Names of those that are not at their defaults."""
+        return [name for name in declarations(type(self)) if getattr(self, name) != default_of(type(self), name)]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

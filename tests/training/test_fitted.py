@@ -195,3 +195,38 @@ def test_estimators_and_the_benchmark_take_them():
     config = TrainConfig("digits", fusion="trees", fusion_options={"trees": 5})
     result = measure(Job("digits", "trees", config, "0" * 16, missing=(0.5,)))
     assert result.scores["intact"]["accuracy"] > max(0.5, result.scores["missing 0.5"]["accuracy"])
+
+
+def test_what_is_given_and_has_no_use_is_refused(tmp_path):
+    given = {"lr": 0.01, "epochs": 3, "modality_dropout": 0.5, "hidden": [8]}
+    with pytest.raises(ef.InputError, match="'linear' is fitted at once and has no use for hidden, epochs, lr and mod"):
+        TrainConfig("digits", fusion="linear", **given)
+    # On the command line also a value that is the default.
+    with pytest.raises(ef.InputError, match="'trees' is fitted at once and has no use for batch_size"):
+        TrainConfig.from_options(None, {"data": "digits", "fusion": "trees", "batch_size": 64})
+    data = dataset("classification", signs)
+    with pytest.raises(ef.InputError, match="no use for lr"):
+        ef.FusionClassifier("linear", lr=0.1).fit(data.splits["train"].inputs, data.splits["train"].target)
+    with pytest.raises(ef.InputError, match="fitted at once to all samples; use fit"):
+        ef.FusionClassifier("trees").partial_fit(data.splits["train"].inputs, data.splits["train"].target, [0, 1])
+    model = ef.build_model(data.shapes, "classification", 2, fusion="linear")
+    with pytest.raises(ef.InputError, match="no use for sch"):
+        Trainer(schedule="cosine").fit(model, data)
+    with pytest.raises(ef.InputError, match="without an optimiser"):
+        Trainer(optimizer=torch.optim.SGD).fit(model, data)
+    (tmp_path / "config.yaml").write_text("fusion: linear\ndata: digits\nepochs: 100\n")  # as a run stores it
+    assert TrainConfig.from_options(tmp_path / "config.yaml", {}).fits_at_once
+
+
+def test_what_is_set_for_several_methods_is_of_those_that_have_a_use_for_it():
+    from equifuse.benchmark import BenchmarkConfig
+
+    config = BenchmarkConfig.from_dict({"data": "digits", "methods": ["deq", "linear"], "settings": {"lr": 0.1}})
+    deq, linear = (config.train_config("digits", method, 0) for method in config.methods)
+    assert (deq.lr, linear.lr) == (0.1, 1e-3)
+    with pytest.raises(ef.InputError, match="no use for lr"):
+        BenchmarkConfig.from_dict({"data": "digits", "methods": ["linear"], "settings": {"lr": 0.1}})
+    with pytest.raises(ef.InputError, match="no use for lr"):
+        BenchmarkConfig.from_dict({"data": "digits", "methods": ["deq", {"fusion": "linear", "lr": 0.1}]})
+    chosen = TrainConfig("digits", cv=2, choose={"fusion": ["deq", "linear"], "lr": [0.1, 0.2]}).candidates()
+    assert [(c.fusion, c.lr) for c in chosen] == [("deq", 0.1), ("deq", 0.2), ("linear", 1e-3)]

@@ -9,9 +9,8 @@ from typing import Any
 
 from equifuse.benchmark.space import Space, check_space
 from equifuse.errors import InputError, UnknownNameError
-from equifuse.fusion import FittedFusion
-from equifuse.registry import FUSIONS
-from equifuse.runs.config import TrainConfig, read_config
+from equifuse.runs.config import TrainConfig, fits_at_once, read_config, without_unused
+from equifuse.training.options import refuse_unused
 from equifuse.training.protocol import CLEAN, PROTOCOLS
 
 # Test conditions that stand for one condition per modality.
@@ -38,7 +37,7 @@ class Method:
     @property
     def fitted(self) -> bool:
         """Whether it is fitted at once, as linear models and trees are, and has neither encoders nor epochs."""
-        return issubclass(FUSIONS.get(self.options["fusion"]), FittedFusion)
+        return fits_at_once(self.options["fusion"])
 
     @classmethod
     def of(cls, value: str | Mapping[str, Any]) -> Method:
@@ -111,6 +110,8 @@ class BenchmarkConfig:
                 raise UnknownNameError("protocol", protocol, PROTOCOLS)
         if CLEAN not in self.protocols:
             raise InputError(f"the {CLEAN} protocol is always part of a benchmark; add it to protocols")
+        if all(method.fitted for method in self.methods):
+            refuse_unused(self.methods[0].options["fusion"], TrainConfig, self.settings)
         for method in self.methods:
             self.train_config(self.data[0], method, self.seeds[0])
 
@@ -127,7 +128,8 @@ class BenchmarkConfig:
             tuned: options that tuning has found, which win.
         """
         settings = self.settings
-        if method.fitted:  # what is set for all encoders and fusions is none of its
+        if method.fitted:  # what is set for all that are trained is none of its
+            settings = without_unused({**settings, "fusion": method.options["fusion"]})
             settings = {name: value for name, value in settings.items() if name not in _OF_FUSIONS}
         options = merge(settings, method.options, dict(tuned or {}))
         return TrainConfig.from_dict({**options, "data": data, "seed": seed, "protocol": protocol})
@@ -202,10 +204,12 @@ class BenchmarkConfig:
 def crossed(methods: Iterable[Method], variants: Any) -> tuple[Method, ...]:
     """Every method with every variant of the training options; the methods themselves where there are no variants.
 
+    A method that is fitted at once has no use for most of them: of variants that are the same to it there is one.
+
     Example:
         >>> both = {"plain": {"unimodal": "none"}, "heads": {"unimodal": "loss"}}
-        >>> [method.label for method in crossed([Method.of("deq")], both)]
-        ['deq, plain', 'deq, heads']
+        >>> [method.label for method in crossed([Method.of("deq"), Method.of("linear")], both)]
+        ['deq, plain', 'deq, heads', 'linear']
 
     Args:
         methods: the methods.
@@ -218,11 +222,18 @@ def crossed(methods: Iterable[Method], variants: Any) -> tuple[Method, ...]:
         raise InputError(f"variants must map names to training options, got {variants!r}")
     if not variants:
         return tuple(methods)
-    return tuple(
-        Method(f"{method.label}, {name}", merge(method.options, options or {}), method.space)
-        for method in methods
-        for name, options in variants.items()
-    )
+    found: list[Method] = []
+    for method in methods:
+        for name, options in variants.items():
+            merged = merge(method.options, options or {})
+            if not method.fitted:
+                found.append(Method(f"{method.label}, {name}", merged, method.space))
+                continue
+            merged = without_unused(merged)
+            label = method.label if merged == method.options else f"{method.label}, {name}"
+            if all(merged != other.options for other in found):
+                found.append(Method(label, merged, method.space))
+    return tuple(found)
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

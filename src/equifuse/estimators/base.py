@@ -197,6 +197,8 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         config = self._config(mix(self._seed, self.n_iter_) % 2**31)
         if config.ensemble is not None:
             raise InputError("partial_fit goes on with one model; fit trains an ensemble")
+        if config.fits_at_once:
+            raise InputError(f"fusion {config.fusion!r} is fitted at once to all samples; use fit")
         if config.schedule != "constant" or config.warmup:
             raise InputError("partial_fit does not know how long training will be; use schedule='constant', warmup=0")
         config = replace(config, epochs=1)

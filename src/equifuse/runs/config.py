@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Self
@@ -26,7 +26,7 @@ from equifuse.options import (
     whole,
     wholes,
 )
-from equifuse.training.options import TrainingOptions
+from equifuse.training.options import TrainingOptions, refuse_unused
 from equifuse.training.protocol import LOOSE
 
 # The part of a run's config.yaml that records what happened, as against what was asked for.
@@ -215,14 +215,29 @@ class TrainConfig(TrainingOptions):
         wholes(1),
         help="Width of an MLP encoder's layer, several for more layers; the last is that of any encoder's output.",
         group="Model",
+        descent=True,
     )
     dropout: float = option(
-        0.3, number(least=0, below=1), help="Dropout of the encoders' hidden layers.", group="Model"
+        0.3,
+        number(least=0, below=1),
+        help="Dropout of the encoders' hidden layers.",
+        group="Model",
+        descent=True,
     )
     input_dropout: float = option(
-        0.0, number(least=0, below=1), help="Dropout of the MLP encoders' input features.", group="Model"
+        0.0,
+        number(least=0, below=1),
+        help="Dropout of the MLP encoders' input features.",
+        group="Model",
+        descent=True,
     )
-    head_dropout: float = option(0.0, number(least=0, below=1), help="Dropout before the head.", group="Model")
+    head_dropout: float = option(
+        0.0,
+        number(least=0, below=1),
+        help="Dropout before the head.",
+        group="Model",
+        descent=True,
+    )
     embedding: int = option(
         64, whole(1), help="Width of a retrieval model's embedding.", group="Model", estimator=False
     )
@@ -232,6 +247,7 @@ class TrainConfig(TrainingOptions):
         help="For classification: share of the probability spread over all classes in training.",
         group="Task",
         estimator="classification",
+        descent=True,
     )
     class_weights: str | list[float] | None = option(
         None,
@@ -356,6 +372,13 @@ class TrainConfig(TrainingOptions):
         self._check_folds()
         self._check_choices()
         self.resolved_fusion_options()
+        if self.fits_at_once:
+            refuse_unused(self.fusion, type(self), self.changed())
+
+    @property
+    def fits_at_once(self) -> bool:
+        """Whether the fusion is fitted at once, as linear models and trees are, and not by gradient descent."""
+        return fits_at_once(self.fusion)
 
     def _check_folds(self) -> None:
         if self.member is not None and (self.ensemble is None or self.member >= self.ensemble):
@@ -397,8 +420,13 @@ class TrainConfig(TrainingOptions):
             UnknownNameError: an unknown value.
             InputError: a value that does not fit.
         """
-        every = product(*self.choose.values())
-        return [replace(self, choose={}, **dict(zip(self.choose, values, strict=True))) for values in every]
+        found: list[Self] = []
+        for values in product(*self.choose.values()):
+            chosen = {**self.to_dict(), **dict(zip(self.choose, values, strict=True)), "choose": {}}
+            candidate = self.from_dict(without_unused(chosen))
+            if candidate not in found:  # methods that are fitted at once differ in less
+                found.append(candidate)
+        return found
 
     def resolved_fusion_options(self) -> dict[str, Any]:
         """The fusion's options with ``dim`` and ``backend`` put where the fusion expects them.
@@ -484,7 +512,38 @@ class TrainConfig(TrainingOptions):
             before = values.get(name)
             if name in given and declared.check.pairs and declared.parts is None and isinstance(before, Mapping):
                 given[name] = {**before, **given[name]}
-        return cls.from_dict({**values, **given})
+        config = cls.from_dict({**values, **given})
+        if config.fits_at_once:
+            refuse_unused(config.fusion, cls, given)
+        return config
+
+
+def fits_at_once(fusion: str) -> bool:
+    """Whether a fusion is fitted at once, as linear models and trees are, and not by gradient descent.
+
+    Raises:
+        UnknownNameError: an unknown fusion.
+    """
+    from equifuse.fusion import FittedFusion  # noqa: PLC0415 - PyTorch
+    from equifuse.registry import FUSIONS  # noqa: PLC0415
+
+    return issubclass(FUSIONS.get(fusion), FittedFusion)
+
+
+def without_unused(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options meant for several methods, without those that the ``fusion`` among them has no use for.
+
+    >>> from equifuse.runs.config import without_unused
+    >>> without_unused({"fusion": "linear", "lr": 0.01, "prepare": "log1p"})
+    {'fusion': 'linear', 'prepare': 'log1p'}
+
+    Raises:
+        UnknownNameError: an unknown fusion.
+    """
+    if not fits_at_once(options["fusion"]):
+        return dict(options)
+    declared = declarations(TrainConfig)
+    return {name: value for name, value in options.items() if name not in declared or not declared[name].descent}
 
 
 TrainConfig.__doc__ = (TrainConfig.__doc__ or "").replace("{options}", documented(TrainConfig))

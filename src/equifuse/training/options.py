@@ -11,6 +11,7 @@ from equifuse.options import (
     Check,
     Options,
     auto,
+    declarations,
     mapping,
     number,
     one_of,
@@ -49,6 +50,25 @@ def _loggers() -> Iterable[str]:
     from equifuse.registry import LOGGERS  # noqa: PLC0415
 
     return LOGGERS.names()
+
+
+def refuse_unused(fusion: str, kind: type[Options], given: Iterable[str]) -> None:
+    """Refuse what is about gradient descent for a method that is fitted at once.
+
+    Args:
+        fusion: the method.
+        kind: the class of the options.
+        given: their names.
+
+    Raises:
+        InputError: there are some; the message names them all.
+    """
+    unused = [name for name, declared in declarations(kind).items() if declared.descent and name in given]
+    if unused:
+        several = len(unused) > 1
+        named = ", ".join(unused[:-1]) + " and " + unused[-1] if several else unused[0]
+        which = "them" if several else "it"
+        raise InputError(f"fusion {fusion!r} is fitted at once and has no use for {named}; leave {which} out")
 
 
 @dataclass(frozen=True)
@@ -91,9 +111,19 @@ class TrainingOptions(Options):
         InputError: a value of the wrong type or out of range, or options that exclude each other.
     """
 
-    epochs: int = option(100, whole(1), help="Most passes over the training part.", group="Training")
+    epochs: int = option(
+        100,
+        whole(1),
+        help="Most passes over the training part.",
+        group="Training",
+        descent=True,
+    )
     batch_size: int = option(
-        64, whole(1), help="Samples per step, of each process where there are several.", group="Training"
+        64,
+        whole(1),
+        help="Samples per step, of each process where there are several.",
+        group="Training",
+        descent=True,
     )
     seed: int = option(
         0,
@@ -103,7 +133,11 @@ class TrainingOptions(Options):
         estimator=False,
     )
     accumulate: int = option(
-        1, whole(1), help="Batches whose gradients are taken together for one step.", group="Training"
+        1,
+        whole(1),
+        help="Batches whose gradients are taken together for one step.",
+        group="Training",
+        descent=True,
     )
     warm_start: bool = option(
         False,
@@ -111,12 +145,14 @@ class TrainingOptions(Options):
         help="Start each solve of an equilibrium from where the same sample's ended an epoch before.",
         group="Training",
         estimator=False,
+        descent=True,
     )
     optimizer: str = option(
         "adamw",
         one_of(names=_optimizers),
         help="Optimiser, by its PyTorch name in lower case: adamw, adam, sgd, rmsprop, ...",
         group="Optimiser",
+        descent=True,
     )
     optimizer_options: dict[str, Any] = option(
         dict,
@@ -124,10 +160,21 @@ class TrainingOptions(Options):
         help="Further option of the optimiser, such as momentum=0.9.",
         group="Optimiser",
         flag="--optimizer-option",
+        descent=True,
     )
-    lr: float = option(1e-3, number(above=0), help="Learning rate.", group="Optimiser")
+    lr: float = option(
+        1e-3,
+        number(above=0),
+        help="Learning rate.",
+        group="Optimiser",
+        descent=True,
+    )
     weight_decay: float = option(
-        1e-4, number(least=0), help="Weight decay; biases and the gains of norms are not decayed.", group="Optimiser"
+        1e-4,
+        number(least=0),
+        help="Weight decay; biases and the gains of norms are not decayed.",
+        group="Optimiser",
+        descent=True,
     )
     schedule: str = option(
         "constant",
@@ -135,6 +182,7 @@ class TrainingOptions(Options):
         help="Learning rate over time: constant, cosine, one_cycle, or plateau, which lowers it where validation "
         "does not improve.",
         group="Optimiser",
+        descent=True,
     )
     schedule_options: dict[str, Any] = option(
         dict,
@@ -142,20 +190,36 @@ class TrainingOptions(Options):
         help="Option of the schedule, such as final=0.01 (cosine) or factor=0.5 (plateau).",
         group="Optimiser",
         flag="--schedule-option",
+        descent=True,
     )
     warmup: float = option(
         0.0,
         number(least=0),
         help="Epochs over which the learning rate rises from near 0, before the schedule.",
         group="Optimiser",
+        descent=True,
     )
     gradient_clip: float | None = option(
-        None, optional(number(above=0)), help="Largest norm of the gradient; larger ones are scaled.", group="Optimiser"
+        None,
+        optional(number(above=0)),
+        help="Largest norm of the gradient; larger ones are scaled.",
+        group="Optimiser",
+        descent=True,
     )
     encoder_lr: float | None = option(
-        None, optional(number(above=0)), help="Learning rate of the encoders, where it is another.", group="Optimiser"
+        None,
+        optional(number(above=0)),
+        help="Learning rate of the encoders, where it is another.",
+        group="Optimiser",
+        descent=True,
     )
-    freeze_encoders: bool = option(False, yes_no(), help="Do not train the encoders.", group="Optimiser")
+    freeze_encoders: bool = option(
+        False,
+        yes_no(),
+        help="Do not train the encoders.",
+        group="Optimiser",
+        descent=True,
+    )
     parameter_groups: dict[str, dict[str, Any]] = option(
         dict,
         _parameter_groups(),
@@ -163,6 +227,7 @@ class TrainingOptions(Options):
         "'encoders.text.*={lr: 1e-5, weight_decay: 0}' or 'head.*={freeze: true}'.",
         group="Optimiser",
         flag="--parameter-group",
+        descent=True,
     )
     unimodal: str = option(
         "fitted",
@@ -170,12 +235,14 @@ class TrainingOptions(Options):
         help="A linear head on each modality's encoder: none; loss: it is trained beside the fusion; sum: what the "
         "heads say is also added to the prediction; fitted: added with two factors fitted on validation.",
         group="Training",
+        descent=True,
     )
     unimodal_loss: float = option(
         1.0,
         number(least=0),
         help="Weight of the loss of each modality alone, beside that of the prediction.",
         group="Training",
+        descent=True,
     )
     unimodal_loss_epochs: int | None = option(
         None,
@@ -183,6 +250,7 @@ class TrainingOptions(Options):
         help="Epochs over which that weight falls to 0.",
         group="Training",
         default_text="it stays",
+        descent=True,
     )
     balance: str | None = option(
         None,
@@ -190,6 +258,7 @@ class TrainingOptions(Options):
         help="Balance the modalities: ogm_ge, pmr or gradient_blending.",
         group="Training",
         estimator=False,
+        descent=True,
     )
     balance_options: dict[str, Any] = option(
         dict,
@@ -198,6 +267,7 @@ class TrainingOptions(Options):
         group="Training",
         flag="--balance-option",
         estimator=False,
+        descent=True,
     )
     modality_dropout: float | str | dict[str, float] = option(
         "auto",
@@ -205,15 +275,21 @@ class TrainingOptions(Options):
         help="Chance to hide each modality of each training sample; one that it has is always kept. auto: so that a "
         "sample lacks 30 % of them, or what the data or --expect-missing say, if that is more.",
         group="Missing modalities",
+        descent=True,
     )
     expect_missing: dict[str, float] = option(
         dict,
         rates_by_name(),
         help="Share of samples that will lack a modality when the model is used, such as image=0.5.",
         group="Missing modalities",
+        descent=True,
     )
     patience: int = option(
-        15, whole(1), help="Epochs without improvement on validation after which training stops.", group="Selection"
+        15,
+        whole(1),
+        help="Epochs without improvement on validation after which training stops.",
+        group="Selection",
+        descent=True,
     )
     monitor: str | None = option(
         None,
@@ -238,7 +314,11 @@ class TrainingOptions(Options):
         estimator=False,
     )
     accelerator: str = option(
-        "cpu", one_of("cpu", "gpu", "auto"), help="What to train on: cpu, gpu or auto.", group="Machine"
+        "cpu",
+        one_of("cpu", "gpu", "auto"),
+        help="What to train on: cpu, gpu or auto.",
+        group="Machine",
+        descent=True,
     )
     devices: int = option(
         1,
@@ -246,14 +326,23 @@ class TrainingOptions(Options):
         help="Processes, or GPUs, that train one model on each machine; under torchrun or Slurm as many as started.",
         group="Machine",
         estimator=False,
+        descent=True,
     )
-    nodes: int = option(1, whole(1), help="Machines.", group="Machine", estimator=False)
+    nodes: int = option(
+        1,
+        whole(1),
+        help="Machines.",
+        group="Machine",
+        estimator=False,
+        descent=True,
+    )
     strategy: str = option(
         "auto",
         one_of("auto", "ddp", "fsdp"),
         help="Several processes: ddp keeps the whole model in each, fsdp shares it out, on GPUs only.",
         group="Machine",
         estimator=False,
+        descent=True,
     )
     precision: str = option(
         "32",
@@ -261,6 +350,7 @@ class TrainingOptions(Options):
         help="32, or bf16 for mixed precision; fixed points keep the precision their tolerance needs.",
         group="Machine",
         estimator=False,
+        descent=True,
     )
     logger: tuple[str, ...] = option(
         (),
@@ -268,6 +358,7 @@ class TrainingOptions(Options):
         help="Where the numbers of each epoch also go: csv, tensorboard, wandb or mlflow.",
         group="Output",
         estimator=False,
+        descent=True,
     )
     logger_options: dict[str, Any] = option(
         dict,
@@ -276,7 +367,13 @@ class TrainingOptions(Options):
         group="Output",
         flag="--logger-option",
         estimator=False,
+        descent=True,
     )
+
+    @property
+    def fits_at_once(self) -> bool:
+        """Whether they are of a method that is fitted at once; what is trained says so, where it is among them."""
+        return False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -49,6 +49,8 @@ def resolved(options: Some, facts: Facts) -> Some:
     for name in options.expect_missing:
         if name not in facts.missing:
             raise UnknownNameError("modality", name, facts.missing)
+    if options.fits_at_once:  # it has no use for them
+        return options
     found: dict[str, Any] = {}
     if options.modality_dropout == AUTO:
         found["modality_dropout"] = hidden(facts, options.expect_missing)
