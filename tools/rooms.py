@@ -19,6 +19,7 @@ FLOORS = (
     ("solve",),
     ("fusion",),
     ("encoders",),
+    ("detection",),
     ("data", "datasets"),
     ("model",),
     ("tasks",),

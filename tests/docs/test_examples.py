@@ -26,6 +26,7 @@ PACKAGES = [
     "equifuse.encoders",
     "equifuse.model",
     "equifuse.datasets",
+    "equifuse.detection",
     "equifuse.tasks",
     "equifuse.information",
     "equifuse.explain",
