@@ -52,6 +52,30 @@ def test_a_format_from_outside_is_found_and_named(toy, tmp_path):
         ef.datasets.load(tmp_path / "other.xyz")
 
 
+def test_a_format_that_is_asked_for_reads_with_its_options(toy):
+    @FORMATS.register
+    class Every(Toy):
+        name = "every"
+
+        def __init__(self, nth=1):
+            self.nth = nth
+
+        def read(self, path, options, *, val_fraction, seed):
+            values = np.loadtxt(path, dtype=np.float32, ndmin=2)[:: self.nth]
+            whole = Split({"a": values[:, :1]}, target=np.arange(len(values)) % 2)
+            return assemble(path.stem, whole, "classification", {}, val_fraction=val_fraction, seed=seed)
+
+    data = ef.datasets.load(toy, source={"format": "every", "format_options": {"nth": 2}})
+    assert sum(len(split) for split in data.splits.values()) == 20
+    with pytest.raises(ef.UnknownNameError, match="unknown option of format 'every': 'nht'; did you mean 'nth'"):
+        ef.datasets.load(toy, source={"format": "every", "format_options": {"nht": 2}})
+    with pytest.raises(ef.UnknownNameError, match="unknown format 'eveyr'; did you mean 'every'"):
+        ef.datasets.load(toy, source={"format": "eveyr"})
+    with pytest.raises(ef.DataError, match="no such file"):
+        ef.datasets.load(toy.with_name("no.toy"), source={"format": "every"})
+    FORMATS._origins.pop("every", None)
+
+
 def test_the_higher_priority_reads(toy):
     @FORMATS.register
     class Better(Toy):

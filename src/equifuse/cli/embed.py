@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from equifuse.cli.options import OF_SPLITTING, with_options
-from equifuse.data.options import SourceOptions
+from equifuse.data.options import OF_FORMATS, SourceOptions
 
 
-@with_options(SourceOptions, "source", without=(*OF_SPLITTING, "target"))
+@with_options(SourceOptions, "source", without=(*OF_SPLITTING, *OF_FORMATS, "target"))
 def embed(
     run: Annotated[Path, typer.Argument(help="Run folder made by 'equifuse train'.")],
     source: dict[str, Any],

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from equifuse.cli.options import OF_SPLITTING, resumable, with_options
-from equifuse.data.options import SourceOptions
+from equifuse.data.options import OF_FORMATS, SourceOptions
 from equifuse.errors import InputError
 
 
-@with_options(SourceOptions, "source", without=(*OF_SPLITTING, "target"))
+@with_options(SourceOptions, "source", without=(*OF_SPLITTING, *OF_FORMATS, "target"))
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder made by 'equifuse train'.")],
     source: dict[str, Any],

@@ -11,7 +11,7 @@ from typing import Any
 from equifuse.data.apart import read_apart
 from equifuse.data.dataset import MultimodalDataset
 from equifuse.data.digits import load_digits_views
-from equifuse.data.formats import find_format
+from equifuse.data.formats import chosen_format
 from equifuse.data.formats.npz import is_data_set, read_npz
 from equifuse.data.objects import dataset_of_object
 from equifuse.data.options import SourceOptions
@@ -87,7 +87,7 @@ def load(
     path = Path(text)
     looks_like_path = path.suffix != "" or len(path.parts) > 1 or path.exists()
     if looks_like_path:
-        known = find_format(path)
+        known = chosen_format(path, options)
         return known.read(path, options, val_fraction=val_fraction, seed=seed)
     folder = _root(root)
     if folder is None or not (folder / f"{text}.npz").is_file():

@@ -40,7 +40,20 @@ def _files() -> Check:
 # All files; none of them; the file of --data.
 ALL, NONE, MAIN = "*", "none", "data"
 # The options that say how files are read: a trained model reads others in the same way.
-READING = ("id_pattern", "duplicates", "separator", "sheet", "transpose", "encoding", "na", "kinds")
+READING = (
+    "format",
+    "format_options",
+    "id_pattern",
+    "duplicates",
+    "separator",
+    "sheet",
+    "transpose",
+    "encoding",
+    "na",
+    "kinds",
+)
+# The options that say which reader there is, and how it is set: every format has them.
+OF_FORMATS = ("format", "format_options")
 
 # Separators that get lost where they are written out.
 SEPARATORS = {"tab": "\t", "space": " "}
@@ -52,6 +65,12 @@ def _separator() -> Check:
         lambda v: isinstance(v, str) and (v in SEPARATORS or (len(v) == 1 and v not in '"\r\n\t ')),
         convert=lambda v: next((name for name, mark in SEPARATORS.items() if mark == v), v),
     )
+
+
+def _formats() -> Iterable[str]:
+    from equifuse.registry import FORMATS  # noqa: PLC0415
+
+    return FORMATS.names()
 
 
 def _tasks() -> Iterable[str]:
@@ -94,6 +113,8 @@ class SourceOptions(Options):
         order: column of dates or numbers: the test part is the latest rows, validation those before it.
         keep: further columns to carry along, into tables of predictions and for results by site.
         untrusted: whether files are read in a process of their own, with limits of memory and time.
+        format: name of the format to read; None for the one that recognises the path.
+        format_options: options of that format, as its class takes them.
 
     Raises:
         InputError: a value of the wrong kind.
@@ -231,6 +252,17 @@ class SourceOptions(Options):
         flag="--untrusted",
         const=True,
     )
+    format: str | None = option(
+        None,
+        optional(one_of(names=_formats)),
+        help="The format of the data, where its files do not show it: votenet, npz, ...",
+        group="Data",
+        flag="--format",
+        default_text="found",
+    )
+    format_options: dict[str, Any] = option(
+        dict, mapping(), help="Option of the format, such as points=4096.", group="Data", flag="--format-option"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -287,7 +319,7 @@ class SourceOptions(Options):
             InputError: an option other than ``allowed`` was given.
         """
         for name in self.given():
-            if name not in allowed:
+            if name not in (*allowed, *OF_FORMATS):
                 raise InputError(f"{where} says itself what is what; it takes no option {name!r}")
 
 

@@ -1,6 +1,6 @@
 """Formats of data sets, one file each: what it looks like on disk, and how it is read."""
 
-from equifuse.data.formats.base import Format, find_format, known_formats
+from equifuse.data.formats.base import Format, chosen_format, find_format, known_formats
 from equifuse.data.formats.folder import FolderFormat
 from equifuse.data.formats.h5mu import AnnDataFormat, MuDataFormat
 from equifuse.data.formats.hdf5 import HDF5Format
@@ -23,6 +23,7 @@ __all__ = [
     "MuDataFormat",
     "NpzFormat",
     "TableFormat",
+    "chosen_format",
     "find_format",
     "known_formats",
 ]

@@ -73,6 +73,21 @@ def known_formats() -> list[Format]:
     return sorted((kind() for kind in FORMATS.parts()), key=lambda known: (-known.priority, known.name))
 
 
+def chosen_format(path: Path, options: SourceOptions) -> Format:
+    """The format that is asked for, or else that of the path, with its options.
+
+    Raises:
+        DataError: there is nothing at the path, or it is in none of the formats.
+        UnknownNameError: an option that the format does not have.
+        InputError: one that it cannot use.
+    """
+    if options.format is not None and not path.exists():
+        raise DataError(f"no such file: {path}")
+    name = options.format or find_format(path).name
+    made: Format = FORMATS.make(name, **options.format_options)
+    return made
+
+
 def find_format(path: Path) -> Format:
     """The format of a file or folder.
 
