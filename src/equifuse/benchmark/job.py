@@ -23,6 +23,7 @@ from equifuse.evaluation.conditions import Condition, Intact, Missing, Seed, onl
 from equifuse.evaluation.costs import flops_per_sample
 from equifuse.evaluation.evaluate import evaluate_quietly
 from equifuse.model import FusionModel
+from equifuse.options import default_of
 from equifuse.records import OPTIONAL, Record
 from equifuse.runs.config import TrainConfig
 from equifuse.runs.metrics import Convergence
@@ -32,6 +33,8 @@ from equifuse.training.protocol import CLEAN
 from equifuse.training.trainer import Trainer
 
 INTACT = Intact().name
+# Options that results of earlier versions do not have; at their defaults they decide nothing.
+_LATER = ("averaging", "ema_decay", "soup_epochs", "mixup", "feature_noise", "sam", "skip")
 # Marks the seed of what is hidden, so that it is none of those of training.
 _HIDING = 7_919
 
@@ -59,7 +62,12 @@ class Job:
     @property
     def key(self) -> str:
         """Sixteen hexadecimal digits of all that decides the result: equal jobs, equal keys."""
-        options = {name: value for name, value in self.config.to_dict().items() if name != "data"}
+        defaults = {name: default_of(TrainConfig, name) for name in _LATER}
+        options = {
+            name: value
+            for name, value in self.config.to_dict().items()
+            if name != "data" and not (name in defaults and value == defaults[name])
+        }
         decisive = {
             "config": options,
             "data": self.fingerprint,

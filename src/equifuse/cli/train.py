@@ -89,6 +89,8 @@ def train(
     show(metrics_table(result.metrics))
     if result.metrics.mix:
         typer.echo(result.metrics.mix.sentence)
+    if result.metrics.soup:
+        typer.echo(f"weights: the mean of epochs {', '.join(map(str, sorted(result.metrics.soup)))}")
     if result.metrics.members:
         typer.echo(result.metrics.members_sentence)
     if resolved.protocol != "clean":

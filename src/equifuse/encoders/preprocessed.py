@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from equifuse.errors import InputError
@@ -40,6 +41,8 @@ class Preprocessed(nn.Sequential):
 
     # How many of the first layers are left out, because what comes in has been through them.
     skipped = 0
+    # Standard deviation of normal noise that is added to what the encoder gets in training.
+    noise = 0.0
 
     @property
     def takes_lengths(self) -> bool:
@@ -51,4 +54,6 @@ class Preprocessed(nn.Sequential):
         *layers, encoder = self.children()
         for layer in layers[self.skipped :]:
             x = layer(x)
+        if self.noise and self.training:
+            x = x + self.noise * torch.randn_like(x)
         return encode(encoder, x, lengths)

@@ -197,6 +197,8 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         config = self._config(mix(self._seed, self.n_iter_) % 2**31)
         if config.ensemble is not None:
             raise InputError("partial_fit goes on with one model; fit trains an ensemble")
+        if config.averaging != "none":
+            raise InputError("partial_fit knows no epochs to average; use averaging='none'")
         if config.fits_at_once:
             raise InputError(f"fusion {config.fusion!r} is fitted at once to all samples; use fit")
         if config.schedule != "constant" or config.warmup:

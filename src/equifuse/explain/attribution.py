@@ -280,7 +280,13 @@ def _split_model(model: FusionModel) -> tuple[FusionModel, dict[str, _Front]]:
     if not any(front.steps for front in fronts.values()):
         return model, fronts
     rest_of_model = FusionModel(
-        encoders, model.fusion, model.head, task=model.task, classes=model.classes, unimodal=model.unimodal
+        encoders,
+        model.fusion,
+        model.head,
+        task=model.task,
+        classes=model.classes,
+        unimodal=model.unimodal,
+        skip=model.skip,
     )
     return rest_of_model.train(model.training), fronts
 

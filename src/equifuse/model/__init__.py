@@ -4,7 +4,18 @@ from equifuse.model.build import build_model
 from equifuse.model.ensemble import Ensemble
 from equifuse.model.heads import LinearHead
 from equifuse.model.module import FusionModel, ModelOutput, Piece
+from equifuse.model.skip import SkipConnection
 from equifuse.model.store import load
 from equifuse.model.unimodal import UnimodalHeads
 
-__all__ = ["Ensemble", "FusionModel", "LinearHead", "ModelOutput", "Piece", "UnimodalHeads", "build_model", "load"]
+__all__ = [
+    "Ensemble",
+    "FusionModel",
+    "LinearHead",
+    "ModelOutput",
+    "Piece",
+    "SkipConnection",
+    "UnimodalHeads",
+    "build_model",
+    "load",
+]

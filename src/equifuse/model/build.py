@@ -16,6 +16,7 @@ from equifuse.fusion import FittedFusion, make_fusion
 from equifuse.fusion import fusion_options as options_of
 from equifuse.model.heads import LinearHead
 from equifuse.model.module import FusionModel
+from equifuse.model.skip import SkipConnection
 from equifuse.model.unimodal import UnimodalHeads
 from equifuse.registry import FUSIONS, TASKS
 
@@ -38,6 +39,7 @@ def build_model(
     clip: float | None = 5.0,
     prepare: Mapping[str, Sequence[Preparation | Mapping[str, Any]]] | None = None,
     unimodal_heads: bool = False,
+    skip: bool = False,
 ) -> FusionModel:
     """Build a model from names and numbers, as the command line does; it can be stored and loaded without any code.
 
@@ -66,6 +68,7 @@ def build_model(
         prepare: modality name -> fitted steps, see :func:`equifuse.encoders.fit_steps`, instead of standardising.
         unimodal_heads: whether each modality also predicts alone from its encoder's output, which is added to what the
             head makes of the fused representation; a fusion that decides by such predictions already gets no others.
+        skip: whether a :class:`~equifuse.model.SkipConnection` leads around the fusion.
 
     Returns:
         The model, with fresh weights.
@@ -105,7 +108,8 @@ def build_model(
         raise InputError(f"fusion {fusion!r} has outputs={module.out_dim}, the task {n_outputs}; leave the option out")
     head = nn.Identity() if module.decides else LinearHead(module.out_dim, n_outputs, head_dropout)
     unimodal = UnimodalHeads(dims, n_outputs) if unimodal_heads and not module.decides else None
-    model = FusionModel(encoders, module, head, task=task, classes=classes, unimodal=unimodal)
+    around = SkipConnection(dims, module.out_dim) if skip else None
+    model = FusionModel(encoders, module, head, task=task, classes=classes, unimodal=unimodal, skip=around)
     model.shapes = given
     model.recipe = {
         "n_outputs": n_outputs,
@@ -115,8 +119,8 @@ def build_model(
         "head_dropout": head_dropout,
         "clip": clip,
     }
-    if unimodal is not None:
-        model.recipe["unimodal_heads"] = True
+    parts = {"unimodal_heads": unimodal, "skip": around}
+    model.recipe |= {name: True for name, part in parts.items() if part is not None}
     if prepared:
         model.recipe["prepare"] = {name: [step.stored() for step in steps] for name, steps in prepared.items()}
     return model

@@ -119,7 +119,7 @@ class Ensemble(FusionModel):
         kind = next((p.dtype for p in first.parameters()), torch.float32)
         self.fusion = MemberFusion(members, (given / given.sum()).to(kind))
         self.head = nn.Identity()
-        self.unimodal = None
+        self.unimodal = self.skip = None
         # What is known of inputs and outputs is the same for all members.
         known = {name: value for name, value in vars(first).items() if name[0] != "_" and name != "training"}
         for name, value in {**known, "recipe": None}.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from equifuse.fusion import Fusion, FusionOutput
 from equifuse.fusion.base import no_tensor
 from equifuse.fusion.modes import evaluation_mode
 from equifuse.model.outputs import encoder_tensor
+from equifuse.model.skip import SkipConnection
 from equifuse.model.unimodal import UnimodalHeads
 from equifuse.registry import TASKS
 
@@ -89,6 +90,7 @@ class FusionModel(nn.Module):
             not trained or evaluated by this library.
         classes: names of the ``K`` classes or targets, or None.
         unimodal: heads for what each modality says alone, and their mix with the fused one; None for none.
+        skip: what is added to the fused representation before the head; None for nothing.
 
     Raises:
         UnknownNameError: an encoder for a modality that the fusion does not have, or an unknown task.
@@ -104,6 +106,7 @@ class FusionModel(nn.Module):
         task: str | None = None,
         classes: tuple[str, ...] | None = None,
         unimodal: UnimodalHeads | None = None,
+        skip: SkipConnection | None = None,
     ) -> None:
         super().__init__()
         for name in encoders:
@@ -118,10 +121,13 @@ class FusionModel(nn.Module):
             raise InputError(
                 f"fusion {fusion.name!r} decides by what each modality says alone; it needs no other heads"
             )
+        if skip is not None and fusion.decides:
+            raise InputError(f"fusion {fusion.name!r} decides itself; there is no skip connection around it")
         self.encoders = nn.ModuleDict({name: encoders[name] or nn.Identity() for name in fusion.dims})
         self.fusion = fusion
         self.head = head
         self.unimodal = unimodal
+        self.skip = skip
         self.task = task
         self.classes = tuple(classes) if classes is not None else None
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -131,6 +137,8 @@ class FusionModel(nn.Module):
         self.row_missing: float | None = None
         self.spreads: list[float] | None = None  # what errors of each target are counted in, where the task asks for it
         self.recipe: dict[str, Any] | None = None
+        # What training does to the encoders' outputs, such as mixing those of different samples.
+        self.augment: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -167,7 +175,10 @@ class FusionModel(nn.Module):
             InputError: a shape, width or mask does not fit.
         """
         present = self.presence(inputs, present, lengths=lengths)
-        return self.predict_encoded(self.encode(inputs, present, lengths=lengths), present, index=index)
+        encoded = self.encode(inputs, present, lengths=lengths)
+        if self.augment is not None and self.training:
+            encoded = self.augment(encoded)
+        return self.predict_encoded(encoded, present, index=index)
 
     def predict_encoded(
         self,
@@ -178,7 +189,10 @@ class FusionModel(nn.Module):
     ) -> ModelOutput:
         """Predict from the encoders' outputs, as the call does; see there for the arguments."""
         output = self.fusion(encoded, present, index=index)
-        fused = prediction = self.head(output.fused)
+        states = output.fused
+        if self.skip is not None:
+            states = states + self.skip(encoded, present, states.dim())
+        fused = prediction = self.head(states)
         unimodal = dict(output.decisions) if self.fusion.decides else {}
         if self.unimodal is not None:
             unimodal = self.unimodal(encoded, present, fused.dim())

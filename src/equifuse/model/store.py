@@ -21,6 +21,7 @@ from equifuse.fusion import make_fusion
 from equifuse.model.build import build_model
 from equifuse.model.ensemble import Ensemble
 from equifuse.model.module import FusionModel
+from equifuse.model.skip import SkipConnection
 from equifuse.model.unimodal import UnimodalHeads
 
 _FORMAT = 1
@@ -51,6 +52,7 @@ def save(model: FusionModel, path: Path, *, overwrite: bool = False) -> None:
         "fusion": model.fusion.config(),
         "recipe": model.recipe,
         "unimodal_outputs": None if model.unimodal is None else model.unimodal.outputs,
+        **({} if model.skip is None else {"skip": True}),
     }
     with atomic_folder(path, overwrite=overwrite) as staging:
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
@@ -162,6 +164,7 @@ def load(
         recipe, task = described["recipe"], described["task"]
         alone = described.get("unimodal_outputs")  # what version 0.1 stored has none
         alone = None if alone is None else int(alone)
+        around = bool(described.get("skip", False))
         name, dims = fusion.pop("name"), fusion.pop("dims")
     with parse_errors(path / WEIGHTS, "safetensors"):
         tensors = load_file(path / WEIGHTS)
@@ -178,7 +181,8 @@ def load(
             raise DataError(f"the model at {path} has modules of its own; pass load(path, encoders=..., head=...)")
         module = make_fusion(name, dims, **fusion)
         unimodal = None if alone is None else UnimodalHeads(dims, alone)
-        model = FusionModel(encoders, module, head, task=task, classes=classes, unimodal=unimodal)
+        skip = SkipConnection(dims, module.out_dim) if around else None
+        model = FusionModel(encoders, module, head, task=task, classes=classes, unimodal=unimodal, skip=skip)
         model.shapes = shapes
     model.features, model.schema = features, schema
     model.row_missing, model.spreads = row_missing, spreads

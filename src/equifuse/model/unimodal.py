@@ -61,7 +61,7 @@ class UnimodalHeads(nn.Module):
             mask = (present or {}).get(m)
             states, rows = pooled(x, mask, axes) if x.dim() > axes else (x, mask)
             said = self.heads[m](states)
-            found[m] = said if rows is None else torch.where(_beside(rows, said), said, self.offset)
+            found[m] = said if rows is None else torch.where(beside(rows, said), said, self.offset)
         return found
 
     def mixed(
@@ -71,7 +71,7 @@ class UnimodalHeads(nn.Module):
         total, count = torch.zeros_like(fused), torch.zeros_like(fused[..., :1])
         for m, said in unimodal.items():
             total = total + (said - self.offset)
-            count = count + _there((present or {}).get(m), said)
+            count = count + there((present or {}).get(m), said)
         alone = total / count.clamp(min=1)
         a, b = self.mix.unbind()
         return self.offset + a * (fused - self.offset) + b * alone
@@ -108,14 +108,14 @@ def pooled(x: Tensor, mask: Tensor | None, axes: int) -> tuple[Tensor, Tensor | 
     return counted, mask.flatten(axes - 1).any(-1)
 
 
-def _there(mask: Tensor | None, said: Tensor) -> Tensor:
+def there(mask: Tensor | None, said: Tensor) -> Tensor:
     """1 where a modality is present, as a column beside what it said."""
     if mask is None:
         return torch.ones_like(said[..., :1])
-    return _beside(mask, said).to(said.dtype)
+    return beside(mask, said).to(said.dtype)
 
 
-def _beside(mask: Tensor, said: Tensor) -> Tensor:
+def beside(mask: Tensor, said: Tensor) -> Tensor:
     """A mask ``(B, ...)`` with as many axes as ``said``; of positions that were averaged, whether there was any."""
     if mask.dim() > said.dim() - 1:
         mask = mask.flatten(said.dim() - 2).any(-1)

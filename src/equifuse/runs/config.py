@@ -25,6 +25,7 @@ from equifuse.options import (
     text,
     whole,
     wholes,
+    yes_no,
 )
 from equifuse.training.options import TrainingOptions, refuse_unused
 from equifuse.training.protocol import LOOSE
@@ -187,6 +188,13 @@ class TrainConfig(TrainingOptions):
         optional(text()),
         help="For gmf, mm_dynamics: the fusion behind it, e.g. deq; concatenation without.",
         group="Model",
+    )
+    skip: bool = option(
+        False,
+        yes_no(),
+        help="Add the encoders' outputs, projected, to what the fusion makes of them: a skip connection around it.",
+        group="Model",
+        descent=True,
     )
     fusion_options: dict[str, Any] = option(
         dict,

@@ -93,6 +93,7 @@ class RunMetrics(Record):
         alone: modality -> the headline metric on test of what it says alone, from the same model, over the samples that
             have it; None where the model has no such outputs.
         mix: of what the fusion and the modalities alone say; None where it was not fitted.
+        soup: the epochs whose weights the model has the mean of, from 1; None unless asked for.
         members: of an ensemble; None for a single model.
         notes: what looks wrong on test, such as classes that are never predicted; None where nothing does.
     """
@@ -113,6 +114,7 @@ class RunMetrics(Record):
     alone: Metrics | None = field(default=None, metadata=OPTIONAL)
     mix: Mix | None = field(default=None, metadata=OPTIONAL)
     members: list[MemberScore] | None = field(default=None, metadata=OPTIONAL)
+    soup: list[int] | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def members_sentence(self) -> str:

@@ -186,6 +186,7 @@ def model_for(
             head_dropout=config.head_dropout,
             prepare=steps,
             unimodal_heads=config.unimodal != "none",
+            skip=config.skip,
         )
     if model.unimodal is not None and config.unimodal == "loss":
         model.unimodal.set_mix(1.0, 0.0)

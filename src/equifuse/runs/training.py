@@ -215,6 +215,7 @@ def _train(
         notes=notes_on(prepared, evaluations["test"]) or None,
         alone=headline_alone(task, evaluations["test"], dataset.splits["test"].labelled()) or None,
         mix=result.mix,
+        soup=result.soup,
     )
     model.save(out / MODEL, overwrite=resume)
     write_json(out / HISTORY, history)

@@ -70,6 +70,8 @@ class Task(ABC):
         time_to_event: whether targets are times and events, of which there are survival curves.
         conformal: kind of conformal prediction: ``"sets"`` of classes, ``"intervals"`` about values, or None.
         learns: what of the loss is trained along, or None.
+        mixes_samples: whether a sample between two others means something: its loss is that of both their targets, in
+            the same shares. By default it does not.
     """
 
     name: ClassVar[str]
@@ -86,6 +88,7 @@ class Task(ABC):
     time_to_event: ClassVar[bool] = False
     conformal: ClassVar[Literal["sets", "intervals"] | None] = None
     learns: nn.Module | None = None
+    mixes_samples: bool = False
     _asked: tuple[str, ...] = ()
 
     def __init__(self, classes: tuple[str, ...] | None = None) -> None:
@@ -327,7 +330,11 @@ class Task(ABC):
     def forward_loss(self, model: FusionModel, batch: Batch) -> tuple[Tensor, ModelOutput]:
         """Task loss of a batch, and the output it was computed from."""
         output = self.forward(model, batch)
-        return self.loss(output.prediction, batch.target, batch.weight), output
+        return self.training_loss(output.prediction, batch.target, batch.weight), output
+
+    def training_loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Tensor:
+        """What training minimises, where it is not just :meth:`loss`, whose arguments it takes."""
+        return self.loss(prediction, target, weight)
 
     def unimodal_losses(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
         """The loss of what each modality says alone, over the samples that have it; {} where none says anything.

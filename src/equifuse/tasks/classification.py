@@ -118,6 +118,7 @@ class Classification(Task):
         ),
     )
     headline = "accuracy"
+    mixes_samples = True
     output_name: ClassVar[str] = "logits"
     values: ClassVar[tuple[str, ...]] = OF_CLASSES
     predicts_largest: ClassVar[bool] = True

@@ -83,6 +83,7 @@ class Multilabel(Task):
         ),
     )
     headline = "f1_weighted"
+    mixes_samples = True
     output_name: ClassVar[str] = "logits"
     values: ClassVar[tuple[str, ...]] = OF_CLASSES
     predicts_largest: ClassVar[bool] = True

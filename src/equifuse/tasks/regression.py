@@ -152,6 +152,7 @@ class Regression(Task):
         Metric("pearson", pearson, undefined_when=_constant, description="Correlation."),
     )
     headline = "mae"
+    mixes_samples = True
     values: ClassVar[tuple[str, ...]] = ("output",)
     conformal: ClassVar[Literal["sets", "intervals"] | None] = "intervals"
 

@@ -12,9 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from equifuse.data.batch import Batch
 from equifuse.errors import DataError, InputError, UnknownNameError
-from equifuse.model import FusionModel, ModelOutput
 from equifuse.tasks.base import Columns, Task, needed
 from equifuse.tasks.classification import Classification
 from equifuse.tasks.metrics import LOSS, Measurement, Metric
@@ -275,6 +273,7 @@ class Several(Task):
             raise InputError("several targets need the names of their outputs, such as type=A, type=B, age")
         self.parts = parts_of(classes)
         self.tasks = {part.name: _KINDS[part.kind](part.classes or part.columns) for part in self.parts}
+        self.mixes_samples = all(task.mixes_samples for task in self.tasks.values())
         self.spreads = list(spreads) if spreads else [1.0] * len(self.parts)
         given = {} if target_weight in (None, LEARNT) else target_weight
         if not isinstance(given, Mapping):
@@ -324,16 +323,15 @@ class Several(Task):
         zero = (0 * prediction).sum()
         return torch.stack([zero, *(self.weight.get(name, 1.0) * loss for name, loss in found.items())]).sum()
 
-    def forward_loss(self, model: FusionModel, batch: Batch) -> tuple[Tensor, ModelOutput]:
+    def training_loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Tensor:
         """With the weights as they are being learnt."""
         if self.learns is None:
-            return super().forward_loss(model, batch)
-        output = self.forward(model, batch)
-        found = self.losses(output.prediction, needed(batch.target), batch.weight)
+            return self.loss(prediction, target, weight)
+        found = self.losses(prediction, needed(target), weight)
         assert isinstance(self.learns, nn.ParameterDict)
-        logs = {part.name: self.learns[str(i)].to(output.prediction) for i, part in enumerate(self.parts)}
+        logs = {part.name: self.learns[str(i)].to(prediction) for i, part in enumerate(self.parts)}
         each = [torch.exp(-logs[name]) * loss + _HALF * logs[name] for name, loss in found.items()]
-        return torch.stack([(0 * output.prediction).sum(), *each]).sum(), output
+        return torch.stack([(0 * prediction).sum(), *each]).sum()
 
     def undefined_loss(self, prediction: Tensor, target: Tensor | None) -> str | None:
         """None of the targets has one."""

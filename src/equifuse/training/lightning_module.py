@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import lightning.pytorch as pl
@@ -20,9 +20,11 @@ from equifuse.solve import SolverStats
 from equifuse.tasks import Task
 from equifuse.tasks.evaluated import result_of
 from equifuse.training.balancing import Balancer
+from equifuse.training.mixup import Pairs, mixing, pairs_of
 from equifuse.training.optimization import OptimizerFactory, Schedule, ScheduleFactory, make_optimizer, make_schedule
 from equifuse.training.options import TrainingOptions
 from equifuse.training.protocol import LOOSE
+from equifuse.training.sharpness import sharpened
 
 Row = dict[str, float | None]
 # An epoch's loss beyond that of outputs of zero by this has diverged, also if it is still a number.
@@ -86,6 +88,7 @@ class LitFusion(pl.LightningModule):
         self.reduces = bool(self._hidden) and task.hidden_at_rates and not loose
         self._stats: SolverStats | None = None
         self._latest = 0
+        self._again = False  # whether a batch is seen for the second time
         self._zeros_loss = torch.zeros(())
 
     def configure_optimizers(self) -> Any:
@@ -127,38 +130,85 @@ class LitFusion(pl.LightningModule):
         """Total loss of a batch."""
         if self._hidden:
             batch = drop_modalities(batch, self._hidden)
-        loss, output = self.task.forward_loss(self.model, batch)
+        loss, output, pairs = self._forward(batch, batch_idx)
         if batch_idx == 0:
             with torch.no_grad():
                 zeros = torch.zeros_like(output.prediction)
                 self._zeros_loss = self.task.loss(zeros, batch.target, batch.weight)
         losses, fusion = dict(output.fusion.losses), self.model.fusion
         if fusion.target_loss_weights and batch.target is not None:
-            losses |= fusion.target_losses(output.fusion, batch.target, batch.present)
+            losses |= self._target_losses(output, batch, pairs)
         parts = {"task_loss": loss, **losses}
         loss, numbers = self.balancer.balanced(self.model, self.task, batch, output, loss)
         parts |= {f"balance/{name}": number for name, number in numbers.items()}
         for name, weight in {**fusion.loss_weights, **fusion.target_loss_weights}.items():
             if weight and name in losses:
                 loss = loss + weight * losses[name]
-        for m, alone in self._alone(output, batch).items():
+        for m, alone in self._alone(output, batch, pairs).items():
             parts[f"unimodal_loss/{m}"] = alone
             loss = loss + self._alone_weight() * alone
         self._stats = output.fusion.stats
         if self._stats is not None:
             parts |= _shares(self._stats)
-        self._add({"loss": loss, **parts}, len(batch))
-        self._count += len(batch)
+        if not self._again:
+            self._add({"loss": loss, **parts}, len(batch))
+            self._count += len(batch)
         self._latest = len(batch)
         return batch.share * loss
 
-    def _alone(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """One step; by the gradient at the worst point nearby, if asked for."""
+        if self.options.sam:
+            optimizer_closure = self._sharpened(optimizer_closure, optimizer)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+
+    def _sharpened(self, closure: Callable[[], Any], optimizer: Any) -> Callable[[], Any]:
+        """See :func:`equifuse.training.sharpness.sharpened`; the second pass is not counted."""
+
+        def counted() -> Any:
+            found = closure()
+            self._again = True
+            return found
+
+        worst = sharpened(counted, optimizer, self.options.sam, self.model)
+
+        def once() -> Any:
+            try:
+                return worst()
+            finally:
+                self._again = False
+
+        return once
+
+    def _forward(self, batch: Batch, batch_idx: int) -> tuple[Tensor, ModelOutput, Pairs | None]:
+        """The loss of a batch, of mixed samples if asked for."""
+        if not self.options.mixup:
+            return *self.task.forward_loss(self.model, batch), None
+        seed = [self.options.seed, self.current_epoch, batch_idx, self.global_rank]
+        pairs = pairs_of(batch, self.options.mixup, seed)
+        with mixing(self.model, pairs):
+            output = self.task.forward(self.model, batch)
+        loss = pairs.loss(lambda b: self.task.training_loss(output.prediction, b.target, b.weight), batch)
+        return loss, output, pairs
+
+    def _target_losses(self, output: ModelOutput, batch: Batch, pairs: Pairs | None) -> dict[str, Tensor]:
+        """The fusion's losses against the target."""
+
+        def losses(of: Batch) -> dict[str, Tensor]:
+            assert of.target is not None
+            return self.model.fusion.target_losses(output.fusion, of.target, of.present)
+
+        return losses(batch) if pairs is None else pairs.losses(losses, batch)
+
+    def _alone(self, output: ModelOutput, batch: Batch, pairs: Pairs | None) -> dict[str, Tensor]:
         """The losses of the modalities alone, where they are asked for and the fusion has none of its own."""
         fusion = self.model.fusion
         own = fusion.decides and bool(fusion.target_loss_weights)
         if self.options.unimodal == "none" or not self._alone_weight() or own:
             return {}
-        return self.task.unimodal_losses(output, batch)
+        if pairs is None:
+            return self.task.unimodal_losses(output, batch)
+        return pairs.losses(lambda of: self.task.unimodal_losses(output, of), batch)
 
     def _alone_weight(self) -> float:
         """The weight of the losses of the modalities alone in this epoch."""
@@ -168,7 +218,7 @@ class LitFusion(pl.LightningModule):
     def on_after_backward(self) -> None:
         """Note how the adjoint solves of the step went, and balance its gradients."""
         self.balancer.after_backward(self.model)
-        if self._stats is None:
+        if self._stats is None or self._again:
             return
         for name, part in self._stats.parts.items():
             adjoint = part.adjoint
@@ -234,6 +284,13 @@ class LitFusion(pl.LightningModule):
         self.log("monitor", self.monitored, logger=False)
         self.epoch_numbers |= numbers
         self.log_dict({name: number for name, number in numbers.items() if number is not None})
+
+    def measured(self, batches: Iterable[Batch]) -> float:
+        """The monitored value of the model as it is, as after an epoch; NaN where there is none."""
+        parts = [batches, *([self.reduced(batches)] if self.reduces else [])]
+        values = [self.task.evaluate(self.model, part).metrics.get(self.monitor) for part in parts]
+        known = [value for value in values if value is not None]
+        return math.nan if values[0] is None else sum(known) / len(known)
 
     def train_means(self) -> dict[str, float]:
         """Means over the samples of the epoch, of all processes; every process has to ask."""

@@ -30,6 +30,8 @@ SCHEDULES = ("constant", "cosine", "one_cycle", "plateau")
 # What each modality says alone from its encoder's output: nothing; a loss of its own; also added to the prediction; or
 # added with factors fitted on validation.
 ALONE = ("none", "loss", "sum", "fitted")
+# What becomes of the weights of many steps.
+AVERAGES = ("none", "ema", "soup")
 # What a group of parameters may have of its own.
 GROUP_OPTIONS = ("lr", "weight_decay", "freeze")
 
@@ -199,6 +201,14 @@ class TrainingOptions(Options):
         group="Optimiser",
         descent=True,
     )
+    sam: float = option(
+        0.0,
+        number(least=0),
+        help="Sharpness-aware minimisation: step by the gradient at the worst point so far away, such as 0.05; twice "
+        "the time. 0 for none.",
+        group="Optimiser",
+        descent=True,
+    )
     gradient_clip: float | None = option(
         None,
         optional(number(above=0)),
@@ -227,6 +237,38 @@ class TrainingOptions(Options):
         "'encoders.text.*={lr: 1e-5, weight_decay: 0}' or 'head.*={freeze: true}'.",
         group="Optimiser",
         flag="--parameter-group",
+        descent=True,
+    )
+    averaging: str = option(
+        "none",
+        one_of(*AVERAGES),
+        help="What becomes of the weights of many steps: none: those of the best epoch are taken; ema: their "
+        "exponential moving average is, at the epoch where that is best; soup: the mean of the best epochs, as many as "
+        "make it better on validation.",
+        group="Training",
+        descent=True,
+    )
+    ema_decay: float = option(
+        0.99,
+        number(least=0, below=1),
+        help="Share of the moving average that a step keeps; less in the first steps.",
+        group="Training",
+        descent=True,
+    )
+    soup_epochs: int = option(5, whole(1), help="Most epochs in a soup.", group="Training", descent=True)
+    mixup: float = option(
+        0.0,
+        number(least=0),
+        help="Mix pairs of samples that have the same modalities, what their encoders say and their targets, with "
+        "shares of a Beta(value, value) distribution; 0 for none, 0.2 is usual.",
+        group="Training",
+        descent=True,
+    )
+    feature_noise: float = option(
+        0.0,
+        number(least=0),
+        help="Deviation of noise that is added to the prepared features in training; they have deviation 1.",
+        group="Training",
         descent=True,
     )
     unimodal: str = option(
@@ -393,5 +435,19 @@ class TrainingOptions(Options):
             raise InputError("expect_missing says how much to hide in training, and so does modality_dropout; give one")
         if self.logger_options and not self.logger:
             raise InputError("logger_options go with a logger")
+        self._check_recipe()
         if self.warmup >= self.epochs and self.warmup > 0:
             raise InputError(f"warmup must be shorter than training, {self.epochs} epochs; got {self.warmup:g}")
+
+    def _check_recipe(self) -> None:
+        """Refuse what excludes each other, or is given and not used."""
+        for name, kind in (("ema_decay", "ema"), ("soup_epochs", "soup")):
+            if name in self.changed() and self.averaging != kind:
+                raise InputError(f"{name} goes with averaging {kind!r}, which is {self.averaging!r}")
+        for name in ("mixup", "sam"):
+            if getattr(self, name) and self.balance is not None:
+                raise InputError(f"balance {self.balance!r} looks at single samples and steps; leave out {name}")
+        if self.sam and self.accumulate > 1:
+            raise InputError("sam takes two gradients of every batch; leave out accumulate, and take larger batches")
+        if self.strategy == "fsdp" and (self.sam or self.averaging != "none"):
+            raise InputError("sam and averaging need the whole model in each process; use strategy 'ddp'")

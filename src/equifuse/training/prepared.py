@@ -16,6 +16,7 @@ from equifuse.data.lazy import Features, in_memory
 from equifuse.encoders.preparation import fixed_layers
 from equifuse.encoders.preprocessed import Preprocessed
 from equifuse.model import FusionModel
+from equifuse.training.options import TrainingOptions
 
 # Rows that are prepared at a time.
 _ROWS = 4096
@@ -70,6 +71,19 @@ def prepared_once(model: FusionModel, splits: Sequence[Split]) -> Iterator[list[
         model.shapes, model.row_missing = shapes, row_missing
         for encoder in skipped:
             encoder.skipped = 0
+
+
+@contextmanager
+def noisy(model: FusionModel, options: TrainingOptions) -> Iterator[None]:
+    """Within, encoders get noise with their prepared features in training, if the options ask for it."""
+    some = [encoder for encoder in model.encoders.values() if isinstance(encoder, Preprocessed)]
+    for encoder in some:
+        encoder.noise = options.feature_noise
+    try:
+        yield
+    finally:
+        for encoder in some:
+            encoder.noise = 0.0
 
 
 def _with_presence(model: FusionModel, split: Split) -> Split:

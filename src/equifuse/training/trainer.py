@@ -10,7 +10,8 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from equifuse.data import MultimodalDataset, Split
 from equifuse.data.batch import Batch
 from equifuse.data.lazy import blocks
 from equifuse.data.loaders import Batches, batches_of, first_rows
+from equifuse.encoders import Preprocessed
 from equifuse.encoders.preparation import fills_gaps
 from equifuse.errors import ConvergenceWarning, DataError, EquifuseError, InputError
 from equifuse.extras import require
@@ -36,7 +38,7 @@ from equifuse.training.loggers import make_loggers
 from equifuse.training.mix import Mix, fit_mix
 from equifuse.training.optimization import OptimizerFactory, ScheduleFactory, check_patterns, frozen
 from equifuse.training.options import TrainingOptions, refuse_unused
-from equifuse.training.prepared import prepared_once
+from equifuse.training.prepared import noisy, prepared_once
 from equifuse.training.protocol import LOOSE
 from equifuse.training.randomness import own_random_numbers
 from equifuse.training.rules import Facts, resolved
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
     from lightning.pytorch.loggers import Logger
 
+    from equifuse.training.callbacks.stored import StoredCallback
     from equifuse.training.lightning_module import LitFusion
 
 # Where the checkpoint is within the folder of a training.
@@ -71,6 +74,7 @@ class TrainingResult:
         alerts: what was worrying about equilibria: epoch and message.
         optimizer_state: what the optimiser knows of each parameter; None where nothing was left to train.
         mix: of what the fusion and the modalities alone say, as fitted; None without unimodal heads or validation.
+        soup: the epochs whose weights the model has the mean of, from 1, the best first; None unless asked for.
     """
 
     history: list[Row]
@@ -79,6 +83,7 @@ class TrainingResult:
     alerts: list[dict[str, Any]] = field(default_factory=list)
     optimizer_state: dict[str, Any] | None = None
     mix: Mix | None = None
+    soup: list[int] | None = None
 
     @property
     def seconds(self) -> float:
@@ -190,13 +195,14 @@ class Trainer:
             assert first is not None
             return TrainingResult(*fit_at_once(model, task, first, second, options))
         self.check(model)
+        self._check_recipe(model, task, val)
         balancer = balancer_for(model, task, options) if balancer is None else balancer
         module = LitFusion(model, task, options, balancer, optimizer=self._optimizer, schedule=self._schedule)
         module.optimizer_state = optimizer_state
         splits = [part for part in (train, val) if isinstance(part, Split)]
         # A callback may call the model on rows as they are, and batches from elsewhere are such rows.
         raw = bool(self.callbacks) or len(splits) < (1 if val is None else 2)
-        with own_random_numbers(options.seed), _frozen(model, options), ExitStack() as stack:
+        with own_random_numbers(options.seed), _frozen(model, options), noisy(model, options), ExitStack() as stack:
             if not raw:
                 train, *others = stack.enter_context(prepared_once(model, splits))
                 val = others[0] if others else None
@@ -216,6 +222,17 @@ class Trainer:
         if len(frozen(model, self.options)) == sum(parameter.requires_grad for parameter in model.parameters()):
             raise InputError("no parameter is left to train; freeze less")
 
+    def _check_recipe(self, model: FusionModel, task: Task, val: Split | Batches | None) -> None:
+        """Refuse what means nothing for a task, an encoder, or without validation."""
+        options = self.options
+        if options.mixup and not task.mixes_samples:
+            raise InputError(f"mixup has no meaning in {task.name}: nothing lies between two samples' targets")
+        if options.averaging == "soup" and val is None:
+            raise InputError("a soup's epochs are chosen by validation; give a validation part, or averaging='ema'")
+        plain = [m for m, encoder in model.encoders.items() if not isinstance(encoder, Preprocessed)]
+        if options.feature_noise and plain:
+            raise InputError(f"feature_noise is for prepared features; the encoder of {plain[0]!r} prepares none")
+
     def _fit(self, module: LitFusion, train: Batches, val: Batches | None) -> TrainingResult:
         import lightning.pytorch as pl  # noqa: PLC0415
         from lightning.pytorch.callbacks import EarlyStopping  # noqa: PLC0415
@@ -228,7 +245,12 @@ class Trainer:
             WarmStarts,
             WatchEquilibrium,
         )
-        from equifuse.training.callbacks.stored import STATE  # noqa: PLC0415
+        from equifuse.training.callbacks.averages import (  # noqa: PLC0415
+            BestEpochs,
+            MovingAverage,
+            refresh_batch_norm,
+            stir,
+        )
 
         options = module.options
         last = None if self.out is None else self.out / LAST
@@ -236,16 +258,13 @@ class Trainer:
         if place.world > 1:
             train = ShardedBatches(train, place.rank, place.world)
         history, best = History(), BestWeights()
+        average = MovingAverage(module.model, options.ema_decay) if options.averaging == "ema" else None
+        epochs = BestEpochs(options.soup_epochs) if options.averaging == "soup" else None
         watch = WatchEquilibrium(first_rows(val, _WATCHED)) if val and self.watch else None
         resumed, over = last is not None and last.is_file(), False
         if last is not None and resumed:
-            with parse_errors(last, "a checkpoint"):
-                check_unpacked_fits(last)
-                stored = torch.load(last, weights_only=True, map_location="cpu")[STATE]
-                for callback in (history, best, watch):
-                    if callback is not None:
-                        callback.recall(stored)
-                over = bool(stored["stopped"]) or len(history.rows) >= options.epochs
+            stopped = _recall(last, (history, best, watch, average, epochs))
+            over = stopped or len(history.rows) >= options.epochs
         optimizer_state = None
         if not over:
             began = _began()
@@ -254,9 +273,10 @@ class Trainer:
                 *([warm] if warm else []),
                 *([watch] if watch else []),
                 history,
-                *([best] if val else []),
+                *([best, *([epochs] if epochs else [])] if val else []),
                 *([OnEpochEnd(self.on_epoch_end, history, best)] if self.on_epoch_end else []),
                 *self.callbacks,
+                *([average] if average else []),  # last of those that look at validation
                 *([LastEpoch(last)] if last else []),
                 began,
             ]
@@ -297,20 +317,47 @@ class Trainer:
         module.model.to("cpu").eval()
         alerts = watch.alerts if watch else []
         if val is None:
+            if average:
+                average.exchange()
             return TrainingResult(history.rows, alerts=alerts, optimizer_state=optimizer_state)
         if best.best is None:
             raise InputError(
                 f"the validation {module.monitor} was undefined in every epoch: {module.undefined}; watch another "
                 "metric, give a validation part that has it, or lower the learning rate if training diverged"
             )
+        found = TrainingResult(history.rows, int(best.best["epoch"]) + 1, float(best.best["value"]), alerts)
         module.model.load_state_dict(best.best["weights"])
-        mix = None
-        if options.unimodal == "fitted":
-            parts: list[Iterable[Batch]] = [val, *([module.reduced(val)] if module.reduces else [])]
-            mix = fit_mix(module.model, module.task, parts)
-        return TrainingResult(
-            history.rows, int(best.best["epoch"]) + 1, float(best.best["value"]), alerts, optimizer_state, mix
-        )
+        if epochs is not None:
+            refresh = partial(refresh_batch_norm, module.model, module.task, train)
+            measured = partial(module.measured, val)
+            soup, value = stir(module.model, epochs.best, measured, module.mode, refresh)
+            found = replace(found, best_value=value, soup=[epoch + 1 for epoch in soup])
+        return replace(found, optimizer_state=optimizer_state, mix=_mix(module, val))
+
+
+def _recall(last: Path, callbacks: Iterable[StoredCallback | None]) -> bool:
+    """Give callbacks what a checkpoint has of them; whether that training had stopped.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    from equifuse.training.callbacks.stored import STATE  # noqa: PLC0415
+
+    with parse_errors(last, "a checkpoint"):
+        check_unpacked_fits(last)
+        stored = torch.load(last, weights_only=True, map_location="cpu")[STATE]
+        for callback in callbacks:
+            if callback is not None:
+                callback.recall(stored)
+        return bool(stored["stopped"])
+
+
+def _mix(module: LitFusion, val: Batches) -> Mix | None:
+    """Fit the mix of the fusion and the modalities alone, if the options ask for it."""
+    if module.options.unimodal != "fitted":
+        return None
+    parts: list[Iterable[Batch]] = [val, *([module.reduced(val)] if module.reduces else [])]
+    return fit_mix(module.model, module.task, parts)
 
 
 def facts_of(train: Split | Batches, modalities: Sequence[str], task: Task | type[Task]) -> Facts:
