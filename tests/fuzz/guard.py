@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 # Beyond what any input of a few kilobytes may take: of the processor, and of the clock for whoever waits.
@@ -49,6 +50,11 @@ def _watch(event: str, arguments: tuple) -> None:
             _violated(f"{event} of {os.fsdecode(path)}")
 
 
+@cache
+def _real(folder: Path) -> Path:
+    return Path(os.path.realpath(folder))
+
+
 def _inside(path: object) -> bool:
     full = Path(os.path.realpath(os.fsdecode(path)))  # type: ignore[arg-type]
     harmless = full == Path("/dev/null") or "__pycache__" in full.parts or full.suffix == ".lock"
@@ -78,7 +84,7 @@ def guarded(folder: Path, seconds: float = SECONDS):
     before = {number: signal.signal(number, late) for number in (signal.SIGPROF, signal.SIGALRM)}
     signal.setitimer(signal.ITIMER_PROF, seconds)
     signal.setitimer(signal.ITIMER_REAL, WAITING)
-    _allowed.append(Path(os.path.realpath(folder)))
+    _allowed.append(_real(folder))
     _seen.clear()
     try:
         yield

@@ -34,6 +34,7 @@ from equifuse.data.plain import read_plain, write_plain
 from equifuse.datasets import read_inputs
 from equifuse.export import describe
 from equifuse.runs import TrainConfig, load_run, predict_run, predict_shards, train
+from tests.fuzz.parsers import PARSERS
 
 ROWS = 24
 SHAPES = {"a": (3,), "b": (2,)}
@@ -47,11 +48,13 @@ class Target:
         files: a folder of valid files -> those to damage, by their names in it.
         read: folder -> None; may raise :class:`equifuse.EquifuseError` and nothing else.
         slow: takes a tenth of a second or more.
+        parse: what reads the bytes of such a file from memory; None where only files are read.
     """
 
     files: tuple[str, ...]
     read: Callable[[Path], None]
     slow: bool = False
+    parse: Callable[[bytes], None] | None = None
 
 
 def arrays() -> dict[str, np.ndarray]:
@@ -158,9 +161,30 @@ def make_examples(folder: Path) -> None:
         book.save(folder / "set.xlsx")
     (folder / "handed").mkdir(exist_ok=True)
     write_plain(folder / "handed", {"data": ef.datasets.load(folder / "plain.npz"), "more": (None, [1.5], ["x"])})
+    (folder / "parsed").mkdir(exist_ok=True)
+    for name, (valid, _) in PARSERS.items():
+        for i, data in enumerate(valid):
+            (folder / _parsed(name, i)).write_bytes(data)
     (folder / "words").write_text("train\n--help")
     (folder / "request.json").write_text(json.dumps({"inputs": {m: content[m][:2].tolist() for m in SHAPES}}))
     save_file({"x": torch.zeros(2)}, folder / "stray.safetensors")
+
+
+def _parsed(name: str, i: int) -> str:
+    suffix = ".json" if name == "body, json" else ""
+    return f"parsed/{name.replace(', ', '-').replace(' ', '-')}-{i}{suffix}"
+
+
+def in_memory(name: str) -> Target:
+    """What reads bytes: from files only where the suite tries damage to them."""
+    valid, parse = PARSERS[name]
+    files = tuple(_parsed(name, i) for i in range(len(valid)))
+
+    def read(folder: Path) -> None:
+        for file in files:
+            parse((folder / file).read_bytes())
+
+    return Target(files, read, parse=parse)
 
 
 def load(name: str, **options: object) -> Callable[[Path], None]:
@@ -340,6 +364,7 @@ _ALL: dict[str, Target] = {
     "store": Target(("store.sqlite",), store),
     "request": Target(("request.json", "set.parquet"), request),
     "command line": Target(("words",), command_line),
+    **{name: in_memory(name) for name in PARSERS},
 }
 
 
@@ -348,12 +373,22 @@ _NEEDED = {"h5ad": "anndata", "xlsx": "openpyxl"}
 TARGETS = {name: target for name, target in _ALL.items() if name not in _NEEDED or find_spec(_NEEDED[name])}
 
 
-def attempt(target: Target, folder: Path) -> str:
-    """Read; ``"read"`` or the error's one line. Anything else that is raised is a finding."""
+def attempt(target: Target, folder: Path, data: bytes | None = None) -> str:
+    """Read; ``"read"`` or the error's one line. Anything else that is raised is a finding.
+
+    Args:
+        target: what reads.
+        folder: of the files.
+        data: bytes that it reads from memory instead.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            target.read(folder)
+            if data is None:
+                target.read(folder)
+            else:
+                assert target.parse is not None
+                target.parse(data)
         except ef.EquifuseError as error:
             line = str(error)
             if "\n" in line.strip() or not line.strip() or len(line) > 3000:

@@ -28,6 +28,7 @@ from equifuse.cli import main
 from equifuse.data.formats import mat
 from equifuse.data.formats.mmsa import read_plain_pickle
 from equifuse.data.lazy import columns_of, rows_of_groups
+from equifuse.data.tables.dialect import sniff
 from equifuse.datasets import read_inputs
 from equifuse.registry import FUSIONS
 from equifuse.runs import TrainConfig, load_run, train
@@ -359,3 +360,43 @@ def test_a_configuration_without_names_is_one_line(options):
 def test_a_registry_knows_names_only():
     with pytest.raises(ef.UnknownNameError, match=r"unknown fusion '\[\]'"):
         FUSIONS.get([])
+
+
+@pytest.mark.parametrize("read", [ef.datasets.load, lambda path: read_inputs(path, {"a": (1,), "b": (1,)})])
+def test_a_parquet_column_given_twice_is_refused_where_it_is_used(tmp_path, read):
+    path = tmp_path / "t.parquet"
+    split = pa.array(["train"] * 12 + ["val"] * 6 + ["test"] * 6)
+    number, label = pa.array(np.arange(24.0)), pa.array(np.arange(24) % 2)
+
+    def write(first, second):
+        columns = [number, number, number, number, label, split]
+        parquet.write_table(
+            pa.Table.from_arrays(columns, ["a:0", first, "b:0", second, "label", "split"]), path, row_group_size=7
+        )
+
+    write("a:0", "note")
+    with pytest.raises(ef.DataError, match="'a:0'.* occurs more than once"):
+        read(path)
+    write("note", "note")
+    read(path)
+
+
+def test_text_of_no_width_in_an_array(tmp_path):
+    """NumPy's dtype ``<U0``: entries without any bytes."""
+    entries = {**arrays(), "sample_ids": np.zeros(24, "<U1")}
+    np.savez(tmp_path / "set.npz", **entries)
+    archive = tmp_path / "none.npz"
+    with zipfile.ZipFile(tmp_path / "set.npz") as old, zipfile.ZipFile(archive, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "sample_ids.npy":
+                content = content[: len(content) - 24 * 4].replace(b"<U1", b"<U0")
+            new.writestr(name, content)
+    with pytest.raises(ef.DataError):
+        ef.datasets.load(archive)
+
+
+def test_signs_that_only_python_takes_for_the_end_of_a_line():
+    """A comment before a table of one line; and a separator of records within a cell."""
+    assert sniff(b"# m\x1d\xe6\xb4\xcaa,b\n1.5,NA\n", "t.csv", whole=True).names == ("m\x1dæ´Êa", "b")
+    assert sniff("a,b\n1,x\u2028y\n2,z\n".encode(), "t.csv", whole=True).first == (("1", "x\u2028y"), ("2", "z"))

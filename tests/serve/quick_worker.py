@@ -1,4 +1,4 @@
-"""A worker that is there at once and does what bodies say: ``echo``, ``sleep 2``, ``die``, or counts of a job."""
+"""A worker that is there at once and does what bodies say: ``echo``, ``sleep 2``, ``die``, ``rave``, or counts of a job."""
 
 import os
 import sys
@@ -14,6 +14,10 @@ def work(question, together):
         time.sleep(float(rest))
     elif word == "die":
         os._exit(1)
+    elif word == "rave":
+        sys.stdout.buffer.write(b"\0\0\0\3\x93\xa6X")
+        sys.stdout.buffer.flush()
+        time.sleep(60)
     elif word == "together":
         time.sleep(0.05)
         return Answer(200, str(together).encode())

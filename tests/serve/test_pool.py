@@ -43,6 +43,17 @@ async def ask(pool, body, kind="predict"):
     return answer.content.decode()
 
 
+def test_a_worker_that_says_what_is_no_answer_is_replaced(folder):
+    """One that was taken over by what it read, say: its request is lost, and the next one is answered."""
+
+    async def main():
+        async with pool_of(folder) as pool:
+            assert await ask(pool, "rave") == 503
+            assert await ask(pool, "echo") == "echo"
+
+    asyncio.run(main())
+
+
 def test_a_worker_that_takes_too_long_is_replaced(folder):
     async def main():
         async with pool_of(folder, timeout=0.5) as pool:

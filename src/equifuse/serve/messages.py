@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, BinaryIO
 
-from msgspec import Struct, field, msgpack
+from msgspec import MsgspecError, Struct, field, msgpack
 
 JSON, PARQUET, CSV = "application/json", "application/vnd.apache.parquet", "text/csv"
 # Bytes that say how long a frame is.
@@ -133,5 +133,12 @@ def read_frame(stream: BinaryIO) -> ToWorker | None:
 
 
 def answer_of(content: bytes) -> FromWorker:
-    """A message from a worker, without the number in front."""
-    return _from_worker.decode(content)
+    """A message from a worker, without the number in front.
+
+    Raises:
+        EOFError: it is none: what a worker says that was taken over by what it read is as good as nothing.
+    """
+    try:
+        return _from_worker.decode(content)
+    except (MsgspecError, UnicodeDecodeError, RecursionError):
+        raise EOFError from None

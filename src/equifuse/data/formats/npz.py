@@ -41,7 +41,7 @@ def read_arrays(path: Path) -> Arrays:
     for key, array in arrays.items():
         if not isinstance(array, np.ndarray):
             raise DataError(f"{path} holds {key!r}, which is no array")
-        if array.dtype.kind == "U" and array.size and _codes(array).max() > sys.maxunicode:
+        if array.dtype.kind == "U" and array.nbytes and _codes(array).max() > sys.maxunicode:
             raise DataError(f"{path}: {key!r} holds text that is none")
     return arrays
 

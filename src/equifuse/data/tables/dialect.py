@@ -151,7 +151,8 @@ def sniff(
         raise DataError(f"{where} is not text in {encoding}: {error.reason}") from None
     if "\0" in text:
         raise DataError(f"{where} is not text: it has zero bytes")
-    lines = text.removeprefix("\ufeff").splitlines(keepends=True)
+    # Lines end where they do for who reads the table: not at the other signs that str.splitlines knows.
+    lines = io.StringIO(text.removeprefix("\ufeff"), newline="").readlines()
     if not whole and len(lines) > 1:
         lines = lines[:-1]
     header, comment = _comments(lines)
@@ -229,7 +230,7 @@ def _is_header(line: str, following: str, comment: str, separator: str) -> bool:
     """Whether the last line of comment names the columns: as many as the first row has, which has numbers."""
     if not line.startswith(comment):
         return False
-    names, row = cells([line[len(comment) :], following], separator)
+    names, row = (next(iter(cells([text], separator)), []) for text in (line[len(comment) :], following))
     numeric = any(_DOT.fullmatch(cell.strip()) or _WHOLE.fullmatch(cell.strip()) for cell in row)
     return len(names) == len(row) > 1 and numeric
 
