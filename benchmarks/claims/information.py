@@ -1,14 +1,21 @@
 """What is measured before and inside of training, against the papers' words: three claims about information.
 
-Estimates and trainings are kept in the folder of results, and none is repeated.
+    python benchmarks/claims/information.py ../shared/data --minutes 60
+
+Estimates and trainings are kept in the folder of results, and none is repeated: the command goes on where it was
+stopped, and what is complete for every method is reported.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
+import sys
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +75,9 @@ STAGED = (
     "tcga_gbmlgg",
 )
 ALONE = "concat"
+# What the stages are measured with: so few samples and epochs that a training takes seconds.
+MOST = {"train": 400, "val": 300, "test": 300}
+CHEAP = {"epochs": 15, "patience": 5, "batch_size": 32}
 
 
 def estimate(name: str, data: Path, out: Path, samples: int = 1000) -> dict[str, Any]:
@@ -155,11 +165,22 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return known
 
 
-def trained(dataset: datasets.MultimodalDataset, fusion: str, seed: int, *, flow: bool) -> dict[str, Any]:
+def small(dataset: datasets.MultimodalDataset) -> datasets.MultimodalDataset:
+    """At most so many samples of each part, drawn once."""
+    parts = {}
+    for part, most in MOST.items():
+        split = dataset.splits[part].labelled()
+        rows = np.sort(np.random.default_rng(0).permutation(len(split))[:most])
+        parts[part] = split.select(rows)
+    return replace(dataset, splits=parts)
+
+
+def trained(
+    dataset: datasets.MultimodalDataset, fusion: str, seed: int, *, flow: bool, cheap: bool = False
+) -> dict[str, Any]:
     """Test accuracy of one training with the options of the grand table, and the information at its stages."""
-    config = TrainConfig.from_dict(
-        {"data": dataset.name, "fusion": fusion, "seed": seed, **SETTINGS, "unimodal": "none"}
-    )
+    options = {**SETTINGS, **(CHEAP if cheap else {}), "unimodal": "none"}
+    config = TrainConfig.from_dict({"data": dataset.name, "fusion": fusion, "seed": seed, **options})
     model = initial_model(config, dataset)
     task = TASKS.get(dataset.task)(dataset.classes)
     held_out = dataset.splits["val"].joined(dataset.splits["test"])
@@ -172,32 +193,46 @@ def trained(dataset: datasets.MultimodalDataset, fusion: str, seed: int, *, flow
     return {"accuracy": found.metrics["accuracy"], "before": before, "after": after}
 
 
-def flows(name: str, data: Path, out: Path, seeds: int) -> dict[str, list[dict[str, Any]]]:
-    """Fusion -> its trainings on a set, with the information at their stages."""
-    dataset = load(name, data)
-    return {
-        fusion: [
-            kept(
-                out / "flows" / f"{name}.{fusion}.{seed}.json",
-                lambda fusion=fusion, seed=seed: trained(dataset, fusion, seed, flow=True),  # type: ignore[misc]
-            )
-            for seed in range(seeds)
-        ]
-        for fusion in ("gmf", *OTHERS)
-    }
+def flows(data: Path, out: Path, seeds: int, until: float) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Set -> fusion -> its trainings with the information at their stages; of every set the seeds that are complete.
+
+    Args:
+        data: folder of data sets.
+        out: where each training is kept.
+        seeds: how many.
+        until: time after which no further training is begun.
+    """
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    loaded: dict[str, datasets.MultimodalDataset] = {}
+    for seed in range(seeds):
+        for name in (name for name in STAGED if (data / f"{name}.npz").is_file()):
+            runs = {}
+            for fusion in ("gmf", *OTHERS):
+                path = out / "flows" / f"{name}.{fusion}.{seed}.json"
+                if not path.is_file() and time.monotonic() > until:
+                    break
+                if not path.is_file() and name not in loaded:
+                    loaded[name] = small(load(name, data))
+                make = partial(trained, loaded.get(name), fusion, seed, flow=True, cheap=True)
+                runs[fusion] = kept(path, make)
+                print(path.name, file=sys.stderr, flush=True)
+            else:
+                for fusion, run in runs.items():
+                    found.setdefault(name, {}).setdefault(fusion, []).append(run)
+    return found
 
 
-def alone(name: str, data: Path, out: Path, seeds: int) -> dict[str, float]:
+def alone(name: str, data: Path, out: Path, seeds: int, cheap: bool) -> dict[str, float]:
     """Mean test accuracy of each modality alone."""
-    dataset = load(name, data)
+    dataset = small(load(name, data)) if cheap else load(name, data)
     found = {}
     for m in dataset.modalities:
         others = [other for other in dataset.modalities if other != m]
         single = replace(dataset, splits={part: split.without(others) for part, split in dataset.splits.items()})
         runs = [
             kept(
-                out / "alone" / f"{name}.{m}.{seed}.json",
-                lambda single=single, seed=seed: trained(single, ALONE, seed, flow=False),  # type: ignore[misc]
+                out / ("alone-cheap" if cheap else "alone") / f"{name}.{m}.{seed}.json",
+                partial(trained, single, ALONE, seed, flow=False, cheap=cheap),
             )
             for seed in range(seeds)
         ]
@@ -304,7 +339,7 @@ def of_estimates(data: Path, out: Path, seeds: int, staged: dict[str, Any]) -> t
             early = statistics.fmean(run["accuracy"] for method in EARLY for run in staged[name][method])
         else:
             continue
-        best = max(alone(name, data, out, seeds).values())
+        best = max(alone(name, data, out, 1 if name in scores else seeds, name not in scores).values())
         entropy = found["target_entropy"]
         together = max(found["joint"], found["evidence"])
         over_best = (together - max(found["modalities"].values())) / entropy
@@ -343,16 +378,21 @@ def correlation(x: Any, y: Any) -> tuple[float, float, float, float]:
     return float(found.statistic), float(low), float(high), float(found.pvalue)
 
 
-def run(data: Path, out: Path, seeds: int) -> Result:
+def run(data: Path, out: Path, seeds: int, minutes: float = float("inf")) -> Result:
     """All three."""
-    staged = {name: flows(name, data, out, seeds) for name in STAGED if (data / f"{name}.npz").is_file()}
+    staged = flows(data, out, seeds, time.monotonic() + 60 * minutes)
+    counts = sorted({len(runs["gmf"]) for runs in staged.values()})
     first, tables = of_gmf(staged)
     second, curves = of_iterates(staged)
     third, more = of_estimates(data, out, seeds, staged)
+    often = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
     notes = [
-        f"Stages: {len(staged)} sets, measured on validation and test samples by linear models in four folds.",
+        f"Stages: {len(staged)} sets, {often} seeds, trained on at most {MOST['train']} samples for at most "
+        f"{CHEAP['epochs']} epochs, and measured on at most {MOST['val']} of validation and {MOST['test']} of test by linear "
+        "models in four folds.",
         "Estimates: the default estimator on at most 1,000 training and validation samples. Scores of the late and the "
-        "early fusions are those of the grand table (five seeds), and our trainings for the two sets of questions.",
+        "early fusions are those of the grand table (five seeds), of each modality alone one training with the same "
+        "options; for the two sets of questions all are our small trainings.",
     ]
     verdict = f"(1) {first}; (2) information along the iterates rises: {second}; (3) {third}"
     return Result(verdict, [*tables, curves, *more], notes)
@@ -368,4 +408,7 @@ CLAIM = Claim(
 )
 
 if __name__ == "__main__":
-    CLAIM.main()
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="after which no training is begun")
+    known, sys.argv[1:] = parser.parse_known_args()
+    replace(CLAIM, run=partial(run, minutes=known.minutes)).main()
