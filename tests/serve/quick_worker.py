@@ -1,4 +1,4 @@
-"""A worker that is there at once and does what bodies say: ``echo``, ``sleep 2``, ``die``, ``rave``, or counts of a job."""
+"""A worker that is there at once and does what bodies say: ``echo``, ``sleep 2``, ``die``, ``rave``, or counts."""
 
 import os
 import sys
