@@ -388,8 +388,8 @@ def run(data: Path, out: Path, seeds: int, minutes: float = float("inf")) -> Res
     often = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
     notes = [
         f"Stages: {len(staged)} sets, {often} seeds, trained on at most {MOST['train']} samples for at most "
-        f"{CHEAP['epochs']} epochs, and measured on at most {MOST['val']} of validation and {MOST['test']} of test by linear "
-        "models in four folds.",
+        f"{CHEAP['epochs']} epochs, and measured on at most {MOST['val']} of validation and {MOST['test']} of test by "
+        "linear models in four folds.",
         "Estimates: the default estimator on at most 1,000 training and validation samples. Scores of the late and the "
         "early fusions are those of the grand table (five seeds), of each modality alone one training with the same "
         "options; for the two sets of questions all are our small trainings.",
