@@ -33,6 +33,7 @@ PACKAGES = [
     "equifuse.export",
     "equifuse.estimators",
     "equifuse.runs",
+    "equifuse.report.plots",
     "equifuse.training",
 ]
 LENIENT = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

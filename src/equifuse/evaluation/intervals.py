@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -53,16 +53,8 @@ def bootstrap_intervals(
     """
     if target is None or not task.hidden_at_rates:
         return {}
-    generator = np.random.default_rng(seed)
     found: dict[str, list[float]] = {}
-    count = len(prediction)
-    members = None if groups is None else [np.flatnonzero(groups == group) for group in np.unique(groups)]
-    for _ in range(draws):
-        if members is None:
-            drawn = generator.integers(0, count, count)
-        else:
-            drawn = np.concatenate([members[i] for i in generator.integers(0, len(members), len(members))])
-        rows = torch.from_numpy(drawn)
+    for rows in resampled(len(prediction), draws, seed, groups):
         for name, value in task.measure(prediction[rows], target[rows], only).values.items():
             if value is not None:
                 found.setdefault(name, []).append(value)
@@ -72,3 +64,73 @@ def bootstrap_intervals(
         for name, values in found.items()
         if len(values) > draws / 2
     }
+
+
+def bootstrap_difference(
+    task: Task,
+    first: Tensor,
+    second: Tensor,
+    target: Tensor | None,
+    *,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+    seed: int = 0,
+    groups: NDArray[np.generic] | None = None,
+) -> tuple[float, float] | None:
+    """How much better one model's headline metric is than another's on the same samples: ends of the interval.
+
+    Example:
+        >>> import torch
+        >>> from equifuse.evaluation.intervals import bootstrap_difference
+        >>> from equifuse.tasks import make_task
+        >>> right = torch.tensor([[2.0, 0.0], [0.0, 2.0]]).repeat(50, 1)
+        >>> target = torch.tensor([0, 1]).repeat(50)
+        >>> bootstrap_difference(make_task("classification"), right, -right, target)
+        (1.0, 1.0)
+
+    Args:
+        task: whose headline metric.
+        first: raw outputs ``(n, K)`` of the one.
+        second: of the other.
+        target: as the task has it.
+        draws: see :func:`bootstrap_intervals`.
+        level: likewise.
+        seed: likewise.
+        groups: likewise.
+
+    Returns:
+        Positive where the first is better, whichever way the metric is; None where most draws leave it undefined.
+    """
+    if target is None or not task.hidden_at_rates:
+        return None
+    sign = 1.0 if task.metric(task.headline).mode == "max" else -1.0
+    found = []
+    for rows in resampled(len(first), draws, seed, groups):
+        one, other = (
+            task.measure(p[rows], target[rows], [task.headline]).values[task.headline] for p in (first, second)
+        )
+        if one is not None and other is not None:
+            found.append(sign * (one - other))
+    tail = 100 * (1 - level) / 2
+    if len(found) <= draws / 2:
+        return None
+    return float(np.percentile(found, tail)), float(np.percentile(found, 100 - tail))
+
+
+def resampled(count: int, draws: int, seed: int = 0, groups: NDArray[np.generic] | None = None) -> Iterator[Tensor]:
+    """Rows of each bootstrap draw, int64 ``(n,)``; whole groups where there are some.
+
+    Args:
+        count: number of samples.
+        draws: how many.
+        seed: of the draws.
+        groups: ``(count,)`` or None.
+    """
+    generator = np.random.default_rng(seed)
+    members = None if groups is None else [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    for _ in range(draws):
+        if members is None:
+            drawn = generator.integers(0, count, count)
+        else:
+            drawn = np.concatenate([members[i] for i in generator.integers(0, len(members), len(members))])
+        yield torch.from_numpy(drawn)

@@ -56,6 +56,7 @@ class Explanation:
         contributions: of the modalities to each sample's value.
         overall: metric -> contributions of the modalities to it; {} without labels.
         undefined: metric -> why it is not in ``overall``, as far as there are labels.
+        subsets: the outputs for every subset of the modalities, which all of this is from.
         internals: gate and parts, where the fusion has such.
         attributions: of the features, or None where not asked for.
         calibration: None without a validation part, or classes.
@@ -77,6 +78,7 @@ class Explanation:
     conformal: PredictionSets | Intervals | None = None
     converged: float | None = None
     undefined: dict[str, str] = field(default_factory=dict)
+    subsets: CoalitionOutputs | None = field(default=None, repr=False, compare=False)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -249,6 +251,7 @@ def explain(
         sets,
         table.converged,
         undefined,
+        table,
     )
 
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from equifuse.explain import Explanation, InformationFlow
 from equifuse.files import atomic_folder, write_json, write_text
-from equifuse.report import plots
-from equifuse.report.page import Figure, Section, render_page
-from equifuse.report.plots import _cycle, _figure
+from equifuse.report.page import Section, drawn, render_page
+from equifuse.report.plots.base import WIDTH, colours, legend, new_figure
 from equifuse.report.tables import TextTable, show
 
 if TYPE_CHECKING:
@@ -47,14 +46,14 @@ def flow_plot(found: InformationFlow) -> Plot:
     Args:
         found: of a model with an equilibrium.
     """
-    figure, (axis,) = _figure(6.5, 4)
-    for colour, (name, bits) in zip(_cycle(len(found.iterates)), found.iterates.items(), strict=True):
+    figure, (axis,) = new_figure(WIDTH, 2.8)
+    for colour, (name, bits) in zip(colours(len(found.iterates)), found.iterates.items(), strict=True):
         axis.plot(found.evaluations, bits, color=colour, marker="o", label=name)
     axis.axhline(found.target_entropy, color="black", linestyle="--", linewidth=0.8)
     axis.set_xlabel("evaluations")
     axis.set_ylabel("bits about the target")
     axis.set_ylim(bottom=0)
-    axis.legend(frameon=False, fontsize="small")
+    legend(figure, axis)
     return figure
 
 
@@ -71,8 +70,8 @@ def flow_section(found: InformationFlow, folder: Path) -> Section:
     ]
     figures = []
     if found.iterates:
-        plots.save(flow_plot(found), folder / _CURVES)
-        figures.append(Figure(folder / _CURVES, "Bits along the solver's way, from its start to the fixed point."))
+        caption = "Bits along the solver's way, from its start to the fixed point."
+        figures.append(drawn(flow_plot(found), folder / _CURVES, caption))
     return Section("What each stage knows of the target", text, figures, flow_tables(found))
 
 

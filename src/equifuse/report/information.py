@@ -12,7 +12,7 @@ from equifuse.files import atomic_folder, write_json, write_text
 from equifuse.information import Interactions
 from equifuse.report import plots
 from equifuse.report.page import Figure, Section, render_page
-from equifuse.report.plots import _COLOURS, _figure
+from equifuse.report.plots.base import COLOURS, name_rows, new_figure, tall
 from equifuse.report.tables import NONE, TextTable, number, show
 from equifuse.runs.output import write_columns
 
@@ -26,10 +26,10 @@ _PARTS = ("redundancy", "unique_a", "unique_b", "synergy")
 _ALL, _ASKED = "all together", "each asked alone"
 _INTERVALS = {_ALL: "joint", _ASKED: "evidence"}
 _CALLED = (
-    ("shared", _COLOURS[5]),
-    ("only the first", _COLOURS[4]),
-    ("only the second", _COLOURS[2]),
-    ("needs both", _COLOURS[1]),
+    ("shared", COLOURS[5]),
+    ("only the first", COLOURS[4]),
+    ("only the second", COLOURS[2]),
+    ("needs both", COLOURS[1]),
 )
 _CAPTION = (
     "Bits about the target that are found: of each modality, of all together (columns side by side), and of all asked "
@@ -95,8 +95,8 @@ def interactions_plot(found: Interactions) -> Plot:
     if found.evidence is not None:
         alone[_ASKED] = found.evidence
     pairs = {f"{p.a} + {p.b}": {name: getattr(p, name) for name in _PARTS} for p in _strongest(found)}
-    figure, (left, right) = _figure(10, 1.4 + 0.4 * max(len(alone), len(pairs)), columns=2)
-    left.barh(list(alone), list(alone.values()), color=_COLOURS[0])
+    figure, (left, right) = new_figure(9.6, tall(max(len(alone), len(pairs)) + 1), columns=2)
+    left.barh(range(len(alone)), list(alone.values()), color=COLOURS[0])
     for place, name in enumerate(alone):
         ends = found.intervals.get(_INTERVALS.get(name, name))
         if ends is not None:
@@ -105,13 +105,14 @@ def interactions_plot(found: Interactions) -> Plot:
     starts = np.zeros(len(pairs))
     for part, (name, colour) in zip(_PARTS, _CALLED, strict=True):
         values = np.array([pair[part] for pair in pairs.values()])
-        right.barh(list(pairs), values, left=starts, color=colour, label=name)
+        right.barh(range(len(pairs)), values, left=starts, color=colour, label=name)
         starts = starts + values
     right.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     for axis in (left, right):
         axis.set_xlabel("bits about the target")
-        axis.invert_yaxis()
         axis.set_xlim(left=0)
+    name_rows(left, list(alone))
+    name_rows(right, list(pairs))
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,12 +27,31 @@ NONE = "–"
 # With more classes than this, the most and least frequent ones are shown.
 _CLASSES_SHOWN = 15
 _PARTS = ("train", "val", "test")
+_NUMERIC = re.compile(rf"$|{NONE}$|[<+−-]?[ ]?[0-9.]")
 
 
 class Strong(str):
     """Text to be set in bold, where there is bold."""
 
     __slots__ = ()
+
+
+class Shaded(str):
+    """Text on a ground that is the darker the larger its share is; a page shows it so.
+
+    Example:
+        >>> Shaded("12", 0.25).percent
+        '25'
+    """
+
+    __slots__ = ("percent",)
+    percent: str
+
+    def __new__(cls, text: str, share: float) -> Shaded:
+        """Text, and its share in [0, 1]."""
+        made = super().__new__(cls, text)
+        made.percent = f"{100 * share:.0f}"
+        return made
 
 
 @dataclass(frozen=True)
@@ -51,11 +71,21 @@ class TextTable:
         header: names of the columns.
         rows: as long as the header each.
         caption: what the table says.
+        file: under which a page offers it for download; "" for not at all.
+        searched: whether a page offers to search it.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+    file: str = ""
+    searched: bool = False
+
+    @property
+    def aligned(self) -> list[str]:
+        """Of each column, whether it is of words or of numbers, which are aligned to the right."""
+        columns = zip(*self.rows, strict=True) if self.rows else [()] * len(self.header)
+        return ["number" if all(_NUMERIC.match(cell) for cell in column) else "word" for column in columns]
 
     def markdown(self) -> str:
         """The table as Markdown, without its caption."""

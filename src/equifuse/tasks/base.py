@@ -72,6 +72,9 @@ class Task(ABC):
         learns: what of the loss is trained along, or None.
         mixes_samples: whether a sample between two others means something: its loss is that of both their targets, in
             the same shares. By default it does not.
+        drawn_as: the plot that shows its predictions: ``"roc"``, ``"precision_recall"``, ``"predicted_against_true"``,
+            ``"survival_curves"``; "" for none.
+        without_features: what is predicted from the training targets alone, in words.
     """
 
     name: ClassVar[str]
@@ -89,6 +92,8 @@ class Task(ABC):
     conformal: ClassVar[Literal["sets", "intervals"] | None] = None
     learns: nn.Module | None = None
     mixes_samples: bool = False
+    drawn_as: ClassVar[str] = ""
+    without_features: ClassVar[str] = "the training targets alone"
     _asked: tuple[str, ...] = ()
 
     def __init__(self, classes: tuple[str, ...] | None = None) -> None:
@@ -183,6 +188,16 @@ class Task(ABC):
         Returns:
             Logits ``(m, C)`` and classes ``(m,)``, or None where the task has nothing of the kind, as by default.
         """
+        return None
+
+    # What reports ask for.
+
+    def apart(self, prediction: Tensor, target: Tensor) -> dict[str, tuple[Task, Tensor, Tensor]]:
+        """Each of several targets as a task with its own outputs and targets; by default the task itself under ""."""
+        return {"": (self, prediction, target)}
+
+    def sample_losses(self, prediction: Tensor, target: Tensor) -> Tensor | None:
+        """How wrong each sample's prediction is, ``(n,)``; None where no sample stands alone, as by default."""
         return None
 
     # What balancing asks for.

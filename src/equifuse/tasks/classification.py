@@ -123,6 +123,8 @@ class Classification(Task):
     values: ClassVar[tuple[str, ...]] = OF_CLASSES
     predicts_largest: ClassVar[bool] = True
     conformal: ClassVar[Literal["sets", "intervals"] | None] = "sets"
+    drawn_as: ClassVar[str] = "roc"
+    without_features: ClassVar[str] = "the most frequent class"
 
     def __init__(
         self,
@@ -194,6 +196,10 @@ class Classification(Task):
     def choices(cls, outputs: Floats, target: NDArray[Any] | None) -> tuple[Floats, Labels | None] | None:
         """As they are."""
         return outputs, None if target is None else target.astype(np.int64)
+
+    def sample_losses(self, prediction: Tensor, target: Tensor) -> Tensor | None:
+        """Negative logarithm of the true class's probability."""
+        return F.cross_entropy(prediction, target, reduction="none")
 
     def sample_scores(self, prediction: Tensor, target: Tensor) -> Tensor:
         """The probability of the true class."""

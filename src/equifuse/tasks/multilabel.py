@@ -87,6 +87,8 @@ class Multilabel(Task):
     output_name: ClassVar[str] = "logits"
     values: ClassVar[tuple[str, ...]] = OF_CLASSES
     predicts_largest: ClassVar[bool] = True
+    drawn_as: ClassVar[str] = "precision_recall"
+    without_features: ClassVar[str] = "each label by its frequency"
 
     def loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Tensor:
         """Mean binary cross-entropy over samples and labels."""
@@ -129,6 +131,10 @@ class Multilabel(Task):
         """One per label, between no, of logit 0, and yes: its softmax is the label's sigmoid."""
         pairs = np.stack([np.zeros(outputs.size), outputs.ravel()], axis=1)
         return pairs, None if target is None else target.astype(np.int64).ravel()
+
+    def sample_losses(self, prediction: Tensor, target: Tensor) -> Tensor | None:
+        """Mean over the labels of the negative logarithm of the true value's probability."""
+        return F.binary_cross_entropy_with_logits(prediction, target, reduction="none").mean(dim=1)
 
     def sample_scores(self, prediction: Tensor, target: Tensor) -> Tensor:
         """The probability of the true value of each label, on average."""

@@ -155,6 +155,8 @@ class Regression(Task):
     mixes_samples = True
     values: ClassVar[tuple[str, ...]] = ("output",)
     conformal: ClassVar[Literal["sets", "intervals"] | None] = "intervals"
+    drawn_as: ClassVar[str] = "predicted_against_true"
+    without_features: ClassVar[str] = "the training mean"
 
     def __init__(self, classes: tuple[str, ...] | None = None, loss: str = "mse", sentiment: bool = False) -> None:
         super().__init__(classes)
@@ -193,6 +195,11 @@ class Regression(Task):
     def base_output(self, target: NDArray[Any], outputs: int) -> Floats:
         """The mean of the targets."""
         return np.asarray(target.mean(axis=0, dtype=np.float64))
+
+    def sample_losses(self, prediction: Tensor, target: Tensor) -> Tensor | None:
+        """Absolute error in deviations of the given targets, the mean over the targets."""
+        deviation = target.std(0, correction=0).clamp(min=torch.finfo(target.dtype).eps)
+        return ((prediction - target).abs() / deviation).mean(dim=1)
 
     def sample_scores(self, prediction: Tensor, target: Tensor) -> Tensor:
         """``1 / (1 + e²)``, ``e²`` the squared error in variances of the given targets, on average over the targets.

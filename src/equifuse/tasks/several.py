@@ -399,6 +399,16 @@ class Several(Task):
         metrics = self.measure(prediction, target) if bool(torch.isfinite(prediction).all()) else Measurement()
         return Measurement({**loss.values, **metrics.values}, {**loss.undefined, **metrics.undefined})
 
+    def apart(self, prediction: Tensor, target: Tensor) -> dict[str, tuple[Task, Tensor, Tensor]]:
+        """Each target that any row has, over those rows."""
+        found = {}
+        for part in self.parts:
+            here, own = part.of(target)
+            if bool(here.any()):
+                own = own if part.classes is not None else own.to(prediction)
+                found[part.name] = (self.tasks[part.name], prediction[here][:, part.outputs], own)
+        return found
+
     def base_output(self, target: NDArray[Any], outputs: int) -> Floats:
         """Of each target over the rows that have it."""
         y = torch.from_numpy(np.asarray(target))

@@ -56,6 +56,8 @@ class Survival(Task):
     headline = "c_index"
     values: ClassVar[tuple[str, ...]] = ("output",)
     time_to_event: ClassVar[bool] = True
+    drawn_as: ClassVar[str] = "survival_curves"
+    without_features: ClassVar[str] = "the same risk for all"
 
     @classmethod
     def recognizes(cls, values: NDArray[Any], names: Sequence[str]) -> bool:
