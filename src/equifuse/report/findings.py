@@ -23,6 +23,7 @@ from equifuse.evaluation.verdict import ClassScores, class_scores
 from equifuse.explain import Explanation, explain
 from equifuse.explain.attribution import differentiable
 from equifuse.explain.shapley import CoalitionOutputs, shapley_values
+from equifuse.runs.config import TrainConfig, without_unused
 from equifuse.runs.folder import METRICS, Run
 from equifuse.runs.metrics import RunMetrics
 from equifuse.runs.prepare import prepare
@@ -240,16 +241,9 @@ def _linear(run: Run, dataset: MultimodalDataset) -> Tensor | str:
         return "the run goes on from another one"
     if size > _CHEAP:
         return f"the training part has {size:,} values; equifuse benchmark --method linear compares"
-    simple: dict[str, Any] = {
-        "ensemble": None,
-        "member": None,
-        "choose": {},
-        "unimodal": "none",
-        "balance": None,
-        "logger": (),
-    }
+    simple = {"fusion": LINEAR, "dim": None, "backend": None, "fusion_options": {}, "ensemble": None, "member": None}
     try:
-        plain = replace(config, fusion=LINEAR, dim=None, backend=None, fusion_options={}, **simple)  # type: ignore[arg-type]
+        plain = TrainConfig.from_dict(without_unused({**config.to_dict(), **simple, "choose": {}, "logger": ()}))
         prepared = prepare(plain, dataset)
         Trainer(prepared.config, watch=False).fit(prepared.model, dataset, task=prepared.task)
         return evaluate_quietly(prepared.model, prepared.task, dataset).prediction
