@@ -187,8 +187,8 @@ class _Auto(Check):
     inner: Check | None = None
 
     def __call__(self, name: str, value: Any) -> Any:
-        if value == AUTO:
-            return value
+        if value == AUTO or (self.many and value in ([AUTO], (AUTO,))):
+            return AUTO
         assert self.inner is not None
         try:
             return self.inner(name, _number_of(value))
@@ -199,6 +199,18 @@ class _Auto(Check):
 def auto(check: Check) -> Check:
     """The same, or ``"auto"``: a rule chooses by the data (:mod:`equifuse.training.rules`)."""
     return _Auto(check.must, check.accepts, str, check.range, check.many, inner=check)
+
+
+def settled(value: int | str) -> int:
+    """A number that a rule has put in the place of ``"auto"``.
+
+    >>> from equifuse.options import settled
+    >>> settled(64)
+    64
+    """
+    if not isinstance(value, int):
+        raise InputError(f"{value!r} is left to the data, which nobody has looked at; give a number")
+    return value
 
 
 def rates() -> Check:

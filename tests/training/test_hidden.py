@@ -34,9 +34,23 @@ def test_what_was_given_stays_and_what_is_resolved_is_not_resolved_again():
     assert resolved(once, facts) == once
 
 
+def test_sizes_are_left_to_the_data_only_where_asked():
+    facts = Facts(1000, {"a": 0.0, "b": 0.0})
+    assert set(resolved(TrainConfig("x"), facts).changed()) == {"data", "modality_dropout"}
+    found = resolved(TrainConfig("x", batch_size="auto", hidden=["auto"], epochs="auto", patience="auto"), facts)
+    assert (found.batch_size, found.hidden, found.epochs, found.patience) == (32, (128,), 94, 16)
+    found = resolved(TrainConfig("x", batch_size=500, epochs="auto", patience=3), facts)
+    assert (found.batch_size, found.hidden, found.epochs, found.patience) == (500, (128,), 300, 3)
+    for rows in (1, 10, 10**3, 10**7):
+        found = resolved(TrainingOptions(batch_size="auto", epochs="auto", patience="auto"), Facts(rows))
+        assert 16 <= found.batch_size <= 256
+        assert 5 <= found.patience <= found.epochs / 4
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"epochs": "many"}, "epochs must be a whole number of at least 1, got 'many'; or 'auto'"),
         ({"modality_dropout": 1.0}, "modality_dropout must be in \\[0, 1\\), or name such numbers, got 1.0; or 'auto'"),
         ({"modality_dropout": "much"}, "got 'much'; or 'auto'"),
         ({"expect_missing": {"a": 2}}, "expect_missing"),

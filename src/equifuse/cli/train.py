@@ -56,10 +56,14 @@ def train(
 
     def tell(dataset: MultimodalDataset) -> None:
         from equifuse.data.sources import understood
+        from equifuse.runs.prepare import sizes_of
 
         lines = understood(dataset)
         for line in lines[:-1] if folds else lines:  # the last is about parts, which folds take the place of
             typer.echo(line, err=as_json)
+        sizes = "" if folds else sizes_of(resolved, dataset)
+        if sizes:
+            typer.echo(sizes, err=as_json)
 
     with resumable(folder, CONFIG):
         if folds:

@@ -206,6 +206,7 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         config = replace(config, epochs=1)
         train, target = self._read(X, y, sample_weight, anew=anew)
         train = replace(train, target=self._encode(target, anew=False))
+        config = resolved(config, facts_of(train, list(train.inputs), TASKS.get(self._task)))
         if anew:
             self.model_ = self._build(config, train)
         result = self._train(config, train, None, self._steps)

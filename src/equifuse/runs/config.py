@@ -15,6 +15,7 @@ from equifuse.extras import require
 from equifuse.files import read_yaml
 from equifuse.options import (
     Check,
+    auto,
     declarations,
     documented,
     mapping,
@@ -218,9 +219,9 @@ class TrainConfig(TrainingOptions):
         "auto: attention for sequences, else mlp.",
         group="Model",
     )
-    hidden: tuple[int, ...] = option(
+    hidden: tuple[int, ...] | str = option(
         (128,),
-        wholes(1),
+        auto(wholes(1)),
         help="Width of an MLP encoder's layer, several for more layers; the last is that of any encoder's output.",
         group="Model",
         descent=True,

@@ -19,6 +19,7 @@ from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly
 from equifuse.files import locked, refuse_existing, write_json, write_yaml
 from equifuse.fusion import FittedFusion
 from equifuse.model import Ensemble
+from equifuse.options import settled
 from equifuse.records import Record
 from equifuse.runs.cohort import cohort_of
 from equifuse.runs.config import RECORD, TrainConfig
@@ -149,7 +150,7 @@ def _finetune(opened: Run, config: TrainConfig, out: Path, frozen_only: bool, pr
     history: list[dict[str, float | None]] = []
     counts: dict[str, int] = {}
     best_epoch, seconds = 0, 0.0
-    with epoch_bar(config.epochs, len(stages)) if progress else nullcontext(lambda _: None) as follow:
+    with epoch_bar(settled(config.epochs), len(stages)) if progress else nullcontext(lambda _: None) as follow:
         for stage, options in stages.items():
             trainer = Trainer(options, watch=False, on_epoch_end=follow(stage))
             result = trainer.fit(model, dataset, task=task)

@@ -27,7 +27,7 @@ from equifuse.runs.folder import load_data, task_of
 from equifuse.tasks import Task
 from equifuse.training.balancing import Balancer
 from equifuse.training.randomness import own_random_numbers
-from equifuse.training.rules import resolved
+from equifuse.training.rules import resolved, said_of_sizes
 from equifuse.training.trainer import balancer_for, facts_of
 
 # Rows that preprocessing is fitted on at a time.
@@ -88,6 +88,16 @@ def resolved_for(config: TrainConfig, dataset: MultimodalDataset) -> TrainConfig
         UnknownNameError: ``expect_missing`` names a modality that there is not.
     """
     return resolved(config, facts_of(dataset.splits["train"], dataset.modalities, TASKS.get(dataset.task)))
+
+
+def sizes_of(config: TrainConfig, dataset: MultimodalDataset) -> str:
+    """Which sizes the rules choose on a data set, and by what, in one line; empty where all are given.
+
+    >>> from equifuse.runs.prepare import sizes_of
+    >>> sizes_of(TrainConfig("digits", hidden="auto"), ef.datasets.load("digits"))
+    'sizes by 1,079 training rows: width 128 (4 times the root of the rows)'
+    """
+    return said_of_sizes(config, facts_of(dataset.splits["train"], dataset.modalities, TASKS.get(dataset.task)))
 
 
 def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionModel:
@@ -273,6 +283,8 @@ def _in_memory() -> Iterator[None]:
 
 
 def _encoder_options(config: TrainConfig) -> dict[str, Any]:
+    if isinstance(config.hidden, str):
+        raise InputError(f"hidden is {config.hidden!r}, and no rule has looked at the data; give widths")
     return {"hidden": config.hidden, "dropout": config.dropout, "input_dropout": config.input_dropout}
 
 

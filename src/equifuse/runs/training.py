@@ -24,6 +24,7 @@ from equifuse.errors import DataError, InputError
 from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly, headline_alone, score_without_each
 from equifuse.evaluation.verdict import class_scores, concerns
 from equifuse.files import locked, read_json, refuse_existing, write_json, write_yaml
+from equifuse.options import settled
 from equifuse.runs.config import RECORD, TrainConfig
 from equifuse.runs.folder import (
     CONFIG,
@@ -280,7 +281,7 @@ def _full_path(pattern: str) -> str:
 def _fit(trainer: Trainer, prepared: Prepared, name: str, progress: bool | OnEpochEnd) -> TrainingResult:
     """Train with or without a bar; leaves the best weights in the model."""
     dataset = prepared.dataset
-    bar = epoch_bar(trainer.options.epochs) if progress is True else nullcontext(lambda _: progress or None)
+    bar = epoch_bar(settled(trainer.options.epochs)) if progress is True else nullcontext(lambda _: progress or None)
     with bar as follow:
         trainer.on_epoch_end = follow(f"{name} on {dataset.name}")
         return trainer.fit(prepared.model, dataset, task=prepared.task, balancer=prepared.balancer)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from equifuse.errors import InputError, UnknownNameError
+from equifuse.options import settled
 from equifuse.training.options import TrainingOptions
 
 # Those that need nothing but gradients and know weight decay.
@@ -55,7 +56,8 @@ def make_optimizer(
     Example:
         >>> from torch import nn
         >>> from equifuse.training.optimization import make_optimizer
-        >>> from equifuse.training.options import TrainingOptions
+        >>> from equifuse.options import settled
+    from equifuse.training.options import TrainingOptions
         >>> options = TrainingOptions(optimizer="sgd", optimizer_options={"momentum": 0.9}, lr=0.1)
         >>> sgd = make_optimizer(nn.Linear(3, 2), options)
         >>> [(group["lr"], group["momentum"], group["weight_decay"]) for group in sgd.param_groups]
@@ -215,12 +217,12 @@ def make_schedule(
     """
     if factory is not None:
         return Schedule(factory(optimizer, steps))
-    rising = round(steps * options.warmup / options.epochs)
+    rising = round(steps * options.warmup / settled(options.epochs))
     given = dict(options.schedule_options)
     try:
         if options.schedule == "plateau":
             _check_options(given, ReduceLROnPlateau, options.schedule)
-            given = {"factor": 0.5, "patience": max(1, options.patience // 3), **given}
+            given = {"factor": 0.5, "patience": max(1, settled(options.patience) // 3), **given}
             plateau = ReduceLROnPlateau(optimizer, **{"mode": mode, **given})
             return Schedule(_warm_up(optimizer, rising), plateau)
         if options.schedule == "one_cycle":

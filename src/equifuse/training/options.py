@@ -113,16 +113,16 @@ class TrainingOptions(Options):
         InputError: a value of the wrong type or out of range, or options that exclude each other.
     """
 
-    epochs: int = option(
+    epochs: int | str = option(
         100,
-        whole(1),
-        help="Most passes over the training part.",
+        auto(whole(1)),
+        help="Most passes over the training part. auto, as with other sizes: by how many rows it has.",
         group="Training",
         descent=True,
     )
-    batch_size: int = option(
+    batch_size: int | str = option(
         64,
-        whole(1),
+        auto(whole(1)),
         help="Samples per step, of each process where there are several.",
         group="Training",
         descent=True,
@@ -326,9 +326,9 @@ class TrainingOptions(Options):
         group="Missing modalities",
         descent=True,
     )
-    patience: int = option(
+    patience: int | str = option(
         15,
-        whole(1),
+        auto(whole(1)),
         help="Epochs without improvement on validation after which training stops.",
         group="Selection",
         descent=True,
@@ -436,7 +436,7 @@ class TrainingOptions(Options):
         if self.logger_options and not self.logger:
             raise InputError("logger_options go with a logger")
         self._check_recipe()
-        if self.warmup >= self.epochs and self.warmup > 0:
+        if isinstance(self.epochs, int) and self.warmup >= self.epochs and self.warmup > 0:
             raise InputError(f"warmup must be shorter than training, {self.epochs} epochs; got {self.warmup:g}")
 
     def _check_recipe(self) -> None:

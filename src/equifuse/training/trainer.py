@@ -30,6 +30,7 @@ from equifuse.files import check_unpacked_fits, parse_errors
 from equifuse.fusion import FittedFusion
 from equifuse.interruption import Interrupted, stop_signals
 from equifuse.model import FusionModel
+from equifuse.options import settled
 from equifuse.tasks import Task, make_task
 from equifuse.training.balancing import Balancer, make_balancer
 from equifuse.training.distributed import ProcessGroupInfo, ShardedBatches, process_group_info
@@ -207,7 +208,7 @@ class Trainer:
                 train, *others = stack.enter_context(prepared_once(model, splits))
                 val = others[0] if others else None
             if isinstance(train, Split):
-                train = batches_of(train, options.batch_size * process_group_info(options).world, options.seed)
+                train = batches_of(train, settled(options.batch_size) * process_group_info(options).world, options.seed)
             return self._fit(module, train, batches_of(val) if isinstance(val, Split) else val)
 
     def check(self, model: FusionModel) -> None:
@@ -264,7 +265,7 @@ class Trainer:
         resumed, over = last is not None and last.is_file(), False
         if last is not None and resumed:
             stopped = _recall(last, (history, best, watch, average, epochs))
-            over = stopped or len(history.rows) >= options.epochs
+            over = stopped or len(history.rows) >= settled(options.epochs)
         optimizer_state = None
         if not over:
             began = _began()
@@ -281,12 +282,12 @@ class Trainer:
                 began,
             ]
             if val:
-                patience = options.epochs if options.protocol == LOOSE else options.patience
+                patience = settled(options.epochs if options.protocol == LOOSE else options.patience)
                 stop = EarlyStopping("monitor", patience=patience, mode=module.mode, verbose=False, check_finite=False)
                 callbacks.insert(0, stop)
             with _quiet(), warm.assigned() if warm else nullcontext():
                 trainer = pl.Trainer(
-                    max_epochs=options.epochs,
+                    max_epochs=settled(options.epochs),
                     accelerator=options.accelerator,
                     devices=place.devices,
                     num_nodes=place.nodes,
