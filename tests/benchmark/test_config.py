@@ -94,3 +94,14 @@ def test_variants_are_crossed_with_the_methods_and_stored_as_methods():
     assert BenchmarkConfig.from_dict(config.to_dict()) == config
     with pytest.raises(ef.InputError, match="variants must map"):
         BenchmarkConfig.from_dict({**values, "variants": ["plain"]})
+
+
+def test_of_variants_that_are_the_same_to_a_method_there_is_one():
+    variants = {"plain": {"unimodal": "none"}, "skip": {"unimodal": "none", "skip": True}, "pca": {"prepare": "pca:2"}}
+    given = config(methods=["deq", "late", "linear"], variants=variants, settings={"lr": 0.1, "head_dropout": 0.2})
+    labels = [method.label for method in given.methods]
+    assert labels == ["deq, plain", "deq, skip", "deq, pca", "late, plain", "late, pca", "linear", "linear, pca"]
+    configs = {m.label: given.train_config("digits", m, 0) for m in given.methods}
+    assert (configs["deq, skip"].head_dropout, configs["late, plain"].head_dropout) == (0.2, 0.0)
+    with pytest.raises(ef.InputError, match="'late' decides without a head and has no use for skip; leave it"):
+        config(methods=[{"fusion": "late", "skip": True}])

@@ -9,7 +9,7 @@ from typing import Any
 
 from equifuse.benchmark.space import Space, check_space
 from equifuse.errors import InputError, UnknownNameError
-from equifuse.runs.config import TrainConfig, fits_at_once, read_config, without_unused
+from equifuse.runs.config import TrainConfig, fits_at_once, read_config, unused_by, without_unused
 from equifuse.training.options import refuse_unused
 from equifuse.training.protocol import CLEAN, PROTOCOLS
 
@@ -111,7 +111,8 @@ class BenchmarkConfig:
         if CLEAN not in self.protocols:
             raise InputError(f"the {CLEAN} protocol is always part of a benchmark; add it to protocols")
         if all(method.fitted for method in self.methods):
-            refuse_unused(self.methods[0].options["fusion"], TrainConfig, self.settings)
+            fusion = self.methods[0].options["fusion"]
+            refuse_unused(fusion, *unused_by(fusion), self.settings)
         for method in self.methods:
             self.train_config(self.data[0], method, self.seeds[0])
 
@@ -127,9 +128,9 @@ class BenchmarkConfig:
             protocol: how the model is selected.
             tuned: options that tuning has found, which win.
         """
-        settings = self.settings
-        if method.fitted:  # what is set for all that are trained is none of its
-            settings = without_unused({**settings, "fusion": method.options["fusion"]})
+        # What is set for all, and means nothing to this one, is none of its.
+        settings = without_unused({**self.settings, "fusion": method.options["fusion"]})
+        if method.fitted:
             settings = {name: value for name, value in settings.items() if name not in _OF_FUSIONS}
         options = merge(settings, method.options, dict(tuned or {}))
         return TrainConfig.from_dict({**options, "data": data, "seed": seed, "protocol": protocol})
@@ -204,7 +205,7 @@ class BenchmarkConfig:
 def crossed(methods: Iterable[Method], variants: Any) -> tuple[Method, ...]:
     """Every method with every variant of the training options; the methods themselves where there are no variants.
 
-    A method that is fitted at once has no use for most of them: of variants that are the same to it there is one.
+    Of variants that are the same to a method, since it has no use for what sets them apart, there is one.
 
     Example:
         >>> both = {"plain": {"unimodal": "none"}, "heads": {"unimodal": "loss"}}
@@ -224,15 +225,13 @@ def crossed(methods: Iterable[Method], variants: Any) -> tuple[Method, ...]:
         return tuple(methods)
     found: list[Method] = []
     for method in methods:
+        own: list[Method] = []
         for name, options in variants.items():
-            merged = merge(method.options, options or {})
-            if not method.fitted:
-                found.append(Method(f"{method.label}, {name}", merged, method.space))
-                continue
-            merged = without_unused(merged)
-            label = method.label if merged == method.options else f"{method.label}, {name}"
-            if all(merged != other.options for other in found):
-                found.append(Method(label, merged, method.space))
+            merged = without_unused(merge(method.options, options or {}))
+            label = method.label if method.fitted and merged == method.options else f"{method.label}, {name}"
+            if all(merged != other.options for other in own):
+                own.append(Method(label, merged, method.space))
+        found += own
     return tuple(found)
 
 

@@ -218,4 +218,8 @@ def _not_applicable(method: Method, task: str) -> str | None:
             return f"{name} is for {', '.join(tasks)}"
         if name == LinearModel.name and not TASKS.get(task).has_linear_models():
             return f"there is no linear model for {task}"
+    if method.options.get("mixup") and not TASKS.get(task).mixes_samples:
+        return f"nothing lies between two samples of {task}"
+    if method.options.get("label_smoothing") and "label_smoothing" not in TASKS.options(task):
+        return "label_smoothing is for classification"
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -14,7 +13,6 @@ from equifuse.errors import InputError, UnknownNameError
 from equifuse.extras import require
 from equifuse.files import read_yaml
 from equifuse.options import (
-    Check,
     auto,
     declarations,
     documented,
@@ -28,34 +26,13 @@ from equifuse.options import (
     wholes,
     yes_no,
 )
-from equifuse.training.options import TrainingOptions, refuse_unused
+from equifuse.runs import checks
+from equifuse.runs.checks import GROUPS_OUT, numbers
+from equifuse.training.options import TrainingOptions, of_descent, refuse_unused
 from equifuse.training.protocol import LOOSE
 
 # The part of a run's config.yaml that records what happened, as against what was asked for.
 RECORD = "run"
-# In the place of a number of folds.
-GROUPS_OUT = "group"
-_SCIENTIFIC = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
-
-
-def _encoders() -> tuple[str, ...]:
-    from equifuse.encoders import ENCODERS  # noqa: PLC0415 - PyTorch
-
-    return ENCODERS
-
-
-def _class_weights(value: Any) -> bool:
-    listed = isinstance(value, list) and all(isinstance(w, int | float) and w >= 0 for w in value)
-    return listed or value == "balanced"
-
-
-def _count(value: Any) -> Any:
-    """On the command line a number is text."""
-    return int(value) if isinstance(value, str) and value.isdigit() else value
-
-
-def _folds(value: Any) -> bool:
-    return value == GROUPS_OUT or (isinstance(value, int) and not isinstance(value, bool) and value >= 2)
 
 
 # What is the same in every fold, whatever is chosen.
@@ -72,88 +49,10 @@ _NOT_CHOSEN = (
     "metric",
     "monitor",
 )
+# What is about a head, or what leads to it.
+_OF_HEADS = ("skip", "head_dropout")
 # Trainings of a fold.
 _MOST_CANDIDATES = 100
-# The weights of several targets, where they are trained along.
-_LEARNT = "learnt"
-# The name under which the preparation of all modalities without one of their own is stored.
-EVERY = "*"
-
-
-def _pipelines(value: Any) -> Any:
-    """Modality -> steps, of ``"mrna=log1p,pca:64"``, of a list of such words, or of a mapping."""
-    if value is None:
-        return {}
-    if isinstance(value, Mapping):
-        return dict(value)
-    words = [value] if isinstance(value, str) else value
-    if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
-        return value
-    found: dict[str, str] = {}
-    for word in words:
-        name, equals, steps = word.partition("=")
-        name, steps = (name.strip(), steps) if equals else (EVERY, word)
-        if name in found:
-            called = "all modalities" if name == EVERY else repr(name)
-            raise InputError(f"prepare is given twice for {called}; write the steps in one, separated by commas")
-        found[name] = steps
-    return found
-
-
-def _choices(value: Any) -> Any:
-    """Option -> values, of ``{"fusion": "deq,late"}`` as well."""
-    if not isinstance(value, Mapping):
-        return {} if value is None else value
-    return {name: _values(each) if isinstance(each, str) else each for name, each in value.items()}
-
-
-def _values(words: str) -> list[Any]:
-    yaml = require("train", "yaml", "YAML")
-    return [_numbers(yaml.safe_load(word)) for word in words.split(",")]
-
-
-def _are_choices(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(
-        isinstance(name, str) and isinstance(each, list) and each for name, each in value.items()
-    )
-
-
-def _factors(value: Any) -> Any:
-    """Target -> factor, of ``["age=0.5"]`` or a mapping; or the one word ``learnt``."""
-    words = [value] if isinstance(value, str) else value
-    if not isinstance(words, list | tuple) or not words or not all(isinstance(word, str) for word in words):
-        return value if value or value is None else None
-    if list(words) == [_LEARNT]:
-        return _LEARNT
-    try:
-        return {name: float(number) for name, _, number in (word.rpartition("=") for word in words)}
-    except ValueError:
-        return value
-
-
-def _are_factors(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        fits = (isinstance(k, str) and k and isinstance(v, int | float) and v >= 0 for k, v in value.items())
-        return bool(all(fits))
-    return value is None or value == _LEARNT
-
-
-@dataclass(frozen=True)
-class _Pipelines(Check):
-    """Modality -> steps of its preparation, checked by name."""
-
-    def __call__(self, name: str, value: Any) -> Any:
-        value = super().__call__(name, value)
-        if value:
-            from equifuse.encoders import parse_steps  # noqa: PLC0415 - PyTorch
-
-            for steps in value.values():
-                parse_steps(steps)
-        return value
-
-
-def _are_pipelines(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, str) for k, v in value.items())
 
 
 @dataclass(frozen=True)
@@ -214,7 +113,7 @@ class TrainConfig(TrainingOptions):
     )
     encoder: str = option(
         "auto",
-        one_of(names=_encoders),
+        one_of(names=checks.encoders),
         help="Encoder per modality: mlp, identity, for sequences mean, max, attention, gru, transformer or queries, or "
         "auto: attention for sequences, else mlp.",
         group="Model",
@@ -260,7 +159,7 @@ class TrainConfig(TrainingOptions):
     )
     class_weights: str | list[float] | None = option(
         None,
-        optional(Check("be 'balanced' or numbers of at least 0", _class_weights)),
+        optional(checks.class_weights()),
         help="For classification: weigh classes inversely to their frequency.",
         group="Task",
         flag="--balanced",
@@ -277,12 +176,7 @@ class TrainConfig(TrainingOptions):
     )
     target_weight: dict[str, float] | str | None = option(
         None,
-        Check(
-            "be 'learnt', or numbers of at least 0 such as age=0.5",
-            _are_factors,
-            many=True,
-            convert=_factors,
-        ),
+        checks.factors(),
         help="For several targets: factor of a target's loss, age=0.5; or learnt: by the noise of each target.",
         group="Task",
         estimator=False,
@@ -297,7 +191,7 @@ class TrainConfig(TrainingOptions):
 
     cv: int | str | None = option(
         None,
-        optional(Check("be a number of folds of at least 2, or 'group'", _folds, convert=_count)),
+        optional(checks.folds()),
         help="Cross-validate with this many folds, or with 'group': leave out one group at a time.",
         group="Data",
         estimator=False,
@@ -307,12 +201,7 @@ class TrainConfig(TrainingOptions):
     )
     choose: dict[str, list[Any]] = option(
         dict,
-        Check(
-            "name options and their values, such as fusion=deq,late",
-            _are_choices,
-            pairs="text",
-            convert=_choices,
-        ),
+        checks.choices(),
         help="With --cv: values of an option, of which each fold takes the best on validation: fusion=deq,late.",
         group="Data",
         estimator=False,
@@ -342,12 +231,7 @@ class TrainConfig(TrainingOptions):
     )
     prepare: dict[str, str] = option(
         dict,
-        _Pipelines(
-            "be steps such as 'impute:median', or name modalities: 'mrna=log1p,variance:2000'",
-            _are_pipelines,
-            many=True,
-            convert=_pipelines,
-        ),
+        checks.pipelines(),
         help="Preparation of features, fitted on train and stored in the model: mrna=log1p,variance:2000,pca:64, or "
         "steps alone for all other modalities; impute:median and standardise go without saying.",
         group="Preparation",
@@ -381,8 +265,7 @@ class TrainConfig(TrainingOptions):
         self._check_folds()
         self._check_choices()
         self.resolved_fusion_options()
-        if self.fits_at_once:
-            refuse_unused(self.fusion, type(self), self.changed())
+        refuse_unused(self.fusion, *unused_by(self.fusion), self.changed())
 
     @property
     def fits_at_once(self) -> bool:
@@ -522,8 +405,7 @@ class TrainConfig(TrainingOptions):
             if name in given and declared.check.pairs and declared.parts is None and isinstance(before, Mapping):
                 given[name] = {**before, **given[name]}
         config = cls.from_dict({**values, **given})
-        if config.fits_at_once:
-            refuse_unused(config.fusion, cls, given)
+        refuse_unused(config.fusion, *unused_by(config.fusion), given)
         return config
 
 
@@ -539,6 +421,25 @@ def fits_at_once(fusion: str) -> bool:
     return issubclass(FUSIONS.get(fusion), FittedFusion)
 
 
+def unused_by(fusion: str) -> tuple[str, list[str]]:
+    """Why a fusion has no use for some options, and which these are.
+
+    >>> from equifuse.runs.config import unused_by
+    >>> unused_by("late")
+    ('decides without a head', ['skip', 'head_dropout'])
+
+    Raises:
+        UnknownNameError: an unknown fusion.
+    """
+    from equifuse.registry import FUSIONS  # noqa: PLC0415 - PyTorch
+
+    if fits_at_once(fusion):
+        return "is fitted at once", of_descent(TrainConfig)
+    if FUSIONS.get(fusion).decides:
+        return "decides without a head", list(_OF_HEADS)
+    return "", []
+
+
 def without_unused(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options meant for several methods, without those that the ``fusion`` among them has no use for.
 
@@ -549,10 +450,8 @@ def without_unused(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UnknownNameError: an unknown fusion.
     """
-    if not fits_at_once(options["fusion"]):
-        return dict(options)
-    declared = declarations(TrainConfig)
-    return {name: value for name, value in options.items() if name not in declared or not declared[name].descent}
+    _, unused = unused_by(options["fusion"])
+    return {name: value for name, value in options.items() if name not in unused}
 
 
 TrainConfig.__doc__ = (TrainConfig.__doc__ or "").replace("{options}", documented(TrainConfig))
@@ -564,7 +463,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is missing or is not a YAML mapping.
     """
-    return {key: _numbers(value) for key, value in read_yaml(path).items() if key != RECORD}
+    return {key: numbers(value) for key, value in read_yaml(path).items() if key != RECORD}
 
 
 def parse_settings(settings: list[str], *, nested: bool = True) -> dict[str, Any]:
@@ -581,7 +480,7 @@ def parse_settings(settings: list[str], *, nested: bool = True) -> dict[str, Any
         if not equals or not key.strip():
             raise InputError(f"expected key=value, got {setting!r}")
         try:
-            value = _numbers(yaml.safe_load(text))
+            value = numbers(yaml.safe_load(text))
         except (yaml.YAMLError, ValueError, RecursionError):
             raise InputError(f"cannot read the value of {setting!r}") from None
         *path, last = key.strip().split(".") if nested else [key.strip()]
@@ -592,12 +491,3 @@ def parse_settings(settings: list[str], *, nested: bool = True) -> dict[str, Any
                 raise InputError(f"{setting!r}: {step!r} already has a value")
         place[last] = value
     return parsed
-
-
-def _numbers(value: Any) -> Any:
-    """YAML takes ``1e-3`` for a string; it is a number here."""
-    if isinstance(value, dict):
-        return {key: _numbers(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_numbers(entry) for entry in value]
-    return float(value) if isinstance(value, str) and _SCIENTIFIC.fullmatch(value) else value

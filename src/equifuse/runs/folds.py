@@ -14,7 +14,8 @@ from equifuse.data.loaders import mix
 from equifuse.data.options import SourceOptions
 from equifuse.data.split import folds
 from equifuse.errors import DataError, InputError
-from equifuse.runs.config import GROUPS_OUT, TrainConfig
+from equifuse.runs.checks import GROUPS_OUT
+from equifuse.runs.config import TrainConfig
 
 
 def load_whole(config: TrainConfig) -> MultimodalDataset:

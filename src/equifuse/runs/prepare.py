@@ -22,7 +22,8 @@ from equifuse.encoders.sequence import POOLINGS, valid_steps
 from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.model import FusionModel, LinearHead, Piece, build_model
 from equifuse.registry import TASKS
-from equifuse.runs.config import EVERY, TrainConfig
+from equifuse.runs.checks import EVERY
+from equifuse.runs.config import TrainConfig
 from equifuse.runs.folder import load_data, task_of
 from equifuse.tasks import Task
 from equifuse.training.balancing import Balancer

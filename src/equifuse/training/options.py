@@ -54,23 +54,29 @@ def _loggers() -> Iterable[str]:
     return LOGGERS.names()
 
 
-def refuse_unused(fusion: str, kind: type[Options], given: Iterable[str]) -> None:
-    """Refuse what is about gradient descent for a method that is fitted at once.
+def of_descent(kind: type[Options]) -> list[str]:
+    """Names of the options of a class that are about gradient descent."""
+    return [name for name, declared in declarations(kind).items() if declared.descent]
+
+
+def refuse_unused(fusion: str, why: str, unused: Iterable[str], given: Iterable[str]) -> None:
+    """Refuse what is given and means nothing to a fusion.
 
     Args:
-        fusion: the method.
-        kind: the class of the options.
-        given: their names.
+        fusion: its name.
+        why: the reason, after its name.
+        unused: names of options that it has no use for.
+        given: names of those that are given.
 
     Raises:
         InputError: there are some; the message names them all.
     """
-    unused = [name for name, declared in declarations(kind).items() if declared.descent and name in given]
-    if unused:
-        several = len(unused) > 1
-        named = ", ".join(unused[:-1]) + " and " + unused[-1] if several else unused[0]
+    found = [name for name in unused if name in given]
+    if found:
+        several = len(found) > 1
+        named = ", ".join(found[:-1]) + " and " + found[-1] if several else found[0]
         which = "them" if several else "it"
-        raise InputError(f"fusion {fusion!r} is fitted at once and has no use for {named}; leave {which} out")
+        raise InputError(f"fusion {fusion!r} {why} and has no use for {named}; leave {which} out")
 
 
 @dataclass(frozen=True)

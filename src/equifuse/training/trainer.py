@@ -38,7 +38,7 @@ from equifuse.training.fitted import fit_at_once
 from equifuse.training.loggers import make_loggers
 from equifuse.training.mix import Mix, fit_mix
 from equifuse.training.optimization import OptimizerFactory, ScheduleFactory, check_patterns, frozen
-from equifuse.training.options import TrainingOptions, refuse_unused
+from equifuse.training.options import TrainingOptions, of_descent, refuse_unused
 from equifuse.training.prepared import noisy, prepared_once
 from equifuse.training.protocol import LOOSE
 from equifuse.training.randomness import own_random_numbers
@@ -191,7 +191,8 @@ class Trainer:
         if isinstance(model.fusion, FittedFusion):
             if self._optimizer is not None or self._schedule is not None:
                 raise InputError(f"fusion {model.fusion.name!r} is fitted at once, without an optimiser or a schedule")
-            refuse_unused(model.fusion.name, type(self.options), self.options.changed())
+            unused = of_descent(type(self.options))
+            refuse_unused(model.fusion.name, "is fitted at once", unused, self.options.changed())
             first, second = (batches_of(part) if isinstance(part, Split) else part for part in (train, val))
             assert first is not None
             return TrainingResult(*fit_at_once(model, task, first, second, options))
