@@ -45,7 +45,7 @@ from tables import publish
 
 FUSIONS = ("concat", "late", "deq", "gmf+deq")
 ROWS, CONNECTIONS = (1, 64), (1, 8)
-_HEADERS = {"Content-Type": "application/json"}
+HEADERS = {"Content-Type": "application/json"}
 _FIGURES = ("requests per s", "rows per s", "p50", "p99")
 _SCRIPT = """
 wrk.method = "POST"
@@ -129,7 +129,7 @@ async def by_client(url: str, body: bytes, connections: int, seconds: float, req
         nonlocal failed
         while time.perf_counter() - begun < seconds and len(times) < requests:
             start = time.perf_counter()
-            answer = await client.post(url, content=body, headers=_HEADERS)
+            answer = await client.post(url, content=body, headers=HEADERS)
             times.append(time.perf_counter() - start)
             failed += answer.status_code != 200
 
@@ -142,7 +142,7 @@ async def by_client(url: str, body: bytes, connections: int, seconds: float, req
 
 
 # Bodies that cost the most to look at, or to make something of.
-_HOSTILE = (
+HOSTILE = (
     b"[[]]," * (2**24 // 5),
     b'{"inputs": {"pixels": [' + b"[[]]," * (2**24 // 5),
     b'{"inputs": {"pixels": [' + b"null," * 3_000_000 + b"null]}}",
@@ -187,7 +187,7 @@ async def endure(address: str, pid: int, body: bytes, requests: int) -> Endured:
                 seen.memory.append(memory_of(pid))
             if sent == requests // 2:
                 os.kill(int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]), signal.SIGKILL)
-            seen.statuses[(await client.post(url, content=body, headers=_HEADERS)).status_code] += 1
+            seen.statuses[(await client.post(url, content=body, headers=HEADERS)).status_code] += 1
 
     async def attack(client: httpx.AsyncClient) -> None:
         host, port = address.removeprefix("http://").split(":")
@@ -196,7 +196,7 @@ async def endure(address: str, pid: int, body: bytes, requests: int) -> Endured:
                 return
             _, writer = await asyncio.open_connection(host, int(port))
             writer.write(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{" if i % 2 else b"POST")
-            answer = await client.post(url, content=_HOSTILE[i % len(_HOSTILE)], headers=_HEADERS)
+            answer = await client.post(url, content=HOSTILE[i % len(HOSTILE)], headers=HEADERS)
             seen.hostile[answer.status_code] += 1
             await asyncio.sleep(0.5)
             writer.close()
@@ -259,7 +259,7 @@ def main() -> None:
         for name in FUSIONS:
             url = f"{address}/v1/models/{name}/predict"
             for rows, body in bodies.items():
-                httpx.post(url, content=body, headers=_HEADERS, timeout=60).raise_for_status()
+                httpx.post(url, content=body, headers=HEADERS, timeout=60).raise_for_status()
                 for connections in CONNECTIONS:
                     if options.client == "wrk":
                         found = by_wrk(url, body, connections, options.seconds)

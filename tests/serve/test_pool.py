@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("msgspec", reason="needs equifuse[serve]")
 
 from equifuse.serve.limits import Limits, Refusal
-from equifuse.serve.messages import Question
-from equifuse.serve.pool import Pool, StartError
+from equifuse.serve.messages import Job, Question, parts
+from equifuse.serve.pool import Pool, StartError, _Waiting
 
 QUICK = (sys.executable, str(Path(__file__).with_name("quick_worker.py")))
 
@@ -137,5 +137,23 @@ def test_models_are_read_again_without_a_pause(folder):
             with pytest.raises(StartError):
                 await pool.reload()
             assert await ask(pool, "x") == "x"
+
+    asyncio.run(main())
+
+
+def test_a_body_is_neither_copied_nor_written_out_on_its_way_to_a_worker(folder):
+    """Either takes long enough for others to wait."""
+    pieces = [b"echo ", b"x" * 1000, b"y" * 1000]
+    question = Question("predict", pieces, "")
+    frame, *rest = parts(Job("m", [question]))
+    assert len(frame) < 200
+    assert all(a is b for a, b in zip(rest, pieces, strict=True))
+
+    async def main():
+        waiting = _Waiting("m", question, asyncio.get_running_loop().create_future(), True)
+        assert "xxx" not in repr(waiting)
+        async with pool_of(folder) as pool:
+            answer, _ = await pool.ask("m", question)
+            assert answer.content == b"".join(pieces)
 
     asyncio.run(main())

@@ -99,7 +99,7 @@ class Application:
             media_type, given = wanted(request, offered), sent(request)
             body = await self.bodies.read(request)
             notes = request.scope[NOTES]
-            notes |= {"model": name, "bytes_in": len(body)}
+            notes |= {"model": name, "bytes_in": sum(map(len, body))}
             options = {name: request.query_params.getlist(name) for name in request.query_params}
             question = Question(kind, body, given, media_type, options, notes["id"])
             found, timing = await _while_connected(request, self.workers.ask(name, question))

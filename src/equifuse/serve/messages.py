@@ -1,10 +1,15 @@
-"""What the front of the service and its workers tell each other: msgpack in frames that begin with their length."""
+"""What the front of the service and its workers tell each other: msgpack in frames that begin with their length.
+
+Bodies of requests follow the frame as they are, in the pieces that they came in: the front copies none of them, as that
+would keep all other connections waiting.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from msgspec import MsgspecError, Struct, field, msgpack
+from msgspec import MsgspecError, Struct, field, msgpack, structs
 
 JSON, PARQUET, CSV = "application/json", "application/vnd.apache.parquet", "text/csv"
 # Bytes that say how long a frame is.
@@ -63,19 +68,29 @@ class Question(Struct, array_like=True):
 
     Attributes:
         kind: predict, explain or embed.
-        body: rows.
+        body: rows; in the front the pieces that they came in.
         sent: media type of the body.
         wanted: media type of the answer.
         options: the query: name -> values.
         id: of the request, for the log.
+        size: bytes of the body that follow the frame.
     """
 
     kind: str
-    body: bytes
+    body: bytes | list[bytes]
     sent: str
     wanted: str = JSON
     options: dict[str, list[str]] = field(default_factory=dict)
     id: str = ""
+    size: int = 0
+
+    def pieces(self) -> list[bytes]:
+        """The body in pieces."""
+        return [self.body] if isinstance(self.body, bytes) else self.body
+
+    def whole(self) -> bytes:
+        """The body in one."""
+        return self.body if isinstance(self.body, bytes) else b"".join(self.body)
 
 
 class Job(Struct, array_like=True, tag=True):
@@ -115,6 +130,17 @@ _to_worker: msgpack.Decoder[ToWorker] = msgpack.Decoder(ToWorker)
 _from_worker: msgpack.Decoder[FromWorker] = msgpack.Decoder(FromWorker)
 
 
+def parts(message: ToWorker) -> Iterator[bytes | bytearray]:
+    """A message to a worker: its frame, and the pieces of the bodies."""
+    if not isinstance(message, Job):
+        yield frame(message)
+        return
+    heads = [structs.replace(q, body=b"", size=sum(map(len, q.pieces()))) for q in message.questions]
+    yield frame(Job(message.model, heads))
+    for question in message.questions:
+        yield from question.pieces()
+
+
 def frame(message: ToWorker | FromWorker) -> bytearray:
     """A message as bytes, with their number in front."""
     buffer = bytearray(HEAD)
@@ -124,12 +150,15 @@ def frame(message: ToWorker | FromWorker) -> bytearray:
 
 
 def read_frame(stream: BinaryIO) -> ToWorker | None:
-    """The next message to a worker; None where there are no more."""
+    """The next message to a worker, with the bodies that follow it; None where there are no more."""
     head = stream.read(HEAD)
     if len(head) < HEAD:
         return None
-    content = stream.read(int.from_bytes(head, "big"))
-    return _to_worker.decode(content)
+    message = _to_worker.decode(stream.read(int.from_bytes(head, "big")))
+    if isinstance(message, Job):
+        for question in message.questions:
+            question.body = stream.read(question.size)
+    return message
 
 
 def answer_of(content: bytes) -> FromWorker:

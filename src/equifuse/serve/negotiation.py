@@ -26,8 +26,8 @@ class Bodies:
     def __init__(self, limits: Limits) -> None:
         self._limits, self._held = limits, 0
 
-    async def read(self, request: Request) -> bytes:
-        """The whole body of a request.
+    async def read(self, request: Request) -> list[bytes]:
+        """The whole body of a request, in the pieces that it came in.
 
         Raises:
             Refusal: it is too large or too slow, or there are too many.
@@ -38,7 +38,8 @@ class Bodies:
         if declared.isdecimal() and (len(declared) > 18 or int(declared) > most):
             raise too_large
         seconds = self._limits.timeout
-        pieces, size = [], 0
+        pieces: list[bytes] = []
+        size = 0
         with self._counted() as count:
             try:
                 async with asyncio.timeout(seconds):
@@ -52,7 +53,7 @@ class Bodies:
                 raise Refusal(408, f"the body did not arrive within {seconds:g} s") from None
             except ClientDisconnect:
                 raise Refusal(400, "the connection was closed before the body had arrived") from None
-        return b"".join(pieces)
+        return pieces
 
     @contextmanager
     def _counted(self) -> Iterator[Counter]:

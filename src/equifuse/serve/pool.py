@@ -13,7 +13,19 @@ from dataclasses import asdict, dataclass, field
 from itertools import chain, repeat
 
 from equifuse.serve.limits import Limits, Refusal
-from equifuse.serve.messages import HEAD, Answer, Done, Failed, Job, Loaded, Question, Settings, answer_of, frame
+from equifuse.serve.messages import (
+    HEAD,
+    Answer,
+    Done,
+    Failed,
+    Job,
+    Loaded,
+    Question,
+    Settings,
+    ToWorker,
+    answer_of,
+    parts,
+)
 
 _log = logging.getLogger("equifuse.serve")
 # Without the folder it is started in among those that modules come from.
@@ -47,7 +59,7 @@ class _Waiting:
     """A request that has arrived."""
 
     model: str
-    question: Question
+    question: Question = field(repr=False)  # a body is not for messages, and takes long to be written out
     future: asyncio.Future[tuple[Answer, Timing]]
     alone: bool
     since: float = field(default_factory=time.perf_counter)
@@ -77,7 +89,7 @@ class _Process:
         self = cls(process)
         try:
             async with asyncio.timeout(_START):
-                found = await self._exchange(frame(settings))
+                found = await self._exchange(settings)
         except (EOFError, OSError):
             await self.kill(grace=1)
             raise StartError(f"a worker ended while it was starting (exit code {process.returncode})") from None
@@ -92,11 +104,13 @@ class _Process:
         await self.kill()
         raise StartError(found.message if isinstance(found, Failed) else "a worker does not answer as it should")
 
-    async def _exchange(self, content: bytes | bytearray) -> Loaded | Failed | Done:
+    async def _exchange(self, message: ToWorker) -> Loaded | Failed | Done:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(content)
-        await self._process.stdin.drain()
+        for piece in parts(message):
+            self._process.stdin.write(piece)
+            await self._process.stdin.drain()
+            await asyncio.sleep(0)  # while the worker keeps up, draining lets nobody else in
         head = await self._process.stdout.readexactly(HEAD)
         return answer_of(await self._process.stdout.readexactly(int.from_bytes(head, "big")))
 
@@ -107,7 +121,7 @@ class _Process:
             EOFError: the worker died.
             OSError: likewise.
         """
-        found = await self._exchange(frame(job))
+        found = await self._exchange(job)
         if not isinstance(found, Done) or len(found.answers) != len(job.questions):
             raise EOFError
         return found.answers
@@ -239,13 +253,13 @@ class Pool:
         """
         if len(self._queue) + self._working >= self._limits.max_waiting:
             raise Refusal(503, f"{self._limits.max_waiting} requests are waiting already; try again later")
-        alone = question.kind != "predict" or len(question.body) > _SMALL
+        alone = question.kind != "predict" or sum(map(len, question.pieces())) > _SMALL
         waiting = _Waiting(model, question, asyncio.get_running_loop().create_future(), alone)
         self._put(waiting)
         try:
             return await waiting.future
         finally:  # also where the client's task is cancelled
-            with contextlib.suppress(ValueError):
+            if waiting in self._queue:
                 self._queue.remove(waiting)
             waiting.expire()
 
@@ -353,7 +367,7 @@ class Pool:
             self._queue.remove(waiting)
             waiting.expire()
             found.append(waiting)
-            size += len(waiting.question.body)
+            size += sum(map(len, waiting.question.pieces()))
             if waiting.alone or len(found) == _TOGETHER:
                 break
         return found

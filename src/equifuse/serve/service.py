@@ -224,7 +224,7 @@ class Service:
         return Split(inputs, present, None, split.ids, lengths)
 
     def _rows(self, question: Question, form: RequestFormat) -> Split:
-        body, run = question.body, self.run
+        body, run = question.whole(), self.run
         if question.sent == JSON:
             return rows_of_json(body, form, self.limits)
         if question.sent == CSV:
