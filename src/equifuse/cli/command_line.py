@@ -26,6 +26,7 @@ from equifuse.cli import (
     interactions,
     markers,
     predict,
+    questions,
     report,
     robustness,
     serve,
@@ -67,6 +68,7 @@ app.command("impute", cls=GroupedCommand)(impute.impute)
 app.command("markers", cls=GroupedCommand)(markers.markers)
 app.command("interactions", cls=GroupedCommand)(interactions.interactions)
 app.command("explain")(explain.explain)
+app.command("score-answers")(questions.score_answers)
 app.command("export")(export.export)
 app.command("robustness")(robustness.robustness)
 app.command("report")(report.report)

@@ -20,12 +20,14 @@ def predict(
         Path, typer.Option("--input", help="Rows to predict: a table, .npz or .hdf5, or a folder of such files.")
     ],
     out: Annotated[
-        Path, typer.Option(help=".csv, .parquet, .xlsx or .npz to write; for a folder, the folder to create.")
+        Path, typer.Option(help=".csv, .parquet, .xlsx, .npz or .json to write; for a folder, the folder to create.")
     ],
     keep: Annotated[
         list[str] | None, typer.Option(help="For tables: column to have in the output too; may be repeated.")
     ] = None,
-    format: Annotated[str | None, typer.Option(help="csv, parquet, xlsx or npz; default by the name of --out.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="csv, parquet, xlsx, npz or json; default by the name of --out.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Files of a folder at a time; 0: in this process.", min=0)] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to work on.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on; no finished file is repeated.")] = False,

@@ -6,17 +6,20 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equifuse._display import html_table, short_text
 from equifuse.data.columns import Columns
-from equifuse.data.lazy import Features, Floats, Indices, LazyArray, blocks, in_memory, select
+from equifuse.data.lazy import Features, Floats, Indices, LazyArray, SharedRows, blocks, in_memory, select
 from equifuse.data.sources import SourceFile
 from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.registry import TASKS
+
+if TYPE_CHECKING:
+    from equifuse.data.contents import Content
 
 Array = NDArray[np.generic]
 PARTS = ("train", "val", "test")
@@ -163,6 +166,7 @@ class MultimodalDataset:
         drawn: the parts that were split off when the set was read, because its source does not have them.
         sources: what was understood of the files it was read from, where they say.
         schema: modality name -> what the columns of its table hold, where they are not all numbers; {} for numbers.
+        contents: modality name -> what its numbers stand for, where they are no measurements: words, pixels, regions.
 
     Raises:
         DataError: the splits disagree, a row holds infinity, or labels do not fit the task.
@@ -178,6 +182,7 @@ class MultimodalDataset:
     sources: tuple[SourceFile, ...] = ()
     schema: dict[str, Columns] = field(default_factory=dict)
     of_model: bool = False
+    contents: dict[str, Content] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         TASKS.get(self.task)
@@ -266,7 +271,7 @@ class MultimodalDataset:
         """Number of classes, labels or targets, 1 for survival; 0 for retrieval without labels."""
         target = self.splits["train"].target
         kind = TASKS.get(self.task).targets
-        if (self.of_model or kind.mixes) and self.classes is not None:
+        if (self.of_model or kind.mixes or kind.named) and self.classes is not None:
             return len(self.classes)
         return 0 if target is None else kind.n_outputs(target)
 
@@ -283,7 +288,9 @@ class MultimodalDataset:
                 arrays = {**arrays, f"{m}/lengths": steps}
             for key, array in arrays.items():
                 digest.update(f"{part}/{key}".encode())
-                if isinstance(array, LazyArray):
+                if isinstance(array, SharedRows):
+                    digest.update(array.digest())
+                elif isinstance(array, LazyArray):
                     digest.update(f"float32{array.shape}".encode())
                     for _, block in blocks(array):
                         digest.update(block.tobytes())
@@ -322,6 +329,8 @@ def check_finite(modality: str, x: Features, present: NDArray[np.bool_] | None, 
     Raises:
         DataError: naming the modality and the number of rows.
     """
+    if isinstance(x, LazyArray) and x.checks_itself:
+        return
     pieces = [np.isinf(_flat(block)).any(axis=1) for _, block in blocks(x)]
     bad = np.concatenate(pieces) if pieces else np.zeros(0, bool)
     if present is not None:
@@ -350,6 +359,8 @@ def missing_rows(x: Features) -> NDArray[np.bool_] | None:
     """Bool ``(n,)`` presence of a modality whose missing rows are all NaN; None if no row is missing."""
     if math.prod(x.shape) == 0:
         return None
+    if isinstance(x, SharedRows):
+        return ~x.missing() if x.missing().any() else None
     pieces = [~np.isnan(_flat(block)).all(axis=1) for _, block in blocks(x)]
     present = np.asarray(np.concatenate(pieces), dtype=np.bool_)
     return None if present.all() else present

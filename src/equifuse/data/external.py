@@ -14,7 +14,9 @@ from equifuse.data.apart import read_apart
 from equifuse.data.assemble import without_target
 from equifuse.data.catalog import load
 from equifuse.data.columns import Columns, recoded
+from equifuse.data.contents import Content
 from equifuse.data.dataset import Split
+from equifuse.data.formats.base import chosen_format
 from equifuse.data.formats.joining import USUAL_ID, USUAL_TARGETS, column_values, join, joined_file, known_values
 from equifuse.data.formats.table import extra_columns, main_table, one_row_each, said_of_merged
 from equifuse.data.ids import IdPattern, id_texts
@@ -38,6 +40,7 @@ class Wanted:
         id: column of the ids in training.
         reading: options of training that say how files are read, see :meth:`SourceOptions.reading`.
         schema: modality name -> what its columns hold, where they are not all numbers.
+        contents: modality name -> what its numbers stand for, where they are no measurements.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -48,6 +51,7 @@ class Wanted:
     id: str | None = None
     schema: Mapping[str, Columns] = field(default_factory=dict)
     reading: Mapping[str, Any] = field(default_factory=dict)
+    contents: Mapping[str, Content] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,11 @@ def read_rows(
             raise UnknownNameError("modality", m, wanted.shapes)
     file = Path(path)
     options = read_alike(file, wanted.reading, options)
+    if file.exists() and wanted.contents and not is_table(file):
+        known = chosen_format(file, options)
+        rows = known.rows(file, wanted, options, labelled=labelled, split=split)
+        if rows is not None:
+            return rows
     if split is not None or not file.exists() or file.is_dir():
         return _of_data_set(str(path), wanted, options, labelled, split)
     if is_table(file):
@@ -126,7 +135,7 @@ def read_alike(path: Path, reading: Mapping[str, Any], options: SourceOptions) -
         reading: of training, see :meth:`SourceOptions.reading`.
         options: of the new data.
     """
-    if not (is_table(path) or path.is_dir()):
+    if not (is_table(path) or path.is_dir() or reading.get("format")):
         return options
     given, known = options.given(), dict(reading)
     if suffix_of(path) not in WORKBOOKS:

@@ -67,16 +67,16 @@ def _separator() -> Check:
     )
 
 
-def _formats() -> Iterable[str]:
-    from equifuse.registry import FORMATS  # noqa: PLC0415
-
-    return FORMATS.names()
-
-
 def _tasks() -> Iterable[str]:
     from equifuse.registry import TASKS  # noqa: PLC0415
 
     return TASKS.names()
+
+
+def _formats() -> Iterable[str]:
+    from equifuse.registry import FORMATS  # noqa: PLC0415
+
+    return FORMATS.names()
 
 
 @dataclass(frozen=True)

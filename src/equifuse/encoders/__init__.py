@@ -1,22 +1,36 @@
 """Encoders: from a modality's raw features to one vector per sample. Independent of fusion."""
 
+from equifuse.encoders.guided import GUIDED, CoAttention, GridStates, GuidedAttention, GuidedEncoder, RegionStates
 from equifuse.encoders.mlp import MLPEncoder
+from equifuse.encoders.pictures import PictureEncoder
 from equifuse.encoders.preparation import Preparation, Standardize, complete_steps, fit_steps, parse_steps
 from equifuse.encoders.preprocessed import Preprocessed
 from equifuse.encoders.sequence import POOLINGS, SequenceEncoder
+from equifuse.encoders.states import States, looks_at
+from equifuse.encoders.words import WordEncoder
 
-# Names of encoders that need nothing but numbers; "auto" is "mlp", and "attention" where sequences are padded.
-ENCODERS = ("auto", "mlp", "identity", *POOLINGS)
+# Names of encoders; "auto" is "mlp", "attention" where sequences are padded, "gru" of words and "cnn" of pictures.
+ENCODERS = ("auto", "mlp", "identity", *POOLINGS, "cnn", *GUIDED)
 
 __all__ = [
     "ENCODERS",
+    "GUIDED",
     "POOLINGS",
+    "CoAttention",
+    "GridStates",
+    "GuidedAttention",
+    "GuidedEncoder",
     "MLPEncoder",
+    "PictureEncoder",
     "Preparation",
     "Preprocessed",
+    "RegionStates",
     "SequenceEncoder",
     "Standardize",
+    "States",
+    "WordEncoder",
     "complete_steps",
     "fit_steps",
+    "looks_at",
     "parse_steps",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from equifuse.encoders.states import States, looks_at
 from equifuse.errors import InputError
 
 
@@ -15,12 +16,14 @@ def takes_lengths(encoder: nn.Module) -> bool:
     return bool(getattr(encoder, "takes_lengths", False))
 
 
-def encode(encoder: nn.Module, x: Tensor, lengths: Tensor | None) -> Any:
-    """Call an encoder, with lengths if it takes them.
+def encode(encoder: nn.Module, x: Tensor, lengths: Tensor | None, context: States | None = None) -> Any:
+    """Call an encoder, with lengths if it takes them, and with another modality's states if it looks at one.
 
     Raises:
         InputError: there are lengths, and the encoder does not take them.
     """
+    if looks_at(encoder) is not None:
+        return encoder(x, lengths, context)
     if takes_lengths(encoder):
         return encoder(x, lengths)
     if lengths is not None:
@@ -49,11 +52,23 @@ class Preprocessed(nn.Sequential):
         """Whether the encoder takes lengths."""
         return takes_lengths(self[-1])
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Any:
+    @property
+    def looks_at(self) -> str | None:
+        """The other modality that the encoder looks at, or None."""
+        return looks_at(self[-1])
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None, context: States | None = None) -> Any:
         """``(B, …) -> (B, …)``."""
-        *layers, encoder = self.children()
-        for layer in layers[self.skipped :]:
+        return encode(self[-1], self._prepared(x), lengths, context)
+
+    def states(self, x: Tensor, lengths: Tensor | None = None) -> States:
+        """The states that the encoder has, for one that looks at it."""
+        found: States = self[-1].states(self._prepared(x), lengths)  # type: ignore[operator]
+        return found
+
+    def _prepared(self, x: Tensor) -> Tensor:
+        for layer in list(self.children())[self.skipped : -1]:
             x = layer(x)
         if self.noise and self.training:
             x = x + self.noise * torch.randn_like(x)
-        return encode(encoder, x, lengths)
+        return x

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from equifuse.encoders.states import States
 from equifuse.errors import InputError, UnknownNameError
 
 POOLINGS = ("mean", "max", "attention", "gru", "transformer", "queries")
@@ -104,6 +105,10 @@ class SequenceEncoder(nn.Module):
         Raises:
             InputError: not a batch of sequences of this width, or lengths that do not fit.
         """
+        return self.states(x, lengths).pooled
+
+    def states(self, x: Tensor, lengths: Tensor | None = None) -> States:
+        """The states ``(B, T, dim)`` of the steps, and their pooled vector; see the call."""
         if x.dim() != 3 or x.shape[2] != self.width:
             raise InputError(f"expected sequences (B, T, {self.width}), got {tuple(x.shape)}")
         if x.shape[1] == 0:
@@ -113,7 +118,12 @@ class SequenceEncoder(nn.Module):
         # What the padding holds, be it NaN, is gone from here on; an empty sequence is one step of zeros.
         x = torch.where(valid[:, :, None], x, 0.0)
         valid = valid | (~valid.any(1, keepdim=True) & (torch.arange(x.shape[1], device=x.device) == 0))
-        return self._pool(self.step(x), valid)
+        h = self.step(x)
+        if self.pooling == "gru":
+            h = self._recur(h, valid)
+        elif self.pooling == "transformer":
+            h = self.transformer(h + _positions(h), src_key_padding_mask=~valid)
+        return States(h, valid, self._pool(h, valid))
 
     def _pool(self, h: Tensor, valid: Tensor) -> Tensor:
         if self.pooling == "max":
@@ -127,10 +137,6 @@ class SequenceEncoder(nn.Module):
             tokens, _ = self.attention(asked, h, h, key_padding_mask=~valid, need_weights=False)
             joined: Tensor = self.join(tokens.flatten(1))
             return joined
-        if self.pooling == "gru":
-            h = self._recur(h, valid)
-        elif self.pooling == "transformer":
-            h = self.transformer(h + _positions(h), src_key_padding_mask=~valid)
         share = valid.to(h.dtype) / valid.sum(1, keepdim=True)
         return (share[:, None] @ torch.where(valid[:, :, None], h, 0.0)).squeeze(1)
 

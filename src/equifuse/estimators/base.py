@@ -114,7 +114,7 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     # Some of the parameters.
     modalities: Mapping[str, Columns] | None
     kinds: Mapping[str, str] | None
-    encoder: str
+    encoder: str | dict[str, str]
     validation_fraction: float | None
     dtype: str
     random_state: Any
@@ -260,7 +260,7 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         # A plain array is validated before its columns are counted.
         layout = layout or layout_of(table, modalities)
         if anew:
-            padded = self.encoder in ("auto", *POOLINGS)
+            padded = not isinstance(self.encoder, str) or self.encoder in ("auto", *POOLINGS)
             layout = replace(layout, dtype=self.dtype, padded=padded, schema=schema)
         self._layout: Layout = layout
         columns = {} if groups is None else {_GROUP: _groups(groups)}

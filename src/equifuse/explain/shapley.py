@@ -15,6 +15,7 @@ from torch import Tensor
 
 from equifuse._display import short_text
 from equifuse.data.batch import Batch
+from equifuse.encoders.states import looking
 from equifuse.errors import ConvergenceWarning, InputError
 from equifuse.explain.targets import (
     ByModality,
@@ -364,7 +365,11 @@ def coalitions_of_batch(
     found, converged = [], []
     for row, member in zip(rows.split(_ROWS), members.split(_ROWS), strict=True):
         masks = {m: (member >> i) & 1 == 1 for i, m in enumerate(model.modalities) if m in encoded}
-        output = model.predict_encoded({m: x[row] for m, x in encoded.items()}, masks)
+        if looking(model.encoders):  # what one modality sees of another goes with that one
+            some = batch.select(row)
+            output = model(some.inputs, masks, lengths=some.lengths)
+        else:
+            output = model.predict_encoded({m: x[row] for m, x in encoded.items()}, masks)
         outputs, stats = output.prediction, output.fusion.stats
         if outputs.dim() != 2:
             raise InputError(f"only predictions (B, K) can be explained, the model's are {tuple(outputs.shape)}")

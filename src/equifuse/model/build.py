@@ -8,12 +8,24 @@ from typing import Any
 
 from torch import nn
 
-from equifuse.encoders import ENCODERS, POOLINGS, MLPEncoder, Preparation, Preprocessed, SequenceEncoder, Standardize
+from equifuse.data.contents import Content
+from equifuse.encoders import (
+    ENCODERS,
+    GUIDED,
+    POOLINGS,
+    MLPEncoder,
+    Preparation,
+    Preprocessed,
+    SequenceEncoder,
+    Standardize,
+    looks_at,
+)
 from equifuse.encoders.preparation import restore_steps
 from equifuse.encoders.sequence import AverageSteps
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion import FittedFusion, make_fusion
 from equifuse.fusion import fusion_options as options_of
+from equifuse.model.contents import content_encoder
 from equifuse.model.heads import LinearHead
 from equifuse.model.module import FusionModel
 from equifuse.model.skip import SkipConnection
@@ -22,6 +34,7 @@ from equifuse.registry import FUSIONS, TASKS
 
 # The encoder of sequences for methods that train none.
 _AVERAGE = "average"
+_OPTIONS = ("hidden", "dropout", "input_dropout")
 
 
 def build_model(
@@ -40,6 +53,7 @@ def build_model(
     prepare: Mapping[str, Sequence[Preparation | Mapping[str, Any]]] | None = None,
     unimodal_heads: bool = False,
     skip: bool = False,
+    contents: Mapping[str, Content] | None = None,
 ) -> FusionModel:
     """Build a model from names and numbers, as the command line does; it can be stored and loaded without any code.
 
@@ -57,8 +71,10 @@ def build_model(
         fusion: name of a fusion; default "deq".
         fusion_options: its options.
         encoder: "mlp" or "identity" (on flattened features), a pooling of :class:`~equifuse.encoders.SequenceEncoder`
-            (on shapes ``(T, l)``), or "auto" (default): "attention" for the ``sequences``, else "mlp". One for all
-            modalities, or a mapping from modality name to encoder ("auto" for the others).
+            (on shapes ``(T, l)``, and on words), "cnn" on pictures, "guided" or "coattention" on pictures and regions
+            (``"guided:NAME"`` where it is not plain which other modality they look at), or "auto" (default):
+            "attention" for the ``sequences``, "gru" for words, "cnn" for pictures, else "mlp". One for all modalities,
+            or a mapping from modality name to encoder ("auto" for the others).
         encoder_options: ``hidden`` (widths, default [128]; the last one is the output width, also for sequences),
             ``dropout`` (default 0.3) and ``input_dropout`` (default 0).
         sequences: modalities whose samples are padded sequences.
@@ -67,8 +83,10 @@ def build_model(
         clip: bound on standardised inputs, or None; default 5.
         prepare: modality name -> fitted steps, see :func:`equifuse.encoders.fit_steps`, instead of standardising.
         unimodal_heads: whether each modality also predicts alone from its encoder's output, which is added to what the
-            head makes of the fused representation; a fusion that decides by such predictions already gets no others.
+            head makes of the fused representation; a fusion that decides by such predictions already gets no others,
+            and neither does a modality whose encoder looks at another one.
         skip: whether a :class:`~equifuse.model.SkipConnection` leads around the fusion.
+        contents: modality name -> what its numbers stand for, where they are words, pixels or regions of images.
 
     Returns:
         The model, with fresh weights.
@@ -81,36 +99,36 @@ def build_model(
     options = dict(encoder_options or {})
     chosen = dict.fromkeys(given, encoder) if isinstance(encoder, str) else dict.fromkeys(given, "auto") | dict(encoder)
     prepared = {name: _restored(steps) for name, steps in (prepare or {}).items()}
-    for name in (*chosen, *sequences, *prepared):
+    stand_for = dict(contents or {})
+    for name in (*chosen, *sequences, *prepared, *stand_for):
         if name not in given:
             raise UnknownNameError("modality", name, given)
-    allowed = ("hidden", "dropout", "input_dropout")
+    _check_outputs(task, n_outputs, classes)
     for option in options:
-        if option not in allowed:
-            raise UnknownNameError("option of an encoder:", option, allowed)
-    kind = TASKS.get(task)
-    if n_outputs < 1:
-        raise InputError(f"n_outputs must be at least 1, got {n_outputs}")
-    # Of an embedding they are those of the samples, which some metrics count; its outputs have no names.
-    if classes is not None and not kind.embeds and len(classes) != n_outputs:
-        raise InputError(f"classes names {len(classes)} outputs, n_outputs is {n_outputs}")
+        if option not in _OPTIONS:
+            raise UnknownNameError("option of an encoder:", option, _OPTIONS)
     if issubclass(FUSIONS.get(fusion), FittedFusion):
         chosen = {name: _unencoded(fusion, kind, name in sequences) for name, kind in chosen.items()}
     encoders: dict[str, nn.Module | None] = {}
     dims: dict[str, int] = {}
     for name, shape in given.items():
-        steps = prepared.get(name)
-        encoders[name], dims[name] = _encoder(name, shape, chosen[name], options, name in sequences, clip, steps)
+        content, steps = stand_for.get(name), prepared.get(name)
+        if content is None:
+            made = _encoder(name, shape, chosen[name], options, name in sequences, clip, steps)
+        else:
+            made = content_encoder(name, shape, content, chosen[name], options, tuple(given))
+        encoders[name], dims[name] = made
     module = make_fusion(fusion, dims, **_with_outputs(fusion, fusion_options, n_outputs))
     if module.tasks is not None and task not in module.tasks:
         raise InputError(f"fusion {fusion!r} is for {', '.join(module.tasks)}, the task is {task}")
     if module.decides and module.out_dim != n_outputs:
         raise InputError(f"fusion {fusion!r} has outputs={module.out_dim}, the task {n_outputs}; leave the option out")
     head = nn.Identity() if module.decides else LinearHead(module.out_dim, n_outputs, head_dropout)
-    unimodal = UnimodalHeads(dims, n_outputs) if unimodal_heads and not module.decides else None
+    own = {name: width for name, width in dims.items() if looks_at(encoders[name]) is None}
+    unimodal = UnimodalHeads(own, n_outputs) if unimodal_heads and own and not module.decides else None
     around = SkipConnection(dims, module.out_dim) if skip else None
     model = FusionModel(encoders, module, head, task=task, classes=classes, unimodal=unimodal, skip=around)
-    model.shapes = given
+    model.shapes, model.contents = given, stand_for
     model.recipe = {
         "n_outputs": n_outputs,
         "encoder": encoder if isinstance(encoder, str) else dict(encoder),
@@ -124,6 +142,16 @@ def build_model(
     if prepared:
         model.recipe["prepare"] = {name: [step.stored() for step in steps] for name, steps in prepared.items()}
     return model
+
+
+def _check_outputs(task: str, n_outputs: int, classes: tuple[str, ...] | None) -> None:
+    """Refuse a number of outputs that is none, or not that of the names."""
+    kind = TASKS.get(task)
+    if n_outputs < 1:
+        raise InputError(f"n_outputs must be at least 1, got {n_outputs}")
+    # Of an embedding they are those of the samples, which some metrics count; its outputs have no names.
+    if classes is not None and not kind.embeds and len(classes) != n_outputs:
+        raise InputError(f"classes names {len(classes)} outputs, n_outputs is {n_outputs}")
 
 
 def _unencoded(fusion: str, encoder: str, padded: bool) -> str:
@@ -162,6 +190,8 @@ def _encoder(
     """The encoder of a modality, with its preparation, and the width of its output."""
     if kind not in (*ENCODERS, _AVERAGE):
         raise UnknownNameError("encoder", kind, ENCODERS)
+    if kind == "cnn" or kind in GUIDED:
+        raise InputError(f"encoder {kind!r} is for pictures and regions of images, not for {name!r}")
     if kind == "auto":
         kind = "attention" if padded else "mlp"
     hidden = options.get("hidden", (128,))

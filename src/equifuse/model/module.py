@@ -13,14 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from equifuse.data.columns import Columns, owners_of
-from equifuse.encoders import Standardize
+from equifuse.data.contents import Content
+from equifuse.encoders import Standardize, States
 from equifuse.encoders.preparation import fills_gaps, layers_before
 from equifuse.encoders.preparation.gaps import enough_cells
-from equifuse.encoders.preprocessed import encode, takes_lengths
+from equifuse.encoders.preprocessed import takes_lengths
+from equifuse.encoders.states import looking
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion import Fusion, FusionOutput
 from equifuse.fusion.base import no_tensor
-from equifuse.fusion.modes import evaluation_mode
+from equifuse.model.encoding import check_looks, encode_modality, states_of
 from equifuse.model.outputs import encoder_tensor
 from equifuse.model.skip import SkipConnection
 from equifuse.model.unimodal import UnimodalHeads
@@ -83,18 +85,18 @@ class FusionModel(nn.Module):
 
     Args:
         encoders: modality name -> module ``(B, …) -> (B, ..., l_m)`` with the width ``l_m`` of the fusion, or None for
-            the identity; exactly the fusion's modalities. An encoder only gets samples that have the modality.
+            the identity; exactly the fusion's modalities. An encoder only gets samples that have the modality; with an
+            attribute ``looks_at`` it also gets that modality's :class:`~equifuse.encoders.States`.
         fusion: any :class:`~equifuse.Fusion`.
         head: module ``(B, ..., out_dim) -> (B, ..., K)``.
-        task: "classification", "multilabel", "regression", "retrieval" or "survival"; None (default) if the model is
-            not trained or evaluated by this library.
+        task: such as "classification"; None (default) if this library neither trains nor evaluates the model.
         classes: names of the ``K`` classes or targets, or None.
         unimodal: heads for what each modality says alone, and their mix with the fused one; None for none.
         skip: what is added to the fused representation before the head; None for nothing.
 
     Raises:
         UnknownNameError: an encoder for a modality that the fusion does not have, or an unknown task.
-        InputError: a modality has no encoder.
+        InputError: a modality has no encoder, or one looks at what has no states.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class FusionModel(nn.Module):
         missing = [name for name in fusion.dims if name not in encoders]
         if missing:
             raise InputError(f"no encoder for modality {missing[0]!r}; give None to feed it as it is")
+        check_looks(encoders)
         if task is not None:
             TASKS.get(task)
         if unimodal is not None and fusion.decides:
@@ -132,6 +135,7 @@ class FusionModel(nn.Module):
         self.classes = tuple(classes) if classes is not None else None
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.features: dict[str, tuple[str, ...]] = {}  # names of a modality's features, where a source has them
+        self.contents: dict[str, Content] = {}  # what a modality's numbers stand for, where they are no measurements
         self.schema: dict[str, Columns] = {}  # what a table's columns hold, where they are not all numbers
         # Share of empty cells beyond which a row does not have a modality, in (0, 1]; None: only what masks say.
         self.row_missing: float | None = None
@@ -193,7 +197,9 @@ class FusionModel(nn.Module):
         if self.skip is not None:
             states = states + self.skip(encoded, present, states.dim())
         fused = prediction = self.head(states)
-        unimodal = dict(output.decisions) if self.fusion.decides else {}
+        # What looks at another modality does not speak for its own alone.
+        own = {m: x for m, x in output.decisions.items() if m not in looking(self.encoders)}
+        unimodal = own if self.fusion.decides else {}
         if self.unimodal is not None:
             unimodal = self.unimodal(encoded, present, fused.dim())
             prediction = self.unimodal.mixed(fused, unimodal, present)
@@ -239,17 +245,27 @@ class FusionModel(nn.Module):
         for name in (*inputs, *present, *lengths):
             if name not in self.encoders:
                 raise UnknownNameError("modality", name, self.modalities)
-        encoded = {}
-        for name, encoder in self.encoders.items():
-            if name in inputs:
-                if not isinstance(inputs[name], Tensor):
-                    raise InputError(no_tensor(name, inputs[name]))
-                self._check_shape(name, inputs[name])
-                if not self.training and not torch.compiler.is_compiling():
-                    self.check_gaps(name, inputs[name], present.get(name))
-                steps = lengths.get(name)
-                encoded[name] = _encode(name, encoder, inputs[name], steps, present.get(name), self.fusion.dims[name])
-        return encoded
+        looks = looking(self.encoders)
+        encoded: dict[str, Tensor] = {}
+        seen: dict[str, States] = {}
+        # Those that others look at first; a modality that looks is looked at by none.
+        for name in (*(m for m in self.encoders if m not in looks), *looks):
+            if name not in inputs:
+                continue
+            x, steps, mask = inputs[name], lengths.get(name), present.get(name)
+            if not isinstance(x, Tensor):
+                raise InputError(no_tensor(name, x))
+            self._check_shape(name, x)
+            if not self.training and not torch.compiler.is_compiling():
+                self.check_gaps(name, x, mask)
+            encoder, width = self.encoders[name], self.fusion.dims[name]
+            if name in looks.values():
+                seen[name] = states_of(name, encoder, x, steps, mask)
+                encoded[name] = encoder_tensor(name, seen[name].pooled, len(x), width)
+            else:
+                context = seen.get(looks[name]) if name in looks else None
+                encoded[name] = encode_modality(name, encoder, x, steps, mask, width, context)
+        return {name: encoded[name] for name in self.encoders if name in encoded}
 
     def check_gaps(self, name: str, x: Tensor, mask: Tensor | None = None) -> None:
         """Refuse empty cells (NaN) of a modality that no step of its preparation fills, in rows that have it.
@@ -417,42 +433,3 @@ def _to_fit(encoder: nn.Module) -> tuple[list[nn.Module], list[Standardize]]:
         return [], [module for module in encoder.modules() if isinstance(module, Standardize)]
     *before, last = layers
     return before, [last] if isinstance(last, Standardize) else []
-
-
-def _encode(
-    name: str, encoder: nn.Module, x: Tensor, lengths: Tensor | None, mask: Tensor | None, width: int
-) -> Tensor:
-    """Encode the samples that have the modality; the others get zeros, which the fusion ignores."""
-    if mask is None:
-        return encoder_tensor(name, _encode_some(encoder, x, lengths), x.shape[0], width)
-    if not isinstance(mask, Tensor):
-        raise InputError(f"a mask must be a bool tensor, got {type(mask).__name__}; torch.as_tensor makes one")
-    if mask.dtype != torch.bool or mask.dim() < 1 or mask.shape[0] != x.shape[0]:
-        raise InputError(f"a mask must be bool with {x.shape[0]} samples, got {mask.dtype} {tuple(mask.shape)}")
-    if mask.dim() > 1 or torch.compiler.is_compiling():
-        # Positions cannot be dropped from a sample, nor samples from a graph: what is absent is blanked instead.
-        extra = x.dim() - mask.dim()
-        blanked = x.masked_fill(~mask.reshape(*mask.shape, *[1] * extra), 0)
-        return encoder_tensor(name, encode(encoder, blanked, lengths), x.shape[0], width)
-    if not bool(mask.any()):
-        return x.new_zeros(x.shape[0], width)
-    rows = x[mask]
-    some = _encode_some(encoder, rows, None if lengths is None else lengths[mask])
-    some = encoder_tensor(name, some, rows.shape[0], width)
-    return some.new_zeros(x.shape[0], *some.shape[1:]).index_put((mask.nonzero().squeeze(1),), some)
-
-
-def _encode_some(encoder: nn.Module, x: Tensor, lengths: Tensor | None) -> Any:
-    """Encode samples that have the modality.
-
-    Of a single sample's features there is no variance, so that batch normalisation cannot train on it; it then uses
-    its running statistics, as in evaluation mode.
-    """
-    try:
-        encoded = encode(encoder, x, lengths)
-    except ValueError as error:
-        if len(x) != 1 or "more than 1 value per channel" not in str(error):
-            raise
-        with evaluation_mode(*(m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))):
-            encoded = encode(encoder, x, lengths)
-    return encoded

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from equifuse import hub
 from equifuse.data.columns import Column
+from equifuse.data.contents import content_of
+from equifuse.encoders import looks_at
 from equifuse.errors import DataError, InputError
 from equifuse.files import atomic_folder, parse_errors, write_text
 from equifuse.fusion import make_fusion
@@ -47,6 +49,7 @@ def save(model: FusionModel, path: Path, *, overwrite: bool = False) -> None:
         "shapes": model.shapes,
         "features": model.features,
         "schema": {m: [column.stored() for column in columns] for m, columns in model.schema.items()},
+        "contents": {m: content.stored() for m, content in model.contents.items()},
         "row_missing": model.row_missing,
         "spreads": model.spreads,
         "fusion": model.fusion.config(),
@@ -156,6 +159,7 @@ def load(
         shapes = {name: tuple(shape) for name, shape in described["shapes"].items()}
         features = {name: tuple(names) for name, names in described.get("features", {}).items()}
         schema = {name: tuple(map(Column.of, each)) for name, each in described.get("schema", {}).items()}
+        contents = {name: content_of(each) for name, each in described.get("contents", {}).items()}
         row_missing = described.get("row_missing")
         row_missing = None if row_missing is None else float(row_missing)
         spreads = described.get("spreads")
@@ -171,7 +175,9 @@ def load(
     if recipe is not None and encoders is None and head is None:
 
         def build() -> FusionModel:
-            return build_model(shapes, task, fusion=name, fusion_options=fusion, classes=classes, **recipe)
+            return build_model(
+                shapes, task, fusion=name, fusion_options=fusion, classes=classes, contents=contents, **recipe
+            )
 
         with parse_errors(path / DESCRIPTION, "a model's description"):
             _check_sizes(path, described, build, tensors)
@@ -180,11 +186,12 @@ def load(
         if encoders is None or head is None:
             raise DataError(f"the model at {path} has modules of its own; pass load(path, encoders=..., head=...)")
         module = make_fusion(name, dims, **fusion)
-        unimodal = None if alone is None else UnimodalHeads(dims, alone)
+        own = {m: width for m, width in dims.items() if looks_at(encoders[m]) is None}
+        unimodal = None if alone is None else UnimodalHeads(own, alone)
         skip = SkipConnection(dims, module.out_dim) if around else None
         model = FusionModel(encoders, module, head, task=task, classes=classes, unimodal=unimodal, skip=skip)
         model.shapes = shapes
-    model.features, model.schema = features, schema
+    model.features, model.schema, model.contents = features, schema, contents
     model.row_missing, model.spreads = row_missing, spreads
     try:
         model.to(_float_dtype(tensors)).load_state_dict(tensors)

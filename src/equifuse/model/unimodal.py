@@ -23,7 +23,7 @@ class UnimodalHeads(nn.Module):
     ``o`` is what both are counted from: 0, or in regression the mean of the targets, which ``a`` and ``b`` do not move.
 
     Args:
-        dims: modality name -> width of its encoder's output.
+        dims: modality name -> width of its encoder's output; one that is left out says nothing alone.
         outputs: number of outputs ``K``, ≥ 1.
 
     Attributes:
@@ -58,6 +58,8 @@ class UnimodalHeads(nn.Module):
         """
         found = {}
         for m, x in encoded.items():
+            if m not in self.heads:
+                continue
             mask = (present or {}).get(m)
             states, rows = pooled(x, mask, axes) if x.dim() > axes else (x, mask)
             said = self.heads[m](states)

@@ -17,6 +17,7 @@ from equifuse.extras import require
 if TYPE_CHECKING:  # it takes a moment to import, and pages do without
     from rich.table import Table
 
+    from equifuse.data.questions import Scores
     from equifuse.evaluation.survival import SurvivalScores
     from equifuse.explain import Marker
     from equifuse.export.description import ExportDescription
@@ -352,3 +353,11 @@ def to_markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     marked = [[f"**{cell}**" if isinstance(cell, Strong) else cell for cell in row] for row in rows]
     lines = [list(header), ["---"] + ["---:"] * (len(header) - 1), *marked]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def scores_table(scores: Scores) -> TextTable:
+    """The official accuracies of answers to questions about images, in percent."""
+    rows = [["overall", f"{scores.overall:.2f}"]]
+    rows += [[f"answer: {name}", f"{value:.2f}"] for name, value in scores.answer_types.items()]
+    rows += [[f"question: {name}", f"{value:.2f}"] for name, value in scores.question_types.items()]
+    return TextTable(["questions", "accuracy"], rows, f"{scores.questions:,} questions")

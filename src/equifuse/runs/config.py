@@ -18,7 +18,6 @@ from equifuse.options import (
     documented,
     mapping,
     number,
-    one_of,
     option,
     optional,
     text,
@@ -28,6 +27,7 @@ from equifuse.options import (
 )
 from equifuse.runs import checks
 from equifuse.runs.checks import GROUPS_OUT, numbers
+from equifuse.runs.encoders import encoders
 from equifuse.training.options import TrainingOptions, of_descent, refuse_unused
 from equifuse.training.protocol import LOOSE
 
@@ -111,11 +111,12 @@ class TrainConfig(TrainingOptions):
         parts=SourceOptions,
         estimator=False,
     )
-    encoder: str = option(
+    encoder: str | dict[str, str] = option(
         "auto",
-        one_of(names=checks.encoders),
-        help="Encoder per modality: mlp, identity, for sequences mean, max, attention, gru, transformer or queries, or "
-        "auto: attention for sequences, else mlp.",
+        encoders(),
+        help="Encoder of all modalities, or of one, image=guided: mlp, identity, for sequences and words mean, max, "
+        "attention, gru, transformer or queries, for images cnn, guided or coattention (guided:NAME says what it looks "
+        "at), or auto.",
         group="Model",
     )
     hidden: tuple[int, ...] | str = option(

@@ -91,6 +91,7 @@ class Run:
             source.id,
             model.schema,
             reading=source.reading(self.config.data),
+            contents=model.contents,
         )
 
 

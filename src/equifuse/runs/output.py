@@ -1,7 +1,9 @@
-"""Tables that are written: CSV, Parquet, Excel and NumPy, whole or not at all."""
+"""Tables that are written: CSV, Parquet, Excel, NumPy and JSON, whole or not at all."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from equifuse.extras import require
 from equifuse.files import atomic, refuse_existing
 from equifuse.tasks import Columns
 
-SUFFIXES = (".csv", ".parquet", ".xlsx", ".npz")
+SUFFIXES = (".csv", ".parquet", ".xlsx", ".npz", ".json")
 # Rows of a sheet, without the header.
 _MOST_ROWS = 1_048_575
 
@@ -24,7 +26,7 @@ def check_output(path: Path, format: str | None = None) -> str:
 
     Args:
         path: the file to create.
-        format: ``"csv"``, ``"parquet"``, ``"xlsx"`` or ``"npz"``; None goes by the file's name.
+        format: ``"csv"``, ``"parquet"``, ``"xlsx"``, ``"npz"`` or ``"json"``; None goes by the file's name.
 
     Raises:
         OutputExistsError: the path exists.
@@ -40,7 +42,12 @@ def check_output(path: Path, format: str | None = None) -> str:
     return suffix
 
 
-def write_columns(path: Path, columns: Columns, format: str | None = None) -> None:
+def write_columns(
+    path: Path,
+    columns: Columns,
+    format: str | None = None,
+    records: Callable[[Columns], list[dict[str, Any]]] | None = None,
+) -> None:
     """Write columns ``(n,)`` as a table.
 
     Text that a spreadsheet would run as a formula, such as ``=1+1``, gets an apostrophe in front in CSV, which reading
@@ -50,6 +57,7 @@ def write_columns(path: Path, columns: Columns, format: str | None = None) -> No
         path: file to create; replaced if it is there.
         columns: name -> values.
         format: see :func:`check_output`.
+        records: makes the entries of a JSON file of them; None for one of all columns for each row.
 
     Raises:
         InputError: more rows than a sheet holds, or a missing package.
@@ -59,6 +67,9 @@ def write_columns(path: Path, columns: Columns, format: str | None = None) -> No
         if suffix == ".npz":
             with staging.open("wb") as file:
                 np.savez(file, **columns)  # type: ignore[arg-type]
+        elif suffix == ".json":
+            rows = _records(columns) if records is None else records(columns)
+            staging.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         elif suffix == ".xlsx":
             _write_sheet(staging, columns)
         elif suffix == ".parquet":
@@ -70,6 +81,11 @@ def write_columns(path: Path, columns: Columns, format: str | None = None) -> No
 
             table = arrow_table({escaped(name): _safe_column(column) for name, column in columns.items()})
             csv.write_csv(table, staging, csv.WriteOptions(quoting_style="needed"))
+
+
+def _records(columns: Columns) -> list[dict[str, Any]]:
+    lists = {name: column.tolist() for name, column in columns.items()}
+    return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
 
 
 def arrow_table(columns: Columns) -> Any:

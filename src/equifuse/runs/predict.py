@@ -48,10 +48,10 @@ def predict_run(
     Args:
         run: the run folder.
         input_path: a table, ``.npz`` or HDF5; see :func:`equifuse.data.read_inputs`.
-        out_path: CSV, Parquet, Excel or ``.npz`` to create.
+        out_path: CSV, Parquet, Excel, ``.npz`` or ``.json`` to create; JSON of answers to questions is a submission.
         source: of a table: ``modalities`` in files of their own, joined by ``id``; columns to ``keep``; and how it is
             read.
-        format: ``"csv"``, ``"parquet"``, ``"xlsx"`` or ``"npz"``; default by the file's name.
+        format: ``"csv"``, ``"parquet"``, ``"xlsx"``, ``"npz"`` or ``"json"``; default by the file's name.
 
     Returns:
         The columns written, ``(n,)`` each.
@@ -67,7 +67,7 @@ def predict_run(
     pieces = list(predict_pieces(opened, input_path, SourceOptions.of(source)))
     columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     warn_unconverged(convergence_of(columns), str(input_path))
-    write_columns(out_path, columns, format)
+    write_columns(out_path, columns, format, opened.task.records)
     return columns
 
 
@@ -87,7 +87,12 @@ def predict_pieces(run: Run, input_path: PathLike, source: SourceOptions | None 
     """
     path, source = Path(input_path), source or SourceOptions()
     options, asked = run.wanted(), source.given()
-    if asked or options.reading or (is_table(path) and path.suffix != ".parquet" and path.is_file()):
+    if (
+        asked
+        or options.reading
+        or options.contents
+        or (is_table(path) and path.suffix != ".parquet" and path.is_file())
+    ):
         found = read_rows(path, options, source)
         for note in found.notes:
             warnings.warn(note, stacklevel=2)

@@ -14,6 +14,7 @@ from torch import nn
 
 from equifuse.data import MultimodalDataset, Split
 from equifuse.data.columns import Columns, kinds_of, names_of
+from equifuse.data.contents import Content
 from equifuse.data.dataset import Array
 from equifuse.data.loaders import batches_of
 from equifuse.encoders import Preparation, Standardize
@@ -24,6 +25,7 @@ from equifuse.model import FusionModel, LinearHead, Piece, build_model
 from equifuse.registry import TASKS
 from equifuse.runs.checks import EVERY
 from equifuse.runs.config import TrainConfig
+from equifuse.runs.encoders import encoder_of
 from equifuse.runs.folder import load_data, task_of
 from equifuse.tasks import Task
 from equifuse.training.balancing import Balancer
@@ -118,7 +120,14 @@ def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionMode
     kind = TASKS.get(dataset.task)
     outputs = config.embedding if kind.embeds else dataset.n_outputs
     model = model_for(
-        config, train, dataset.task, outputs, dataset.classes, features=dataset.features, columns=dataset.schema
+        config,
+        train,
+        dataset.task,
+        outputs,
+        dataset.classes,
+        features=dataset.features,
+        columns=dataset.schema,
+        contents=dataset.contents,
     )
     target = train.labelled().target
     start = None if target is None else kind.start(torch.from_numpy(target), dataset.classes)
@@ -166,6 +175,7 @@ def model_for(
     *,
     features: Mapping[str, tuple[str, ...]] | None = None,
     columns: Mapping[str, Columns] | None = None,
+    contents: Mapping[str, Content] | None = None,
 ) -> FusionModel:
     """The untrained model of a configuration for a training part, prepared on it, in its precision.
 
@@ -177,12 +187,13 @@ def model_for(
         classes: names of the outputs.
         features: modality name -> names of its features, where they are known.
         columns: modality name -> what the columns of its table hold, where they are not all numbers.
+        contents: modality name -> what its numbers stand for, where they are no measurements.
 
     Raises:
         UnknownNameError: an option the fusion does not have.
         InputError: a value that does not fit.
     """
-    steps = prepared_steps(config, train, task, features or {}, columns or {})
+    steps = prepared_steps(config, train, task, features or {}, columns or {}, contents)
     with own_random_numbers(config.seed), _in_memory():
         model = build_model(
             {m: x.shape[1:] for m, x in train.inputs.items()},
@@ -198,14 +209,16 @@ def model_for(
             prepare=steps,
             unimodal_heads=config.unimodal != "none",
             skip=config.skip,
+            contents=contents,
         )
     if model.unimodal is not None and config.unimodal == "loss":
         model.unimodal.set_mix(1.0, 0.0)
     model.features, model.schema = dict(features or {}), dict(columns or {})
     model.row_missing = 1.0 if config.row_missing is None else config.row_missing
     model.to(torch.from_numpy(train.inputs[model.modalities[0]][:0]).dtype)
-    pieces = batches_of(train, _PREPROCESSING_BATCH)
-    model.fit_preprocessing_in_pieces(Piece(b.inputs, b.present, b.lengths, b.weight) for b in pieces)
+    if any(m not in model.contents for m in train.inputs):
+        pieces = batches_of(train, _PREPROCESSING_BATCH)
+        model.fit_preprocessing_in_pieces(Piece(b.inputs, b.present, b.lengths, b.weight) for b in pieces)
     return model
 
 
@@ -215,6 +228,7 @@ def prepared_steps(
     task: str,
     features: Mapping[str, tuple[str, ...]],
     columns: Mapping[str, Columns],
+    contents: Mapping[str, Content] | None = None,
 ) -> dict[str, list[Preparation]]:
     """Each modality's steps, fitted on the training part; of the last, which standardises, only the width is set.
 
@@ -228,11 +242,15 @@ def prepared_steps(
     for name in config.prepare:
         if name not in (EVERY, *train.inputs):
             raise UnknownNameError("modality", name, train.inputs)
-    found = {}
+    found, contents = {}, contents or {}
     for m in train.inputs:
+        if m in contents:
+            if m in config.prepare:
+                raise InputError(f"modality {m!r} is {contents[m].kind}, which no step prepares; leave {m}=... out")
+            continue
         asked = parse_steps(text) if (text := config.prepare.get(m, config.prepare.get(EVERY))) else []
         try:
-            by_step = config.encoder in POOLINGS and train.inputs[m].ndim == 3
+            by_step = encoder_of(config.encoder, m) in POOLINGS and train.inputs[m].ndim == 3
             sample = _sample(train, m, task, features.get(m, ()), columns.get(m, ()), by_step)
             steps = complete_steps(asked, sample.kinds, config.feature_missing)
             sample = fit_steps(steps[:-1], sample)

@@ -18,8 +18,11 @@ from equifuse.tasks.retrieval import Retrieval
 from equifuse.tasks.several import Mixture, Several
 from equifuse.tasks.survival import Survival
 from equifuse.tasks.targets import Classes, EventTimes, Labels, OptionalClasses, Quantities, Targets
+from equifuse.tasks.vqa import VQA, Answers
 
 __all__ = [
+    "VQA",
+    "Answers",
     "Batch",
     "Classes",
     "Classification",
@@ -44,7 +47,7 @@ __all__ = [
     "metric",
 ]
 
-for _kind in (Classification, Multilabel, Regression, Retrieval, Several, Survival):
+for _kind in (Classification, Multilabel, Regression, Retrieval, Several, Survival, VQA):
     TASKS.register(_kind)
 
 
@@ -65,7 +68,7 @@ def make_task(
 
     Args:
         name: ``"classification"``, ``"multilabel"``, ``"regression"``, ``"retrieval"``, ``"several"``,
-            ``"survival"``, or that of a registered task.
+            ``"survival"``, ``"vqa"``, or that of a registered task.
         metrics: names of metrics that are measured beside the task's own, of :data:`equifuse.registry.METRICS`, or of
             its own; the first one becomes the headline.
         monitor: name of the metric that early stopping watches, with or without ``val_`` before it; None for the

@@ -333,6 +333,11 @@ class Task(ABC):
     def predict(self, prediction: Tensor) -> Columns:
         """Raw outputs ``(n, K)`` as named columns ``(n,)`` for a table."""
 
+    def records(self, columns: Columns) -> list[dict[str, Any]]:
+        """What a JSON file of predictions holds: one record for each sample, by default all columns."""
+        lists = {name: column.tolist() for name, column in columns.items()}
+        return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+
     def confusion(self, prediction: Tensor, target: Tensor) -> NDArray[np.int64] | None:
         """Samples of each class, rows, by predicted class, columns; None where outputs are no classes."""
         return None

@@ -36,12 +36,14 @@ class Targets(ABC):
         outputs_called: what the outputs of a model of them are called, in the plural.
         words: whether one of several columns may hold text.
         mixes: whether they are of several kinds, any of which a row may lack.
+        named: whether the names of the outputs, which there always are, say how many there are.
     """
 
     optional: bool = False
     outputs_called: str = "outputs"
     words: bool = False
     mixes: bool = False
+    named: bool = False
 
     @abstractmethod
     def encode(self, values: Array, names: Sequence[str], task: str) -> tuple[Array, tuple[str, ...] | None]:

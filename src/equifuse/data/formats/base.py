@@ -5,13 +5,16 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from equifuse.data.dataset import MultimodalDataset
 from equifuse.data.options import SourceOptions
 from equifuse.data.tables import container
 from equifuse.errors import DataError, EquifuseError
 from equifuse.registry import FORMATS
+
+if TYPE_CHECKING:
+    from equifuse.data.external import Rows, Wanted
 
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib")
 
@@ -67,6 +70,23 @@ class Format(ABC):
             InputError: an option is missing or means nothing here.
         """
 
+    def rows(
+        self, path: Path, wanted: Wanted, options: SourceOptions, *, labelled: bool, split: str | None
+    ) -> Rows | None:
+        """Rows for a trained model, where those of :meth:`read` would not do; by default there is no such thing.
+
+        Args:
+            path: of the file or folder.
+            wanted: what the model needs.
+            options: what the user says about it.
+            labelled: whether targets are needed.
+            split: take this part alone; None for all.
+
+        Returns:
+            The rows, or None.
+        """
+        return None
+
 
 def known_formats() -> list[Format]:
     """All formats, those of installed packages among them, in the order in which they are asked about a path."""
@@ -91,8 +111,13 @@ def chosen_format(path: Path, options: SourceOptions) -> Format:
 def find_format(path: Path) -> Format:
     """The format of a file or folder.
 
+    Args:
+        path: of the file or folder.
+        name: of the format, where it is known; then nobody looks.
+
     Raises:
         DataError: there is nothing, or it is in none of the formats.
+        UnknownNameError: no such format.
 
     Warns:
         UserWarning: another package's format fails to look at it; it is passed over.
@@ -104,6 +129,8 @@ def find_format(path: Path) -> Format:
             f"{path} is a pickle, which could run any code when it is read; if it is a file of MMSA, "
             f"'equifuse datasets convert {path} data.hdf5' makes plain data of it"
         )
+    if name is not None:
+        return FORMATS.get(name)()
     formats = known_formats()
     for known in formats:
         try:

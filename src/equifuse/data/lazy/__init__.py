@@ -14,6 +14,7 @@ from equifuse.data.lazy.base import (
 from equifuse.data.lazy.hdf5 import HDF5Array
 from equifuse.data.lazy.npy import NpyArray
 from equifuse.data.lazy.parquet import ParquetArray, as_numbers, columns_of, is_numeric, rows_of_groups
+from equifuse.data.lazy.shared import SharedRows
 
 __all__ = [
     "Features",
@@ -23,6 +24,7 @@ __all__ = [
     "LazyArray",
     "NpyArray",
     "ParquetArray",
+    "SharedRows",
     "as_numbers",
     "blocks",
     "columns_of",

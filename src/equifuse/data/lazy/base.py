@@ -7,7 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,13 @@ class LazyArray(ABC):
         length: number of rows in the file.
         shape: of one row.
         index: which of the file's rows these are, in order; None for all.
+
+    Attributes:
+        checks_itself: whether it has no empty cells, and refuses infinity when rows are read: going through all of
+            them once before would take too long.
     """
+
+    checks_itself: ClassVar[bool] = False
 
     def __init__(self, length: int, shape: tuple[int, ...], index: Indices | None = None) -> None:
         self._length, self._shape, self._index = length, shape, index
@@ -97,6 +103,8 @@ def loaded_if_small(features: Features) -> Features:
 
 def share_of_gaps(x: Features, present: NDArray[np.bool_] | None) -> float:
     """Share of empty cells among those of the rows that have a modality."""
+    if isinstance(x, LazyArray) and x.checks_itself:
+        return 0.0
     empty = rows = 0
     for start, block in blocks(x):
         here = block if present is None else block[present[start : start + len(block)]]

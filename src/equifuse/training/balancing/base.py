@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from equifuse.data.batch import Batch
 from equifuse.data.loaders import Batches
+from equifuse.encoders.states import looking
 from equifuse.errors import InputError
 from equifuse.fusion.modes import evaluation_mode
 from equifuse.model import FusionModel, ModelOutput
@@ -86,6 +87,11 @@ class BalancingMethod(Balancer):
             raise InputError(f"balance {self.name!r} is for {', '.join(fitting)}, the task is {task.name}")
         if len(model.modalities) < 2:
             raise InputError(f"there is nothing to balance with a single modality, {model.modalities[0]!r}")
+        if looking(model.encoders):
+            (m, other), *_ = looking(model.encoders).items()
+            raise InputError(
+                f"the encoder of {m!r} looks at {other!r}, so the two cannot be balanced; leave balance out"
+            )
         if not any(parameter.requires_grad for parameter in model.encoders.parameters()):
             raise InputError(f"balance {self.name!r} acts on the encoders, and none of them learns; use encoder 'mlp'")
 

@@ -1,0 +1,179 @@
+"""What the numbers of a modality stand for, where they are no measurements: words, pixels, regions of images.
+
+A model does not standardise them but encodes them for what they are, and keeps what it takes to read others alike: the
+vocabulary of its training part, or the size of its images.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equifuse.data.dataset import MultimodalDataset, Split
+from equifuse.data.lazy import Floats, in_memory
+from equifuse.errors import DataError
+
+# The numbers of tokens that stand for no word: padding, and any word that the training part does not have.
+PADDING, UNKNOWN = 0, 1
+_FIRST = 2
+_DROPPED = re.compile(r"[.,'!?\"()*#:;]")
+_JOINED = re.compile(r"[-/]")
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text as questions about images are cut: lower case, no punctuation, ``-`` and ``/`` part words.
+
+    >>> from equifuse.data.contents import words_of
+    >>> words_of("What's the T-shirt's color?")
+    ['whats', 'the', 't', 'shirts', 'color']
+    """
+    return _JOINED.sub(" ", _DROPPED.sub("", text.lower())).split()
+
+
+@dataclass(frozen=True)
+class Content:
+    """Base of what a modality's numbers stand for.
+
+    Attributes:
+        kind: by which it is stored.
+    """
+
+    kind: ClassVar[str]
+
+    def stored(self) -> dict[str, Any]:
+        """Plain values, for :func:`content_of`."""
+        return {"kind": self.kind, **vars(self)}
+
+
+@dataclass(frozen=True)
+class Words(Content):
+    """Texts as numbers of words, ``(n, T, 1)`` with lengths: 0 is padding, 1 a word that is not known.
+
+    >>> from equifuse.data.contents import Words
+    >>> words = Words.of(["what color is it?", "is it blue?"], steps=3)
+    >>> words.vocabulary
+    ('is', 'it', 'blue', 'color', 'what')
+    >>> tokens, lengths = words.read(["Is it green?", None])
+    >>> tokens[:, :, 0].tolist(), lengths.tolist()
+    ([[2.0, 3.0, 1.0], [nan, nan, nan]], [3, 0])
+
+    Attributes:
+        vocabulary: the words from number 2 on.
+        steps: words of a text that are kept.
+    """
+
+    kind: ClassVar[str] = "words"
+    vocabulary: tuple[str, ...]
+    steps: int = 14
+
+    @classmethod
+    def of(cls, texts: Iterable[str | None], steps: int = 14) -> Words:
+        """The words of texts, the most frequent first."""
+        counts: dict[str, int] = {}
+        for text in texts:
+            for word in words_of(text or ""):
+                counts[word] = counts.get(word, 0) + 1
+        return cls(tuple(sorted(counts, key=lambda word: (-counts[word], word))), steps)
+
+    @property
+    def tokens(self) -> int:
+        """How many different numbers there are."""
+        return _FIRST + len(self.vocabulary)
+
+    def read(self, texts: Sequence[str | None]) -> tuple[Floats, NDArray[np.int64]]:
+        """Texts as float32 ``(n, T, 1)`` and lengths ``(n,)``; None is missing, an empty text one unknown word."""
+        places = {word: _FIRST + i for i, word in enumerate(self.vocabulary)}
+        found = np.zeros((len(texts), self.steps, 1), dtype=np.float32)
+        lengths = np.zeros(len(texts), dtype=np.int64)
+        for row, text in enumerate(texts):
+            if text is None:
+                found[row] = np.nan
+                continue
+            numbers = [places.get(word, UNKNOWN) for word in words_of(text)[: self.steps]] or [UNKNOWN]
+            found[row, : len(numbers), 0] = numbers
+            lengths[row] = len(numbers)
+        return found, lengths
+
+
+@dataclass(frozen=True)
+class Pixels(Content):
+    """Images as bytes ``(n, 3, H, W)`` from 0 to 255, red, green and blue.
+
+    >>> from equifuse.data.contents import Pixels
+    >>> Pixels(64).stored()
+    {'kind': 'pixels', 'size': 64}
+
+    Attributes:
+        size: ``H`` and ``W``.
+    """
+
+    kind: ClassVar[str] = "pixels"
+    size: int
+
+
+@dataclass(frozen=True)
+class Regions(Content):
+    """Features of an image's regions, boxes or grid cells, by a pretrained network: ``(n, regions, width)``.
+
+    >>> from equifuse.data.contents import Regions
+    >>> Regions().stored()
+    {'kind': 'regions'}
+    """
+
+    kind: ClassVar[str] = "regions"
+
+
+_KINDS: dict[str, type[Content]] = {each.kind: each for each in (Words, Pixels, Regions)}
+
+
+def content_of(described: Mapping[str, Any]) -> Content:
+    """A content from its plain values.
+
+    Raises:
+        DataError: a damaged description.
+    """
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in described.items()}
+    kind = _KINDS.get(values.pop("kind", None))
+    try:
+        if kind is None:
+            raise TypeError
+        found = kind(**values)
+    except TypeError:
+        raise DataError(f"{dict(described)!r} is no content of a modality") from None
+    return found
+
+
+def with_words_of_training(dataset: MultimodalDataset) -> MultimodalDataset:
+    """The data set with vocabularies of its training part: other words become unknown.
+
+    Args:
+        dataset: whose words are numbered by all rows.
+    """
+    contents, splits = dict(dataset.contents), dict(dataset.splits)
+    for m, content in dataset.contents.items():
+        if not isinstance(content, Words):
+            continue
+        train = splits["train"]
+        seen = np.zeros(content.tokens, dtype=np.bool_)
+        tokens = in_memory(train.inputs[m])
+        seen[np.unique(tokens[~np.isnan(tokens)]).astype(np.int64)] = True
+        kept = [word for word, here in zip(content.vocabulary, seen[_FIRST:], strict=True) if here]
+        numbers = np.full(content.tokens, UNKNOWN, dtype=np.float32)
+        numbers[PADDING] = PADDING
+        numbers[_FIRST:][seen[_FIRST:]] = np.arange(_FIRST, _FIRST + len(kept))
+        contents[m] = replace(content, vocabulary=tuple(kept))
+        splits = {part: _renumbered(split, m, numbers) for part, split in splits.items()}
+    return replace(dataset, splits=splits, contents=contents)
+
+
+def _renumbered(split: Split, m: str, numbers: Floats) -> Split:
+    tokens = in_memory(split.inputs[m])
+    empty = np.isnan(tokens)
+    found = numbers[np.where(empty, 0, tokens).astype(np.int64)]
+    found[empty] = np.nan
+    return replace(split, inputs={**split.inputs, m: found})
