@@ -84,9 +84,8 @@ class FusionModel(nn.Module):
     torch.Size([8, 3])
 
     Args:
-        encoders: modality name -> module ``(B, …) -> (B, ..., l_m)`` with the width ``l_m`` of the fusion, or None for
-            the identity; exactly the fusion's modalities. An encoder only gets samples that have the modality; with an
-            attribute ``looks_at`` it also gets that modality's :class:`~equifuse.encoders.States`.
+        encoders: modality -> module ``(B, …) -> (B, ..., l_m)``, or None for the identity. It only gets samples that
+            have the modality; with an attribute ``looks_at`` also that one's :class:`~equifuse.encoders.States`.
         fusion: any :class:`~equifuse.Fusion`.
         head: module ``(B, ..., out_dim) -> (B, ..., K)``.
         task: such as "classification"; None (default) if this library neither trains nor evaluates the model.

@@ -68,7 +68,8 @@ class Answers(Quantities):
                 raise DataError(f"targets of split {part!r} have answers beyond the {len(classes)} of the vocabulary")
         if not bool((parts["train"][:, 1::3] >= 0).any()):  # type: ignore[operator]
             raise DataError(
-                "no question of 'train' has an answer in the vocabulary; take rarer ones: --format-option least_answers=1"
+                "no question of 'train' has an answer in the vocabulary; take rarer ones: --format-option "
+                "least_answers=1"
             )
 
     def columns(self, target: Array, names: tuple[str, ...] | None) -> dict[str, Array]:

@@ -111,13 +111,8 @@ def chosen_format(path: Path, options: SourceOptions) -> Format:
 def find_format(path: Path) -> Format:
     """The format of a file or folder.
 
-    Args:
-        path: of the file or folder.
-        name: of the format, where it is known; then nobody looks.
-
     Raises:
         DataError: there is nothing, or it is in none of the formats.
-        UnknownNameError: no such format.
 
     Warns:
         UserWarning: another package's format fails to look at it; it is passed over.
@@ -129,8 +124,6 @@ def find_format(path: Path) -> Format:
             f"{path} is a pickle, which could run any code when it is read; if it is a file of MMSA, "
             f"'equifuse datasets convert {path} data.hdf5' makes plain data of it"
         )
-    if name is not None:
-        return FORMATS.get(name)()
     formats = known_formats()
     for known in formats:
         try:
