@@ -20,13 +20,6 @@ _LEARNT = "learnt"
 EVERY = "*"
 
 
-def encoders() -> tuple[str, ...]:
-    """Names of the encoders."""
-    from equifuse.encoders import ENCODERS  # noqa: PLC0415 - PyTorch
-
-    return ENCODERS
-
-
 def _class_weights(value: Any) -> bool:
     listed = isinstance(value, list) and all(isinstance(w, int | float) and w >= 0 for w in value)
     return listed or value == "balanced"
