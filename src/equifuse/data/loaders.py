@@ -14,8 +14,10 @@ from equifuse.data.batch import Batch, as_batch, join
 from equifuse.data.dataset import Split
 from equifuse.data.lazy import Indices
 
-# Large enough that evaluation is fast, small enough for wide inputs.
+# Large enough that evaluation is fast, ...
 _EVALUATION_BATCH = 512
+# ... and, with rows such as clouds of points, so many bytes of inputs at most.
+_EVALUATION_BYTES = 2**26
 # Bytes that are read from disk at a time: a piece of consecutive rows ...
 _PIECE_BYTES = 2**23
 # ... of which so many are held and mixed together.
@@ -142,14 +144,17 @@ def _ahead(reader: ThreadPoolExecutor, read: Callable[[Indices], Batch], pools: 
         yield coming.result()
 
 
-def batches_of(split: Split, size: int = _EVALUATION_BATCH, seed: int | None = None) -> Batches:
+def batches_of(split: Split, size: int | None = None, seed: int | None = None) -> Batches:
     """The batches of a split, wherever it is.
 
     Args:
         split: the samples.
-        size: of a batch.
+        size: of a batch; None for one that evaluation has the memory for.
         seed: of the order; None keeps that of the split.
     """
+    if size is None:
+        row = 4 * sum(math.prod(x.shape[1:]) for x in split.inputs.values())
+        size = max(1, min(_EVALUATION_BATCH, _EVALUATION_BYTES // max(row, 1)))
     return DiskBatches(split, size, seed) if split.on_disk else MemoryBatches(as_batch(split), size, seed)
 
 

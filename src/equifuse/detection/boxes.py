@@ -28,10 +28,10 @@ def box_corners(boxes: Floats) -> NDArray[np.float64]:
     >>> box_corners(np.array([0.0, 0.0, 0.5, 4.0, 2.0, 1.0, 0.0]))[0].tolist()
     [2.0, 1.0, 0.0]
     """
-    boxes = np.asarray(boxes, dtype=np.float64)
-    plane = _rectangles(boxes)
-    half = boxes[..., None, 5] / 2
-    bottom, top = (np.broadcast_to(boxes[..., None, 2] + side * half, plane.shape[:-1]) for side in (-1, 1))
+    given = np.asarray(boxes, dtype=np.float64)
+    plane = _rectangles(given)
+    half = given[..., None, 5] / 2
+    bottom, top = (np.broadcast_to(given[..., None, 2] + side * half, plane.shape[:-1]) for side in (-1, 1))
     return np.concatenate([np.concatenate([plane, z[..., None]], -1) for z in (bottom, top)], -2)
 
 

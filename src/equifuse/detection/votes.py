@@ -51,7 +51,7 @@ def point_votes(points: Floats, boxes: Floats) -> tuple[NDArray[np.bool_], NDArr
         box = here.shape[1] - 1 - here[:, ::-1].argmax(1) if last else here.argmax(1)
         box = np.where(here.any(1), box, within.argmax(1))
         votes[:, slot] = np.asarray(boxes, dtype=np.float64)[box, :3] - points[:, :3]
-    inside = within.any(1)
+    inside: NDArray[np.bool_] = np.asarray(within.any(1))
     votes[~inside] = 0
     return inside, votes
 

@@ -128,11 +128,11 @@ def traces(model: FusionModel, dataset: MultimodalDataset, split: str = "test") 
     if stats is None:
         return {}
     if "fusion" not in stats.parts:
-        return {"state": stats.trace.numpy()}
-    found = {"fused state": stats.parts["fusion"].trace.numpy()}
+        return {"state": stats.trace.flatten(1).numpy()}
+    found = {"fused state": stats.parts["fusion"].trace.flatten(1).numpy()}
     parts = [part.trace for name, part in stats.parts.items() if name != "fusion"]
     if parts:
-        found = {"modality states": torch.stack(parts).amax(0).numpy(), **found}
+        found = {"modality states": torch.stack(parts).amax(0).flatten(1).numpy(), **found}
     return found
 
 

@@ -49,9 +49,10 @@ def bootstrap_intervals(
 
     Returns:
         Metric -> lowest and highest value; without metrics that are undefined in most draws. Empty where a sample drawn
-        twice makes the task easier or harder, as in retrieval, or where there are no targets.
+        twice makes the task easier or harder, as in retrieval, where measuring takes long, as in detection, or where
+        there are no targets.
     """
-    if target is None or not task.hidden_at_rates:
+    if target is None or not (task.hidden_at_rates and task.resamples):
         return {}
     found: dict[str, list[float]] = {}
     for rows in resampled(len(prediction), draws, seed, groups):

@@ -2,7 +2,7 @@
 
 from equifuse.model.build import build_model
 from equifuse.model.ensemble import Ensemble
-from equifuse.model.heads import LinearHead
+from equifuse.model.heads import InputHead, LinearHead
 from equifuse.model.module import FusionModel, ModelOutput, Piece
 from equifuse.model.skip import SkipConnection
 from equifuse.model.store import load
@@ -11,6 +11,7 @@ from equifuse.model.unimodal import UnimodalHeads
 __all__ = [
     "Ensemble",
     "FusionModel",
+    "InputHead",
     "LinearHead",
     "ModelOutput",
     "Piece",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -23,7 +23,7 @@ from equifuse.encoders import (
 from equifuse.encoders.preparation import restore_steps
 from equifuse.encoders.sequence import AverageSteps
 from equifuse.errors import InputError, UnknownNameError
-from equifuse.fusion import FittedFusion, make_fusion
+from equifuse.fusion import FittedFusion, Fusion, make_fusion
 from equifuse.fusion import fusion_options as options_of
 from equifuse.model.contents import content_encoder
 from equifuse.model.heads import LinearHead
@@ -31,6 +31,9 @@ from equifuse.model.module import FusionModel
 from equifuse.model.skip import SkipConnection
 from equifuse.model.unimodal import UnimodalHeads
 from equifuse.registry import FUSIONS, TASKS
+
+if TYPE_CHECKING:
+    from equifuse.tasks import Task
 
 # The encoder of sequences for methods that train none.
 _AVERAGE = "average"
@@ -109,11 +112,16 @@ def build_model(
             raise UnknownNameError("option of an encoder:", option, _OPTIONS)
     if issubclass(FUSIONS.get(fusion), FittedFusion):
         chosen = {name: _unencoded(fusion, kind, name in sequences) for name, kind in chosen.items()}
+    kind = TASKS.get(task)
+    own = kind.own_encoders(given, _widths(options)[-1]) if kind.own_model else {}
     encoders: dict[str, nn.Module | None] = {}
     dims: dict[str, int] = {}
     for name, shape in given.items():
         content, steps = stand_for.get(name), prepared.get(name)
-        if content is None:
+        made: tuple[nn.Module, int]
+        if name in own:
+            made = own[name], _widths(options)[-1]
+        elif content is None:
             made = _encoder(name, shape, chosen[name], options, name in sequences, clip, steps)
         else:
             made = content_encoder(name, shape, content, chosen[name], options, tuple(given))
@@ -121,11 +129,10 @@ def build_model(
     module = make_fusion(fusion, dims, **_with_outputs(fusion, fusion_options, n_outputs))
     if module.tasks is not None and task not in module.tasks:
         raise InputError(f"fusion {fusion!r} is for {', '.join(module.tasks)}, the task is {task}")
-    if module.decides and module.out_dim != n_outputs:
-        raise InputError(f"fusion {fusion!r} has outputs={module.out_dim}, the task {n_outputs}; leave the option out")
-    head = nn.Identity() if module.decides else LinearHead(module.out_dim, n_outputs, head_dropout)
-    own = {name: width for name, width in dims.items() if looks_at(encoders[name]) is None}
-    unimodal = UnimodalHeads(own, n_outputs) if unimodal_heads and own and not module.decides else None
+    head = _head(kind, module, n_outputs, head_dropout)
+    alone = {name: width for name, width in dims.items() if looks_at(encoders[name]) is None}
+    speaks = unimodal_heads and alone and not module.decides and not kind.own_model
+    unimodal = UnimodalHeads(alone, n_outputs) if speaks else None
     around = SkipConnection(dims, module.out_dim) if skip else None
     model = FusionModel(encoders, module, head, task=task, classes=classes, unimodal=unimodal, skip=around)
     model.shapes, model.contents = given, stand_for
@@ -152,6 +159,29 @@ def _check_outputs(task: str, n_outputs: int, classes: tuple[str, ...] | None) -
     # Of an embedding they are those of the samples, which some metrics count; its outputs have no names.
     if classes is not None and not kind.embeds and len(classes) != n_outputs:
         raise InputError(f"classes names {len(classes)} outputs, n_outputs is {n_outputs}")
+
+
+def _head(kind: type[Task], fusion: Fusion, n_outputs: int, dropout: float) -> nn.Module:
+    """The task's own head, an affine map, or nothing after a fusion whose outputs are predictions."""
+    if fusion.decides and kind.own_model:
+        raise InputError(
+            f"fusion {fusion.name!r} decides by what each modality says alone; {kind.name} needs one that fuses"
+        )
+    if fusion.decides and fusion.out_dim != n_outputs:
+        raise InputError(
+            f"fusion {fusion.name!r} has outputs={fusion.out_dim}, the task {n_outputs}; leave the option out"
+        )
+    if fusion.decides:
+        return nn.Identity()
+    return (
+        kind.own_head(fusion.out_dim, n_outputs) if kind.own_model else LinearHead(fusion.out_dim, n_outputs, dropout)
+    )
+
+
+def _widths(options: Mapping[str, Any]) -> tuple[int, ...]:
+    """Widths of an encoder's layers, of its options."""
+    hidden = options.get("hidden", (128,))
+    return (hidden,) if isinstance(hidden, int) else tuple(hidden)
 
 
 def _unencoded(fusion: str, encoder: str, padded: bool) -> str:
@@ -194,8 +224,7 @@ def _encoder(
         raise InputError(f"encoder {kind!r} is for pictures and regions of images, not for {name!r}")
     if kind == "auto":
         kind = "attention" if padded else "mlp"
-    hidden = options.get("hidden", (128,))
-    hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
+    hidden = _widths(options)
     if kind in POOLINGS:
         if len(shape) != 2:
             raise InputError(f"encoder {kind!r} needs sequences (T, l); modality {name!r} has shape {shape}")

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from equifuse.errors import InputError
+
+
+class InputHead(nn.Module):
+    """Base of heads that also look at the inputs, such as one that places what it finds.
+
+    >>> class Beside(ef.model.InputHead):
+    ...     def forward(self, fused, inputs, present):
+    ...         return torch.cat([fused, inputs["a"]], -1)
+    >>> fusion = ef.make_fusion("concat", {"a": 3, "b": 4})
+    >>> model = ef.FusionModel({"a": None, "b": None}, fusion, Beside())
+    >>> model({"a": torch.randn(8, 3), "b": torch.randn(8, 4)}).prediction.shape
+    torch.Size([8, 10])
+    """
+
+    @abstractmethod
+    def forward(self, fused: Tensor, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """``(B, ..., in_dim) -> (B, K)``, from the model's inputs and masks as well."""
 
 
 class LinearHead(nn.Module):

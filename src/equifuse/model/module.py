@@ -23,6 +23,7 @@ from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion import Fusion, FusionOutput
 from equifuse.fusion.base import no_tensor
 from equifuse.model.encoding import check_looks, encode_modality, states_of
+from equifuse.model.heads import InputHead
 from equifuse.model.outputs import encoder_tensor
 from equifuse.model.skip import SkipConnection
 from equifuse.model.unimodal import UnimodalHeads
@@ -181,7 +182,7 @@ class FusionModel(nn.Module):
         encoded = self.encode(inputs, present, lengths=lengths)
         if self.augment is not None and self.training:
             encoded = self.augment(encoded)
-        return self.predict_encoded(encoded, present, index=index)
+        return self.predict_encoded(encoded, present, index=index, inputs=inputs)
 
     def predict_encoded(
         self,
@@ -189,13 +190,25 @@ class FusionModel(nn.Module):
         present: Mapping[str, Tensor] | None = None,
         *,
         index: Tensor | None = None,
+        inputs: Mapping[str, Tensor] | None = None,
     ) -> ModelOutput:
-        """Predict from the encoders' outputs, as the call does; see there for the arguments."""
+        """Predict from the encoders' outputs, as the call does; see there for the arguments.
+
+        Raises:
+            InputError: the head needs the inputs, and they are not given.
+        """
         output = self.fusion(encoded, present, index=index)
         states = output.fused
         if self.skip is not None:
             states = states + self.skip(encoded, present, states.dim())
-        fused = prediction = self.head(states)
+        if isinstance(self.head, InputHead):
+            if inputs is None:
+                raise InputError(
+                    f"the head of {self.task or 'this model'} looks at the inputs; encodings do not suffice"
+                )
+            fused = prediction = self.head(states, inputs, present or {})
+        else:
+            fused = prediction = self.head(states)
         # What looks at another modality does not speak for its own alone.
         own = {m: x for m, x in output.decisions.items() if m not in looking(self.encoders)}
         unimodal = own if self.fusion.decides else {}
@@ -309,6 +322,8 @@ class FusionModel(nn.Module):
     def fit_preprocessing_in_pieces(self, pieces: Iterable[Piece]) -> None:
         """:meth:`fit_preprocessing` on a training part that comes in pieces, which are not stored."""
         layers = {name: _to_fit(encoder) for name, encoder in self.encoders.items()}
+        if not any(fitted for _, fitted in layers.values()):
+            return
         for inputs, present, lengths, weight in pieces:
             for name, x in inputs.items():
                 before, fitted = layers[name]

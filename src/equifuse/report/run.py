@@ -16,6 +16,7 @@ from equifuse.report.explained import flow_section
 from equifuse.report.findings import Findings, find, of_one_output
 from equifuse.report.machine import processor
 from equifuse.report.page import Section, drawn, render_page
+from equifuse.report.scenes import scenes_section
 from equifuse.report.tables import NONE, Shaded, TextTable, number, undefined_notes
 from equifuse.report.verdict import verdict
 from equifuse.runs.explain import flow_of_run
@@ -69,6 +70,7 @@ def report_run(
         _feature_section(found, summary),
         _metrics_section(found),
         _training_section(found, read_json(path / HISTORY), drawn_in),
+        scenes_section(opened, drawn_in),
         _contribution_section(found, summary),
         _inside_section(summary),
         _information_section(path, drawn_in),

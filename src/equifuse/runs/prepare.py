@@ -239,6 +239,10 @@ def prepared_steps(
         UnknownNameError: steps for a modality that there is not.
         InputError: steps that cannot be fitted; the message names the modality.
     """
+    if TASKS.get(task).own_model:
+        if config.prepare:
+            raise InputError(f"{task} encodes its modalities as they are; leave out --prepare")
+        return {}
     for name in config.prepare:
         if name not in (EVERY, *train.inputs):
             raise UnknownNameError("modality", name, train.inputs)

@@ -9,7 +9,9 @@ from equifuse.data.batch import Batch
 from equifuse.registry import TASKS
 from equifuse.tasks import extra  # noqa: F401 - registers its metrics
 from equifuse.tasks.base import Columns, Task
+from equifuse.tasks.boxes import Boxes
 from equifuse.tasks.classification import Classification
+from equifuse.tasks.detection import Detection3D
 from equifuse.tasks.evaluated import Evaluation
 from equifuse.tasks.metrics import Detailed, Measurement, Metric, metric
 from equifuse.tasks.multilabel import Multilabel
@@ -24,10 +26,12 @@ __all__ = [
     "VQA",
     "Answers",
     "Batch",
+    "Boxes",
     "Classes",
     "Classification",
     "Columns",
     "Detailed",
+    "Detection3D",
     "Evaluation",
     "EventTimes",
     "Labels",
@@ -47,7 +51,7 @@ __all__ = [
     "metric",
 ]
 
-for _kind in (Classification, Multilabel, Regression, Retrieval, Several, Survival, VQA):
+for _kind in (Classification, Detection3D, Multilabel, Regression, Retrieval, Several, Survival, VQA):
     TASKS.register(_kind)
 
 
@@ -67,8 +71,8 @@ def make_task(
         ('f1_macro', 'auc', 'max')
 
     Args:
-        name: ``"classification"``, ``"multilabel"``, ``"regression"``, ``"retrieval"``, ``"several"``,
-            ``"survival"``, ``"vqa"``, or that of a registered task.
+        name: ``"classification"``, ``"detection3d"``, ``"multilabel"``, ``"regression"``, ``"retrieval"``,
+            ``"several"``, ``"survival"``, ``"vqa"``, or that of a registered task.
         metrics: names of metrics that are measured beside the task's own, of :data:`equifuse.registry.METRICS`, or of
             its own; the first one becomes the headline.
         monitor: name of the metric that early stopping watches, with or without ``val_`` before it; None for the

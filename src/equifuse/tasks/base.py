@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from equifuse.data.batch import Batch
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion.modes import evaluation_mode
-from equifuse.model import FusionModel, ModelOutput
+from equifuse.model import FusionModel, LinearHead, ModelOutput
 from equifuse.registry import METRICS
 from equifuse.tasks.evaluated import Evaluation, join, joined, result_of
 from equifuse.tasks.linear import LinearFit
@@ -69,6 +69,10 @@ class Task(ABC):
         predicts_largest: whether the largest output is the one predicted, and explained where none is named.
         time_to_event: whether targets are times and events, of which there are survival curves.
         conformal: kind of conformal prediction: ``"sets"`` of classes, ``"intervals"`` about values, or None.
+        finds_boxes: whether outputs are boxes in scenes, which can be drawn.
+        own_model: whether modalities are encoded as they are, and outputs made, by modules of the task's own:
+            :meth:`own_encoders` and :meth:`own_head`.
+        resamples: whether metrics are quick enough for intervals, which measure hundreds of times.
         learns: what of the loss is trained along, or None.
         mixes_samples: whether a sample between two others means something: its loss is that of both their targets, in
             the same shares. By default it does not.
@@ -90,6 +94,9 @@ class Task(ABC):
     predicts_largest: ClassVar[bool] = False
     time_to_event: ClassVar[bool] = False
     conformal: ClassVar[Literal["sets", "intervals"] | None] = None
+    finds_boxes: ClassVar[bool] = False
+    own_model: ClassVar[bool] = False
+    resamples: ClassVar[bool] = True
     learns: nn.Module | None = None
     mixes_samples: bool = False
     drawn_as: ClassVar[str] = ""
@@ -111,6 +118,21 @@ class Task(ABC):
     def recognizes(cls, values: NDArray[Any], names: Sequence[str]) -> bool:
         """Whether values and names of columns say that they are targets of this task; it goes before :meth:`infers`."""
         return False
+
+    @classmethod
+    def own_encoders(cls, shapes: Mapping[str, tuple[int, ...]], width: int) -> Mapping[str, nn.Module]:
+        """Encoders by modality, of a task with ``own_model``; those it leaves out are encoded as usual.
+
+        Args:
+            shapes: modality name -> shape of one sample.
+            width: of their outputs.
+        """
+        return {}
+
+    @classmethod
+    def own_head(cls, in_dim: int, n_outputs: int) -> nn.Module:
+        """The head of a task with ``own_model``; by default the usual one."""
+        return LinearHead(in_dim, n_outputs)
 
     @classmethod
     def initial_output(cls, target: Tensor) -> Tensor | None:

@@ -10,6 +10,7 @@ from equifuse.data.formats.mmimdb import MMIMDBFormat
 from equifuse.data.formats.mogonet import MogonetFormat
 from equifuse.data.formats.npz import NpzFormat
 from equifuse.data.formats.table import TableFormat
+from equifuse.data.formats.votenet import VoteNetFormat
 from equifuse.data.formats.vqa import VQAFormat
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "NpzFormat",
     "TableFormat",
     "VQAFormat",
+    "VoteNetFormat",
     "chosen_format",
     "find_format",
     "known_formats",

@@ -55,7 +55,7 @@ class MatFormat(Format):
             DataError: it is damaged, or has no views or labels in the usual places.
         """
         options.refuse("a multi-view .mat file")
-        content = _content(path)
+        content = mat_content(path)
         key = next((k for k in _VIEWS if k in content), None)
         label_key = next((k for k in _LABELS if k in content), None)
         if key is None or label_key is None:
@@ -99,7 +99,7 @@ def _matrix(path: Path, view: Any, number: int) -> NDArray[np.generic]:
     return values
 
 
-def _content(path: Path) -> dict[str, Any]:
+def mat_content(path: Path) -> dict[str, Any]:
     """Variables by name, cell arrays as lists."""
     h5py = require("train", "h5py", "HDF5")
 
