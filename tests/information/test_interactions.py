@@ -8,6 +8,7 @@ import pytest
 import equifuse as ef
 from equifuse.errors import EquifuseError, InputError
 from equifuse.information import Interactions
+from equifuse.information.samples import samples_of
 from tests.information.conftest import dataset
 
 EXPECTED = {
@@ -57,12 +58,50 @@ def test_counting_finds_gates_exactly(gate, name):
     is_consistent(found)
 
 
+def changed_alike():
+    """A set; the same with rows, columns and modalities in another order, other units and signs, and copies; the order.
+
+    Units are powers of two, which numbers hold exactly.
+    """
+    generator = np.random.default_rng(0)
+    a, b = generator.integers(0, 2, (2, 60))
+    first, second = (np.column_stack([z, generator.normal(size=(60, 2))]).astype(np.float32) for z in (a, b))
+    y, order = (a & b).astype(np.int64), generator.permutation(60)
+
+    def made(inputs, target):
+        split = ef.datasets.Split(inputs, target=target)
+        parts = {"train": split.select(np.arange(40)), "val": split.select(np.arange(40, 60)), "test": split}
+        return ef.datasets.MultimodalDataset("made", parts, "classification")
+
+    changed = {"b": -4096 * second[order][:, ::-1], "a": np.hstack([first[order][:, [2, 0, 1]], 2 * first[order]])}
+    return made({"a": first, "b": second}, y), made(changed, y[order]), order
+
+
+def test_order_unit_sign_and_copies_change_no_digit_of_what_is_measured():
+    """What estimators see is the same, bit for bit."""
+    data, changed, order = changed_alike()
+    one, other = (samples_of(each, most=1000) for each in (data, changed))
+    for m in ("a", "b"):
+        assert np.array_equal(one.inputs[m], other.inputs[m])
+    assert np.array_equal(one.targets[0].classes, other.targets[0].classes)
+    assert np.array_equal(order[other.rows], one.rows)
+
+
 @pytest.mark.slow
-def test_order_scale_and_copies_of_columns_change_nothing(gate):
-    plain = gate("and", n=200, noise=2)
-    first = {m: x[:] for m, x in plain.splits["train"].inputs.items()}
-    split = plain.splits["train"]
-    changed = {"b": 1000 * first["b"][:, ::-1] + 5, "a": np.hstack([first["a"][:, [2, 0, 1]], 3 * first["a"]])}
+def test_order_unit_sign_and_copies_change_no_digit():
+    data, changed, order = changed_alike()
+    one, other = ef.interactions(data), ef.interactions(changed)
+    assert other.to_dict() == one.to_dict()
+    for name in ("a", "b", "all"):
+        assert other.samples[name].tolist() == one.samples[name][order].tolist()
+
+
+@pytest.mark.slow
+def test_units_that_numbers_hold_only_nearly_change_next_to_nothing(gate):
+    """Data times 1,000 plus 5 are other data in their last digits."""
+    split = gate("and", n=200, noise=2).splits["train"]
+    first = {m: x[:] for m, x in split.inputs.items()}
+    changed = {m: 1000 * x + 5 for m, x in first.items()}
     one, other = (ef.interactions(dataset(inputs, split.target), most_samples=10**6) for inputs in (first, changed))
     assert other.modalities == pytest.approx(one.modalities, abs=0.01)
     assert parts(other) == pytest.approx(parts(one), abs=0.01)

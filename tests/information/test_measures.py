@@ -143,6 +143,19 @@ def test_shapley_shares_add_up_and_are_equal_for_equals():
     assert found == pytest.approx({"a": 0.5, "b": 0.5, "c": 0.0})
 
 
+def test_shapley_shares_of_many_are_exact_where_no_more_than_two_interact():
+    generator, names = np.random.default_rng(0), tuple("abcdef")
+    own, pair = generator.normal(size=6), generator.normal(size=(6, 6))
+
+    def value(s):
+        places = [names.index(m) for m in sorted(s)]
+        return own[places].sum() + sum(pair[i, j] for i, j in combinations(places, 2))
+
+    every = game(names, value)
+    few = {s: bits for s, bits in every.items() if len(s) in (1, 5, 6)}
+    assert shapley_bits(few, names) == pytest.approx(shapley_bits(every, names))
+
+
 def test_o_information_is_redundancy_minus_synergy():
     names = ("a", "b", "c")
     assert o_information(game(names, lambda s: 1.0), names) == 1.0  # copies

@@ -93,7 +93,7 @@ class Interactions:
         joint: what all say together.
         evidence: what all say if each is asked alone and the answers are multiplied, or None.
         last: what each adds to all others.
-        shapley: each one's share of the joint, of at most four modalities; else {}.
+        shapley: each one's share of the joint; of more than four modalities by what each says first and adds last.
         o_information: positive where modalities rather repeat each other, negative where they complete each other.
         baseline: what the same estimate finds about shuffled labels; None where it is not measured.
         intervals: ``"joint"``, ``"evidence"`` and each modality -> lowest and highest value in 95 % of bootstrap draws.
@@ -202,6 +202,8 @@ def interactions(
     if len(targets) > _MOST_TARGETS:
         notes.append(f"the first {_MOST_TARGETS} of {len(targets)} targets were measured")
         targets = targets[:_MOST_TARGETS]
+    if len(samples.names) > MOST_EXACT:
+        notes.append("Shapley shares are by what each says first and adds last: exact where no more than two interact")
     if targets[0].values is not None:
         notes.append("of a quantity, which eighth of the samples it is in")
     with _bar(method.steps(samples) * len(targets), progress) as tick:
@@ -297,7 +299,7 @@ def _assembled(samples: Samples, estimate: Estimate, entropy: float) -> dict[str
         "joint": known[names],
         "evidence": None if estimate.evidence is None else max(0.0, float(estimate.evidence[0])),
         "last": {m: known[names] - rest[m] for m in names},
-        "shapley": shapley_bits(known, names) if len(names) <= MOST_EXACT else {},
+        "shapley": shapley_bits(known, names),
         "o_information": o_information(known, names),
         "baseline": None if estimate.baseline is None else float(estimate.baseline),
         "intervals": intervals,
@@ -332,4 +334,5 @@ def _by_sample(samples: Samples, estimate: Estimate) -> dict[str, NDArray[Any]]:
     columns |= {m: estimate.pointwise[(m,)] for m in samples.names}
     columns["all"] = estimate.pointwise[samples.names]
     columns["needs_both"] = columns["all"] - np.max([columns[m] for m in samples.names], axis=0)
-    return columns
+    order = np.argsort(samples.rows)
+    return {name: column[order] for name, column in columns.items()}

@@ -107,14 +107,23 @@ def gaussian_bias(n: int, width: int) -> float:
 def shapley_bits(bits: Mapping[Subset, float], names: Subset) -> dict[str, float]:
     """Each modality's share of the information of all: Shapley values of the game ``S -> I(S; Y)``.
 
+    Where not all subsets are known, the mean of what each says first and of what it adds last, all moved alike to add up
+    to what all say: that is exact where no more than two of them interact.
+
     >>> shapley_bits({("a",): 1.0, ("b",): 0.0, ("a", "b"): 1.0}, ("a", "b"))
     {'a': 1.0, 'b': 0.0}
 
     Args:
-        bits: of every subset of the names, each in their order.
+        bits: of every subset of the names, each in their order; or of each, all but each, and all.
         names: of the modalities.
     """
     count = len(names)
+    if any(subset not in bits for size in range(1, count) for subset in combinations(names, size)):
+        both = {
+            m: 0.5 * (bits[(m,)] + bits[names] - bits[tuple(other for other in names if other != m)]) for m in names
+        }
+        left = (bits[names] - sum(both.values())) / count
+        return {m: value + left for m, value in both.items()}
     found = dict.fromkeys(names, 0.0)
     for size in range(count):
         weight = 1 / (count * math.comb(count - 1, size))

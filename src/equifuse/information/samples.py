@@ -123,13 +123,19 @@ def samples_of(
         if ((rows >= a) & (rows < b)).any()
     ]
     split = pieces[0].joined(*pieces[1:])
-    inputs, present = {}, {}
+    assert split.target is not None
+    raw, present = {}, {}
     for m in sorted(split.inputs):
         there = split.present.get(m)
         present[m] = np.ones(len(split), np.bool_) if there is None else there
         if int(present[m].sum()) < LEAST:
             raise InputError(f"modality {m!r} is there in {int(present[m].sum())} samples, {LEAST} are needed")
-        inputs[m] = tidy(_flat(split, m, notes), present[m])
+        raw[m] = _flat(split, m, notes)
+    order = order_of(raw, present, split.target)
+    split, rows = split.select(order), rows[order]
+    inputs, present = {}, {m: mask[order] for m, mask in present.items()}
+    for m, x in raw.items():
+        inputs[m] = tidy(x[order], present[m])
         if not inputs[m].shape[1]:
             notes.append(f"{m} is constant: it can say nothing")
     if not all(mask.all() for mask in present.values()):
@@ -211,6 +217,43 @@ def _flat(split: Split, m: str, notes: list[str]) -> Floats:
         notes.append(f"{m}: of each sequence the mean, deviation, highest and lowest value of its features")
         return np.concatenate([mean, deviation, *extremes], axis=1)
     return x.reshape(len(x), -1)
+
+
+def order_of(
+    inputs: dict[str, Floats], present: dict[str, NDArray[np.bool_]], target: NDArray[np.generic]
+) -> NDArray[np.intp]:
+    """An order of the samples that is theirs: the same in whatever order rows, columns and modalities are given.
+
+    By the target, and among equal ones by a sum over the columns of what each cell is in its column. Columns count
+    once however often they are there, and neither unit nor sign matters. Samples that it cannot tell apart, such as
+    combinations of signs, stay in the order given.
+
+    >>> x = np.array([[3.0, 1.0], [1.0, 7.0], [2.0, 5.0]])
+    >>> y, there = np.array([1, 0, 1]), np.ones(3, np.bool_)
+    >>> order_of({"a": x}, {"a": there}, y).tolist()
+    [1, 0, 2]
+    >>> order_of({"a": -2 * x[::-1, ::-1]}, {"a": there}, y[::-1]).tolist()
+    [1, 2, 0]
+
+    Args:
+        inputs: modality -> ``(n, d)``.
+        present: which samples have it.
+        target: of the samples.
+    """
+    keys: list[Floats] = []
+    for m in sorted(inputs):
+        known = np.isfinite(inputs[m]) & present[m][:, None]
+        x = np.where(known, inputs[m], 0.0)
+        # Sums of sorted cells do not depend, in any digit, on the order of the rows.
+        count = np.maximum(known.sum(0), 1)
+        x = np.where(known, x - np.sort(x, axis=0).sum(0) / count, 0.0)
+        x = np.abs(x) / np.sqrt(np.maximum(np.sort(x**2, axis=0).sum(0) / count, 1e-300))
+        weights = np.resize(_WEIGHTS, len(x))[:, None]
+        said = (np.sort(x, axis=0) * weights).sum(0)
+        once = np.unique(np.round(said, 6), return_index=True)[1]
+        keys.append(np.round(x[:, once] @ np.sin(1000 * said[once]), 9))
+    flat = np.asarray(target).reshape(len(target), -1).T
+    return np.lexsort([*keys, *flat[::-1]])
 
 
 def tidy(x: Floats, present: NDArray[np.bool_]) -> Floats:
