@@ -107,7 +107,7 @@ def gaussian_bias(n: int, width: int) -> float:
 def shapley_bits(bits: Mapping[Subset, float], names: Subset) -> dict[str, float]:
     """Each modality's share of the information of all: Shapley values of the game ``S -> I(S; Y)``.
 
-    Where not all subsets are known, the mean of what each says first and of what it adds last, all moved alike to add up
+    Where not all subsets are known, the mean of what each says first and of what it adds last, moved alike to add up
     to what all say: that is exact where no more than two of them interact.
 
     >>> shapley_bits({("a",): 1.0, ("b",): 0.0, ("a", "b"): 1.0}, ("a", "b"))
