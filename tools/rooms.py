@@ -30,6 +30,7 @@ FLOORS = (
     ("training",),
     ("runs",),
     ("benchmark",),
+    ("auto",),
     ("report",),
     ("estimators", "serve"),
     ("cli",),

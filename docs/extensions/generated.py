@@ -30,7 +30,7 @@ def _command(command: Any, name: str) -> Iterator[str]:
     context = command.make_context(name, [], resilient_parsing=True)
     nested = getattr(command, "commands", {})
     if " " in name:
-        yield f"## `{name}`\n\n{inspect.cleandoc(command.help or '')}\n"
+        yield f"## `{name}`\n\n{inspect.cleandoc(command.help or '').replace(chr(8), '')}\n"
         yield f"```console\n$ {command.get_usage(context).removeprefix('Usage: ')}\n```\n"
     for parameter in command.params:
         record = parameter.get_help_record(context)

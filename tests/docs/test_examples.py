@@ -34,6 +34,7 @@ PACKAGES = [
     "equifuse.estimators",
     "equifuse.runs",
     "equifuse.report.plots",
+    "equifuse.auto",
     "equifuse.training",
 ]
 LENIENT = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -13,6 +13,7 @@ from typer.main import get_command
 
 from equifuse import __version__
 from equifuse.cli import (
+    auto,
     benchmark,
     compare,
     data,
@@ -59,6 +60,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("train", cls=GroupedCommand)(train.train)
+app.command("auto", cls=GroupedCommand, help=auto.HELP)(auto.auto)
 app.command("evaluate", cls=GroupedCommand)(evaluate.evaluate)
 app.command("predict", cls=GroupedCommand)(predict.predict)
 app.command("compare", cls=GroupedCommand)(compare.compare)

@@ -14,7 +14,8 @@ from torch import Tensor
 from equifuse.data import MultimodalDataset, Split
 from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly, headline_alone, score_without_each
 from equifuse.files import atomic, write_json, write_yaml
-from equifuse.model import Ensemble
+from equifuse.model import Ensemble, FusionModel
+from equifuse.model.ensemble import members_of
 from equifuse.runs.config import RECORD, TrainConfig
 from equifuse.runs.folder import CONFIG, HISTORY, METRICS, MODEL, PLOTS, SPLIT, UNSEEN, load_data, split_columns
 from equifuse.runs.folds import bag_of, bagged
@@ -129,7 +130,7 @@ def train_ensemble(
 
 def finish_ensemble(
     out: Path,
-    model: Ensemble,
+    model: FusionModel,
     members: Sequence[Member],
     methods: Sequence[str],
     prepared: Prepared,
@@ -137,18 +138,22 @@ def finish_ensemble(
     config: TrainConfig,
     *,
     resume: bool,
+    keep: bool = False,
+    before_last: Callable[[RunMetrics], None] = lambda _: None,
 ) -> RunMetrics:
     """Measure an ensemble, and write all of a run folder that comes after training.
 
     Args:
         out: the run folder.
-        model: the ensemble.
+        model: the ensemble, or a model that stands alone.
         members: how each was trained, in the model's order.
         methods: what each is.
         prepared: task and data.
         unseen: what the ensemble as a whole is taken to say of rows that it was not trained on.
         config: of the run.
         resume: whether some of it may be there.
+        keep: whether the models of the members stay where they were trained.
+        before_last: called before the file that says that the run is finished.
     """
     from equifuse.report import plots  # noqa: PLC0415 - the last step alone reports
     from equifuse.report.figures import run_figures  # noqa: PLC0415
@@ -156,10 +161,11 @@ def finish_ensemble(
     task, dataset = prepared.task, prepared.dataset
     test = evaluate_model(model, task, dataset, "test")
     without = score_without_each(model, task, dataset)
-    alone = [evaluate_quietly(member, task, dataset).metrics.get(task.headline) for member in model.members]
+    alone = [evaluate_quietly(member, task, dataset).metrics.get(task.headline) for member in members_of(model)]
+    shares = model.weights.tolist() if isinstance(model, Ensemble) else [1.0]
     scores = [
-        MemberScore(name, float(weight), member.loss, score, member.epochs, member.seconds)
-        for name, weight, member, score in zip(methods, model.weights, members, alone, strict=True)
+        MemberScore(name, weight, member.loss, score, member.epochs, member.seconds)
+        for name, weight, member, score in zip(methods, shares, members, alone, strict=True)
     ]
     undefined = {"test": test.undefined} | {
         f"test without {m}": {task.headline: why} for m, why in without.undefined.items()
@@ -177,7 +183,7 @@ def finish_ensemble(
         undefined={part: why for part, why in undefined.items() if why} or None,
         notes=notes_on(prepared, test) or None,
         alone=headline_alone(task, test, dataset.splits["test"].labelled()) or None,
-        members=scores,
+        members=scores if isinstance(model, Ensemble) else None,
     )
     model.save(out / MODEL, overwrite=resume)
     rows, known = unseen.rows, unseen.known().numpy()
@@ -189,7 +195,8 @@ def finish_ensemble(
     some = dict(list(histories.items())[:8])  # more curves cannot be told apart
     for name, figure in run_figures(some, metrics, task.headline, model, dataset).items():
         plots.save(figure, out / PLOTS / name)
+    before_last(metrics)
     write_json(out / METRICS, metrics.to_dict())  # last: a folder with metrics is a finished run
-    for member in members:  # they are in the model now
+    for member in () if keep else members:  # they are in the model now
         shutil.rmtree(Path(member.path) / "model", ignore_errors=True)
     return metrics

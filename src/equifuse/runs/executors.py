@@ -52,7 +52,7 @@ def executor(
                 single.shutdown(wait=False, cancel_futures=True)
                 raise
         return
-    count = workers or min(os.cpu_count() or 1, _MOST_WORKERS)
+    count = workers or default_workers()
     begin = partial(_begin, dict(os.environ), os.getcwd())
     pool = ProcessPoolExecutor(count, mp_context=_context(preload), initializer=begin)
     try:
@@ -63,6 +63,11 @@ def executor(
             process.terminate()  # a training under way would hold the interpreter until it is done
         raise
     pool.shutdown()
+
+
+def default_workers() -> int:
+    """One process per core, at most 4."""
+    return min(os.cpu_count() or 1, _MOST_WORKERS)
 
 
 def begin_imports(preload: Sequence[str] = TRAINING) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -58,6 +58,15 @@ class Member(Record):
     parameters: int
     history: list[Row]
 
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """A finished member of a folder.
+
+        Raises:
+            DataError: there is none, or it is damaged.
+        """
+        return cls.from_dict({**read_json(folder / RESULT), "path": str(folder)})
+
     def model(self) -> FusionModel:
         """The trained model."""
         return load(Path(self.path) / MODEL)
@@ -70,30 +79,35 @@ class Member(Record):
 
 
 def train_member(
-    config: TrainConfig, folder: str, dataset: MultimodalDataset | None = None, deadline: float | None = None
+    config: TrainConfig,
+    folder: str,
+    dataset: MultimodalDataset | None = None,
+    deadline: float | None = None,
+    *,
+    checkpoints: bool = True,
 ) -> Member:
     """Train a member into its folder; one that is finished is read back, one that was interrupted goes on.
 
     Args:
-        config: with ``ensemble`` and ``member``.
+        config: with ``ensemble`` and ``member``; without, it stops on the validation part that there is.
         folder: the member's own.
         dataset: the data as arranged by the protocol, where they have been read already.
-        deadline: time of the system's clock at which training stops with the best epoch so far; None for no such time.
+        deadline: see :class:`equifuse.training.Trainer`.
+        checkpoints: whether an interrupted training can go on; without, it begins anew, and epochs take less time.
 
     Raises:
         EquifuseError: the data, an option or the training would not do.
     """
     out = Path(folder)
     if (out / RESULT).is_file():
-        return Member.from_dict({**read_json(out / RESULT), "path": str(out)})
+        return Member.read(out)
     began = time.perf_counter()
-    data = load_data(config) if dataset is None else bag_of(dataset, config)
+    data = load_data(config) if dataset is None else dataset if config.member is None else bag_of(dataset, config)
     own = replace(config, seed=mix(config.seed, 1 + (config.member or 0)) % 2**31)
     prepared = prepare(own, data)
     own = prepared.config
-    callbacks = [] if deadline is None else [_stop_at(deadline)]
     with _quiet():
-        result = Trainer(own, out=out, watch=False, callbacks=callbacks).fit(
+        result = Trainer(own, out=out if checkpoints else None, watch=False, deadline=deadline).fit(
             prepared.model, data, task=prepared.task, balancer=prepared.balancer
         )
         evaluation = prepared.task.evaluate(prepared.model, batches_of(data.splits["val"]))
@@ -179,15 +193,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         yield
-
-
-def _stop_at(deadline: float) -> Any:
-    """A Lightning callback that ends training after the epoch in which a time of the clock passes."""
-    from lightning.pytorch.callbacks import Callback  # noqa: PLC0415
-
-    class StopAt(Callback):
-        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-            if time.time() >= deadline:
-                trainer.should_stop = True
-
-    return StopAt()

@@ -28,7 +28,14 @@ Fit = tuple[list["Row"], int | None, float | None]
 
 
 @torch.no_grad()
-def fit_at_once(model: FusionModel, task: Task, train: Batches, val: Batches | None, options: TrainingOptions) -> Fit:
+def fit_at_once(
+    model: FusionModel,
+    task: Task,
+    train: Batches,
+    val: Batches | None,
+    options: TrainingOptions,
+    deadline: float | None = None,
+) -> Fit:
     """Fit a model whose fusion is a :class:`~equifuse.fusion.FittedFusion`; the best setting is left in it.
 
     Args:
@@ -37,6 +44,7 @@ def fit_at_once(model: FusionModel, task: Task, train: Batches, val: Batches | N
         train: the training part.
         val: the validation part; without, the last setting stays.
         options: the seed, and the metric that is watched.
+        deadline: time of the system's clock after which no further setting is tried.
 
     Returns:
         A row of the history for each setting that was tried, in the place of an epoch; and the best.
@@ -67,6 +75,8 @@ def fit_at_once(model: FusionModel, task: Task, train: Batches, val: Batches | N
             row["seconds"] = time.perf_counter() - began
             began = time.perf_counter()
             history.append(row)
+            if deadline is not None and time.time() >= deadline:
+                break
     model.eval()
     if val is None:
         return history, None, None

@@ -82,7 +82,7 @@ def hidden(facts: Facts, expected: Mapping[str, float] | None = None) -> float |
     found = {}
     for m, lacking in facts.missing.items():
         wanted = max(HIDDEN, lacking, (expected or {}).get(m, 0.0))
-        found[m] = round((wanted - lacking) / (1 - lacking), 3) if lacking < 1 else 0.0
+        found[m] = round(still_to_hide(wanted, lacking), 3)
     return found
 
 
@@ -171,3 +171,17 @@ def _power(value: float, least: int, most: int) -> int:
 
 def _between(value: int, least: int, most: int) -> int:
     return min(max(value, least), most)
+
+
+def still_to_hide(wanted: float, lacking: float) -> float:
+    """How often to hide a modality from the samples that have it, so that a share of all lacks it.
+
+    >>> from equifuse.training.rules import still_to_hide
+    >>> still_to_hide(0.6, 0.2), still_to_hide(0.1, 0.2)
+    (0.5, 0.0)
+
+    Args:
+        wanted: the share.
+        lacking: the share that lacks it already.
+    """
+    return max(0.0, (wanted - lacking) / (1 - lacking)) if lacking < 1 else 0.0

@@ -115,6 +115,8 @@ class Trainer:
             loggers; None writes nothing.
         watch: whether to look after each epoch at the equilibria of some validation samples.
         on_epoch_end: called after each epoch with its row of the history and the best monitored value.
+        deadline: time of the system's clock (:func:`time.time`) at which training stops, also within an epoch, with the
+            best epoch so far; None for no such time.
         **settings: fields of ``options``.
 
     Raises:
@@ -133,6 +135,7 @@ class Trainer:
         out: PathLike | None = None,
         watch: bool = True,
         on_epoch_end: Callable[[Row, float], None] | None = None,
+        deadline: float | None = None,
         **settings: Any,
     ) -> None:
         require("train", "lightning", "training")
@@ -147,6 +150,7 @@ class Trainer:
         self.options = options
         self.out = None if out is None else Path(out)
         self.callbacks, self.watch, self.on_epoch_end = list(callbacks), watch, on_epoch_end
+        self.deadline = deadline
         self._optimizer, self._schedule = optimizer, schedule
         self._loggers = make_loggers(options.logger, self.out, options.logger_options)
         self._loggers += make_loggers(logger, self.out)
@@ -195,7 +199,7 @@ class Trainer:
             refuse_unused(model.fusion.name, "is fitted at once", unused, self.options.changed())
             first, second = (batches_of(part) if isinstance(part, Split) else part for part in (train, val))
             assert first is not None
-            return TrainingResult(*fit_at_once(model, task, first, second, options))
+            return TrainingResult(*fit_at_once(model, task, first, second, options, self.deadline))
         self.check(model)
         self._check_recipe(model, task, val)
         balancer = balancer_for(model, task, options) if balancer is None else balancer
@@ -241,6 +245,7 @@ class Trainer:
 
         from equifuse.training.callbacks import (  # noqa: PLC0415
             BestWeights,
+            Deadline,
             History,
             LastEpoch,
             OnEpochEnd,
@@ -277,6 +282,7 @@ class Trainer:
                 history,
                 *([best, *([epochs] if epochs else [])] if val else []),
                 *([OnEpochEnd(self.on_epoch_end, history, best)] if self.on_epoch_end else []),
+                *([] if self.deadline is None else [Deadline(self.deadline)]),
                 *self.callbacks,
                 *([average] if average else []),  # last of those that look at validation
                 *([LastEpoch(last)] if last else []),

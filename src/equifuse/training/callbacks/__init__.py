@@ -9,6 +9,7 @@ from equifuse._lazy import attach
 if TYPE_CHECKING:
     from equifuse.training.callbacks.checkpoint import BestWeights as BestWeights
     from equifuse.training.callbacks.checkpoint import LastEpoch as LastEpoch
+    from equifuse.training.callbacks.deadline import Deadline as Deadline
     from equifuse.training.callbacks.equilibrium import WatchEquilibrium as WatchEquilibrium
     from equifuse.training.callbacks.history import History as History
     from equifuse.training.callbacks.information import LogInformation as LogInformation
@@ -19,6 +20,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "equifuse.training.callbacks.checkpoint": ["BestWeights", "LastEpoch"],
+        "equifuse.training.callbacks.deadline": ["Deadline"],
         "equifuse.training.callbacks.equilibrium": ["WatchEquilibrium"],
         "equifuse.training.callbacks.history": ["History"],
         "equifuse.training.callbacks.information": ["LogInformation"],

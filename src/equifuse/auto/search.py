@@ -1,0 +1,334 @@
+"""The search: every candidate on the first fold, the better half on all folds, then further settings of the best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from equifuse.auto.judging import Judge
+from equifuse.auto.limits import Budget, duration
+from equifuse.auto.options import Preset
+from equifuse.auto.pieces import Job, Piece, TimeUp, carry_out, finished
+from equifuse.auto.portfolio import Candidate, further
+from equifuse.data import MultimodalDataset, Split
+from equifuse.data.lazy import Indices
+from equifuse.errors import InputError
+from equifuse.files import read_json, write_json
+from equifuse.runs.config import TrainConfig
+from equifuse.runs.executors import executor
+from equifuse.runs.folds import bagged
+
+# Of the candidates that go on to all folds there are at least so many.
+_LEAST = 3
+# The best methods of which further settings are tried.
+_VARIED = 3
+# A piece of the first round may take so many times its even share of the time.
+_GENEROUS = 1.5
+# Seconds for what comes after the search, beside what predicting takes: at least, and as a share of the limit. On a
+# machine that is busy it takes longer, as what came before the search did.
+_AFTER, _AFTER_SHARE, _AFTER_MOST = 4.0, 0.03, 0.25
+SPENT = "spent.json"
+
+
+@dataclass
+class Plan:
+    """What a search is about.
+
+    Args:
+        base: the options that all candidates share.
+        dataset: the data, as arranged by the protocol.
+        candidates: what is tried.
+        preset: how much.
+        folder: of the pieces.
+        budget: of time.
+        workers: processes; 0 works in this one.
+        tell: is given a line after each piece.
+        before: seconds that were spent before an interruption.
+    """
+
+    base: TrainConfig
+    dataset: MultimodalDataset
+    candidates: Sequence[Candidate]
+    preset: Preset
+    folder: Path
+    budget: Budget
+    workers: int = 0
+    tell: Callable[[str], None] = lambda _: None
+    before: float = 0.0
+
+
+class Search:
+    """Trains candidates piece by piece, and knows what came of them.
+
+    Args:
+        plan: what it is about.
+        judge: makes the judge of the rows and folds.
+
+    Attributes:
+        rows: that outputs are of: train and validation as one, or the validation part.
+        folds: rows of each fold.
+        candidates: those that were tried, by name.
+        pieces: candidate and fold -> what came of it.
+        notes: candidate -> why it was not trained on all folds.
+    """
+
+    def __init__(self, plan: Plan, judge: Callable[[Split, list[Indices]], Judge]) -> None:
+        self.plan = plan
+        if plan.preset.folds > 1:
+            self.rows, every = bagged(plan.dataset, replace(plan.base, ensemble=plan.preset.folds))
+            self.folds = [stop for _, stop in every]
+        else:
+            self.rows = plan.dataset.splits["val"]
+            self.folds = [torch.arange(len(self.rows)).numpy()]
+        self.judge = judge(self.rows, self.folds)
+        self.candidates = {candidate.name: candidate for candidate in plan.candidates}
+        self.pieces: dict[tuple[str, int], Piece] = {}
+        self.notes: dict[str, str] = {}
+        self._before = plan.budget.elapsed() - plan.before
+        self._costs: dict[tuple[str, int], float] = {}
+        self._outputs: dict[tuple[str, int, bool], Tensor] = {}
+
+    def run(self) -> None:
+        """Search until everything was tried or the time is up.
+
+        Raises:
+            InputError: no model could be trained; the message says why.
+        """
+        plan = self.plan
+        # Pieces that are still being worked on when the time is up are not waited for: their processes end.
+        with suppress(TimeUp), executor(plan.workers) if plan.workers else nullcontext() as pool:
+            self._first_round(pool)
+            if len(self.folds) > 1:
+                self._carry_out(self._other_folds(self._better_half()), pool)
+            self._further(pool)
+        for name in self.candidates:
+            if (name, 0) not in self.pieces:
+                self.notes[name] = "no time"
+        if not any(piece.failed is None for piece in self.pieces.values()):
+            failed = [piece for piece in self.pieces.values() if piece.failed]
+            if failed:
+                raise InputError(f"no model could be trained; {failed[0].candidate}: {failed[0].failed}")
+            raise InputError("the time limit is too short for a single model; give more, or --preset fast")
+
+    def complete(self) -> list[str]:
+        """Names of the candidates that have a model for every fold, the best first.
+
+        Where time was too short for any, those that have one for the first fold.
+        """
+        whole = [name for name in self.candidates if all(self._has(name, f) for f in range(len(self.folds)))]
+        found = whole or [name for name in self.candidates if self._has(name, 0)]
+        return sorted(found, key=lambda name: self.judge.cost(self.outputs(name), self.known()))
+
+    def known(self) -> list[int]:
+        """Numbers of the folds that all complete candidates have a model for."""
+        whole = any(all(self._has(name, f) for f in range(len(self.folds))) for name in self.candidates)
+        return list(range(len(self.folds))) if whole else [0]
+
+    def outputs(self, name: str, expected: bool | None = None) -> Tensor:
+        """What a candidate's models said of rows that they were not trained on, NaN where none has said anything.
+
+        Args:
+            name: of the candidate.
+            expected: with as many modalities missing as are expected to be; default where some are.
+        """
+        expected = bool(self.plan.base.expect_missing) if expected is None else expected
+        found: Tensor | None = None
+        for f, rows in enumerate(self.folds):
+            if self._has(name, f):
+                outputs = self._said(self.pieces[name, f], expected)
+                if found is None:
+                    found = torch.full((len(self.rows), *outputs.shape[1:]), torch.nan, dtype=outputs.dtype)
+                found[torch.from_numpy(rows)] = outputs
+        assert found is not None
+        return found
+
+    def models_of(self, name: str) -> list[Piece]:
+        """The pieces of a complete candidate."""
+        return [self.pieces[name, f] for f in self.known()]
+
+    def reserved(self) -> float:
+        """Seconds that must be left when the search ends: for predictions of the test part, files and figures."""
+        limit = self.plan.budget.limit
+        # Twice with and once without each modality, in the ensemble and alone.
+        passes = 2 * (len(self.plan.dataset.modalities) + 3)
+        row = sum(piece.predict_seconds for piece in self.pieces.values())
+        predicting = passes * len(self.plan.dataset.splits["test"]) * row
+        return self.fixed + min(predicting, 0.3 * limit if math.isfinite(limit) else predicting)
+
+    @property
+    def fixed(self) -> float:
+        """Seconds for files and figures."""
+        limit = self.plan.budget.limit
+        if math.isinf(limit):
+            return 0.0
+        return min(max(_AFTER + _AFTER_SHARE * limit, self._before), _AFTER_MOST * limit)
+
+    def _has(self, name: str, fold: int) -> bool:
+        piece = self.pieces.get((name, fold))
+        return piece is not None and piece.failed is None
+
+    def _left(self) -> float:
+        return self.plan.budget.left(self.reserved())
+
+    @property
+    def _lanes(self) -> int:
+        return max(1, self.plan.workers)
+
+    def _job(self, candidate: Candidate, fold: int, seconds: float) -> Job:
+        config = candidate.config(self.plan.base)
+        if len(self.folds) > 1:
+            config = replace(config, ensemble=len(self.folds), member=fold)
+        expected = self.plan.base.expect_missing
+        folder = self.plan.folder / _folder_name(candidate.name) / str(fold + 1)
+        return Job(candidate.name, fold, config, str(folder), expected, self.plan.budget.deadline(seconds))
+
+    def _carry_out(self, jobs: Iterator[Job], pool: Executor | None) -> None:
+        for piece in carry_out(jobs, self.plan.dataset, self.plan.budget, self.reserved, pool, self._lanes):
+            self._take(piece)
+
+    def _take(self, piece: Piece) -> None:
+        """Note what came of a piece, and tell."""
+        key = piece.candidate, piece.fold
+        self.pieces[key] = piece
+        count = len(self.folds)
+        where = f", fold {piece.fold + 1} of {count}" if count > 1 else ""
+        said = f"{piece.candidate}{where}: "
+        if piece.failed:
+            self.notes[piece.candidate] = piece.failed
+            said += f"failed ({piece.failed})"
+        else:
+            self._costs[key] = self.judge.cost(self._of_fold(piece), [piece.fold])
+            said += f"{self.judge.task.monitor} {self.judge.sign * self._costs[key]:.4f} ({duration(piece.seconds)})"
+        if self._costs:
+            best = min((name for name, fold in self._costs), key=self.mean_cost)
+            said += f"; best so far {best}, {self.judge.sign * self.mean_cost(best):.4f}"
+        left = self._left()
+        self.plan.tell(said + (f"; {duration(left)} left" if math.isfinite(left) else ""))
+        write_json(self.plan.folder / SPENT, {"seconds": self.plan.budget.elapsed()})
+
+    def _of_fold(self, piece: Piece) -> Tensor:
+        outputs = self._said(piece, bool(self.plan.base.expect_missing))
+        found = torch.full((len(self.rows), *outputs.shape[1:]), torch.nan, dtype=outputs.dtype)
+        found[torch.from_numpy(self.folds[piece.fold])] = outputs
+        return found
+
+    def _said(self, piece: Piece, expected: bool) -> Tensor:
+        """A piece's outputs, read once."""
+        key = piece.candidate, piece.fold, expected
+        if key not in self._outputs:
+            self._outputs[key] = piece.outputs(expected)
+        return self._outputs[key]
+
+    def mean_cost(self, name: str) -> float:
+        """The mean cost over the folds that there are of a candidate; infinite where there is none."""
+        costs = [cost for (other, _), cost in self._costs.items() if other == name]
+        return sum(costs) / len(costs) if costs else math.inf
+
+    def _seconds(self, name: str) -> float:
+        """How long a piece of a candidate takes, as its first did."""
+        return self.pieces[name, 0].seconds
+
+    def _known_before(self, candidate: Candidate, fold: int) -> bool:
+        """Whether a piece was finished before an interruption; it is taken in then."""
+        if (candidate.name, fold) in self.pieces:
+            return True
+        folder = self.plan.folder / _folder_name(candidate.name) / str(fold + 1)
+        piece = finished(folder)
+        if piece is not None:
+            self._take(piece)
+        return piece is not None
+
+    def _first_round(self, pool: Executor | None) -> None:
+        """Every candidate on the first fold."""
+
+        def jobs() -> Iterator[Job]:
+            candidates, count = self.plan.candidates, len(self.folds)
+            for number, candidate in enumerate(candidates):
+                if self._known_before(candidate, 0):
+                    continue
+                left, rest = self._left(), len(candidates) - number
+                if left <= 0:
+                    return
+                to_come = rest + (max(_LEAST, math.ceil(len(candidates) / 2)) * (count - 1) if count > 1 else 0)
+                share = _GENEROUS * left * self._lanes / to_come
+                # What is fitted at once begins with poor settings, and is no use when it is cut short.
+                yield self._job(candidate, 0, left if candidate.fitted else min(left, share))
+
+        self._carry_out(jobs(), pool)
+
+    def _better_half(self) -> list[Candidate]:
+        """The candidates that go on, the best first; the others are told why not."""
+        tried = [c for c in self.plan.candidates if self._has(c.name, 0)]
+        ranked = sorted(tried, key=lambda c: self._costs[c.name, 0])
+        kept = max(_LEAST, math.ceil(len(ranked) / 2))
+        for candidate in ranked[kept:]:
+            self.notes[candidate.name] = "not among the better half on the first fold"
+        return ranked[:kept]
+
+    def _other_folds(self, candidates: Sequence[Candidate]) -> Iterator[Job]:
+        """The folds after the first of candidates, one candidate after the other, of those that there is time for."""
+        rest = range(1, len(self.folds))
+        for candidate in candidates:
+            missing = [f for f in rest if not self._known_before(candidate, f)]
+            left = self._left()
+            if missing and self._seconds(candidate.name) * len(missing) / self._lanes > left:
+                self.notes[candidate.name] = "no time for the other folds"
+                continue
+            for number, fold in enumerate(missing):
+                share = self._left() * self._lanes / (len(missing) - number)
+                yield self._job(candidate, fold, min(self._left(), share))
+
+    def _further(self, pool: Executor | None) -> None:
+        """Further settings of the best methods; one that is better than its method on the first fold gets all folds."""
+        if not self.plan.preset.trials or not any(self._has(c.name, 0) for c in self.plan.candidates):
+            return
+        own = {c.name for c in self.plan.candidates if not c.fitted}
+        varied = [self.candidates[name] for name in self.complete() if name in own][:_VARIED]
+        numbers = iter(range(1, self.plan.preset.trials + 1)) if varied else iter(())
+        while True:
+            # As many at a time as there are processes, so that what is tried does not depend on which is done first.
+            batch = []
+            for number in (n for _, n in zip(range(self._lanes), numbers, strict=False)):
+                method = varied[(number - 1) % len(varied)]
+                batch.append((method, further(method, number, self.plan.base.seed)))
+            if not batch:
+                return
+            for _, trial in batch:
+                self.candidates[trial.name] = trial
+            self._carry_out(self._trials(batch), pool)
+            better = [t for m, t in batch if self._has(t.name, 0) and self._costs[t.name, 0] < self._costs[m.name, 0]]
+            for method, trial in batch:
+                if self._has(trial.name, 0) and trial not in better:
+                    self.notes[trial.name] = f"on the first fold not better than {method.name}"
+            if len(self.folds) > 1:
+                self._carry_out(self._other_folds(better), pool)
+            if all((trial.name, 0) not in self.pieces for _, trial in batch):
+                return
+
+    def _trials(self, batch: Sequence[tuple[Candidate, Candidate]]) -> Iterator[Job]:
+        for method, trial in batch:
+            if self._known_before(trial, 0):
+                continue
+            left = self._left()
+            # On all folds, should it be better.
+            if self._seconds(method.name) * max(1, len(self.folds) / self._lanes) > left:
+                del self.candidates[trial.name]
+                continue
+            yield self._job(trial, 0, left)
+
+
+def spent(folder: Path) -> float:
+    """Seconds that a search had taken when it was interrupted."""
+    path = folder / SPENT
+    return float(read_json(path)["seconds"]) if path.is_file() else 0.0
+
+
+def _folder_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "+-" else "_" for c in name)
