@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import equifuse as ef
 from equifuse.encoders import POOLINGS, SequenceEncoder, Standardize
 from equifuse.model import build_model
+from equifuse.runs.config import fits_at_once
 
 
 def padded(lengths, steps, fill, width=3, seed=0):
@@ -104,7 +105,7 @@ def test_every_fusion_works_on_sequences_of_different_length(tmp_path):
     present = {"audio": torch.tensor([True, True, False, True])}
     for fusion in ef.available_fusions():
         encoders = ("auto", {"text": "gru", "audio": "mean"})
-        for encoder in encoders[: 1 if fusion in ("linear", "trees") else 2]:  # these take features as they are
+        for encoder in encoders[: 1 if fits_at_once(fusion) else 2]:  # these take features as they are
             model = build_model(
                 shapes, "classification", 2, fusion=fusion, encoder=encoder, sequences=["text", "audio"],
                 encoder_options={"hidden": (16,)},

@@ -69,6 +69,12 @@ SETTINGS = {
     "sum": [{"dim": 4}],
     "tensor": [{"dim": 2}],
     "tmc": [{"outputs": 3, "annealing": 10, "evidence_weight": 2.0, "kl_weight": 0.0}],
+    "boosting": [{"outputs": 3, "trees": 7, "reading": "mean"}, {"roots": 2, "nodes": 9, "leaves": 5, "depth": 3}],
+    "stacking": [
+        {"outputs": 3, "reading": "classes"},
+        {"bases": {m: {"name": "trees", "roots": 2, "nodes": 9} for m in DIMS}},
+    ],
+    "svm": [{"outputs": 3, "vectors": 4}],
     "trees": [
         {"outputs": 3, "kind": "boosting", "trees": 7},
         {"reading": "classes", "roots": 2, "nodes": 9, "leaves": 5, "depth": 3},
@@ -78,7 +84,7 @@ SETTINGS = {
 }
 CASES = [(name, number) for name in SETTINGS for number in range(-1, len(SETTINGS[name]))]
 # Fusions that version 0.1 did not have.
-LATER = ("linear", "trees")
+LATER = ("boosting", "linear", "stacking", "svm", "trees")
 STORED = Path(__file__).parents[1] / "fixtures" / "fusion_configs.json"
 
 

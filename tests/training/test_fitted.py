@@ -8,6 +8,7 @@ from sklearn.ensemble import (
     HistGradientBoostingRegressor,
 )
 from sklearn.linear_model import LogisticRegression
+from sklearn.svm import SVC, SVR
 
 import equifuse as ef
 from equifuse.benchmark.job import Job, measure
@@ -114,6 +115,80 @@ def test_trees_are_those_of_scikit_learn(task, kind, tmp_path):
     model.save(tmp_path / "model")
     inputs = {m: torch.from_numpy(x) for m, x in data.splits["test"].inputs.items()}
     assert torch.equal(ef.load(tmp_path / "model")(inputs).prediction, prediction)
+
+
+@pytest.mark.parametrize("task", list(TARGETS))
+def test_boosting_by_name_is_that_of_trees(task):
+    data = dataset(task, TARGETS[task])
+    named, _, _ = fitted(data, "boosting", trees=4)
+    kind, _, _ = fitted(data, "trees", kind="boosting", trees=4)
+    x = {m: torch.from_numpy(x) for m, x in data.splits["test"].inputs.items()}
+    assert torch.equal(named(x).prediction, kind(x).prediction)
+
+
+@pytest.mark.parametrize("task", list(TARGETS))
+def test_support_vectors_are_those_of_scikit_learn(task, tmp_path):
+    data = dataset(task, TARGETS[task])
+    model, _, result = fitted(data, "svm")
+    order = shuffled(data)
+    x, y = columns(model, data.splits["train"])[0][order], data.splits["train"].target[order]
+    test, prediction = columns(model, data.splits["test"])
+    cost = (0.3, 3.0, 30.0)[result.best_epoch - 1]
+    machines = []
+    for k in range(y.shape[1] if y.ndim == 2 else 3):
+        target = y[:, k] if y.ndim == 2 else y == k
+        if task == "regression":
+            scaled = (target - target.mean()) / target.std()
+            machines.append(SVR(C=cost, gamma="scale").fit(x, scaled).predict(test) * target.std() + target.mean())
+        elif len(np.unique(target)) == 2:
+            machines.append(SVC(C=cost, gamma="scale").fit(x, target).decision_function(test))
+        else:
+            machines.append(np.zeros(60))
+    known, found = np.stack(machines, 1), prediction.numpy()
+    if task == "regression":
+        np.testing.assert_allclose(found, known, rtol=1e-3, atol=0.2)
+    else:  # calibrated: an affine map of what the machines say
+        basis = np.concatenate([known, np.ones((60, 1))], 1)
+        fit = np.linalg.lstsq(basis, found, rcond=None)[0]
+        np.testing.assert_allclose(basis @ fit, found, atol=2e-3)
+    if task == "classification":
+        assert (found.argmax(1) == data.splits["test"].target).mean() > 0.7
+    model.save(tmp_path / "model")
+    inputs = {m: torch.from_numpy(x) for m, x in data.splits["test"].inputs.items()}
+    assert torch.equal(ef.load(tmp_path / "model")(inputs).prediction, prediction)
+
+
+@pytest.mark.parametrize("task", list(TARGETS))
+def test_stacking_joins_what_each_modality_says_and_a_missing_one_says_nothing(task, tmp_path, monkeypatch):
+    monkeypatch.setattr("equifuse.fusion.stacking._TREES", 5)
+    data = dataset(task, TARGETS[task], np.arange(60) % 4 > 0)
+    model, _, result = fitted(data, "stacking")
+    inputs = {m: torch.from_numpy(x) for m, x in data.splits["test"].inputs.items()}
+    out = model(inputs, {"b": torch.arange(60) % 2 == 0})
+    said = {m: model({m: inputs[m]}).fusion.decisions[m] for m in inputs}
+    if task == "classification":
+        said = {m: x.log_softmax(1).clamp(min=-20) for m, x in said.items()}
+    stacked = model.fusion
+    parts = [(x - stacked.center[i]) / stacked.scale[i] for i, x in enumerate(said.values())]
+    lacks = torch.zeros(60, 2)
+    lacks[1::2, 1] = 1
+    parts[1] = parts[1] * (1 - lacks[:, 1:])
+    torch.testing.assert_close(out.prediction, stacked.linear(torch.cat([*parts, lacks], 1)), rtol=1e-3, atol=1e-3)
+    unread = {**inputs, "b": torch.where((torch.arange(60) % 2 == 0)[:, None], inputs["b"], torch.nan)}
+    torch.testing.assert_close(model(unread, {"b": torch.arange(60) % 2 == 0}).prediction, out.prediction)
+    model.save(tmp_path / "model")
+    again = ef.load(tmp_path / "model")
+    torch.testing.assert_close(again(inputs).prediction, model(inputs).prediction)
+    assert result.best_value < (3e3 if task == "regression" else 0.8)
+
+
+def test_what_is_stacked_is_said_of_samples_that_were_not_seen(monkeypatch):
+    """On noise, trees that were seen say what they learnt by heart; unseen, they say nothing."""
+    monkeypatch.setattr("equifuse.fusion.stacking._TREES", 10)
+    noise = dataset("classification", lambda x: np.arange(60) % 2)
+    model, _, _ = fitted(noise, "stacking")
+    x = {m: torch.from_numpy(array) for m, array in noise.splits["train"].inputs.items()}
+    assert (model(x).prediction.argmax(1).numpy() == noise.splits["train"].target).mean() < 0.9
 
 
 def test_thresholds_between_two_floats_are_kept_exactly():

@@ -19,7 +19,6 @@ from equifuse.encoders.preparation import front_mean, front_of, layers_before, r
 from equifuse.encoders.preprocessed import takes_lengths
 from equifuse.errors import InputError
 from equifuse.explain.targets import ByModality, Floats, evaluating, explained, joined, plain, presence, read, value_of
-from equifuse.fusion import Trees
 from equifuse.model import Ensemble, FusionModel
 from equifuse.model.ensemble import members_of
 from equifuse.tasks import Task
@@ -141,7 +140,7 @@ def differentiable(model: FusionModel) -> bool:
     >>> differentiable(ef.build_model({"a": 3, "b": 4}, "regression", 1, fusion="trees"))
     False
     """
-    return not any(isinstance(member.fusion, Trees) for member in members_of(model))
+    return all(getattr(member.fusion, "differentiable", True) for member in members_of(model))
 
 
 def join_attributions(pieces: Sequence[Attributions]) -> Attributions:

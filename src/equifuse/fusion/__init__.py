@@ -25,10 +25,12 @@ from equifuse.fusion.make import available_fusions, fusion_options, make_fusion,
 from equifuse.fusion.misa import MISA
 from equifuse.fusion.mmtm import MMTM
 from equifuse.fusion.qmf import QMF
+from equifuse.fusion.stacking import Stacking
 from equifuse.fusion.sums import Mean, Sum, WeightedSum
+from equifuse.fusion.support_vectors import SupportVectors
 from equifuse.fusion.tensor import BilinearFusion, LowRankFusion, TensorFusion
 from equifuse.fusion.tmc import TMC
-from equifuse.fusion.trees import Trees
+from equifuse.fusion.trees import Boosting, Trees
 
 __all__ = [
     "GMF",
@@ -39,6 +41,7 @@ __all__ = [
     "SCFAE",
     "TMC",
     "BilinearFusion",
+    "Boosting",
     "BottleneckTransformer",
     "ChannelExchange",
     "Concat",
@@ -63,7 +66,9 @@ __all__ = [
     "Perceiver",
     "ProductOfExperts",
     "SelfAttention",
+    "Stacking",
     "Sum",
+    "SupportVectors",
     "TensorFusion",
     "Trees",
     "WeightTied",

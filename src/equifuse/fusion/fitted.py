@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -43,6 +43,57 @@ class FittingProblem:
     task: Task
     seed: int
 
+    def weighted(self, rows: NDArray[np.intp]) -> Floats | None:
+        """What some samples count."""
+        return None if self.weight is None else self.weight[rows]
+
+    def at(self, rows: NDArray[np.intp]) -> FittingProblem:
+        """That of some samples."""
+        target = None if self.target is None else self.target[rows]
+        return replace(self, columns=self.columns[rows], target=target, weight=self.weighted(rows))
+
+    def some(self, most: int) -> FittingProblem:
+        """That of so many samples at most, drawn by the seed; of a class that would be left out all."""
+        if len(self.columns) <= most:
+            return self
+        order = np.random.default_rng(self.seed).permutation(len(self.columns))
+        rows = order[:most]
+        if self.target is not None and self.target.ndim == 1:
+            rows = np.union1d(rows, np.flatnonzero(~np.isin(self.target, self.target[rows])))
+        return self.at(np.sort(rows))
+
+
+def is_classes(problem: FittingProblem) -> bool:
+    """Whether targets are classes or labels, not quantities."""
+    assert problem.target is not None
+    return problem.task.targets.response(problem.target)[1]
+
+
+def folds_of(
+    labels: NDArray[Any] | None, count: int, folds: int, seed: int
+) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """The rows to learn from and those to predict, of every fold; a class has some to learn from in each.
+
+    Args:
+        labels: of the ``count`` rows, which folds have their shares of; None for none.
+        count: number of rows.
+        folds: how many, fewer where there are fewer rows.
+        seed: of the draws.
+    """
+    order = np.random.default_rng(seed).permutation(count)
+    if labels is not None:
+        order = order[np.argsort(labels[order], kind="stable")]
+    number = np.empty(count, dtype=np.int64)
+    number[order] = np.arange(count) % min(folds, max(count, 2))
+    found = []
+    for fold in range(min(folds, max(count, 2))):
+        learn, stop = np.flatnonzero(number != fold), np.flatnonzero(number == fold)
+        if labels is not None:  # a class of one sample is learnt from it
+            learn = np.union1d(learn, stop[~np.isin(labels[stop], labels[learn])])
+        if len(stop) and len(learn):
+            found.append((learn, stop))
+    return found
+
 
 class FittedFusion(Fusion):
     """Base of methods that are fitted in closed form, or by scikit-learn, and not by gradient descent.
@@ -63,6 +114,8 @@ class FittedFusion(Fusion):
     """
 
     decides = True
+    # Whether there are gradients with respect to the inputs.
+    differentiable: ClassVar[bool] = True
     tasks: ClassVar[tuple[str, ...] | None] = ("classification", "multilabel", "regression")  # type: ignore[misc]
 
     def __init__(self, dims: Mapping[str, int], outputs: int = 2) -> None:

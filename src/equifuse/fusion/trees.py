@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equifuse.errors import UnknownNameError
-from equifuse.fusion.fitted import FittedFusion, FittingProblem, State, check_count
+from equifuse.fusion.fitted import FittedFusion, FittingProblem, State, check_count, is_classes
 from equifuse.fusion.make import register
 
 _KINDS = ("extra", "boosting")
@@ -61,6 +61,7 @@ class Trees(FittedFusion):
     """
 
     name: ClassVar[str] = "trees"
+    differentiable: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -139,6 +140,51 @@ class Trees(FittedFusion):
         return total
 
 
+@register
+class Boosting(Trees):
+    """Gradient boosting on histograms of all modalities' columns: ``trees`` with ``kind="boosting"`` under a name.
+
+    How many of its rounds are taken is chosen on validation. A modality that is missing is at its mean, and a column
+    says so.
+
+    >>> fusion = ef.fusion.Boosting({"text": 30, "image": 50}, outputs=3)
+    >>> fusion({"text": torch.randn(8, 30), "image": torch.randn(8, 50)}).fused.shape
+    torch.Size([8, 3])
+
+    Args:
+        dims: modality name -> width ``l_m``.
+        outputs: number of classes or other outputs ``K``; default 2, set by :func:`equifuse.build_model`.
+        trees: most rounds; default 100.
+        reading: see :class:`Trees`, also for the others.
+        roots: likewise.
+        nodes: likewise.
+        leaves: likewise.
+        depth: likewise.
+
+    ``modalities`` holds the inputs.
+
+    Raises:
+        InputError: a number is below 1.
+
+    Formula: the sum of the leaves that a row ends in.
+    """
+
+    name: ClassVar[str] = "boosting"
+
+    def __init__(
+        self,
+        dims: Mapping[str, int],
+        outputs: int = 2,
+        trees: int | None = None,
+        reading: str = "sum",
+        roots: int = 1,
+        nodes: int = 1,
+        leaves: int = 1,
+        depth: int = 1,
+    ) -> None:
+        super().__init__(dims, outputs, "boosting", trees, reading, roots, nodes, leaves, depth)
+
+
 class _Forest:
     """Arrays of all trees together, in the making."""
 
@@ -192,19 +238,13 @@ class _Forest:
         return {**arrays, **{name: torch.tensor(number) for name, number in numbers.items()}}
 
 
-def _is_classes(problem: FittingProblem) -> bool:
-    """Whether targets are classes or labels, not quantities."""
-    assert problem.target is not None
-    return problem.task.targets.response(problem.target)[1]
-
-
 def _extra(problem: FittingProblem, trees: int, outputs: int) -> Iterator[State]:
     """Extremely randomised trees; those of labels predict all of them."""
     from sklearn import ensemble  # noqa: PLC0415 - it takes a second to import
 
     x, y = problem.columns.astype(np.float32), problem.target
     assert y is not None
-    chances = _is_classes(problem)
+    chances = is_classes(problem)
     reading = "mean" if not chances else "classes" if y.ndim == 1 else "labels"
     kind = ensemble.ExtraTreesClassifier if chances else ensemble.ExtraTreesRegressor
     for least in _LEAVES:
@@ -239,7 +279,7 @@ def _boosted(problem: FittingProblem, rounds: int, outputs: int) -> Iterator[Sta
 
     x, y = problem.columns.astype(np.float32), problem.target
     assert y is not None
-    chances = _is_classes(problem)
+    chances = is_classes(problem)
     kind = ensemble.HistGradientBoostingClassifier if chances else ensemble.HistGradientBoostingRegressor
     options = {"max_iter": rounds, "early_stopping": False, "random_state": problem.seed}
     columns = [y] if y.ndim == 1 else list(y.T)
