@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,22 +13,32 @@ from typing import Any
 
 from equifuse.benchmark.config import BenchmarkConfig
 from equifuse.benchmark.sets import SetInfo
-from equifuse.benchmark.statistics import cliques, pareto
 from equifuse.benchmark.store import Row
 from equifuse.benchmark.summary import Circumstances, Measure, Summary, summarise
 from equifuse.extras import require
 from equifuse.files import write_json, write_text, yaml_text
-from equifuse.registry import METRICS
-from equifuse.report import plots
+from equifuse.report.leaderboard import (
+    COSTS,
+    FEWEST_SETS,
+    RANK,
+    Form,
+    benchmark_tiles,
+    benchmark_verdict,
+    cost_cards,
+    form_of,
+    missing_cards,
+    rank_cards,
+    score_text,
+    set_cards,
+)
 from equifuse.report.machine import processor
-from equifuse.report.page import Figure, Section, render_markdown, render_page
+from equifuse.report.page import Section, render_markdown, render_page
 from equifuse.report.tables import NONE, Strong, TextTable, number
-from equifuse.tasks import make_task
 from equifuse.training.protocol import CLEAN, LOOSE, PROTOCOLS
 
 SUMMARY, TABLES, PAGE, PLOTS = "summary.json", "tables.md", "report.html", "plots"
-_COSTS = {"parameters": "parameters", "flops": "FLOPs per sample", "train_seconds": "seconds of training"}
-_RANK = "average rank"
+# Rows from which on a table is searched.
+_SEARCHED = 15
 # Data sets that have room in a terminal.
 _SHOWN = 3
 
@@ -66,13 +76,12 @@ def publish(
     """
     made = _circumstances(rows)
     summary = replace(summarise(config, sets, rows), skipped=list(skipped), command=command, made=made)
-    drawn = _draw(summary, out / PLOTS)
-    sections = _sections(config, summary, drawn)
+    sections = _sections(config, summary, out / PLOTS)
     write_json(out / SUMMARY, summary.to_dict())
-    title, lead = _title(summary), _lead(config)
-    write_text(out / TABLES, render_markdown(title, sections, lead=lead))
-    facts = [(name, str(value)) for name, value in made.items()]
-    write_text(out / PAGE, render_page(title, sections, lead=lead, facts=facts))
+    title, said = _title(summary), benchmark_verdict(summary)
+    write_text(out / TABLES, render_markdown(title, sections, verdict=said))
+    tiles = benchmark_tiles(summary)
+    write_text(out / PAGE, render_page(title, sections, kind="benchmark", verdict=said, tiles=tiles))
     return summary
 
 
@@ -82,41 +91,42 @@ def score_table(summary: Summary, protocol: str = CLEAN) -> TextTable:
     rows = []
     for name, methods in summary.scores[protocol].items():
         metric, lower = summary.metrics[name], summary.better[name] == "min"
-        form = _form(summary, name, metric)
+        form = form_of(summary, name, metric)
         means = [entry.mean for entry in methods.values()]
         best = (min if lower else max)(means)
         cells = []
         for label in labels:
             entry = methods.get(label)
-            text = NONE if entry is None else _score(form, entry.mean, entry.interval)
+            text = NONE if entry is None else score_text(form, entry.mean, entry.interval)
             cells.append(Strong(text) if entry is not None and entry.mean == best else text)
         rows.append([name, metric, *cells])
     ranks = summary.ranking.ranks
-    if protocol == CLEAN and len(ranks) > 1:
-        rows.append([_RANK, "", *(f"{ranks[label]:.2f}" if label in ranks else NONE for label in labels)])
+    if protocol == CLEAN and len(ranks) > 1 and len(summary.ranking.sets) >= FEWEST_SETS:
+        rows.append([RANK, "", *(f"{ranks[label]:.2f}" if label in ranks else NONE for label in labels)])
     return TextTable(["data", "metric", *labels], rows, f"test, protocol {protocol}: {PROTOCOLS[protocol]}")
 
 
 def short_table(summary: Summary) -> TextTable:
     """A line per method, for a terminal: scores of up to three data sets, rank, and convergence."""
     found, scores = summary.ranking, summary.scores[CLEAN]
+    ranked = len(found.sets) >= FEWEST_SETS
     names = list(scores) if len(scores) <= _SHOWN else []
     header = [
         "method",
         *(f"{name}, {summary.metrics[name]}" for name in names),
-        _RANK,
+        *([RANK] if ranked else []),
         "highest mean on",
         "converged",
     ]
     rows = []
     for label in summary.methods:
-        entries = [(_form(summary, name, summary.metrics[name]), scores[name].get(label)) for name in names]
+        entries = [(form_of(summary, name, summary.metrics[name]), scores[name].get(label)) for name in names]
         solved = summary.convergence.get(label)
         rows.append(
             [
                 label,
-                *(NONE if entry is None else _score(form, entry.mean, entry.interval) for form, entry in entries),
-                f"{found.ranks[label]:.2f}" if label in found.ranks else NONE,
+                *(NONE if entry is None else score_text(form, entry.mean, entry.interval) for form, entry in entries),
+                *([f"{found.ranks[label]:.2f}" if label in found.ranks else NONE] if ranked else []),
                 str(found.first.get(label, NONE)),
                 NONE if solved is None else f"{100 * solved.converged:.1f} %",
             ]
@@ -133,7 +143,7 @@ def method_table(summary: Summary, data: str, metrics: Sequence[str] = ("accurac
         metrics: which.
     """
     rows = []
-    forms = {m: _form(summary, data, m) for m in metrics}
+    forms = {m: form_of(summary, data, m) for m in metrics}
     for label, measured in summary.measures.get(data, {}).items():
         costs, solved = summary.costs[label], summary.convergence.get(label)
         rows.append(
@@ -156,26 +166,8 @@ def method_table(summary: Summary, data: str, metrics: Sequence[str] = ("accurac
 _METRIC_NAMES = {"accuracy": "accuracy %", "f1_macro": "macro-F1 %"}
 
 
-# A factor and a format.
-_Form = tuple[float, str]
-
-
-def _form(summary: Summary, data: str, metric: str) -> _Form:
-    """How a metric is shown: the library's scores in per cent, errors and metrics of others as they are."""
-    found = make_task(summary.sets[data].task).metric(metric)
-    if found.format == "percent" or (found.higher_is_better and metric not in METRICS):
-        return 100.0, ".1f"
-    return 1.0, ".3f"
-
-
-def _measured(form: _Form, found: Measure | None) -> str:
-    return NONE if found is None else _score(form, found.mean, found.deviation)
-
-
-def _score(how: _Form, mean: float, half: float | None) -> str:
-    scale, form = how
-    shown = format(scale * mean, form)
-    return shown if half is None else f"{shown} ± {format(scale * half, form)}"
+def _measured(form: Form, found: Measure | None) -> str:
+    return NONE if found is None else score_text(form, found.mean, found.deviation)
 
 
 def _circumstances(rows: Sequence[Row]) -> Circumstances:
@@ -211,60 +203,15 @@ def _lead(config: BenchmarkConfig) -> list[str]:
     return [f"What decides is the clean protocol: {PROTOCOLS[CLEAN]}. {tuning}"]
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """The figures, by section; none where there is nothing to show."""
-
-    ranks: list[Figure]
-    costs: list[Figure]
-    missing: list[Figure]
-
-
-def _draw(summary: Summary, folder: Path) -> _Drawn:
-    return _Drawn(_draw_ranks(summary, folder), _draw_costs(summary, folder), _draw_missing(summary, folder))
-
-
-def _draw_ranks(summary: Summary, folder: Path) -> list[Figure]:
-    found = summary.ranking
-    if len(found.ranks) < 2 or len(found.sets) < 2:
-        return []
-    critical = math.nan if found.critical is None else found.critical
-    groups = cliques(list(found.ranks.values()), critical)
-    plots.save(plots.critical_difference(found.ranks, critical, groups), folder / "ranks.svg")
-    caption = "Average ranks, 1 the best. Methods joined by a bar differ by less than the critical difference."
-    return [Figure(folder / "ranks.svg", caption)]
-
-
-def _draw_costs(summary: Summary, folder: Path) -> list[Figure]:
-    ranks, drawn = summary.ranking.ranks, []
-    for name, cost in _COSTS.items():
-        costs = {label: getattr(summary.costs.get(label), name, None) for label in ranks}
-        points = {label: (value, ranks[label]) for label, value in costs.items() if value}
-        if len(points) < 2:
-            continue
-        labels = list(points)
-        front = pareto([points[m][0] for m in labels], [-points[m][1] for m in labels])
-        path = folder / f"pareto_{name}.svg"
-        plots.save(plots.pareto(points, [labels[i] for i in front], cost, _RANK), path)
-        drawn.append(Figure(path, f"{_RANK.capitalize()} against {cost}; the line is the front."))
-    return drawn
-
-
-def _draw_missing(summary: Summary, folder: Path) -> list[Figure]:
-    if not summary.conditions:
-        return []
-    plots.save(plots.retained(summary.conditions), folder / "missing.svg")
-    caption = "What is left of the intact score when modalities are missing at test, mean over the data sets."
-    return [Figure(folder / "missing.svg", caption)]
-
-
-def _sections(config: BenchmarkConfig, summary: Summary, drawn: _Drawn) -> list[Section]:
+def _sections(config: BenchmarkConfig, summary: Summary, folder: Path) -> list[Section]:
     sections = [
-        Section("Scores", [_INTERVALS], tables=[score_table(summary)]),
-        _rank_section(summary, drawn.ranks),
-        _cost_section(summary, drawn.costs),
-        _missing_section(summary, drawn.missing),
+        Section("On each data set", cards=set_cards(summary, folder)),
+        _rank_section(summary, folder),
+        _cost_section(summary, folder),
+        _missing_section(summary, folder),
         _convergence_section(summary),
+        Section("All scores", [_INTERVALS], tables=[score_table(summary)]),
+        _pair_section(summary),
         _protocol_section(summary),
         _tuning_section(config, summary),
         _data_section(summary),
@@ -272,10 +219,12 @@ def _sections(config: BenchmarkConfig, summary: Summary, drawn: _Drawn) -> list[
         Section(
             "How this was made",
             [
+                *_lead(config),
                 "; ".join(str(value) for value in (summary.made or {}).values()) + ".",
                 "The command, and the configuration in full (benchmark.yaml):",
             ],
             code=[summary.command, yaml_text(config.to_dict()).rstrip()],
+            folded=True,
         ),
     ]
     return [section for section in sections if section is not None]
@@ -287,19 +236,21 @@ _INTERVALS = (
 )
 
 
-def _rank_section(summary: Summary, figures: Sequence[Figure]) -> Section | None:
-    found = summary.ranking
-    if len(found.ranks) < 2:
+def _rank_section(summary: Summary, folder: Path) -> Section | None:
+    cards = rank_cards(summary, folder)
+    if not cards:
         return None
-    number = len(found.sets)
-    text = ["On one data set, which ranks little."] if number == 1 else []
-    if number > 1:
-        text.append(
-            f"Over the {number} data sets on which every method has a result. "
-            f"Friedman's test that all are alike: {_p_is(found.friedman)}."
-        )
-    ordered = sorted(found.ranks, key=lambda label: found.ranks[label])
-    rows = [[m, f"{found.ranks[m]:.2f}", str(found.first[m])] for m in ordered]
+    found = summary.ranking
+    text = (
+        f"Over the {len(found.sets)} data sets on which every method has a result. "
+        f"Friedman's test that all are alike: {_p_is(found.friedman)}."
+    )
+    return Section("Ranks", [text], cards=cards)
+
+
+def _pair_section(summary: Summary) -> Section | None:
+    if not summary.pairs:
+        return None
     pairs = [
         [
             f"{pair.a} against {pair.b}",
@@ -317,12 +268,8 @@ def _rank_section(summary: Summary, figures: Sequence[Figure]) -> Section | None
         "for the number of pairs by Holm's method. A win or a loss is a data set where the paired t-test over the "
         "seeds, corrected over the data sets, is below 0.05."
     )
-    tables = [
-        TextTable(["method", _RANK, "highest mean on"], rows),
-        _win_matrix(summary),
-        TextTable(header, pairs, caption),
-    ]
-    return Section("Ranks and tests", text, figures, tables)
+    tables = [_win_matrix(summary), TextTable(header, pairs, caption, "pairs.csv", searched=len(pairs) > _SEARCHED)]
+    return Section("Tests of every pair", tables=tables, folded=True)
 
 
 def _win_matrix(summary: Summary) -> TextTable:
@@ -333,7 +280,7 @@ def _win_matrix(summary: Summary) -> TextTable:
     return TextTable(["", *labels], rows, "Wins / ties / losses of the row against the column, in data sets.")
 
 
-def _cost_section(summary: Summary, figures: Sequence[Figure]) -> Section | None:
+def _cost_section(summary: Summary, folder: Path) -> Section | None:
     costs = summary.costs
     if not costs:
         return None
@@ -351,19 +298,13 @@ def _cost_section(summary: Summary, figures: Sequence[Figure]) -> Section | None
         "multiply-add of matrix products in one sample's forward pass; seconds are of one thread, and depend on when "
         "early stopping ends a training."
     ]
-    return Section("Costs", text, figures, [TextTable(["method", *_COSTS.values()], rows)])
+    table = TextTable(["method", *COSTS.values()], rows, file="costs.csv")
+    return Section("Costs", text, cards=cost_cards(summary, folder), tables=[table])
 
 
-def _missing_section(summary: Summary, figures: Sequence[Figure]) -> Section | None:
-    if not summary.conditions:
-        return None
-    labels = summary.methods
-    rows = [
-        [condition, *(f"{100 * by[label]:.1f}" if label in by else NONE for label in labels)]
-        for condition, by in summary.conditions.items()
-    ]
-    caption = "Per cent of the intact score that is left (of an error: intact over damaged), mean over the data sets."
-    return Section("Missing modalities", figures=figures, tables=[TextTable(["on test", *labels], rows, caption)])
+def _missing_section(summary: Summary, folder: Path) -> Section | None:
+    cards = missing_cards(summary, folder)
+    return Section("Missing modalities", cards=cards) if cards else None
 
 
 def _convergence_section(summary: Summary) -> Section | None:
@@ -385,7 +326,9 @@ def _convergence_section(summary: Summary) -> Section | None:
     ]
     header = ["method", "runs", "converged", "worst run", "steps at start", "after training", "most", "residual"]
     caption = "Test samples that converged, evaluations per sample, and the largest relative residual of all runs."
-    return Section("Convergence", tables=[TextTable(header, rows, caption)])
+    whole = all(c.converged >= 1 for c in found.values())
+    text = ["Every test sample of every run converged."] if whole else []
+    return Section("Convergence", text, tables=[TextTable(header, rows, caption)], folded=whole)
 
 
 def _protocol_section(summary: Summary) -> Section | None:
@@ -395,7 +338,7 @@ def _protocol_section(summary: Summary) -> Section | None:
     rows = []
     for name, by in summary.difference.items():
         metric = summary.metrics[name]
-        form = _form(summary, name, metric)
+        form = form_of(summary, name, metric)
         rows.append([name, metric, *(_signed(form, by[label]) if label in by else NONE for label in labels)])
     text = [
         f"The loose protocol is not evidence: {PROTOCOLS[LOOSE]}, for all epochs. It is what the codes behind many "
@@ -406,8 +349,8 @@ def _protocol_section(summary: Summary) -> Section | None:
     return Section("Loose protocol", text, tables=tables)
 
 
-def _signed(form: _Form, value: float) -> str:
-    text = _score(form, value, None)
+def _signed(form: Form, value: float) -> str:
+    text = score_text(form, value, None)
     return text if text.startswith("-") else f"+{text}"
 
 
@@ -421,7 +364,8 @@ def _tuning_section(config: BenchmarkConfig, summary: Summary) -> Section | None
         for label, found in by.items()
     ]
     caption = f"What {config.trials} trials chose."
-    return Section("Tuned settings", tables=[TextTable(["data, method", *options], rows, caption)])
+    table = TextTable(["data, method", *options], rows, caption, "tuned.csv", searched=len(rows) > _SEARCHED)
+    return Section("Tuned settings", tables=[table], folded=True)
 
 
 def _data_section(summary: Summary) -> Section:

@@ -36,6 +36,11 @@ class Figure:
     svg: str = ""
 
     @property
+    def scrolls(self) -> bool:
+        """Whether it scrolls sideways where there is little room."""
+        return "min-width" in self.svg[: self.svg.find(">")]
+
+    @property
     def source(self) -> str:
         """The file as a data URL."""
         return f"data:{_KINDS[self.path.suffix]};base64,{base64.b64encode(self.path.read_bytes()).decode()}"

@@ -30,6 +30,7 @@ _NAMED = re.compile(r"(\bid=\"|href=\"#|url\(#)")
 _NOT_NEEDED = re.compile(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", re.DOTALL)
 # Points of matplotlib, 72 to the inch, in pixels of a page.
 _PIXELS = 4 / 3
+_WIDE, _LEAST = 500, 0.75
 
 
 def svg_of(figure: Figure) -> str:
@@ -61,9 +62,12 @@ def themed(document: str, name: str, description: str) -> str:
     assert size is not None  # matplotlib writes it
     body = _NOT_NEEDED.sub("", drawn[drawn.index(">") + 1 :])
     body = _TAG.sub(lambda tag: _themed_tag(tag[0], name), body)
+    width = float(size[1]) * _PIXELS
+    # On a phone a plot gets smaller, but a wide one scrolls before its letters get too small to read.
+    least = f"; min-width:{_LEAST * width:.0f}px" if width > _WIDE else ""
     opening = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {size[0]} role="img" '
-        f'aria-label="{escape(description)}" style="max-width:{float(size[1]) * _PIXELS:.0f}px">'
+        f'aria-label="{escape(description)}" style="max-width:{width:.0f}px{least}">'
     )
     return opening + re.sub(r">\s+<", "><", body.strip())
 
