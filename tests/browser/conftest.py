@@ -24,9 +24,8 @@ def hostile_run(browser, tmp_path_factory):
         x = {m: generator.normal(size=(n, 4)).astype(np.float32) + y[:, None] for m in (HOSTILE, "$b_{$")}
         ids = np.array([f"{part}{i}</script><script>alert(2)</script>" for i in range(n)])
         splits[part] = Split(x, {}, y, ids)
-    features = {m: tuple(f"{m} {i}" for i in range(4)) for m in splits["train"].inputs}
     folder = tmp_path_factory.mktemp("hostile")
-    dataset = MultimodalDataset("set", splits, "classification", (HOSTILE, "$x$"), features)
+    dataset = MultimodalDataset("set", splits, "classification", (HOSTILE, "$x$"))
     write_npz(folder / "set.npz", dataset)
     options = {"fusion": "concat", "hidden": [8], "epochs": 2}
     train(TrainConfig.from_dict({"data": str(folder / "set.npz"), **options}), folder / "run", progress=False)

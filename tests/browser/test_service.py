@@ -38,8 +38,8 @@ def test_values_are_typed_and_a_modality_is_switched_off(browser, address, width
     with looking_at(browser, f"{address}/", width) as page:
         page.locator("fieldset").first.wait_for()
         assert page.locator("fieldset").first.get_attribute("data-name") == HOSTILE
-        for field in page.locator("fieldset input[type=text], fieldset input[type=number]").all():
-            field.fill("1.5")
+        for field in page.locator("fieldset textarea").all():
+            field.fill("1.5, 0, -1, 2")
         page.get_by_role("button", name="Predict", exact=True).click()
         page.locator("#result strong").first.wait_for()
         both = page.locator("#result").inner_text()

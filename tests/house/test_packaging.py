@@ -26,7 +26,7 @@ def test_the_core_is_six_packages_and_all_is_everything_a_user_may_want():
     extras = project["optional-dependencies"]
     assert names(project["dependencies"]) == CORE
     (everything,) = extras["all"]
-    of_developers = {"all", "peers", "audit", "fuzz", "docs", "test", "dev"}
+    of_developers = {"all", "peers", "audit", "browser", "fuzz", "docs", "test", "dev"}
     assert set(everything.partition("[")[2].rstrip("]").split(",")) == set(extras) - of_developers
 
 
