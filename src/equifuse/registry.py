@@ -16,6 +16,7 @@ from equifuse.errors import EquifuseError, InputError, UnknownNameError
 if TYPE_CHECKING:
     from equifuse.data.formats.base import Format
     from equifuse.data.public.base import PublicSet
+    from equifuse.data.raw import RawColumn
     from equifuse.encoders.preparation import Preparation
     from equifuse.fusion import Fusion
     from equifuse.information.estimator import Estimator
@@ -289,3 +290,4 @@ INFORMATION: Registry[type[Estimator]] = Registry(
 PUBLIC_SETS: Registry[PublicSet] = Registry(
     "public data set", group="equifuse.public_sets", home="equifuse.data.public"
 )
+RAW_COLUMNS: Registry[type[RawColumn]] = Registry("raw column", group="equifuse.raw_columns", home="equifuse.data.raw")

@@ -21,10 +21,12 @@ from equifuse.data.formats.joining import USUAL_ID, USUAL_TARGETS, column_values
 from equifuse.data.formats.table import extra_columns, main_table, one_row_each, said_of_merged
 from equifuse.data.ids import IdPattern, id_texts
 from equifuse.data.inputs import input_columns, read_inputs, split_of
+from equifuse.data.lazy import in_memory
 from equifuse.data.options import ALL, MAIN, NONE, SourceOptions, matching, target_columns
+from equifuse.data.raw import Raw, raw_column, raw_pattern
 from equifuse.data.tables import WORKBOOKS, Table, is_table, some, suffix_of
 from equifuse.errors import DataError, InputError, UnknownNameError
-from equifuse.registry import TASKS
+from equifuse.registry import RAW_COLUMNS, TASKS
 
 
 @dataclass(frozen=True)
@@ -179,34 +181,14 @@ def _of_table(path: Path, wanted: Wanted, options: SourceOptions, labelled: bool
     if id_column is not None:
         texts = id_texts(table.column(id_column), f"{path}: the id {id_column!r}", table.line)
         ids = IdPattern(options.id_pattern or "").of(texts, str(path))
-    notes: list[str] = []
-    flat: dict[str, Any] = {}
-    for m, shape in wanted.shapes.items():
-        trained = tuple(wanted.features.get(m, ()))
-        pattern = options.modalities.get(m)
-        file = None if pattern is None else joined_file(table, pattern)
-        if file is not None:
-            if ids is None or id_column is None:
-                raise InputError(f"modality {m!r} comes from {file.path}: pass the id column that both have")
-            flat[m], _, source = join(file, id_column, ids, options, trained, wanted.schema.get(m), modality=m)
-            notes.append(str(replace(source, modality=m)))
-            continue
-        if pattern is None:
-            names = input_columns(table.schema, {m: shape}, {m: trained}, str(path), wanted.schema).get(m, ())
-        else:
-            named = matching([c for c in table.column_names if c != id_column], pattern, str(path))
-            names = trained if trained and set(trained) <= set(named) else tuple(named)
-        if names:
-            flat[m] = known_values(table, names, m, wanted.schema.get(m))
-        else:
-            notes.append(f"modality {m!r} is nowhere in {path}: it counts as missing")
+    flat, lengths, notes = _values(table, wanted, options, id_column, ids)
     if not flat:
         trained_on = "; ".join(f"{m}: {some(list(f))}" for m, f in wanted.features.items() if f)
         raise DataError(
             f"{path} has none of the model's modalities, {', '.join(wanted.shapes)}; name a file: --modality m=FILE"
             + f" (columns in training: {trained_on})" * bool(trained_on)
         )
-    split = split_of(flat, None if ids is None else np.asarray(ids), {}, wanted.shapes, str(path))
+    split = split_of(flat, None if ids is None else np.asarray(ids), lengths, wanted.shapes, str(path))
     split = replace(split, columns=extra_columns(path, table, options))
     if labelled:
         split, said = _labelled(split, table, path, wanted, options)
@@ -215,6 +197,56 @@ def _of_table(path: Path, wanted: Wanted, options: SourceOptions, labelled: bool
             said += [said_of_merged(merged)] if merged else []
         notes = [f"all {len(split)} rows of {path} that have a target are measured", *notes, *said]
     return Rows(split, notes)
+
+
+def _values(
+    table: Table, wanted: Wanted, options: SourceOptions, id_column: str | None, ids: list[str] | None
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """The values of each modality that the table or another file has, lengths of sequences, and what was understood."""
+    flat: dict[str, Any] = {}
+    lengths: dict[str, Any] = {}
+    notes: list[str] = []
+    for m, shape in wanted.shapes.items():
+        trained, pattern = tuple(wanted.features.get(m, ())), options.modalities.get(m)
+        if m in wanted.contents:
+            read = _raw(table, m, wanted, options)
+            if read is not None:
+                flat[m] = in_memory(read.features)
+                lengths |= {} if read.lengths is None else {m: read.lengths}
+        elif pattern is not None and (file := joined_file(table, pattern)) is not None:
+            if ids is None or id_column is None:
+                raise InputError(f"modality {m!r} comes from {file.path}: pass the id column that both have")
+            flat[m], _, source = join(file, id_column, ids, options, trained, wanted.schema.get(m), modality=m)
+            notes.append(str(replace(source, modality=m)))
+        elif names := _columns_of(table, m, shape, wanted, pattern, id_column):
+            flat[m] = known_values(table, names, m, wanted.schema.get(m))
+        if m not in flat:
+            notes.append(f"modality {m!r} is nowhere in {table.path}: it counts as missing")
+    return flat, lengths, notes
+
+
+def _columns_of(
+    table: Table, m: str, shape: tuple[int, ...], wanted: Wanted, pattern: str | None, id_column: str | None
+) -> tuple[str, ...]:
+    """The columns of the table that hold a modality; none where it is nowhere."""
+    trained = tuple(wanted.features.get(m, ()))
+    if pattern is None:
+        return input_columns(table.schema, {m: shape}, {m: trained}, str(table.path), wanted.schema).get(m, ())
+    named = matching([c for c in table.column_names if c != id_column], pattern, str(table.path))
+    return trained if trained and set(trained) <= set(named) else tuple(named)
+
+
+def _raw(table: Table, m: str, wanted: Wanted, options: SourceOptions) -> Raw | None:
+    """A modality of pictures or words, as the model was trained on it; None where the table has no such column."""
+    content, pattern = wanted.contents[m], options.modalities.get(m)
+    found = None if pattern is None else raw_pattern(pattern, table.column_names)
+    if found is None:
+        kind = {"pixels": "image", "words": "text"}.get(content.kind)
+        column = next(iter(wanted.features.get(m, ())), m) if pattern is None else pattern
+        if kind is None or column not in table.column_names:
+            return None
+        found = RAW_COLUMNS.get(kind)(), column
+    return raw_column(table, m, *found, content, {})
 
 
 def _id_column(table: Table, options: SourceOptions, wanted: Wanted) -> str | None:

@@ -39,7 +39,7 @@ class PictureEncoder(nn.Module):
     kind: ClassVar[str] = "cnn"
 
     def __init__(
-        self, size: int, dim: int = 128, channels: Sequence[int] = (32, 64, 64), *, dropout: float = 0.0
+        self, size: int, dim: int = 128, channels: Sequence[int] = (16, 32, 64), *, dropout: float = 0.0
     ) -> None:
         super().__init__()
         if size < 2 ** (len(channels) + 1):

@@ -32,11 +32,13 @@ from equifuse.data.columns import (
     Columns,
     check_kinds,
 )
+from equifuse.data.contents import Content, with_words_of_training
 from equifuse.data.dataset import Array, MultimodalDataset, Split
 from equifuse.data.formats.base import Format
 from equifuse.data.formats.joining import (
     USUAL_ID,
     USUAL_TARGETS,
+    JoinedFile,
     column_values,
     join,
     join_table,
@@ -48,6 +50,7 @@ from equifuse.data.formats.joining import (
 from equifuse.data.ids import IdPattern, groups_of, id_texts, means, said_of_duplicates
 from equifuse.data.lazy import Features, as_numbers, is_numeric
 from equifuse.data.options import ALL, MAIN, NONE, SourceOptions, matching, target_columns
+from equifuse.data.raw import raw_column, raw_pattern
 from equifuse.data.sources import SourceFile
 from equifuse.data.tables import (
     DESCRIPTION,
@@ -61,19 +64,30 @@ from equifuse.data.tables import (
     transposed,
 )
 from equifuse.errors import DataError, InputError
-from equifuse.registry import FORMATS, TASKS
+from equifuse.registry import FORMATS, RAW_COLUMNS, TASKS
 
 # The column that says which rows have no target, while a data set is made.
 _EMPTY = "without a target"
 _USUAL_SPLIT = "split"
+# Pixels of a picture's side.
+_LEAST_SIZE = 8
 
 
 @FORMATS.register
 class TableFormat(Format):
-    """Tables, and files that are joined to them."""
+    """Tables, and files that are joined to them.
+
+    Args:
+        image_size: width and height to which pictures of a column of paths are brought; default 64.
+    """
 
     name: ClassVar[str] = "table"
     description: ClassVar[str] = DESCRIPTION
+
+    def __init__(self, image_size: int = 64) -> None:
+        if not isinstance(image_size, int) or isinstance(image_size, bool) or image_size < _LEAST_SIZE:
+            raise InputError(f"image_size must be a whole number of at least {_LEAST_SIZE}, got {image_size!r}")
+        self.image_size = image_size
 
     def detect(self, path: Path) -> bool:
         """A table of any kind, by its name."""
@@ -86,11 +100,21 @@ class TableFormat(Format):
             DataError: a file or column is missing or malformed, or ids do not fit.
             InputError: modalities or target are not named and cannot be guessed.
         """
-        return dataset_of(path.stem, main_table(path, options), {}, options, val_fraction=val_fraction, seed=seed)
+        settings = {"image_size": self.image_size}
+        return dataset_of(
+            path.stem, main_table(path, options), {}, options, val_fraction=val_fraction, seed=seed, settings=settings
+        )
 
 
 def dataset_of(
-    name: str, table: Table, others: Mapping[str, Table], options: SourceOptions, *, val_fraction: float, seed: int
+    name: str,
+    table: Table,
+    others: Mapping[str, Table],
+    options: SourceOptions,
+    *,
+    val_fraction: float,
+    seed: int,
+    settings: Mapping[str, int] | None = None,
 ) -> MultimodalDataset:
     """A data set of a table, and of what is joined to it.
 
@@ -101,16 +125,15 @@ def dataset_of(
         options: which columns of the table are what.
         val_fraction: see :meth:`TableFormat.read`.
         seed: likewise.
+        settings: of columns that are read raw, such as ``image_size``.
 
     Raises:
         DataError: a file or column is missing or malformed, or ids do not fit.
         InputError: modalities or target are not named and cannot be guessed.
     """
     roles = _roles(table, options)
-    files = {m: joined_file(table, pattern) for m, pattern in options.modalities.items()}
-    if roles.ids is None and any(files.values()):
-        m, path_of = next((m, file.path) for m, file in files.items() if file is not None)
-        raise InputError(f"modality {m!r} comes from {path_of}: pass the id column that both have")
+    raw = {m: found for m, p in options.modalities.items() if (found := raw_pattern(p, roles.free)) is not None}
+    files = _joined_files(table, {m: p for m, p in options.modalities.items() if m not in raw}, roles)
     groups = dict(options.modalities) or {m: f"{m}:*" for m in _prefixes(roles.free)}
     if not groups and not others:
         raise InputError(
@@ -121,9 +144,16 @@ def dataset_of(
     features: dict[str, tuple[str, ...]] = {}
     schema: dict[str, Columns] = {}
     sources = [SourceFile(str(table.path), table.num_rows, len(table.column_names), table.facts)]
+    contents: dict[str, Content] = {}
+    lengths: dict[str, NDArray[np.int64]] = {}
     for m, pattern in groups.items():
         file = files.get(m)
-        if file is None:
+        if m in raw:
+            kind, column = raw[m]
+            read = raw_column(table, m, kind, column, None, settings or {})
+            inputs[m], contents[m], features[m] = read.features, read.content, (column,)
+            lengths |= {} if read.lengths is None else {m: read.lengths}
+        elif file is None:
             names = tuple(matching(roles.free, pattern, str(table.path)))
             features[m] = names
             inputs[m], schema[m] = modality_values(table, names, options.kinds)
@@ -139,14 +169,14 @@ def dataset_of(
         schema[m] = source.schema
         sources.append(replace(source, modality=m))
     target, task, classes, empty = _target_values(table, roles, options)
-    whole = with_presence(inputs, target, None if roles.ids is None else np.asarray(roles.ids))
+    whole = with_presence(inputs, target, None if roles.ids is None else np.asarray(roles.ids), lengths)
     whole = replace(whole, columns={**extra_columns(table.path, table, options), _EMPTY: empty})
     parts: dict[str, Any] = {}
     if roles.split is not None:
         parts = part_rows(table.column(roles.split).to_pylist(), f"{table.path}: {roles.split!r}")
     if roles.ids is not None and options.group != roles.id_column:
         if options.duplicates == "mean":
-            refuse_means(table.path, any(schema.values()))
+            refuse_means(table.path, any(schema.values()) or bool(contents))
         whole, parts, merged = one_row_each(whole, parts, table, options.duplicates or "error")
         if merged:
             said = said_of_merged(merged)
@@ -175,7 +205,17 @@ def dataset_of(
     if options.unlabelled:
         dataset = with_unlabelled(dataset, rest, options)
     check_kinds(options.kinds, [name for names in features.values() for name in names], str(path))
-    return replace(dataset, sources=tuple(sources), schema={m: columns for m, columns in schema.items() if columns})
+    known = {m: columns for m, columns in schema.items() if columns}
+    return with_words_of_training(replace(dataset, sources=tuple(sources), schema=known, contents=contents))
+
+
+def _joined_files(table: Table, patterns: Mapping[str, str], roles: _Roles) -> dict[str, JoinedFile | None]:
+    """Modality -> the file that it comes from, or None where it is of columns of the table."""
+    files = {m: joined_file(table, pattern) for m, pattern in patterns.items()}
+    if roles.ids is None and any(files.values()):
+        m, path_of = next((m, file.path) for m, file in files.items() if file is not None)
+        raise InputError(f"modality {m!r} comes from {path_of}: pass the id column that both have")
+    return files
 
 
 def _target_values(
@@ -251,7 +291,8 @@ def main_table(path: Path, options: SourceOptions) -> Table:
     if options.sheet and suffix_of(path) not in WORKBOOKS:
         raise InputError(f"{path} is no workbook, it has no sheet {options.sheet!r}")
     table = read_table(path, reading_of(options, path))
-    joined = {m: file.path for m, pattern in options.modalities.items() if (file := joined_file(table, pattern))}
+    named = {m: p for m, p in options.modalities.items() if p.partition(":")[0] not in RAW_COLUMNS}
+    joined = {m: file.path for m, pattern in named.items() if (file := joined_file(table, pattern))}
     _check_turned(path, joined, options)
     if options.turns(path) or (ALL in options.transpose and not joined):
         return transposed(table, options.id or USUAL_ID)

@@ -30,7 +30,7 @@ from equifuse.data.answers import answer_vocabulary, packed
 from equifuse.data.contents import Words
 from equifuse.data.dataset import PARTS, MultimodalDataset, Split
 from equifuse.data.formats.base import Format
-from equifuse.data.lazy import Features, Indices
+from equifuse.data.lazy import Features, Indices, loaded_if_small
 from equifuse.data.options import SourceOptions
 from equifuse.data.questions import Annotated, Asked, read_annotations, read_questions
 from equifuse.data.sources import SourceFile
@@ -297,7 +297,7 @@ def _images(
     lengths = None
     if together.lengths is not None:
         lengths = np.where(present, together.lengths[np.where(present, index, 0)], 0)
-    return together.rows(index), present, lengths
+    return loaded_if_small(together.rows(index)), present, lengths
 
 
 @dataclass

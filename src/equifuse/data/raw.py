@@ -1,0 +1,199 @@
+"""Columns of a table that hold no numbers but what a model can see or read: paths of pictures, and texts.
+
+``--modality photo=image:path_column`` makes pictures of a column's paths, ``--modality notes=text:column`` words of its
+texts. More kinds join :data:`equifuse.registry.RAW_COLUMNS`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equifuse.data.contents import Content, Pixels, Words, words_of
+from equifuse.data.lazy import Features, loaded_if_small
+from equifuse.data.tables import Table
+from equifuse.data.vision import Pictures
+from equifuse.errors import DataError, InputError
+from equifuse.extras import require
+from equifuse.registry import RAW_COLUMNS
+
+# Words of a text that are kept, and words of a vocabulary.
+_WORDS, _VOCABULARY = 64, 30_000
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A column that was read.
+
+    Attributes:
+        features: of each row; NaN where there is nothing.
+        content: what the numbers stand for.
+        lengths: ``(n,)`` of sequences, or None.
+    """
+
+    features: Features
+    content: Content
+    lengths: NDArray[np.int64] | None = None
+
+
+class RawColumn(ABC):
+    """Base of the kinds of columns that are read raw: ``name`` is what stands before the column, ``image:photo``.
+
+    >>> from equifuse.registry import RAW_COLUMNS
+    >>> RAW_COLUMNS.names()
+    ['image', 'text']
+
+    Attributes:
+        name: of the kind.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def read(
+        self, values: Sequence[str | None], folder: Path, known: Content | None, options: Mapping[str, int]
+    ) -> Raw:
+        """Read a column.
+
+        Args:
+            values: its cells, None where one is empty.
+            folder: of the table, in which files must lie.
+            known: what a trained model knows of it; None in training.
+            options: settings of the format, such as ``image_size``.
+
+        Raises:
+            DataError: nothing of the column can be used, or a path leaves the folder.
+        """
+
+
+@RAW_COLUMNS.register
+class TextColumn(RawColumn):
+    """Texts as numbers of words; the vocabulary is that of the training part.
+
+    >>> raw = TextColumn().read(["a red car", None], Path("."), None, {})
+    >>> raw.features.shape, raw.lengths.tolist()
+    ((2, 3, 1), [3, 0])
+    """
+
+    name: ClassVar[str] = "text"
+
+    def read(
+        self, values: Sequence[str | None], folder: Path, known: Content | None, options: Mapping[str, int]
+    ) -> Raw:
+        """See :meth:`RawColumn.read`."""
+        if known is None:
+            longest = max((len(words_of(text)) for text in values if text is not None), default=0)
+            if not longest:
+                raise DataError("there are no words in any row")
+            found = Words.of(values, min(longest, _WORDS))
+            known = Words(found.vocabulary[:_VOCABULARY], found.steps)
+        if not isinstance(known, Words):
+            raise DataError(f"the model takes {known.kind} here, not texts")
+        tokens, lengths = known.read(values)
+        return Raw(tokens, known, lengths)
+
+
+@RAW_COLUMNS.register
+class ImageColumn(RawColumn):
+    """Paths of pictures, from the table's folder; a file that is missing or broken is a modality that the row lacks."""
+
+    name: ClassVar[str] = "image"
+
+    def read(
+        self, values: Sequence[str | None], folder: Path, known: Content | None, options: Mapping[str, int]
+    ) -> Raw:
+        """See :meth:`RawColumn.read`."""
+        content = known if known is not None else Pixels(options.get("image_size", 64))
+        if not isinstance(content, Pixels):
+            raise DataError(f"the model takes {content.kind} here, not pictures")
+        names = list(dict.fromkeys(value for value in values if value is not None))
+        there, missing, broken = [], [], []
+        for name in names:
+            if not _within(folder, name).is_file():
+                missing.append(name)
+            elif _is_picture(folder / name):
+                there.append(name)
+            else:
+                broken.append(name)
+        said = [
+            f"{len(some)} {what}, such as {some[0]}"
+            for what, some in (("missing", missing), ("broken", broken))
+            if some
+        ]
+        if not there:
+            raise DataError(f"no picture can be read in {folder}: {'; '.join(said) or 'no row names one'}")
+        if said:
+            warnings.warn(
+                f"of {len(names)} files of pictures {' and '.join(said)}; their rows lack the modality", stacklevel=2
+            )
+        table, places = Pictures(folder, content.size, there), {name: place for place, name in enumerate(there)}
+        index = np.array([-1 if value is None else places.get(value, -1) for value in values], dtype=np.intp)
+        return Raw(loaded_if_small(table.rows(index)), content)
+
+
+def _within(folder: Path, name: str) -> Path:
+    """The path of a file in a folder.
+
+    Raises:
+        DataError: it leads out of it.
+    """
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise DataError(
+            f"{name!r} leaves the folder {folder}; put the files beside the table, and name them from there"
+        )
+    return path
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether a picture's file can be decoded to its end."""
+    images = require("vision", "PIL.Image", "reading images")
+    try:
+        with images.open(path) as image:
+            image.load()
+    except Exception:  # decoders fail in any way on bytes that nobody wrote
+        return False
+    return True
+
+
+def raw_pattern(pattern: str, columns: Sequence[str]) -> tuple[RawColumn, str] | None:
+    """The kind and the column of a pattern such as ``image:photo``; None where it is a pattern of columns.
+
+    >>> from equifuse.data.raw import raw_pattern
+    >>> raw_pattern("text:notes", ["notes", "age"])[1], raw_pattern("image:*", ["image:0", "image:1"])
+    ('notes', None)
+
+    Raises:
+        DataError: there is no such column.
+    """
+    kind, colon, column = pattern.partition(":")
+    if not colon or kind not in RAW_COLUMNS or any(name.startswith(f"{kind}:") for name in columns):
+        return None
+    if column not in columns:
+        raise DataError(f"there is no column {column!r} to read as {kind}; there are {', '.join(columns[:12])}")
+    return RAW_COLUMNS.get(kind)(), column
+
+
+def raw_column(
+    table: Table, modality: str, kind: RawColumn, column: str, known: Content | None, options: Mapping[str, int]
+) -> Raw:
+    """A column of a table, read raw.
+
+    Raises:
+        DataError: see :meth:`RawColumn.read`; the message names file, modality and column.
+        InputError: a package is missing.
+    """
+    cells = [
+        None if value is None or str(value).strip() == "" else str(value) for value in table.column(column).to_pylist()
+    ]
+    try:
+        return kind.read(cells, table.path.parent, known, options)
+    except (DataError, InputError) as error:
+        raise type(error)(f"{table.path}: modality {modality!r}, column {column!r}: {error}") from None
