@@ -1,5 +1,12 @@
 import asyncio
+import os
 import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
@@ -56,6 +63,38 @@ def client_of(run, explain=True, keys=None, origins=(), **limits):
     runs = run if isinstance(run, dict) else {"run": run}
     application = Application(Inline(runs, explain, **limits), list(runs), Limits(**limits), explain, keys)
     return TestClient(build(application, origins=origins), raise_server_exceptions=False)
+
+
+@contextmanager
+def served(run, log, *options, certificate=None):
+    """The service as a process, ready; a client that trusts the certificate, and the file of its log."""
+    httpx = pytest.importorskip("httpx", reason="httpx is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-c", "from equifuse.cli import main; main()", "serve", str(run), "--port", str(port)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with log.open("wb") as output:
+        process = subprocess.Popen([*words, *options], stdout=output, stderr=subprocess.STDOUT, env=environment)
+    trusted = ssl.create_default_context(cafile=certificate) if certificate else False
+    scheme = "https" if certificate else "http"
+    try:
+        with httpx.Client(base_url=f"{scheme}://127.0.0.1:{port}", timeout=30, verify=trusted) as client:
+            deadline = time.monotonic() + 180
+            while time.monotonic() < deadline and process.poll() is None:
+                try:
+                    if client.get("/ready").status_code == 200:
+                        break
+                except httpx.TransportError:
+                    pass
+                time.sleep(0.1)
+            else:
+                pytest.fail(f"the service did not start: {log.read_text()}")
+            yield process, client, log
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def trained(folder, data, **options):

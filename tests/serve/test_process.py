@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ import pytest
 
 from equifuse.cli import main
 from equifuse.serve import create_app
-from tests.serve.conftest import JSON
+from tests.serve.conftest import JSON, served
 
 pytest.importorskip("starlette", reason="needs equifuse[serve]")
 httpx = pytest.importorskip("httpx", reason="httpx is not installed")
@@ -29,38 +28,8 @@ MARK = 0.424242424242
 @pytest.fixture
 def started(sequences, tmp_path):
     """Start the service with some options; gives the process, a client, and its log."""
-    processes = []
-
-    def start(*options):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        words = [sys.executable, "-c", "from equifuse.cli import main; main()", "serve", str(sequences)]
-        log = tmp_path / "log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [*words, "--port", str(port), *options],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-        processes.append(process)
-        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
-        deadline = time.monotonic() + 180
-        while time.monotonic() < deadline and process.poll() is None:
-            try:
-                if client.get("/ready").status_code == 200:
-                    return process, client, log
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
-        pytest.fail(f"the service did not start: {log.read_text()}")
-
-    yield start
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+    with contextlib.ExitStack() as ends:
+        yield lambda *options: ends.enter_context(served(sequences, tmp_path / "log", *options))
 
 
 def connected(client):
@@ -132,7 +101,7 @@ def workers_of(process):
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_nothing_freezes_it(started):
     """Bodies that cost much, connections that send nothing, a worker that is killed: others are served."""
-    process, client, log = started("--workers", "2", "--idle", "2", "--max-connections", "60")
+    process, client, log = started("--workers", "2", "--idle", "1", "--max-connections", "40")
     request = {"inputs": {"a b": [[MARK, 0.2, 0.3]] * 3}}
     waits = []
 
@@ -146,11 +115,11 @@ def test_nothing_freezes_it(started):
                 time.sleep(0.01)
 
     with ThreadPoolExecutor(2) as pool:
-        watched = pool.submit(alive, 4)
+        watched = pool.submit(alive, 2)
         body = b"[[]]," * (2**24 // 5)
-        for content in (body, b'{"inputs": {"a b": [' + body, b'{"inputs": {"_audio": [' + body):
+        for content in (body, b'{"inputs": {"_audio": [' + body):
             assert client.post("/predict", content=content, headers=JSON).status_code in (400, 413, 422)
-        tiny = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\n[\r\n" * 200_000
+        tiny = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\n[\r\n" * 50_000
         with connected(client) as chunks, contextlib.suppress(ConnectionError):
             chunks.sendall(tiny)
             assert chunks.recv(64).startswith(b"HTTP/1.1 4")
@@ -160,12 +129,12 @@ def test_nothing_freezes_it(started):
     assert np.quantile(waits, 0.98) < 0.25
 
     # Half-sent and idle connections are closed, and do not keep others out.
-    silent = [connected(client) for _ in range(30)]
+    silent = [connected(client) for _ in range(20)]
     for i, one in enumerate(silent):
         one.sendall(b"" if i % 3 == 0 else b"POST /pre" if i % 3 == 1 else head(1000) + b"{")
     assert client.post("/predict", json=request).status_code == 200
-    more = [connected(client) for _ in range(60)]  # 60 at a time
-    time.sleep(3)
+    more = [connected(client) for _ in range(40)]  # as many as there may be at a time
+    time.sleep(1.5)
     for one in more:
         one.settimeout(5)
         with contextlib.suppress(ConnectionError):
@@ -178,11 +147,11 @@ def test_nothing_freezes_it(started):
     # Of requests under way, one worker's is lost at most.
     for worker in workers_of(process)[:1]:
         with ThreadPoolExecutor(4) as pool:
-            asked = [pool.submit(client.post, "/explain", json=request) for _ in range(12)]
+            asked = [pool.submit(client.post, "/explain", json=request) for _ in range(6)]
             time.sleep(0.02)
             os.kill(worker, signal.SIGKILL)
             statuses = [answer.result().status_code for answer in asked]
-        assert statuses.count(200) >= 11
+        assert statuses.count(200) >= 5
         assert set(statuses) <= {200, 503}
     assert client.post("/predict", json=request).status_code == 200
     client.close()
