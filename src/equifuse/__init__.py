@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from equifuse.errors import OutputError as OutputError
     from equifuse.errors import OutputExistsError as OutputExistsError
     from equifuse.errors import UnknownNameError as UnknownNameError
+    from equifuse.estimators import AutoFusionClassifier as AutoFusionClassifier
+    from equifuse.estimators import AutoFusionRegressor as AutoFusionRegressor
     from equifuse.estimators import FusionClassifier as FusionClassifier
     from equifuse.estimators import FusionRegressor as FusionRegressor
     from equifuse.fusion import GMF as GMF
@@ -70,6 +72,7 @@ __getattr__, __dir__, __all__ = attach(
             "UnknownNameError",
         ],
         "equifuse.estimators": [],
+        "equifuse.estimators.auto": ["AutoFusionClassifier", "AutoFusionRegressor"],
         "equifuse.estimators.classifier": ["FusionClassifier"],
         "equifuse.estimators.regressor": ["FusionRegressor"],
         "equifuse.fusion": [

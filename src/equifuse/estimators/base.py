@@ -57,6 +57,8 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     """
 
     _task: ClassVar[str]
+    # The options of a training run that are parameters; None for those that are declared for estimators of the task.
+    _of_run: ClassVar[tuple[str, ...] | None] = None
     # Parameters beside the options of a training run.
     _own: ClassVar[dict[str, Parameter]] = {
         "modalities": Parameter(
@@ -83,7 +85,7 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Give the class its parameters: a constructor that stores them, and their documentation."""
         super().__init_subclass__(**kwargs)
-        parameters = _parameters(cls._task, cls._own)
+        parameters = _parameters(cls._options(), cls._own)
         if cls.__doc__:
             described = "\n".join(f"        {name}: {text}" for name, (_, text) in parameters.items())
             cls.__doc__ = cls.__doc__.replace("        {parameters}", described)
@@ -106,6 +108,13 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         __init__.__signature__ = signature  # type: ignore[attr-defined]
         __init__.__qualname__ = f"{cls.__qualname__}.__init__"
         cls.__init__ = __init__  # type: ignore[method-assign]
+
+    @classmethod
+    def _options(cls) -> list[str]:
+        """The options of a training run that are parameters."""
+        if cls._of_run is not None:
+            return list(cls._of_run)
+        return [name for name, declared in declarations(TrainConfig).items() if declared.estimator in (True, cls._task)]
 
     if TYPE_CHECKING:
 
@@ -234,7 +243,7 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         given = {name: _plain(value) for name, value in self.get_params(deep=False).items()}
         if given["dtype"] not in _DTYPES:
             raise InputError(f"dtype must be one of {', '.join(_DTYPES)}, got {self.dtype!r}")
-        values = {name: given[name] for name in _options(self._task) if name in given}
+        values = {name: given[name] for name in self._options() if name in given}
         config = TrainConfig(type(self).__name__, seed=seed, **values)
         check_accelerator(config)
         return config
@@ -347,15 +356,10 @@ def _groups(groups: ArrayLike) -> NDArray[Any]:
     return np.asarray([str(value) for value in found])
 
 
-def _options(task: str) -> list[str]:
-    """The options of a training run that estimators of a task have."""
-    return [name for name, declared in declarations(TrainConfig).items() if declared.estimator in (True, task)]
-
-
-def _parameters(task: str, own: Mapping[str, Parameter]) -> dict[str, tuple[Any, str]]:
+def _parameters(options: list[str], own: Mapping[str, Parameter]) -> dict[str, tuple[Any, str]]:
     """Name -> default and description of each parameter; the fusion comes first."""
     found: dict[str, tuple[Any, str]] = {}
-    for name in ("fusion", *(option for option in _options(task) if option != "fusion")):
+    for name in sorted(options, key=lambda option: option != "fusion"):
         default = default_of(TrainConfig, name)
         # scikit-learn's parameters are never changed in place; no mapping is None.
         found[name] = (None if isinstance(default, dict) else default, sentence(TrainConfig, name))

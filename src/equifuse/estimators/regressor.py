@@ -15,6 +15,7 @@ from equifuse.data import Split
 from equifuse.encoders import Standardize
 from equifuse.errors import DataError
 from equifuse.estimators.base import FusionEstimator, Parameter
+from equifuse.fusion import Trees
 from equifuse.model import FusionModel
 from equifuse.runs.config import TrainConfig
 from equifuse.runs.prepare import output_maps
@@ -113,7 +114,7 @@ class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
         if output_maps(model):
             units.update(torch.from_numpy(train.target), weight=_tensor(train.weight))
             units.finish()
-            _rescale(model, units.scale, units.mean)
+            rescale(model, units.scale, units.mean)
         self._units = units
         return model
 
@@ -121,11 +122,11 @@ class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
         self, config: TrainConfig, train: Split, val: Split | None, steps: dict[str, Any] | None
     ) -> TrainingResult:
         units, model = self._units, self.model_
-        _rescale(model, 1 / units.scale, -units.mean / units.scale)
+        rescale(model, 1 / units.scale, -units.mean / units.scale)
         try:
             return super()._train(config, self._scaled(train), None if val is None else self._scaled(val), steps)
         finally:
-            _rescale(model, units.scale, units.mean)
+            rescale(model, units.scale, units.mean)
 
     def _scaled(self, split: Split) -> Split:
         """The same with targets in units of their deviation from their mean."""
@@ -135,9 +136,11 @@ class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
 
 
 @torch.no_grad()
-def _rescale(model: FusionModel, scale: Tensor, shift: Tensor) -> None:
+def rescale(model: FusionModel, scale: Tensor, shift: Tensor) -> None:
     """Let the model give ``scale · prediction + shift``, by output ``(K,)``."""
     alone = model.unimodal
+    if isinstance(model.fusion, Trees):
+        model.fusion.rescale(scale, shift)
     for last in [*output_maps(model), *(alone.heads.values() if alone else ())]:
         last.weight.mul_(scale[:, None])
         last.bias.copy_(last.bias.double() * scale + shift)

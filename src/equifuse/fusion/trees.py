@@ -123,6 +123,14 @@ class Trees(FittedFusion):
             node = torch.where(below, left[node], right[node])  # a leaf leads to itself
         return node
 
+    @torch.no_grad()
+    def rescale(self, scale: Tensor, shift: Tensor) -> None:
+        """Predict ``scale · prediction + shift`` of quantities, by output ``(K,)``."""
+        self.value.mul_(scale.to(self.value))
+        # The mean of the leaves is shifted with each of them; of a sum the first tree is one leaf, the constant.
+        shifted = self.value if self.reading == "mean" else self.value[:1]
+        shifted.add_(shift.to(self.value))
+
     def predict(self, columns: Tensor) -> Tensor:
         """See the formula."""
         leaf = self.leaf.long()[self.ends(columns)]
