@@ -18,6 +18,7 @@ from equifuse.cli import (
     compare,
     data,
     demo,
+    distill,
     embed,
     evaluate,
     explain,
@@ -65,6 +66,7 @@ app.command("evaluate", cls=GroupedCommand)(evaluate.evaluate)
 app.command("predict", cls=GroupedCommand)(predict.predict)
 app.command("compare", cls=GroupedCommand)(compare.compare)
 app.command("finetune", cls=GroupedCommand)(finetune.finetune)
+app.command("distill", cls=GroupedCommand)(distill.distill)
 app.command("embed", cls=GroupedCommand)(embed.embed)
 app.command("impute", cls=GroupedCommand)(impute.impute)
 app.command("markers", cls=GroupedCommand)(markers.markers)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # it takes a moment to import, and pages do without
     from equifuse.evaluation.survival import SurvivalScores
     from equifuse.explain import Marker
     from equifuse.export.description import ExportDescription
-    from equifuse.runs import CrossValidation, FineTuned, Measured, Spread
+    from equifuse.runs import CrossValidation, Distilled, FineTuned, Measured, Spread
 
 # In place of a number that there is not.
 NONE = "–"
@@ -272,6 +272,25 @@ def finetuned_table(found: FineTuned) -> TextTable:
     rows = [[name, number(value), number(found.after.get(name))] for name, value in found.before.items()]
     epochs = ", ".join(f"{stage} {count} epochs" for stage, count in found.epochs.items())
     return TextTable(["metric", "before", "after"], rows, f"test part of the new data; {epochs}")
+
+
+def distilled_table(found: Distilled) -> TextTable:
+    """A teacher and its student: the headline metric with its interval, size and time."""
+    rows = []
+    for part in found.parts:
+        rows.append([f"{found.metric}, {part.part}", number(part.teacher), number(part.student)])
+        if part.teacher_interval is not None and part.student_interval is not None:
+            rows.append(["  95 % interval", _ends(part.teacher_interval), _ends(part.student_interval)])
+        if part.difference is not None:
+            rows.append(["  better by", "", _ends(part.difference, "+.4f")])
+    sizes, times = found.parameters, found.milliseconds
+    rows.append(["parameters", f"{sizes['teacher']:,}", f"{sizes['student']:,}"])
+    rows.append(["ms per sample", f"{times['teacher']:.3f}", f"{times['student']:.3f}"])
+    return TextTable(["", "teacher", "student"], rows, "what the student keeps")
+
+
+def _ends(ends: tuple[float, float], form: str = ".4f") -> str:
+    return f"{ends[0]:{form}} to {ends[1]:{form}}"
 
 
 def markers_table(found: Sequence[Marker], top: int) -> TextTable:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from equifuse.runs.cross_validation import CrossValidation as CrossValidation
     from equifuse.runs.cross_validation import Spread as Spread
     from equifuse.runs.cross_validation import cross_validate as cross_validate
+    from equifuse.runs.distill import Distilled as Distilled
+    from equifuse.runs.distill import distill_run as distill_run
     from equifuse.runs.embed import Clusters as Clusters
     from equifuse.runs.embed import Embedded as Embedded
     from equifuse.runs.embed import embed_run as embed_run
@@ -41,6 +43,7 @@ __getattr__, __dir__, __all__ = attach(
         "equifuse.runs.compare": ["Comparison", "compare_run"],
         "equifuse.runs.config": ["TrainConfig"],
         "equifuse.runs.cross_validation": ["CrossValidation", "Spread", "cross_validate"],
+        "equifuse.runs.distill": ["Distilled", "distill_run"],
         "equifuse.runs.embed": ["Clusters", "Embedded", "embed_run"],
         "equifuse.runs.evaluate": ["Measured", "Part", "evaluate_run", "measure_run"],
         "equifuse.runs.export": ["export_run"],

@@ -88,6 +88,7 @@ def train(
     logger: str | Logger | Sequence[str | Logger] = (),
     optimizer: OptimizerFactory | None = None,
     on_data: Callable[[MultimodalDataset], None] | None = None,
+    on_prepared: Callable[[Prepared], None] | None = None,
     workers: int | None = 0,
     scheduler: str | None = None,
 ) -> RunResult:
@@ -112,6 +113,7 @@ def train(
         logger: loggers beside those of the configuration.
         optimizer: makes the optimiser in the place of the configuration's.
         on_data: called with the data before anything is made of them.
+        on_prepared: called with what training begins with; not where an ensemble is trained.
         workers: processes that train the members of an ensemble; 0 works in this one, None has one per core.
         scheduler: address of a Dask scheduler that they are trained on.
 
@@ -160,7 +162,7 @@ def train(
                 workers=workers,
                 scheduler=scheduler,
             )
-        return _train(config, out, resume, progress, callbacks, logger, optimizer, on_data)
+        return _train(config, out, resume, progress, callbacks, logger, optimizer, on_data, on_prepared)
 
 
 def _train(
@@ -172,6 +174,7 @@ def _train(
     logger: str | Logger | Sequence[str | Logger],
     optimizer: OptimizerFactory | None,
     on_data: Callable[[MultimodalDataset], None] | None,
+    on_prepared: Callable[[Prepared], None] | None,
 ) -> RunResult:
     """Train into a folder that is this process's own."""
     from equifuse.report.figures import run_figures  # noqa: PLC0415 - the last step alone reports
@@ -183,6 +186,8 @@ def _train(
     if resume:
         check_unchanged(config, dataset, out)
     prepared = prepare(config, dataset)
+    if on_prepared is not None:
+        on_prepared(prepared)
     model, task = prepared.model, prepared.task
     trainer = Trainer(prepared.config, callbacks=callbacks, logger=logger, optimizer=optimizer, out=out)
     trainer.check(model)

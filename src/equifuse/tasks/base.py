@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -26,6 +27,33 @@ Columns = dict[str, NDArray[Any]]
 Floats = NDArray[np.float64]
 OF_CLASSES = ("probability", "log_probability", "logit")
 _PREFIX = "val_"
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """What a teacher says of the training samples, for a student's loss.
+
+    Attributes:
+        outputs: raw, by the samples' numbers: ``(n, ...)``.
+        temperature: see :meth:`Task.soft_loss`.
+        share: of the loss against them, in (0, 1].
+    """
+
+    outputs: Tensor
+    temperature: float
+    share: float
+
+    def joined(self, task: Task, prediction: Tensor, batch: Batch, loss: Tensor) -> Tensor:
+        """The loss of a batch against its targets and against what the teacher says.
+
+        Raises:
+            InputError: the samples have no numbers.
+        """
+        if batch.index is None:
+            raise InputError("a student's samples need the numbers that its teacher saw them under")
+        taught = self.outputs[batch.index.cpu()].to(prediction)
+        soft = task.soft_loss(prediction, taught, self.temperature, batch.weight)
+        return (1 - self.share) * loss + self.share * soft
 
 
 class Task(ABC):
@@ -76,6 +104,7 @@ class Task(ABC):
         learns: what of the loss is trained along, or None.
         mixes_samples: whether a sample between two others means something: its loss is that of both their targets, in
             the same shares. By default it does not.
+        teacher: what a student is trained on beside the targets; None for no student.
         drawn_as: the plot that shows its predictions: ``"roc"``, ``"precision_recall"``, ``"predicted_against_true"``,
             ``"survival_curves"``; "" for none.
         without_features: what is predicted from the training targets alone, in words.
@@ -99,6 +128,7 @@ class Task(ABC):
     resamples: ClassVar[bool] = True
     learns: nn.Module | None = None
     mixes_samples: bool = False
+    teacher: SoftTargets | None = None
     drawn_as: ClassVar[str] = ""
     without_features: ClassVar[str] = "the training targets alone"
     _asked: tuple[str, ...] = ()
@@ -372,7 +402,24 @@ class Task(ABC):
     def forward_loss(self, model: FusionModel, batch: Batch) -> tuple[Tensor, ModelOutput]:
         """Task loss of a batch, and the output it was computed from."""
         output = self.forward(model, batch)
-        return self.training_loss(output.prediction, batch.target, batch.weight), output
+        loss = self.training_loss(output.prediction, batch.target, batch.weight)
+        return (loss if self.teacher is None else self.teacher.joined(self, output.prediction, batch, loss)), output
+
+    def soft_loss(
+        self, prediction: Tensor, taught: Tensor, temperature: float = 1.0, weight: Tensor | None = None
+    ) -> Tensor:
+        """Scalar loss of raw outputs against those of another model, which a student learns from.
+
+        Args:
+            prediction: of the student, ``(B, K)``.
+            taught: of the teacher.
+            temperature: by which logits are divided, > 0.
+            weight: ``(B,)``, what each sample counts, or None.
+
+        Raises:
+            InputError: the task has no such loss; by default.
+        """
+        raise InputError(f"there is nothing to distil in {self.name}: no loss between the outputs of two models")
 
     def training_loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Tensor:
         """What training minimises, where it is not just :meth:`loss`, whose arguments it takes."""

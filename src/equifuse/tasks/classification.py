@@ -161,6 +161,13 @@ class Classification(Task):
         mean = average(each, weight)
         return mean if factors is None else mean / average(factors[y], weight).clamp(min=tiny(mean))
 
+    def soft_loss(
+        self, prediction: Tensor, taught: Tensor, temperature: float = 1.0, weight: Tensor | None = None
+    ) -> Tensor:
+        """Kullback-Leibler divergence of the probabilities at a temperature, times its square (Hinton et al. 2015)."""
+        log_p, log_q = (F.log_softmax(x / temperature, dim=-1) for x in (prediction, taught))
+        return temperature**2 * average(F.kl_div(log_p, log_q, log_target=True, reduction="none").sum(-1), weight)
+
     def readable(self, prediction: Tensor, target: Tensor | None) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Probabilities float64 ``(n, K)``, and int64 ``(n,)``."""
         return probabilities(prediction), needed(target).numpy()

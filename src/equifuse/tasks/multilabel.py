@@ -94,6 +94,14 @@ class Multilabel(Task):
         """Mean binary cross-entropy over samples and labels."""
         return average(F.binary_cross_entropy_with_logits(prediction, needed(target), reduction="none"), weight)
 
+    def soft_loss(
+        self, prediction: Tensor, taught: Tensor, temperature: float = 1.0, weight: Tensor | None = None
+    ) -> Tensor:
+        """The mean over the labels of what it is for two classes."""
+        pairs = [torch.stack([x, torch.zeros_like(x)], -1) / temperature for x in (prediction, taught)]
+        log_p, log_q = (F.log_softmax(pair, dim=-1) for pair in pairs)
+        return temperature**2 * average(F.kl_div(log_p, log_q, log_target=True, reduction="none").sum(-1), weight)
+
     def readable(self, prediction: Tensor, target: Tensor | None) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Probabilities float64 ``(n, K)``, and int64 ``(n, K)``, 0 or 1."""
         return torch.sigmoid(prediction.double()).numpy(), needed(target).numpy().astype(np.int64)

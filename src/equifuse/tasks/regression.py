@@ -170,6 +170,12 @@ class Regression(Task):
         """Mean over samples and targets."""
         return average(_LOSSES[self.kind](prediction, needed(target), reduction="none"), weight)
 
+    def soft_loss(
+        self, prediction: Tensor, taught: Tensor, temperature: float = 1.0, weight: Tensor | None = None
+    ) -> Tensor:
+        """The task's loss with the other's values for targets; there is no temperature."""
+        return self.loss(prediction, taught, weight)
+
     def readable(self, prediction: Tensor, target: Tensor | None) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Both float64 ``(n, K)``, in the targets' units."""
         return prediction.double().numpy(), needed(target).double().numpy()

@@ -209,6 +209,22 @@ class Retrieval(Task):
             count += 1
         return total / max(count, 1)
 
+    def soft_loss(
+        self, prediction: Tensor, taught: Tensor, temperature: float = 1.0, weight: Tensor | None = None
+    ) -> Tensor:
+        """Squared error of the cosines between the samples' modalities; embeddings may have another width.
+
+        Raises:
+            InputError: samples are weighted.
+        """
+        if weight is not None:
+            raise InputError("retrieval knows no weights of samples")
+        lacking = prediction.isnan().any(-1) | taught.isnan().any(-1)
+        own, other = (x.masked_fill(lacking[..., None], torch.nan) for x in (prediction, taught))
+        pairs = [[a @ b.T for _, a, b, _ in _pairs(x, None, ordered=False)] for x in (own, other)]
+        gaps = [F.mse_loss(mine, theirs) for mine, theirs in zip(*pairs, strict=True)]
+        return torch.stack(gaps).mean() if gaps else prediction.new_zeros(())
+
     def _one_way(self, cosines: Tensor, positives: Tensor) -> Tensor:
         if self.kind == "contrastive":
             share = positives.to(cosines.dtype) / positives.sum(1, keepdim=True)

@@ -333,6 +333,18 @@ class Several(Task):
         each = [torch.exp(-logs[name]) * loss + _HALF * logs[name] for name, loss in found.items()]
         return torch.stack([(0 * prediction).sum(), *each]).sum()
 
+    def soft_loss(
+        self, prediction: Tensor, taught: Tensor, temperature: float = 1.0, weight: Tensor | None = None
+    ) -> Tensor:
+        """The weighted sum over the targets, over all rows; of quantities in their variances."""
+        found = []
+        for part, spread in zip(self.parts, self.spreads, strict=True):
+            own = prediction[:, part.outputs], taught[:, part.outputs]
+            loss = self.tasks[part.name].soft_loss(*own, temperature, weight)
+            loss = _HALF * loss / spread**2 if part.kind == Regression.name else loss
+            found.append(self.weight.get(part.name, 1.0) * loss)
+        return torch.stack(found).sum()
+
     def undefined_loss(self, prediction: Tensor, target: Tensor | None) -> str | None:
         """None of the targets has one."""
         reasons = []

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equifuse.errors import InputError
-from equifuse.tasks.base import Columns, Task, needed, tiny
+from equifuse.tasks.base import Columns, Task, average, needed, tiny
 from equifuse.tasks.metrics import Metric
 from equifuse.tasks.targets import EventTimes, Targets, are_event_times
 
@@ -81,6 +81,13 @@ class Survival(Task):
         among, event = (risk, event) if weight is None else (risk + weight.log(), weight * event)
         total = torch.logsumexp(among[None, :].masked_fill(~at_risk, -torch.inf), dim=1)
         return ((total - risk) * event).sum() / event.sum().clamp(min=tiny(risk))
+
+    def soft_loss(
+        self, prediction: Tensor, taught: Tensor, temperature: float = 1.0, weight: Tensor | None = None
+    ) -> Tensor:
+        """Squared error of log-risks, of which only differences mean something: from their means."""
+        gap = prediction - taught
+        return average((gap - gap.mean()) ** 2, weight)
 
     def undefined_loss(self, prediction: Tensor, target: Tensor | None) -> str | None:
         """Without an event there is no likelihood."""
