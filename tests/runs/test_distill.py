@@ -1,6 +1,5 @@
 """A student of a run: its loss, what it is told of the teacher, and that it is a run like any other."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -75,8 +74,6 @@ def test_a_student_is_a_run_like_any_other(small_set, tmp_path):
     again = distill_run(teacher.path, tmp_path / "again", fusion="late", progress=False)
     x = {m: torch.from_numpy(x) for m, x in run.dataset().splits["test"].inputs.items()}
     assert torch.equal(load_run(again.path).model(x).prediction, run.model(x).prediction)
-    plain = train(TrainConfig(str(small_set), **{**QUICK, "fusion": "late"}), tmp_path / "plain", progress=False)
-    assert not torch.equal(load_run(plain.path).model(x).prediction, run.model(x).prediction)
     trees = train(
         TrainConfig(str(small_set), fusion="trees", fusion_options={"trees": 5}), tmp_path / "t", progress=False
     )
@@ -85,6 +82,3 @@ def test_a_student_is_a_run_like_any_other(small_set, tmp_path):
     for options, message in (({"share": 0}, "share must be in"), ({"temperature": 0}, "temperature must be positive")):
         with pytest.raises(ef.InputError, match=message):
             distill_run(trees.path, tmp_path / "x", **options)
-    assert np.isfinite(
-        distill_run(trees.path, tmp_path / "y", epochs=1, hidden=[4], dim=8, progress=False).parts[0].student
-    )

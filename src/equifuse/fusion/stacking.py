@@ -91,8 +91,12 @@ class Stacking(FittedFusion):
 
     def candidates(self, problem: FittingProblem) -> Iterator[State]:
         """The linear models of what the modalities' models say, of several strengths."""
-        reading = "classes" if is_classes(problem) and np.ndim(problem.target) == 1 else "values"
-        said, parts, known, number = [], {}, [], 0
+        assert problem.target is not None
+        reading = "classes" if is_classes(problem) and problem.target.ndim == 1 else "values"
+        said: list[Floats] = []
+        known: list[NDArray[np.bool_]] = []
+        parts: dict[str, Tensor] = {}
+        number = 0
         for i, (m, width) in enumerate(self.dims.items()):
             x, has = problem.columns[:, number : number + width], problem.columns[:, sum(self.dims.values()) + i] == 0
             number += width
