@@ -28,6 +28,7 @@ from equifuse.cli import main
 from equifuse.data.formats import mat
 from equifuse.data.formats.mmsa import read_plain_pickle
 from equifuse.data.lazy import columns_of, rows_of_groups
+from equifuse.data.selfcontained import open_hdf5
 from equifuse.data.tables.dialect import sniff
 from equifuse.datasets import read_inputs
 from equifuse.registry import FUSIONS
@@ -400,3 +401,18 @@ def test_signs_that_only_python_takes_for_the_end_of_a_line():
     """A comment before a table of one line; and a separator of records within a cell."""
     assert sniff(b"# m\x1d\xe6\xb4\xcaa,b\n1.5,NA\n", "t.csv", whole=True).names == ("m\x1dæ´Êa", "b")
     assert sniff("a,b\n1,x\u2028y\n2,z\n".encode(), "t.csv", whole=True).first == (("1", "x\u2028y"), ("2", "z"))
+
+
+@pytest.mark.parametrize("read", [ef.datasets.load, open_hdf5])
+def test_a_heap_that_libhdf5_would_go_over_for_ever(tmp_path, read):
+    path = tmp_path / "set.hdf5"
+    with h5py.File(path, "w") as file:
+        file["a"] = np.ones((24, 3))
+        file.attrs["x"] = "hello"
+    content = bytearray(path.read_bytes())
+    end = content.index(b"GCOL") + 16 + 24  # behind the head of the heap, and the text with its own head
+    assert content[end : end + 2] == b"\0\0"
+    content[end + 8 : end + 16] = bytes(8)
+    path.write_bytes(content)
+    with pytest.raises(ef.DataError, match="a heap of texts is damaged"):
+        read(path)

@@ -5,6 +5,7 @@ A file or folder from elsewhere must not make features of other files of this ma
 
 from __future__ import annotations
 
+import mmap
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from equifuse.extras import require
 from equifuse.files import parse_errors
 
 _KEPT = 64
+# How a heap of texts begins in an HDF5 file; files are looked through for heaps up to so many bytes.
+_HEAP, _LOOKED_THROUGH = b"GCOL\x01\0\0\0", 2**28
 
 
 def open_hdf5(path: Path) -> Any:
@@ -58,10 +61,30 @@ def _check_hdf5(path: Path, size: int, time: int) -> None:
                     foreign.append(f"{said!r} is stored in another file")
         return 1 if foreign else None  # the first one ends the walk
 
+    _check_heaps(path, size)
     with h5py.File(path, "r") as file:
         file.id.links.visit(look, info=True)
     if foreign:
         raise DataError(f"{path}: {foreign[0]}; only what is in the file itself is read, so copy it in")
+
+
+def _check_heaps(path: Path, size: int) -> None:
+    """Refuse a heap of texts with a part that takes no place: libhdf5 goes over it for ever, and cannot be stopped."""
+    if not 0 < size <= _LOOKED_THROUGH:
+        return
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        at = content.find(_HEAP)
+        while at >= 0:
+            end = min(size, at + int.from_bytes(content[at + 8 : at + 16], "little"))
+            place = at + 16
+            while place + 16 <= end:
+                length = int.from_bytes(content[place + 8 : place + 16], "little")
+                index = int.from_bytes(content[place : place + 2], "little")
+                taken = (16 + -(-length // 8) * 8 if index else length) % 2**64
+                if not taken:
+                    raise DataError(f"{path}: a heap of texts is damaged, it has a part of no size")
+                place += taken
+            at = content.find(_HEAP, at + 1)
 
 
 def member(folder: Path, name: str | Path) -> Path:
