@@ -24,7 +24,7 @@ nitpicky = True
 # What others document is not linked: there is no network to look it up.
 # Of our own names: type variables, and what is only used inside of a room.
 _INSIDE = (
-    r"equifuse\.(fusion\.products\.|fusion\.deq\.(maps|problem|reference_weights)\b|registry\.[TR]$|kernels\b|data\.(columns|sources)\b"
+    r"equifuse\.(auto\.PRESETS|detection\.boxes|fusion\.products\.|fusion\.deq\.(maps|problem|reference_weights)\b|registry\.[TR]$|kernels\b|data\.(columns|sources)\b"
     r"|encoders\.preparation\.(batches\.ByBatch|transforms\.OfNumbers)|fusion\.fitted\.FittingProblem|training\.(mix|rules)\b"
     r"|solve\.(maps|adjoint|loop|layers|solver|transforms|scope)\b|.*\._)[\w.]*"
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -183,3 +184,7 @@ def draw(folder: Path) -> None:
     with torch.random.fork_rng(), mpl.rc_context({"svg.hashsalt": "equifuse", "svg.fonttype": "none", "font.size": 9}):
         for name, make in FIGURES.items():
             make().savefig(folder / f"{name}.svg", metadata={"Date": None})
+        for script in sorted((Path(__file__).parent / "gallery").glob("*.py")):
+            runpy.run_path(str(script))["figure"].savefig(
+                folder / f"gallery-{script.stem}.svg", metadata={"Date": None}
+            )

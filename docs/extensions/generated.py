@@ -115,8 +115,19 @@ def rooms() -> str:
     return "\n".join(lines)
 
 
+def gallery() -> str:
+    """Every script of ``docs/gallery`` with the picture that it draws."""
+    pieces = []
+    for script in sorted((Path(__file__).resolve().parents[1] / "gallery").glob("*.py")):
+        title, _, code = script.read_text(encoding="utf-8").removeprefix('"""').partition('"""')
+        picture = f"```{{figure}} drawn/gallery-{script.stem}.svg\n:alt: {title}\n:width: 26rem\n```"
+        pieces.append(f"## {title}\n\n{picture}\n\n```python\n{code.strip()}\n```\n")
+    return "\n".join(pieces)
+
+
 _MARKS = {
     "commands": commands,
+    "gallery": gallery,
     "fusions": fusions,
     "names": names,
     "results": results,

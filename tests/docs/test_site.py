@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from tests.browser.chromium import looking_at, missing, opened, sideways
+
 pytestmark = pytest.mark.slow
 
 pytest.importorskip("sphinx", reason="needs equifuse[docs]")
@@ -90,7 +92,32 @@ def check_every_command_and_public_name_is_described(site, pages):
     assert {FUSIONS.get(name).__name__ for name in FUSIONS} <= described
 
 
+def check_on_a_phone_nothing_is_cut_off(site, pages):
+    """Where there is a browser: no page is wider than its window, and all columns of "Choose a fusion" are seen."""
+    if missing():
+        return
+    with opened() as browser:
+        for name in ("howto/choose", "index", "gallery", "cheatsheet", "results/not-worked", "reference/commands"):
+            with looking_at(browser, (site / f"{name}.html").as_uri(), 390) as page:
+                assert sideways(page) == 0, name
+                wide = "[...document.querySelectorAll('article table')].map(t => t.getBoundingClientRect().right)"
+                if name == "howto/choose":
+                    assert all(right <= 390 for right in page.evaluate(wide))
+                broken = page.evaluate("[...document.images].filter(i => !i.naturalWidth).map(i => i.src)")
+                assert broken == []
+
+
+def check_search_works_from_the_file_system(site, pages):
+    if missing():
+        return
+    with opened() as browser, looking_at(browser, f"{(site / 'search.html').as_uri()}?q=calibration") as page:
+        page.locator("#search-results li a").first.wait_for()
+        assert "calibrat" in page.locator("#search-results").inner_text().lower()
+
+
 CHECKS = (
+    check_on_a_phone_nothing_is_cut_off,
+    check_search_works_from_the_file_system,
     check_every_page_is_there,
     check_nothing_is_loaded_from_elsewhere,
     check_internal_links_resolve,

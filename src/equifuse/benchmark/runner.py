@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from equifuse.benchmark.config import BenchmarkConfig, Method
-from equifuse.benchmark.job import Job, JobResult, measure
+from equifuse.benchmark.job import INTACT, Job, JobResult, measure
 from equifuse.benchmark.sets import SetInfo, look_at, short_names
 from equifuse.benchmark.space import DEFAULT_SPACE
 from equifuse.benchmark.store import Row, Store
@@ -23,6 +23,7 @@ from equifuse.registry import FUSIONS, TASKS
 from equifuse.runs.config import read_config
 from equifuse.runs.executors import begin_imports, executor
 from equifuse.runs.progress import count_bar
+from equifuse.tasks import make_task
 
 CONFIG, STORE, SCORES = "benchmark.yaml", "store.sqlite", "scores.parquet"
 
@@ -144,8 +145,9 @@ class _Work:
         self.finished = {key: row for key, row in store.rows().items() if row.error is None}
         self.keys: set[str] = set()
         self.flying: dict[Future[JobResult], tuple[Job, Callable[[JobResult | None], None]]] = {}
+        self.best: dict[str, tuple[float, str]] = {}
 
-    def run(self, pool: Executor, advance: Callable[[str], None]) -> None:
+    def run(self, pool: Executor, advance: Callable[..., None]) -> None:
         """Everything that is not in the store yet."""
         self.pool, self.advance = pool, advance
         for found, method in self.plan.pairs:
@@ -160,8 +162,23 @@ class _Work:
                 job, then = self.flying.pop(future)
                 result = _outcome(future)
                 self.store.add(job, result)
-                self.advance(job.label)
+                self.advance(job.label, self._said(job, result))
                 then(None if isinstance(result, str) else result)
+
+    def _said(self, job: Job, result: JobResult | str) -> str:
+        """What came of a job, and which method has the best score of its data set so far."""
+        if isinstance(result, str):
+            return f"{job.label}: failed: {result}"
+        task = make_task(self.plan.sets[job.data].task, metrics=job.config.metric)
+        value = result.scores.get(INTACT, {}).get(task.headline)
+        if job.trial is not None or value is None:
+            return f"{job.label}: {task.monitor} on validation {abs(result.monitor):.4f}"
+        sign = 1 if task.metric(task.headline).mode == "max" else -1
+        best = self.best.get(job.data)
+        if best is None or sign * value > sign * best[0]:
+            self.best[job.data] = best = value, job.method
+        seconds = "" if result.info.train_seconds is None else f", {result.info.train_seconds:.1f} s"
+        return f"{job.label}: {task.headline} {value:.4f}{seconds}; best so far {best[1]} {best[0]:.4f}"
 
     def _tune(self, found: SetInfo, method: Method, tuning: Tuning) -> None:
         """The next trial, or the runs once there is none left."""

@@ -88,6 +88,9 @@ def auto(
             on_data=say,
             budget=budget,
         )
+    from equifuse.report.search import write_search
+
+    page = write_search(found, Path(found.path), Path(config.data).stem)
     if as_json:
         import json
 
@@ -99,5 +102,6 @@ def auto(
     show(TextTable(header, rows, f"leaderboard, {duration(found.seconds)}"))
     for sentence in found.report:
         typer.echo(sentence)
+    typer.echo(f"page: {page}")
     typer.echo(f"run folder: {found.path}")
     typer.echo(f"the best single method: {Path(found.path) / 'best'}")

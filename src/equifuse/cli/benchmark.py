@@ -61,10 +61,19 @@ def benchmark(
 
         typer.echo(json.dumps({"out": str(out), **summary.to_dict()}, indent=1))
         return
+    from equifuse.report.leaderboard import benchmark_verdict, in_order
+    from equifuse.training.protocol import CLEAN
+
     show(short_table(summary))
+    for line in benchmark_verdict(summary):
+        typer.echo(line)
     for line in [*summary.failures, *summary.skipped]:
         typer.echo(f"note: {line}", err=True)
     typer.echo(f"report: {out / PAGE}")
+    measured = next((name for name, methods in summary.scores[CLEAN].items() if methods), None)
+    if not quiet and measured is not None:
+        best, source = in_order(summary, measured)[0][0], summary.sets[measured].source
+        typer.echo(f"next: equifuse train --data {source} --fusion {best.partition('+')[0]} --out runs/best", err=True)
 
 
 def _number(text: str) -> float | str:

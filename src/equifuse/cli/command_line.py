@@ -101,7 +101,17 @@ def run(words: list[str]) -> None:
     Raises:
         KeyboardInterrupt: a signal asked to stop.
     """
-    warnings.showwarning = _one_line
+    # Once each, after what the command prints; what runs until it is stopped says them at once.
+    kept: dict[str, None] = {}
+    warnings.showwarning = _one_line if words[:1] == ["serve"] else lambda said, *_, **__: kept.setdefault(str(said))
+    try:
+        _run(words)
+    finally:
+        for message in kept:
+            _one_line(message)
+
+
+def _run(words: list[str]) -> None:
     commands = get_command(app)
     assert isinstance(commands, _Commands)
     try:

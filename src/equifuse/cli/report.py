@@ -17,6 +17,11 @@ def report(
     samples: Annotated[int, typer.Option(help="Test samples to explain, at most.", min=1)] = 2000,
 ) -> None:
     """Tell all about a run in one HTML page: metrics, convergence, what modalities and features did, certainty."""
-    from equifuse.report.run import report_run
+    from equifuse.files import read_json
+    from equifuse.report.run import EXPLANATION, report_run
 
-    typer.echo(f"report: {report_run(run, out, features=features, samples=samples)}")
+    page = report_run(run, out, features=features, samples=samples)
+    summary = page.parent / EXPLANATION
+    for line in read_json(summary)["verdict"] if summary.is_file() else ():
+        typer.echo(line)
+    typer.echo(f"report: {page}")

@@ -102,6 +102,10 @@ def train(
     for note in result.metrics.notes or ():
         typer.echo(f"note: {note}")
     typer.echo(f"run folder: {result.path}")
+    if not quiet:
+        typer.echo(f"next: equifuse report {result.path}", err=True)
+        typer.echo(f"      equifuse evaluate {result.path} --without MODALITY", err=True)
+        typer.echo(f"      equifuse predict {result.path} --input NEW.csv --out predictions.csv", err=True)
 
 
 def _show_folds(found: CrossValidation, folder: Path, as_json: bool) -> None:

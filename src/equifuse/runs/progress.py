@@ -51,8 +51,8 @@ def epoch_bar(epochs: int, runs: int = 1) -> Iterator[Callable[[str], OnEpochEnd
 @contextmanager
 def count_bar(
     total: int, shown: bool = True, doing: str = "training", what: str = "models"
-) -> Iterator[Callable[[str], None]]:
-    """A bar on standard error over many pieces of work, with the time left.
+) -> Iterator[Callable[..., None]]:
+    """A bar on standard error over many pieces of work, with the time left, and a line for each finished one.
 
     Args:
         total: number of pieces.
@@ -61,10 +61,14 @@ def count_bar(
         what: the pieces.
 
     Yields:
-        A function that takes the label of the piece just finished.
+        A function that takes the label of the piece just finished, and what to say about it, by default the label.
     """
     with _bar(doing, f"{what} {{task.description}}", f"{doing}, {what}", total, shown) as update:
-        yield lambda label: update(advance=1, description=f"(latest: {label})")
+
+        def advance(label: str, line: str = "") -> None:
+            update(advance=1, description=f"(latest: {label})", line=line or label)
+
+        yield advance
 
 
 @contextmanager
@@ -88,7 +92,13 @@ def _bar(before: str, after: str, unit: str, total: int, shown: bool = True) -> 
     )
     with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
         task = progress.add_task("", total=total, losses="")
-        yield lambda **changes: progress.update(task, **changes)
+
+        def write(line: str = "", **changes: Any) -> None:
+            if line and shown:
+                progress.console.print(line, markup=False, highlight=False)
+            progress.update(task, **changes)
+
+        yield write
 
 
 @contextmanager
@@ -99,6 +109,7 @@ def _line(unit: str, total: int, shown: bool) -> Iterator[Update]:
 
     def write(**changes: Any) -> None:
         nonlocal written, width
+        changes.pop("line", None)  # the one line there is shows the latest
         state["completed"] += changes.pop("advance", 0)
         state.update(changes)
         now = time.monotonic()

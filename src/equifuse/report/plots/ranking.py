@@ -109,8 +109,10 @@ def critical_difference(ranks: Mapping[str, float], critical: float, groups: Seq
     return figure
 
 
-def pareto(points: Mapping[str, tuple[float, float]], front: Sequence[str], cost: str, value: str) -> Figure:
-    """A value (lower is better) against a cost on a logarithmic axis, and the front that nothing beats.
+def pareto(
+    points: Mapping[str, tuple[float, float]], front: Sequence[str], cost: str, value: str, *, rising: bool = False
+) -> Figure:
+    """A value against a cost on a logarithmic axis, the better the higher, and the front that nothing beats.
 
     Example:
         >>> from equifuse.report import plots
@@ -123,6 +125,7 @@ def pareto(points: Mapping[str, tuple[float, float]], front: Sequence[str], cost
         front: the methods on the front, cheapest first.
         cost: name of the cost.
         value: name of the value.
+        rising: whether a larger value is better; default a smaller one, such as a rank.
     """
     height = max(3.2, 0.9 + LINE * len(points))
     figure, (axis,) = new_figure(WIDTH, height)
@@ -145,7 +148,7 @@ def pareto(points: Mapping[str, tuple[float, float]], front: Sequence[str], cost
         )
     axis.plot([points[name][0] for name in front], [points[name][1] for name in front], color=QUIET, linewidth=1.2)
     _logarithmic(axis, [place[0] for place in points.values()])
-    axis.set_ylim(high, low)
+    axis.set_ylim(*((low, high) if rising else (high, low)))
     axis.set_xlabel(axis_label(cost))
     axis.set_ylabel(axis_label(value))
     return figure
