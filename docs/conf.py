@@ -53,6 +53,8 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_copy_source = False
+# A page opened as a file may not fetch the others, of which a summary would be made.
+html_show_search_summary = False
 html_show_sourcelink = False
 html_show_sphinx = False
 html_theme_options = {"top_of_page_buttons": []}

@@ -72,8 +72,8 @@ def benchmark(
     typer.echo(f"report: {out / PAGE}")
     measured = next((name for name, methods in summary.scores[CLEAN].items() if methods), None)
     if not quiet and measured is not None:
-        best, source = in_order(summary, measured)[0][0], summary.sets[measured].source
-        typer.echo(f"next: equifuse train --data {source} --fusion {best.partition('+')[0]} --out runs/best", err=True)
+        best = in_order(summary, measured)[0][0].partition("+")[0]
+        typer.echo(f"next: equifuse train --fusion {best} --out runs/best, with the same options of the data", err=True)
 
 
 def _number(text: str) -> float | str:
