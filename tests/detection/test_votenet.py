@@ -10,8 +10,8 @@ import torch
 import equifuse as ef
 from equifuse.cli import main
 from equifuse.data.batch import Batch, as_batch
-from equifuse.detection import Calibration, image_votes, inside_boxes
-from equifuse.detection.network import SeedEncoder, neighbours
+from equifuse.detection import Calibration, farthest_points, image_votes, inside_boxes
+from equifuse.detection.network import SeedEncoder, neighbours, spread
 from equifuse.detection.scenes import seeds_of
 from equifuse.detection.sunrgbd import CLASSES, read_labels
 from equifuse.tasks import make_task
@@ -144,6 +144,12 @@ def test_neighbours_are_the_nearest_within_the_radius():
             near = away[b, s].argsort()[:8]
             near = near[away[b, s, near] <= 0.4]
             assert set(index[b, s].tolist()) == set(near.tolist())
+
+
+def test_points_are_spread_as_they_are_in_numpy():
+    points = torch.rand(3, 80, 3)
+    expected = np.stack([farthest_points(cloud, 20) for cloud in points.numpy()])
+    np.testing.assert_array_equal(spread(points, 20).numpy(), expected)
 
 
 def test_features_of_seeds_do_not_depend_on_where_the_scene_is_or_on_other_scenes():

@@ -22,7 +22,7 @@ Command = Callable[..., Any]
 # Flags that may be repeated with values, and mean something without one.
 _ALONE: dict[str, str] = {}
 # Options of a source that only matter where rows are split, not where a trained model is used.
-OF_SPLITTING = ("split", "task", "group", "stratify", "order")
+OF_SPLITTING = ("split", "task", "group", "stratify", "order", "annotations")
 
 
 def with_options(kind: type[Options], into: str, without: Collection[str] = ()) -> Callable[[Command], Command]:

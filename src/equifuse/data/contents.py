@@ -117,6 +117,38 @@ class Pixels(Content):
 
 
 @dataclass(frozen=True)
+class Frames(Content):
+    """Frames of clips as bytes ``(n, F, 3, H, W)`` from 0 to 255, red, green and blue.
+
+    >>> from equifuse.data.contents import Frames
+    >>> Frames(112).stored()
+    {'kind': 'frames', 'size': 112}
+
+    Attributes:
+        size: ``H`` and ``W``.
+    """
+
+    kind: ClassVar[str] = "frames"
+    size: int
+
+
+@dataclass(frozen=True)
+class Spectrograms(Content):
+    """Spectrograms of sounds, ``(n, bins, steps)``, on a logarithmic scale.
+
+    >>> from equifuse.data.contents import Spectrograms
+    >>> Spectrograms("vggsound").stored()
+    {'kind': 'spectrograms', 'sound': 'vggsound'}
+
+    Attributes:
+        sound: by which name of :data:`equifuse.data.media.SOUNDS` they were made.
+    """
+
+    kind: ClassVar[str] = "spectrograms"
+    sound: str
+
+
+@dataclass(frozen=True)
 class Regions(Content):
     """Features of an image's regions, boxes or grid cells, by a pretrained network: ``(n, regions, width)``.
 
@@ -128,7 +160,7 @@ class Regions(Content):
     kind: ClassVar[str] = "regions"
 
 
-_KINDS: dict[str, type[Content]] = {each.kind: each for each in (Words, Pixels, Regions)}
+_KINDS: dict[str, type[Content]] = {each.kind: each for each in (Words, Pixels, Frames, Spectrograms, Regions)}
 
 
 def content_of(described: Mapping[str, Any]) -> Content:

@@ -41,6 +41,7 @@ def _files() -> Check:
 ALL, NONE, MAIN = "*", "none", "data"
 # The options that say how files are read: a trained model reads others in the same way.
 READING = (
+    "annotations",
     "format",
     "format_options",
     "id_pattern",
@@ -113,6 +114,7 @@ class SourceOptions(Options):
         order: column of dates or numbers: the test part is the latest rows, validation those before it.
         keep: further columns to carry along, into tables of predictions and for results by site.
         untrusted: whether files are read in a process of their own, with limits of memory and time.
+        annotations: file that says the label and the part of each clip of a folder.
         format: name of the format to read; None for the one that recognises the path.
         format_options: options of that format, as its class takes them.
 
@@ -251,6 +253,13 @@ class SourceOptions(Options):
         group="Data",
         flag="--untrusted",
         const=True,
+    )
+    annotations: str | None = option(
+        None,
+        optional(text()),
+        help="For clips: the file that says label and part of each, such as vggsound.csv.",
+        group="Data",
+        flag="--split",
     )
     format: str | None = option(
         None,

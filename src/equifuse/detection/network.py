@@ -68,6 +68,17 @@ def gathered(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, flat).reshape(*index.shape, x.shape[-1])
 
 
+def spread(points: Tensor, count: int) -> Tensor:
+    """Numbers ``(B, count)`` of points ``(B, P, 3)``: :func:`equifuse.detection.farthest_points`, on any device."""
+    chosen = points.new_zeros(len(points), count, dtype=torch.int64)
+    nearest = points.new_full(points.shape[:2], torch.inf)
+    for i in range(1, count):
+        last = gathered(points, chosen[:, i - 1 : i])
+        nearest = torch.minimum(nearest, (points - last).square().sum(-1))
+        chosen[:, i] = nearest.argmax(1)
+    return chosen
+
+
 class SetAbstraction(nn.Module):
     """PointNet++'s layer (Qi et al. 2017): what is around each of the first points, in one vector.
 
@@ -199,12 +210,14 @@ class VoteNetwork(nn.Module):
     def forward(self, seeds: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Seeds ``(B, S, 3)`` with fused features to ``(B, S, 6)``, and proposals ``(B, S / 4, ...)`` without points.
 
-        The groups are around the votes of the first seeds, which are spread over the scene.
+        The groups are around votes that are spread by farthest-point sampling, so that where votes meet is one of them.
         """
         voted = self.vote(features)
         votes = seeds + voted[..., :3]
         features = nn.functional.normalize(features + voted[..., 3:], dim=-1)
-        centres = votes[:, : proposals_of(seeds.shape[1])]
+        with torch.no_grad():
+            chosen = spread(votes, proposals_of(seeds.shape[1]))
+        centres = gathered(votes, chosen)
         with torch.no_grad():
             index = neighbours(centres, votes, _NEAR, min(_VOTES, votes.shape[1]))
         away = (gathered(votes, index) - centres.unsqueeze(2)) / _NEAR

@@ -1,5 +1,6 @@
 """Encoders: from a modality's raw features to one vector per sample. Independent of fusion."""
 
+from equifuse.encoders.clips import FrameEncoder, SpectrogramEncoder
 from equifuse.encoders.guided import GUIDED, CoAttention, GridStates, GuidedAttention, GuidedEncoder, RegionStates
 from equifuse.encoders.mlp import MLPEncoder
 from equifuse.encoders.pictures import PictureEncoder
@@ -17,6 +18,7 @@ __all__ = [
     "GUIDED",
     "POOLINGS",
     "CoAttention",
+    "FrameEncoder",
     "GridStates",
     "GuidedAttention",
     "GuidedEncoder",
@@ -26,6 +28,7 @@ __all__ = [
     "Preprocessed",
     "RegionStates",
     "SequenceEncoder",
+    "SpectrogramEncoder",
     "Standardize",
     "States",
     "WordEncoder",

@@ -7,23 +7,25 @@ from typing import Any
 
 from torch import nn
 
-from equifuse.data.contents import Content, Pixels, Words
+from equifuse.data.contents import Content, Frames, Pixels, Spectrograms, Words
 from equifuse.encoders import (
     ENCODERS,
     GUIDED,
     POOLINGS,
     CoAttention,
+    FrameEncoder,
     GridStates,
     GuidedAttention,
     PictureEncoder,
     RegionStates,
     SequenceEncoder,
+    SpectrogramEncoder,
     WordEncoder,
 )
 from equifuse.errors import InputError, UnknownNameError
 
 # What an encoder is by default, by what the numbers stand for.
-_USUAL = {"words": "gru", "pixels": "cnn", "regions": "attention"}
+_USUAL = {"words": "gru", "pixels": "cnn", "frames": "cnn", "spectrograms": "cnn", "regions": "attention"}
 
 
 def content_encoder(
@@ -70,6 +72,12 @@ def content_encoder(
                 f"encoder {kind!r} is not for words, which modality {name!r} has; use {', '.join(POOLINGS)}"
             )
         return WordEncoder(content.tokens, dim, kind, dropout=dropout), dim
+    if isinstance(content, Frames | Spectrograms):
+        if kind != "cnn":
+            raise InputError(f"encoder {kind!r} is not for {content.kind}, which modality {name!r} has; use cnn")
+        if isinstance(content, Frames):
+            return FrameEncoder(shape[-1], dim, dropout=dropout), dim
+        return SpectrogramEncoder(shape, dim, dropout=dropout), dim
     pixels = isinstance(content, Pixels)
     if kind in GUIDED:
         regions = GridStates(PictureEncoder(shape[-1], dim)) if pixels else RegionStates(shape[-1], dim, dropout)

@@ -274,6 +274,8 @@ def with_full_paths(config: TrainConfig) -> TrainConfig:
     source = dict(config.source)
     if source.get("modalities"):
         source["modalities"] = {m: _full_path(pattern) for m, pattern in source["modalities"].items()}
+    if source.get("annotations"):
+        source["annotations"] = str(Path(source["annotations"]).resolve())
     return replace(config, data=data, source=source)
 
 

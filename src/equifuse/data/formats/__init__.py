@@ -1,6 +1,7 @@
 """Formats of data sets, one file each: what it looks like on disk, and how it is read."""
 
 from equifuse.data.formats.base import Format, chosen_format, find_format, known_formats
+from equifuse.data.formats.clips import ClipsFormat
 from equifuse.data.formats.folder import FolderFormat
 from equifuse.data.formats.h5mu import AnnDataFormat, MuDataFormat
 from equifuse.data.formats.hdf5 import HDF5Format
@@ -15,6 +16,7 @@ from equifuse.data.formats.vqa import VQAFormat
 
 __all__ = [
     "AnnDataFormat",
+    "ClipsFormat",
     "FolderFormat",
     "Format",
     "HDF5Format",

@@ -104,8 +104,17 @@ def keep_rows(
     return files
 
 
+def are_there(files: Sequence[Path], name: str) -> NDArray[np.bool_]:
+    """Which kept rows have an array that is not empty; a modality that a row lacks is kept as an empty one."""
+    found = np.zeros(len(files), dtype=np.bool_)
+    for row, file in enumerate(files):
+        with parse_errors(file, "a kept row"), np.load(file, allow_pickle=False) as arrays:
+            found[row] = arrays[name].size > 0
+    return found
+
+
 class KeptRows(LazyArray):
-    """One array of each kept row, as float32.
+    """One array of each kept row, as float32; NaN where it is empty.
 
     Args:
         files: of the rows, by :func:`keep_rows`.
@@ -123,7 +132,7 @@ class KeptRows(LazyArray):
         for row, place in enumerate(places):
             file = self._files[place]
             with parse_errors(file, "a kept row"), np.load(file, allow_pickle=False) as arrays:
-                found[row] = arrays[self._name]
+                found[row] = arrays[self._name] if arrays[self._name].size else np.nan
         return found
 
     def _with(self, index: Indices) -> KeptRows:
