@@ -236,7 +236,7 @@ def test_options_that_do_not_fit_are_one_line(folder, tmp_path):
 @pytest.mark.slow
 def test_clips_are_told_apart_by_what_is_seen_and_heard(folder, tmp_path):
     config = TrainConfig(
-        str(folder), source=source(folder, sound="ogm"), fusion="gmf", hidden=(16,), epochs=12, batch_size=6,
+        str(folder), source=source(folder, sound="ogm"), fusion="gmf", hidden=(16,), epochs=30, batch_size=3,
         modality_dropout=0.0, unimodal="none", dropout=0.0, lr=3e-3,
     )  # fmt: skip
     result = train(config, tmp_path / "run", progress=False)
