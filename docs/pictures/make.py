@@ -1,12 +1,12 @@
-"""The pictures of README and documentation: ``python docs/pictures/make.py [patients] [report] [rooms]
-[interactions]``.
+"""The pictures of README and documentation: ``python docs/pictures/make.py [patients] [report] [benchmark]
+[rooms] [interactions]``.
 
 They are made of a real run: a model of 569 patients (scikit-learn's breast cancer data, embedded) in three groups of
 measurements, a third of which is taken away at random. ``patients.svg`` shows test patients, what they lack, and what
 the model says of them; ``report.png`` is the page that ``equifuse report`` writes about that run, photographed by a
 browser without a window (Debian: ``apt-get install chromium-headless-shell``; else set BROWSER to any Chromium or
-Chrome); ``rooms.svg`` shows the package's rooms and who imports whom; ``interactions.svg`` what three views of the
-embedded digits know of them.
+Chrome); ``benchmark.png`` that of ``equifuse benchmark`` about four methods on the same patients; ``rooms.svg`` shows
+the package's rooms and who imports whom; ``interactions.svg`` what three views of the embedded digits know of them.
 
 The files are committed, so that nobody needs a browser to build or to read the documentation.
 """
@@ -166,7 +166,20 @@ def draw_interactions() -> Figure:
     return interactions_plot(found)
 
 
-def photograph(page: Path, picture: Path, width: int = 1000, height: int = 1250) -> None:
+def compared() -> Path:
+    """The page of a benchmark of four methods on the patients."""
+    place = Path(tempfile.mkdtemp())
+    table = patients()
+    table.to_csv(place / "patients.csv", index=False)
+    groups = [word for group in GROUPS for word in ("--modality", f"{group}={group}_*")]
+    methods = [word for name in ("late", "deq", "concat", "linear") for word in ("--method", name)]
+    source = ["--data", str(place / "patients.csv"), *groups, "--target", "diagnosis", "--id", "patient"]
+    options = ["--seeds", "3", "--missing", "without", "--missing", "0.5", "--set", "epochs=12", "--workers", "0"]
+    command("benchmark", *source, *methods, *options, "--out", str(place / "benchmark"), "--quiet")
+    return place / "benchmark" / "report.html"
+
+
+def photograph(page: Path, picture: Path, width: int = 1280, height: int = 1500) -> None:
     """What a browser shows of a page, in few colours."""
     found = os.environ.get("BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
@@ -174,12 +187,13 @@ def photograph(page: Path, picture: Path, width: int = 1000, height: int = 1250)
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={width},{height}"]
     subprocess.run([found, *options, f"--screenshot={picture}", page.as_uri()], check=True, capture_output=True)
     with Image.open(picture) as image:
-        image.convert("RGB").quantize(64).save(picture, optimize=True)
+        small = image.convert("RGB").resize((900, 900 * image.height // image.width), Image.Resampling.LANCZOS)
+        small.quantize(64).save(picture, optimize=True)
 
 
 def main() -> None:
     """Draw what was asked for, or everything."""
-    wanted = sys.argv[1:] or ["patients", "report", "rooms", "interactions"]
+    wanted = sys.argv[1:] or ["patients", "report", "benchmark", "rooms", "interactions"]
     settings: dict[str, Any] = {"svg.hashsalt": "equifuse", "font.size": 8}
     with mpl.rc_context(settings):
         for name, draw in {"patients": draw_patients, "rooms": draw_rooms, "interactions": draw_interactions}.items():
@@ -187,6 +201,8 @@ def main() -> None:
                 draw().savefig(HERE / f"{name}.svg", metadata={"Date": None})
     if "report" in wanted:
         photograph(folder() / "run" / "report" / "report.html", HERE / "report.png")
+    if "benchmark" in wanted:
+        photograph(compared(), HERE / "benchmark.png")
     for path in [*HERE.glob("*.svg"), *HERE.glob("*.png")]:
         print(f"{path.name}: {path.stat().st_size:,} bytes")
         if path.stat().st_size > LIMIT:

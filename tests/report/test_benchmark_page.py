@@ -68,7 +68,7 @@ def test_the_page_is_whole_and_needs_no_network(page):
     assert not re.search(r"(src|href)=.https?:|@import|url\(.?http", text)
     for words in (
         "Tests of every pair",
-        "Missing modalities",
+        "When modalities are missing",
         "Convergence",
         "not evidence",
         "benchmark.yaml",

@@ -39,6 +39,8 @@ from equifuse.training.protocol import CLEAN, LOOSE, PROTOCOLS
 SUMMARY, TABLES, PAGE, PLOTS = "summary.json", "tables.md", "report.html", "plots"
 # Rows from which on a table is searched.
 _SEARCHED = 15
+# Data sets that share the first lines of the page with what is left without a modality.
+_FEW = 2
 # Data sets that have room in a terminal.
 _SHOWN = 3
 
@@ -204,11 +206,14 @@ def _lead(config: BenchmarkConfig) -> list[str]:
 
 
 def _sections(config: BenchmarkConfig, summary: Summary, folder: Path) -> list[Section]:
+    few, missing = len(summary.sets) <= _FEW, missing_cards(summary, folder)
     sections = [
-        Section("On each data set", cards=set_cards(summary, folder)),
+        Section(
+            "At a glance" if few else "On each data set", cards=[*set_cards(summary, folder), *(missing if few else [])]
+        ),
         _rank_section(summary, folder),
         _cost_section(summary, folder),
-        _missing_section(summary, folder),
+        Section("Missing modalities", cards=missing) if missing and not few else None,
         _convergence_section(summary),
         Section("All scores", [_INTERVALS], tables=[score_table(summary)]),
         _pair_section(summary),
@@ -300,11 +305,6 @@ def _cost_section(summary: Summary, folder: Path) -> Section | None:
     ]
     table = TextTable(["method", *COSTS.values()], rows, file="costs.csv")
     return Section("Costs", text, cards=cost_cards(summary, folder), tables=[table])
-
-
-def _missing_section(summary: Summary, folder: Path) -> Section | None:
-    cards = missing_cards(summary, folder)
-    return Section("Missing modalities", cards=cards) if cards else None
 
 
 def _convergence_section(summary: Summary) -> Section | None:

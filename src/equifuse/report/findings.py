@@ -241,7 +241,14 @@ def _linear(run: Run, dataset: MultimodalDataset) -> Tensor | str:
         return "the run goes on from another one"
     if size > _CHEAP:
         return f"the training part has {size:,} values; equifuse benchmark --method linear compares"
-    simple = {"fusion": LINEAR, "dim": None, "backend": None, "fusion_options": {}, "ensemble": None, "member": None}
+    simple: dict[str, Any] = {
+        "fusion": LINEAR,
+        "dim": None,
+        "backend": None,
+        "fusion_options": {},
+        "ensemble": None,
+        "member": None,
+    }
     try:
         plain = TrainConfig.from_dict(without_unused({**config.to_dict(), **simple, "choose": {}, "logger": ()}))
         prepared = prepare(plain, dataset)
