@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from equifuse.report.alone import alone_text
 from equifuse.report.tables import number, to_markdown
 from equifuse.runs.metrics import Convergence, RunMetrics
 
@@ -35,7 +36,7 @@ Model selection looked at the validation part only; the test part was measured o
 {seed}; of {epochs} epochs the weights are those of number {best}.
 
 {metrics}
-{without}{convergence}
+{without}{alone}{convergence}
 ## Use
 
 ```python
@@ -96,6 +97,7 @@ def model_card(run: Run) -> str:
         best=metrics.best_epoch,
         metrics=_results(metrics),
         without=_without(metrics.without, run.task.headline),
+        alone=alone_text(metrics, run.task.headline),
         convergence=_convergence(metrics.convergence),
         call=", ".join(f'"{m}": {_identifier(m)}' for m in data["shapes"]),
         options=to_markdown(["option", "value"], [[name, f"`{value}`"] for name, value in options.items()]),
