@@ -149,8 +149,8 @@ def page(
     by = [f"rank correlation with the gain {words}" for words in GAINS.values()]
     text = [
         f"What `{fused}` gained (the mean of them) on {len(found)} data sets of `{source}`: over late fusion on "
-        f"{won[0]}, over the best modality alone on {won[1]}. Gains are points of a score, or percent of an error. Best "
-        "alone: the modality whose linear model is best on validation. Features: what `equifuse interactions` finds on "
+        f"{won[0]}, over the best modality alone on {won[1]}. Gains are points of a score, or percent of an error. "
+        "Alone: the modality whose linear model is best on validation. Features: what `equifuse interactions` finds on "
         "training and validation.",
         TextTable(["feature", *by], lines).markdown(),
         "Of twelve p-values one is below 0.05 by chance in about every second such table.",
