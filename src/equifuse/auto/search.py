@@ -115,7 +115,10 @@ class Search:
             failed = [piece for piece in self.pieces.values() if piece.failed]
             if failed:
                 raise InputError(f"no model could be trained; {failed[0].candidate}: {failed[0].failed}")
-            raise InputError("the time limit is too short for a single model; give more, or --preset fast")
+            raise InputError(
+                f"the time limit is too short for a single model: {duration(self._before)} passed before the first "
+                "could be trained; give more"
+            )
 
     def complete(self) -> list[str]:
         """Names of the candidates that have a model for every fold, the best first.

@@ -112,6 +112,5 @@ def _of_modality(m: str, method: str, found: tuple[float, float, float] | None, 
         return f"Modality {m} adds: without it {method} is worse by {gain:.2g} in {metric} {interval}."
     if high < 0:
         return f"Modality {m} harms: without it {method} is better by {-gain:.2g} in {metric} {interval}."
-    return (
-        f"Modality {m} adds nothing beyond chance: without it {method} is worse by {gain:.2g} in {metric} {interval}."
-    )
+    change = f"{'worse' if gain >= 0 else 'better'} by {abs(gain):.2g}"
+    return f"Modality {m} adds nothing beyond chance: without it {method} is {change} in {metric} {interval}."

@@ -1,0 +1,286 @@
+"""``equifuse auto`` at a time limit against other tools with the same time on the same cores, over sets and seeds.
+
+    python benchmarks/auto.py ../shared/data --time-limit 5m --seeds 3 --out runs/auto
+    python benchmarks/auto.py ../shared/data --peer autogluon --install-peers --out runs/auto
+
+Every tool gets the training and validation rows, and is measured on the test rows, which it does not see. What one set,
+seed and tool gave is a file of its own: a command that was stopped goes on where it was. A peer lives in an environment
+of its own, ``<out>/environments/<peer>``, which ``--install-peers`` makes with pip; a peer that is not there, or not
+made for a task, is left out, and the table says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equifuse import datasets
+from equifuse.auto.limits import seconds_of
+from equifuse.benchmark.statistics import mean_interval
+from equifuse.data import MultimodalDataset, Split
+from equifuse.files import read_json, read_yaml, write_json, write_text
+from equifuse.report.tables import NONE, TextTable
+from machine import describe
+
+AUTO, SINGLE = "auto", "its best single method"
+# A tool that has not come back after so many times its limit is ended.
+_PATIENCE = 3.0
+_SETS = [str(name) for name in read_yaml(Path(__file__).parent / "grand.yaml")["data"]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all tools share.
+
+    Args:
+        out: folder of results.
+        limit: as ``equifuse auto`` takes it.
+        preset: of ``equifuse auto``.
+        workers: processes, or cores.
+    """
+
+    out: Path
+    limit: str
+    preset: str
+    workers: int
+
+    @property
+    def seconds(self) -> float:
+        """The limit."""
+        return seconds_of(self.limit) or float("inf")
+
+    def result(self, name: str, seed: int, tool: str) -> Path:
+        """File of what one set, seed and tool gave."""
+        return self.out / "results" / name / str(seed) / f"{tool}.json"
+
+
+class Left(Exception):
+    """A tool is left out, and why."""
+
+
+def run_auto(path: Path, seed: int, setting: Setting) -> dict[str, Any]:
+    """Search, and take what was measured on test."""
+    with tempfile.TemporaryDirectory(dir=setting.out) as folder:
+        run = Path(folder) / "run"
+        words = ["auto", "--data", str(path), "--out", str(run), "--time-limit", setting.limit]
+        words += ["--preset", setting.preset, "--seed", str(seed), "--workers", str(setting.workers)]
+        began = time.monotonic()
+        done = _run([sys.executable, "-m", "equifuse", *words, "--json", "--quiet"], setting)
+        found = json.loads(done)
+        whole, best = found["entries"][:2]
+        weights = {e["method"]: e["weight"] for e in found["entries"][1:] if e["weight"]}
+        return {
+            "metric": found["headline"],
+            "score": whole["test"],
+            "single": best["test"],
+            "single_method": best["method"],
+            "weights": weights,
+            "seconds": time.monotonic() - began,
+        }
+
+
+def run_autogluon(path: Path, seed: int, setting: Setting) -> dict[str, Any]:
+    """Columns of all modalities side by side, in AutoGluon's own environment."""
+    python = environment(setting.out, "autogluon")
+    dataset = datasets.load(str(path), seed=seed)
+    if dataset.task not in ("classification", "regression"):
+        raise Left(f"autogluon has no {dataset.task}")
+    rows = dataset.splits["train"].joined(dataset.splits["val"]).labelled()
+    test = dataset.splits["test"].labelled()
+    assert rows.target is not None
+    assert test.target is not None
+    target, true = (split.target.reshape(len(split), -1) for split in (rows, test))  # type: ignore[union-attr]
+    if target.shape[1] > 1:
+        raise Left("autogluon has one target")
+    with tempfile.TemporaryDirectory(dir=setting.out) as folder:
+        given, answer = Path(folder) / "given.npz", Path(folder) / "answer.npz"
+        np.savez(given, train=_columns(rows), target=target[:, 0], test=_columns(test))
+        words = [str(given), str(answer), "--task", dataset.task, "--time-limit", str(setting.seconds)]
+        words += ["--cores", str(max(1, setting.workers)), "--work", str(Path(folder) / "models")]
+        began = time.monotonic()
+        _run([str(python), str(Path(__file__).parent / "peers" / "autogluon_peer.py"), *words], setting)
+        seconds = time.monotonic() - began
+        with np.load(answer, allow_pickle=False) as arrays:
+            prediction = arrays["prediction"]
+    metric, score = _score(dataset, true[:, 0], prediction)
+    return {"metric": metric, "score": score, "seconds": seconds}
+
+
+# Peer -> how it is run, and what pip installs for it.
+PEERS: dict[str, tuple[Callable[[Path, int, Setting], dict[str, Any]], str]] = {
+    "autogluon": (run_autogluon, "autogluon.tabular[all]"),
+}
+
+
+def environment(out: Path, peer: str) -> Path:
+    """The interpreter of a peer's environment.
+
+    Raises:
+        Left: there is none.
+    """
+    folder = out / "environments" / peer
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.is_file():
+        raise Left(f"{peer} has no environment at {folder}; --install-peers makes one")
+    return python
+
+
+def install(out: Path, peer: str) -> None:
+    """Make a peer's environment, whole or not at all."""
+    folder = out / "environments" / peer
+    if folder.is_dir():
+        return
+    try:
+        venv.create(folder, with_pip=True)
+        subprocess.run([str(environment(out, peer)), "-m", "pip", "install", "-q", PEERS[peer][1]], check=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _run(words: Sequence[str], setting: Setting) -> str:
+    cores = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1") if "equifuse" in words else {}
+    most = None if setting.seconds == float("inf") else 60 + _PATIENCE * setting.seconds
+    try:
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=most, env={**os.environ, **cores}, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise Left(f"it was not done after {_PATIENCE:g} times its limit") from None
+    if done.returncode:
+        raise Left(" ".join(done.stderr.strip().splitlines()[-1:]) or f"exit code {done.returncode}")
+    return done.stdout
+
+
+def _columns(split: Split) -> NDArray[np.float32]:
+    """All modalities side by side, NaN where one is missing."""
+    found = []
+    for m, x in split.inputs.items():
+        values = np.array(x[np.arange(len(split))], dtype=np.float32).reshape(len(split), -1)
+        values[~split.present.get(m, np.ones(len(split), np.bool_))] = np.nan
+        found.append(values)
+    return np.concatenate(found, axis=1)
+
+
+def _score(dataset: MultimodalDataset, true: NDArray[Any], prediction: NDArray[Any]) -> tuple[str, float]:
+    if dataset.task == "classification":
+        return "accuracy", float((true == prediction).mean())
+    return "mae", float(np.abs(true - prediction).mean())
+
+
+def carry_out(setting: Setting, paths: Sequence[Path], seeds: int, peers: Sequence[str]) -> None:
+    """Run what has not been run yet; what was left out is tried again."""
+    tools = {AUTO: run_auto, **{peer: PEERS[peer][0] for peer in peers}}
+    for path in paths:
+        for seed in range(seeds):
+            for tool, run in tools.items():
+                file = setting.result(path.stem, seed, tool)
+                if file.is_file() and "left" not in read_json(file):
+                    continue
+                try:
+                    found = run(path, seed, setting)
+                except Left as reason:
+                    found = {"left": str(reason)}
+                write_json(file, {**found, "limit": setting.limit, "preset": setting.preset, **describe()})
+                print(f"{path.stem}, seed {seed}, {tool}: {found.get('score', found.get('left'))}", flush=True)
+
+
+def summary(setting: Setting, names: Sequence[str], seeds: int, peers: Sequence[str]) -> dict[str, Any]:
+    """Scores by set, tool and seed, and what auto is ahead of each other in points, with its 95 % interval."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    metrics, left = {}, []
+    for name in names:
+        of_set: dict[str, list[float]] = {}
+        for seed in range(seeds):
+            for tool in (AUTO, *peers):
+                file = setting.result(name, seed, tool)
+                found = read_json(file) if file.is_file() else {"left": "not run"}
+                if found.get("score") is None:
+                    left.append(f"{name}, seed {seed}, {tool}: {found.get('left', 'no score')}")
+                    continue
+                metrics[name] = found["metric"]
+                of_set.setdefault(tool, []).append(found["score"])
+                if tool == AUTO and found["single"] is not None:
+                    of_set.setdefault(SINGLE, []).append(found["single"])
+        scores[name] = of_set
+    ahead = {}
+    for other in (SINGLE, *peers):
+        gains = []
+        for name, of_set in scores.items():
+            if AUTO in of_set and other in of_set:
+                one, two = (float(np.mean(of_set[tool])) for tool in (AUTO, other))
+                gains.append(100 * (two - one) / two if metrics[name] == "mae" else 100 * (one - two))
+        if gains:
+            mean, half = mean_interval(gains)
+            wins = sum(gain > 0 for gain in gains)
+            ahead[other] = {"mean": mean, "half": None if np.isnan(half) else half, "wins": wins, "sets": len(gains)}
+    return {"scores": scores, "metrics": metrics, "ahead": ahead, "left": left, **describe()}
+
+
+def tables(found: dict[str, Any], setting: Setting, peers: Sequence[str]) -> str:
+    """The summary as Markdown."""
+    tools = [AUTO, SINGLE, *peers]
+    rows = []
+    for name, of_set in found["scores"].items():
+        cells = [f"{np.mean(of_set[tool]):.4f}" if tool in of_set else NONE for tool in tools]
+        rows.append([name, found["metrics"].get(name, NONE), *cells])
+    ahead = []
+    for other, gain in found["ahead"].items():
+        half = NONE if gain["half"] is None else f"± {gain['half']:.2f}"
+        ahead.append([other, f"{gain['mean']:+.2f} {half}", f"{gain['wins']} of {gain['sets']}"])
+    text = [
+        f"# equifuse auto, {setting.limit}, preset {setting.preset}, {setting.workers} workers",
+        TextTable(["data", "metric", *tools], rows).markdown(),
+        "What auto is ahead, in points of accuracy (of errors in per cent): mean over the sets, 95 % interval.",
+        TextTable(["auto against", "ahead", "sets"], ahead).markdown(),
+        *(["Left out:", "\n".join(f"- {line}" for line in found["left"])] if found["left"] else []),
+        f"{found['processor']}, torch {found['torch']}, python {found['python']}.",
+    ]
+    return "\n\n".join(text) + "\n"
+
+
+def main() -> None:
+    """Run, print and store the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of data sets")
+    parser.add_argument("--out", type=Path, default=Path("runs/auto"))
+    parser.add_argument("--set", action="append", dest="sets", help="name of a set; default all of grand.yaml")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--time-limit", default="5m")
+    parser.add_argument("--preset", default="good")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--peer", action="append", default=[], choices=sorted(PEERS))
+    parser.add_argument("--install-peers", action="store_true", help="make the peers' environments; downloads packages")
+    options = parser.parse_args()
+    setting = Setting(options.out.resolve(), options.time_limit, options.preset, options.workers)
+    setting.out.mkdir(parents=True, exist_ok=True)
+    for peer in options.peer if options.install_peers else ():
+        install(setting.out, peer)
+    wanted = [options.data.resolve() / f"{name}.npz" for name in options.sets or _SETS]
+    paths = [path for path in wanted if path.is_file()]
+    for path in wanted:
+        if path not in paths:
+            print(f"left out: there is no {path}", file=sys.stderr)
+    carry_out(setting, paths, options.seeds, options.peer)
+    found = summary(setting, [path.stem for path in paths], options.seeds, options.peer)
+    write_json(setting.out / "summary.json", found)
+    write_text(setting.out / "tables.md", tables(found, setting, options.peer))
+    print(tables(found, setting, options.peer))
+
+
+if __name__ == "__main__":
+    main()
