@@ -365,7 +365,7 @@ def coalitions_of_batch(
     found, converged = [], []
     for row, member in zip(rows.split(_ROWS), members.split(_ROWS), strict=True):
         masks = {m: (member >> i) & 1 == 1 for i, m in enumerate(model.modalities) if m in encoded}
-        if looking(model.encoders):  # what one modality sees of another goes with that one
+        if looking(model.encoders) or model.fusion.takes_steps:  # what one sees of another goes with that one
             some = batch.select(row)
             output = model(some.inputs, masks, lengths=some.lengths)
         else:

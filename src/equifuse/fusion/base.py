@@ -112,6 +112,7 @@ class Fusion(nn.Module, Configurable, ABC):
         loss_weights: default weight of each loss in ``FusionOutput.losses``.
         target_loss_weights: default weight of each loss that :meth:`target_losses` returns.
         decides: True if ``fused`` is already a prediction, so that no head follows it.
+        takes_steps: whether modalities may be sequences of lengths of their own.
         tasks: names of the tasks that the fusion is made for; None for all.
 
     Raises:
@@ -122,6 +123,8 @@ class Fusion(nn.Module, Configurable, ABC):
     out_dim: int
     # True if ``fused`` is already a prediction, so that no head follows: a fusion of decisions.
     decides: bool = False
+    # Whether a modality may be a sequence (B, T_m, l_m) with a mask (B, T_m), each of its own length.
+    takes_steps: bool = False
     # Tasks that the fusion is made for; None for all.
     tasks: tuple[str, ...] | None = None
 

@@ -16,6 +16,36 @@ from equifuse.fusion.modes import evaluation_mode
 from equifuse.model.outputs import encoder_tensor
 
 
+class Steps(dict[str, Tensor]):
+    """Encoded modalities for a fusion that takes steps: sequences ``(B, T_m, l_m)``, or vectors, and what is padding.
+
+    >>> from equifuse.model.encoding import Steps
+    >>> Steps({"a": torch.zeros(2, 3, 4)}, {"a": torch.ones(2, 3, dtype=torch.bool)}).masks({})["a"].shape
+    torch.Size([2, 3])
+
+    Args:
+        encoded: modality name -> what its encoder gives.
+        valid: modality name -> bool ``(B, T_m)``, for sequences.
+    """
+
+    def __init__(self, encoded: Mapping[str, Tensor], valid: Mapping[str, Tensor]) -> None:
+        super().__init__(encoded)
+        self.valid = dict(valid)
+
+    def masks(self, present: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        """Which steps are there: no padding, and no steps of samples that lack the modality."""
+        found = dict(present or {})
+        for name, valid in self.valid.items():
+            mask = found.get(name)
+            found[name] = valid if mask is None else valid & mask.reshape(len(valid), -1)
+        return found
+
+
+def has_states(encoder: nn.Module) -> bool:
+    """Whether an encoder gives the states of steps beside its vector."""
+    return hasattr(encoder[-1] if isinstance(encoder, Preprocessed) else encoder, "states")
+
+
 def check_looks(encoders: Mapping[str, nn.Module | None]) -> None:
     """Refuse encoders that look at a modality that is not there, has no states, or itself looks at another.
 
@@ -26,10 +56,9 @@ def check_looks(encoders: Mapping[str, nn.Module | None]) -> None:
     for name, other in looking(encoders).items():
         if other not in encoders or other == name:
             raise UnknownNameError(f"modality that the encoder of {name!r} looks at:", other, set(encoders) - {name})
-        seen = encoders[other]
-        last = seen[-1] if isinstance(seen, Preprocessed) else seen
-        if not hasattr(last, "states"):
-            kind = type(last).__name__
+        seen = encoders[other] or nn.Identity()
+        if not has_states(seen):
+            kind = type(seen[-1] if isinstance(seen, Preprocessed) else seen).__name__
             raise InputError(
                 f"the encoder of {name!r} looks at {other!r}, whose encoder ({kind}) has no states to look at"
             )

@@ -22,7 +22,7 @@ from equifuse.encoders.states import looking
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion import Fusion, FusionOutput
 from equifuse.fusion.base import no_tensor
-from equifuse.model.encoding import check_looks, encode_modality, states_of
+from equifuse.model.encoding import Steps, check_looks, encode_modality, has_states, states_of
 from equifuse.model.heads import InputHead
 from equifuse.model.outputs import encoder_tensor
 from equifuse.model.skip import SkipConnection
@@ -197,10 +197,15 @@ class FusionModel(nn.Module):
         Raises:
             InputError: the head needs the inputs, and they are not given.
         """
-        output = self.fusion(encoded, present, index=index)
+        sought = present
+        if self.fusion.takes_steps:
+            if not isinstance(encoded, Steps):
+                raise InputError("this fusion takes steps, of which it must know the padding; call the model instead")
+            sought = encoded.masks(present)
+        output = self.fusion(encoded, sought, index=index)
         states = output.fused
         if self.skip is not None:
-            states = states + self.skip(encoded, present, states.dim())
+            states = states + self.skip(encoded, sought, states.dim())
         if isinstance(self.head, InputHead):
             if inputs is None:
                 raise InputError(
@@ -213,8 +218,8 @@ class FusionModel(nn.Module):
         own = {m: x for m, x in output.decisions.items() if m not in looking(self.encoders)}
         unimodal = own if self.fusion.decides else {}
         if self.unimodal is not None:
-            unimodal = self.unimodal(encoded, present, fused.dim())
-            prediction = self.unimodal.mixed(fused, unimodal, present)
+            unimodal = self.unimodal(encoded, sought, fused.dim())
+            prediction = self.unimodal.mixed(fused, unimodal, sought)
         masks = {m: mask for m, mask in (present or {}).items() if m in encoded}
         return ModelOutput(prediction, output, dict(encoded), fused, unimodal, masks)
 
@@ -271,13 +276,18 @@ class FusionModel(nn.Module):
             if not self.training and not torch.compiler.is_compiling():
                 self.check_gaps(name, x, mask)
             encoder, width = self.encoders[name], self.fusion.dims[name]
-            if name in looks.values():
+            by_step = self.fusion.takes_steps and has_states(encoder)
+            if by_step or name in looks.values():
                 seen[name] = states_of(name, encoder, x, steps, mask)
-                encoded[name] = encoder_tensor(name, seen[name].pooled, len(x), width)
+                given = seen[name].steps if by_step else seen[name].pooled
+                encoded[name] = encoder_tensor(name, given, len(x), width)
             else:
                 context = seen.get(looks[name]) if name in looks else None
                 encoded[name] = encode_modality(name, encoder, x, steps, mask, width, context)
-        return {name: encoded[name] for name in self.encoders if name in encoded}
+        ordered = {name: encoded[name] for name in self.encoders if name in encoded}
+        if not self.fusion.takes_steps:
+            return ordered
+        return Steps(ordered, {name: states.valid for name, states in seen.items() if ordered[name].dim() == 3})
 
     def check_gaps(self, name: str, x: Tensor, mask: Tensor | None = None) -> None:
         """Refuse empty cells (NaN) of a modality that no step of its preparation fills, in rows that have it.

@@ -120,5 +120,5 @@ def there(mask: Tensor | None, said: Tensor) -> Tensor:
 def beside(mask: Tensor, said: Tensor) -> Tensor:
     """A mask ``(B, ...)`` with as many axes as ``said``; of positions that were averaged, whether there was any."""
     if mask.dim() > said.dim() - 1:
-        mask = mask.flatten(said.dim() - 2).any(-1)
+        mask = mask.flatten(said.dim() - 1).any(-1)
     return mask.reshape(*mask.shape, *[1] * (said.dim() - mask.dim()))

@@ -23,6 +23,7 @@ from equifuse.fusion.deq.problem import Problem, Solved, merge_stats, split_stat
 from equifuse.fusion.deq.products import least_rows
 from equifuse.fusion.deq.reference_weights import from_reference
 from equifuse.fusion.deq.regularizers import regularizers
+from equifuse.fusion.deq.tokens import COUPLED, CoupledMap, TokenBatch, TokenCoupling, coupled_map, token_batch
 from equifuse.fusion.make import register
 from equifuse.kernels.reference import GROUPS
 from equifuse.solve import (
@@ -75,6 +76,8 @@ class DEQFusion(Fusion):
         strict: raise :class:`~equifuse.errors.NotConvergedError` instead of warning; default False.
         iterations: ablation: apply the map this many times from zero, without an equilibrium. Default None.
         modality_blocks, gate, weighted_sum_only: ablations: no modality blocks, no gate, only a weighted sum of inputs.
+        tokens: ``"coupled"``: inputs may be sequences ``(B, T_m, l_m)`` of any lengths with masks ``(B, T_m)``; every
+            step is a state, and attention couples them all; so are ``modalities``. Default None.
 
     With an :class:`~equifuse.EquilibriumCache` as attribute ``warm_start`` (default None), calls with ``index=`` in
     training mode start from the samples' previous equilibria. With numbers of evaluations as attribute ``intermediate``
@@ -113,8 +116,15 @@ class DEQFusion(Fusion):
         modality_blocks: bool = True,
         gate: bool = True,
         weighted_sum_only: bool = False,
+        tokens: Literal["coupled"] | None = None,
     ) -> None:
         super().__init__(dims)
+        if tokens not in (None, COUPLED):
+            raise UnknownNameError("tokens", str(tokens), (COUPLED,))
+        if tokens is not None and (combine != "sum" or not modality_blocks or not gate or weighted_sum_only):
+            raise InputError(
+                "tokens='coupled' has neither blocks nor a gate; leave out combine and the ablations of them"
+            )
         if dim < GROUPS or dim % GROUPS:
             raise InputError(f"dim must be a positive multiple of {GROUPS} (the number of norm groups), got {dim}")
         if combine not in ("sum", "mean"):
@@ -140,6 +150,8 @@ class DEQFusion(Fusion):
         self.has_blocks, self.has_gate, self.weighted_sum_only = modality_blocks, gate, weighted_sum_only
         self.contraction, self.spectral_band = contraction, (float(spectral_band[0]), float(spectral_band[1]))
         self.loss_weights = {label: weight for label, weight in weights.items() if weight}
+        self.tokens, self.takes_steps = tokens, tokens is not None
+        vectors = tokens is None and not weighted_sum_only
 
         self.warm_start: EquilibriumCache | None = None
         self.intermediate: tuple[int, ...] = ()
@@ -149,11 +161,12 @@ class DEQFusion(Fusion):
         self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in self.dims.items()} if projection else {})
         self.fuse_weights = nn.Parameter(torch.ones(count))
         self.fuse_bias = nn.Parameter(torch.zeros(1))
-        self.blocks = ModalityBlocks(count, dim) if modality_blocks and not weighted_sum_only else None
+        self.coupling = None if tokens is None else TokenCoupling(tuple(self.dims), dim)
+        self.blocks = ModalityBlocks(count, dim) if modality_blocks and vectors else None
         # The solver needs their weights, so dynamic quantisation must leave them alone.
-        self.gate = NonDynamicallyQuantizableLinear(dim, dim) if gate and not weighted_sum_only else None
-        self.mix = NonDynamicallyQuantizableLinear(dim, dim) if not weighted_sum_only else None
-        self.norm = NormParameters(dim, gain=OUTER_GAIN) if not weighted_sum_only else None
+        self.gate = NonDynamicallyQuantizableLinear(dim, dim) if gate and vectors else None
+        self.mix = NonDynamicallyQuantizableLinear(dim, dim) if vectors else None
+        self.norm = NormParameters(dim, gain=OUTER_GAIN) if vectors else None
         initialize(self)
 
     @property
@@ -249,8 +262,11 @@ class DEQFusion(Fusion):
 
     def equilibrium_map(
         self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
-    ) -> tuple[JointMap, Tensor]:
+    ) -> tuple[JointMap | CoupledMap, Tensor]:
         """The joint map of states ``(R, M' + 1, d)``, fusion state last, and its start; for ``spectral_radius``."""
+        if self.coupling is not None:
+            f = self._coupled_map(token_batch(inputs, present, self.dims))
+            return f, f.start()
         if self.mix is None:
             raise InputError("a weighted_sum_only fusion has no equilibrium map")
         _, rows = flatten(inputs, present, self.dims)
@@ -258,6 +274,51 @@ class DEQFusion(Fusion):
         return JointMap(self, p), p.x.new_zeros(rows.count, len(p.names) + 1, self.dim)
 
     # ---- the solve -------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        *,
+        index: Tensor | None = None,
+    ) -> FusionOutput:
+        """Fuse a batch; see :meth:`Fusion.forward`. With ``tokens`` the modalities may have steps of their own."""
+        if self.coupling is None:
+            return super().forward(inputs, present, index=index)
+        batch = token_batch(inputs, present, self.dims)
+        like = next(iter(batch.values.values()))
+        with without_autocast(like.device):
+            output = self._fuse_tokens(batch)
+        output.fused = output.fused.to(like.dtype)
+        output.modalities = {m: state.to(like.dtype) for m, state in output.modalities.items()}
+        return output
+
+    def _coupled_map(self, batch: TokenBatch) -> CoupledMap:
+        assert self.coupling is not None
+        dtype = work_dtype(next(iter(batch.values.values())).dtype)
+        projected = {m: self._project(m, x).to(dtype) for m, x in batch.values.items()}
+        shares = dict(zip(self.dims, self.fuse_weights.to(dtype), strict=True))
+        return coupled_map(self.coupling, projected, batch, shares, self.fuse_bias.to(dtype), self.contraction)
+
+    def _fuse_tokens(self, batch: TokenBatch) -> FusionOutput:
+        """Solve for the equilibrium of all steps."""
+        if self.warm_start is not None:
+            raise InputError("states of steps are not kept for warm starts; leave out warm_start, or tokens='coupled'")
+        f = self._coupled_map(batch)
+        if self.iterations is not None:
+            z, stats = _repeated(f, self.iterations, self.solver.tol)
+        else:
+            strict = self.strict and torch.compiler.is_compiling()
+            z, stats = fixed_point(f, f.start(), solver=self.solver, gradient=self.gradient, strict=strict, warn=False)
+            report(stats, "forward", strict=self.strict, cause=lambda: None)
+        stats.parts = {_FUSION: stats.select(slice(None))}
+        pieces = z[:, 1:].split([x.shape[1] for x in batch.values.values()], dim=1)
+        states = {m: piece[:, 0] if m in batch.flat else piece for m, piece in zip(batch.values, pieces, strict=True)}
+        output = FusionOutput(z[:, 0], {m: states.get(m, torch.zeros_like(z[:, 0])) for m in self.dims}, stats=stats)
+        wanted = {label for label, weight in self.loss_weights.items() if weight} if self.training else set()
+        if wanted:
+            output.losses = regularizers(f, z.detach(), wanted, self.spectral_band)
+        return output
 
     def fuse(self, rows: FlatInputs) -> FusionOutput:
         """Solve for the equilibrium of rows ``(R, l_m)``."""
@@ -370,6 +431,18 @@ class DEQFusion(Fusion):
         ``options`` are the constructor's; :mod:`equifuse.fusion.deq.reference_weights` has the layout of the keys.
         """
         return from_reference(cls, state_dict, **options)
+
+
+def _repeated(f: CoupledMap, iterations: int, tol: float) -> tuple[Tensor, SolverStats]:
+    """A map applied so many times from zero."""
+    z, trace = f.start(), []
+    for _ in range(iterations):
+        before, z = z, f(z)
+        with torch.no_grad():
+            trace.append(relative_residual((z - before).flatten(1), z.flatten(1)))
+    residual = trace[-1]
+    steps = torch.full_like(residual, iterations, dtype=torch.int64)
+    return z, SolverStats(residual <= tol, residual, steps, torch.stack(trace))
 
 
 def _not_finite(rows: FlatInputs) -> str | None:
