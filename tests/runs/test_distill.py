@@ -7,7 +7,7 @@ import equifuse as ef
 from equifuse.data.batch import Batch
 from equifuse.runs import TrainConfig, load_run, train
 from equifuse.runs.distill import distill_run
-from equifuse.tasks.base import SoftTargets
+from equifuse.tasks.teaching import SoftTargets
 
 QUICK = {"fusion": "concat", "epochs": 2, "hidden": [8], "lr": 0.01, "batch_size": 32}
 TASKS = {
@@ -57,6 +57,17 @@ def test_several_targets_are_taught_together():
     classes = ef.tasks.make_task("classification").soft_loss(said[:, :2], taught[:, :2], 2.0)
     age = ((said[:, 2] - taught[:, 2]) ** 2).mean() / 2 / 4
     torch.testing.assert_close(task.soft_loss(said, taught, 2.0), classes + age)
+
+
+def test_members_of_several_targets_average_probabilities_and_values():
+    names = ("type=A", "type=B", "age")
+    members = [ef.build_model({"a": 3}, "several", 3, fusion="concat", classes=names) for _ in range(2)]
+    x = {"a": torch.randn(6, 3)}
+    each = [member.eval()(x).prediction for member in members]
+    found = ef.model.Ensemble(members).eval()(x).prediction
+    chances = [torch.softmax(prediction[:, :2], 1) for prediction in each]
+    torch.testing.assert_close(torch.softmax(found[:, :2], 1), (chances[0] + chances[1]) / 2)
+    torch.testing.assert_close(found[:, 2], (each[0][:, 2] + each[1][:, 2]) / 2)
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ class MemberFusion(Fusion):
         self.weights: Tensor
         self.register_buffer("weights", weights)
         task = members[0].task
-        self._average: Average = _mean if task is None else TASKS.get(task).averaged
+        self._average: Average = _mean if task is None else TASKS.get(task).averaging(members[0].classes)
         self.out_dim = members[0].n_outputs or 1
 
     def config(self) -> dict[str, Any]:

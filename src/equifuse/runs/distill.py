@@ -25,7 +25,7 @@ from equifuse.runs.folder import PathLike, Run, load_run
 from equifuse.runs.prepare import Prepared
 from equifuse.runs.training import train
 from equifuse.tasks import Task
-from equifuse.tasks.base import SoftTargets
+from equifuse.tasks.teaching import SoftTargets
 from equifuse.training.protocol import CLEAN
 
 # What belongs to a fusion, and to no other.

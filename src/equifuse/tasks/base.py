@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -22,38 +21,12 @@ from equifuse.tasks.evaluated import Evaluation, join, joined, result_of
 from equifuse.tasks.linear import LinearFit
 from equifuse.tasks.metrics import LOSS, Measurement, Metric
 from equifuse.tasks.targets import Targets
+from equifuse.tasks.teaching import SoftTargets
 
 Columns = dict[str, NDArray[Any]]
 Floats = NDArray[np.float64]
 OF_CLASSES = ("probability", "log_probability", "logit")
 _PREFIX = "val_"
-
-
-@dataclass(frozen=True)
-class SoftTargets:
-    """What a teacher says of the training samples, for a student's loss.
-
-    Attributes:
-        outputs: raw, by the samples' numbers: ``(n, ...)``.
-        temperature: see :meth:`Task.soft_loss`.
-        share: of the loss against them, in (0, 1].
-    """
-
-    outputs: Tensor
-    temperature: float
-    share: float
-
-    def joined(self, task: Task, prediction: Tensor, batch: Batch, loss: Tensor) -> Tensor:
-        """The loss of a batch against its targets and against what the teacher says.
-
-        Raises:
-            InputError: the samples have no numbers.
-        """
-        if batch.index is None:
-            raise InputError("a student's samples need the numbers that its teacher saw them under")
-        taught = self.outputs[batch.index.cpu()].to(prediction)
-        soft = task.soft_loss(prediction, taught, self.temperature, batch.weight)
-        return (1 - self.share) * loss + self.share * soft
 
 
 class Task(ABC):
@@ -209,6 +182,15 @@ class Task(ABC):
             weights: ``(E,)``, adding up to 1.
         """
         return torch.einsum("e,e...->...", weights.to(outputs), outputs)
+
+    @classmethod
+    def averaging(cls, names: tuple[str, ...] | None) -> Callable[[Tensor, Tensor], Tensor]:
+        """:meth:`averaged`, for a task whose outputs are told apart by their names.
+
+        Args:
+            names: of the outputs, or None.
+        """
+        return cls.averaged
 
     # What explanations ask for.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -304,6 +304,17 @@ class Several(Task):
             if part.kind == Regression.name:
                 found[part.outputs] = part.of(target)[1].mean()
         return found
+
+    @classmethod
+    def averaging(cls, names: tuple[str, ...] | None) -> Callable[[Tensor, Tensor], Tensor]:
+        """Each target as its own task averages it: probabilities of classes, values, log-risks."""
+        parts = parts_of(names or ())
+
+        def averaged(outputs: Tensor, weights: Tensor) -> Tensor:
+            each = [_KINDS[part.kind].averaged(outputs[..., part.outputs], weights) for part in parts]
+            return torch.cat(each, dim=-1)
+
+        return averaged
 
     def losses(self, prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
         """The loss of each target over the rows that have it; those that no row has are left out."""
