@@ -188,7 +188,7 @@ def photograph(page: Path, picture: Path, width: int = 1280, height: int = 1500)
     subprocess.run([found, *options, f"--screenshot={picture}", page.as_uri()], check=True, capture_output=True)
     with Image.open(picture) as image:
         small = image.convert("RGB").resize((900, 900 * image.height // image.width), Image.Resampling.LANCZOS)
-        small.quantize(64).save(picture, optimize=True)
+        small.quantize(128).save(picture, optimize=True)
 
 
 def main() -> None:
