@@ -170,7 +170,7 @@ def content_of(described: Mapping[str, Any]) -> Content:
         DataError: a damaged description.
     """
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in described.items()}
-    kind = _KINDS.get(values.pop("kind", None))
+    kind = _KINDS.get(str(values.pop("kind", "")))
     try:
         if kind is None:
             raise TypeError

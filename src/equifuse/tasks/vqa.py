@@ -64,7 +64,7 @@ class Answers(Quantities):
             if target.ndim != _LEAST or target.shape[1] % 3 != 1 or target.dtype.kind != "f":
                 raise DataError(f"targets of split {part!r} are no packed answers: shape {target.shape}")
             places = target[:, 1::3]
-            if len(places) and float(places.max()) >= len(classes):  # type: ignore[arg-type]
+            if len(places) and float(places.max()) >= len(classes):
                 raise DataError(f"targets of split {part!r} have answers beyond the {len(classes)} of the vocabulary")
         if not bool((parts["train"][:, 1::3] >= 0).any()):  # type: ignore[operator]
             raise DataError(

@@ -312,7 +312,7 @@ class DEQFusion(Fusion):
             z, stats = fixed_point(f, f.start(), solver=self.solver, gradient=self.gradient, strict=strict, warn=False)
             report(stats, "forward", strict=self.strict, cause=lambda: None)
         stats.parts = {_FUSION: stats.select(slice(None))}
-        pieces = z[:, 1:].split([x.shape[1] for x in batch.values.values()], dim=1)
+        pieces = torch.split(z[:, 1:], [x.shape[1] for x in batch.values.values()], dim=1)
         states = {m: piece[:, 0] if m in batch.flat else piece for m, piece in zip(batch.values, pieces, strict=True)}
         output = FusionOutput(z[:, 0], {m: states.get(m, torch.zeros_like(z[:, 0])) for m in self.dims}, stats=stats)
         wanted = {label for label, weight in self.loss_weights.items() if weight} if self.training else set()

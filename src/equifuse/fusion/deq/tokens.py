@@ -153,7 +153,7 @@ class CoupledMap:
 
     @staticmethod
     def _parted(n: Tensor) -> Tensor:
-        return n.unflatten(2, (_HEADS, -1)).transpose(1, 2)
+        return n.reshape(*n.shape[:2], _HEADS, -1).transpose(1, 2)
 
     def select(self, rows: Tensor) -> CoupledMap:
         """The map of some samples alone."""
@@ -187,13 +187,13 @@ def coupled_map(
         bias: of that.
         contraction: κ, or None.
     """
-    steps, means = [], 0.0
+    steps: list[Tensor] = []
+    fused = weights.token + bias
     for name, x in projected.items():
         valid = batch.valid[name][:, :, None]
         kind = weights.kinds[weights.names.index(name)]
         steps.append(torch.where(valid, weights.injected(x + kind), 0.0))
-        means = means + shares[name] * steps[-1].sum(1) / valid.sum(1).clamp(min=1)
-    fused = weights.token + means + bias
+        fused = fused + shares[name] * steps[-1].sum(1) / valid.sum(1).clamp(min=1)
     x = torch.cat([fused[:, None], *steps], dim=1)
     always = torch.ones_like(x[:, :1, 0], dtype=torch.bool)
     return CoupledMap(weights, x, torch.cat([always, *(batch.valid[name] for name in projected)], dim=1), contraction)
