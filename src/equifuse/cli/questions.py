@@ -14,7 +14,7 @@ def score_answers(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure answers to questions about images as the official evaluation of VQA v2 does (rule of 2021)."""
-    from equifuse.data.questions import Annotated, read_annotations, read_answers, score
+    from equifuse.data.questions import read_annotations, read_answers, score
     from equifuse.report.tables import scores_table, show
 
     known: dict[str, Annotated] = {}
