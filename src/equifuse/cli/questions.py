@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +17,7 @@ def score_answers(
     from equifuse.data.questions import read_annotations, read_answers, score
     from equifuse.report.tables import scores_table, show
 
-    known: dict[str, Annotated] = {}
+    known: dict[str, Any] = {}
     for file in annotations:
         known |= read_annotations(file)
     found = score(read_answers(answers), known)
