@@ -7,9 +7,11 @@
 FROM python:3.12-slim AS build
 ARG PIP_EXTRA_INDEX_URL
 WORKDIR /source
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt locked.txt README.md LICENSE ./
 COPY src ./src
 RUN python -m venv /opt/equifuse \
+ && if [ "$(uname -m)" = x86_64 ]; then \
+      /opt/equifuse/bin/pip install --no-cache-dir --no-deps --require-hashes --requirement locked.txt; fi \
  && /opt/equifuse/bin/pip install --no-cache-dir --constraint constraints.txt ".[train,serve,explain]" \
  && /opt/equifuse/bin/python -m equifuse.kernels
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
 import tempfile
 import tracemalloc
@@ -416,3 +417,15 @@ def test_a_heap_that_libhdf5_would_go_over_for_ever(tmp_path, read):
     path.write_bytes(content)
     with pytest.raises(ef.DataError, match="a heap of texts is damaged"):
         read(path)
+
+
+def test_a_workbook_without_sheets_is_one_line(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.active.append(["id", "a"])
+    book.save(tmp_path / "whole.xlsx")
+    with zipfile.ZipFile(tmp_path / "whole.xlsx") as old, zipfile.ZipFile(tmp_path / "none.xlsx", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, re.sub(rb"<sheets>.*</sheets>", b"<sheets/>", old.read(name)))
+    with pytest.raises(ef.DataError, match="none.xlsx"):
+        ef.datasets.load(tmp_path / "none.xlsx")

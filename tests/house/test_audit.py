@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import audit
+import lock
 
 ROOT = Path(__file__).resolve().parents[2]
 pytest.importorskip("packaging", reason="needs equifuse[test]")
@@ -54,6 +55,16 @@ def test_versions_are_within_the_ranges_and_the_ranges_begin_where_weaknesses_en
     assert [name for name, version in pinned.items() if name in wanted and not wanted[name].contains(version)] == []
     compromised = {"torch": "2.9.1", "lightning": "2.6.3", "pyarrow": "23.0.0", "pillow": "12.1.0", "jinja2": "3.1.5"}
     assert [name for name, version in compromised.items() if wanted[name].contains(version)] == []
+
+
+def test_what_is_locked_is_what_is_pinned_and_each_has_its_hash():
+    versions = lock.pinned()
+    _, *lines = (ROOT / "locked.txt").read_text(encoding="utf-8").splitlines()
+    locked = [re.fullmatch(r"([a-z0-9-]+)==(\S+) --hash=sha256:[0-9a-f]{64}", line) for line in lines]
+    assert all(locked)
+    assert {m[1]: m[2] for m in locked} == {m[1]: versions[m[1]] for m in locked}
+    assert {"safetensors", "pyarrow", "h5py", "starlette", "uvicorn", "captum"} <= {m[1] for m in locked}
+    assert "torch" not in {m[1] for m in locked}
 
 
 def test_an_answer_of_pip_audit_is_read_and_silence_is_no_answer(monkeypatch):

@@ -171,6 +171,8 @@ def _excel(path: Path, reading: Reading) -> Table:
     pa = require("train", "pyarrow", "reading and writing tables")
     pd = require("train", "pandas", "workbooks")
     sheets = sheets_of(path)
+    if not sheets:
+        raise DataError(f"{path} is a workbook without sheets")
     sheet = reading.sheet or sheets[0]
     if sheet not in sheets:
         raise DataError(f"{path} has no sheet {sheet!r}; it has {', '.join(sheets)}")
