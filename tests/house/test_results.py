@@ -29,7 +29,7 @@ def test_every_table_is_on_a_page():
 def test_every_command_is_one_of_this_repository(entry):
     words = entry["command"].split()
     paths = [word for word in words if word.startswith("benchmarks/")]
-    assert paths or words == ["make", "demo"]
+    assert paths or words in (["make", "demo"], ["make", "fuzz"])
     assert [path for path in paths if not (ROOT / path).is_file()] == []
     assert entry["machine"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", str(entry["date"]))
