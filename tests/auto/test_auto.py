@@ -213,3 +213,11 @@ def test_what_a_search_cannot_do_is_refused_in_a_line(small_set, tmp_path):
     ef.datasets.write_npz(tmp_path / "pairs.npz", pairs)
     with pytest.raises(InputError, match="embeddings"):
         auto(TrainConfig(str(tmp_path / "pairs.npz")), tmp_path / "pairs")
+
+
+def test_an_ensemble_of_different_methods_is_called_what_it_is(run):
+    opened = load_run(run[0].path)
+    assert replace(opened, record={**opened.record, "auto": {"linear": 0.7, "late": 0.3}}).method == (
+        "ensemble of linear and late"
+    )
+    assert replace(opened, record={**opened.record, "auto": {"linear": 1.0}}).method == opened.config.fusion

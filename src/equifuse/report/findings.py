@@ -233,7 +233,7 @@ def _linear(run: Run, dataset: MultimodalDataset) -> Tensor | str:
     """Raw outputs on test of a linear model of the same training part; or why there is none."""
     config, train = run.config, dataset.splits["train"]
     size = len(train) * sum(int(np.prod(shape)) for shape in dataset.shapes.values())
-    if config.fusion == LINEAR:
+    if run.method == LINEAR:
         return "the run is a linear model itself"
     if not type(run.task).has_linear_models():
         return f"there is no linear model for {run.task.name}"

@@ -76,7 +76,7 @@ def report_run(
         _information_section(path, drawn_in),
         _made_section(found),
     ]
-    name = opened.config.fusion + (f" and {opened.config.backend}" if opened.config.backend else "")
+    name = opened.method
     title = f"{name} on {opened.record['data']['name']}"
     page = render_page(title, [s for s in sections if s], kind="run report", verdict=said, tiles=tiles(found))
     write_text(folder / PAGE, page)

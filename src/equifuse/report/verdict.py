@@ -31,7 +31,7 @@ def verdict(found: Findings) -> list[str]:
 
 def _sentence(found: Findings) -> str:
     run, task = found.run, found.task
-    name = run.config.fusion + (f" with {run.config.backend}" if run.config.backend else "")
+    name = run.method
     count = run.config.ensemble
     model = f"{count} models ({name})" if count else f"The model ({name})"
     what = f"{model} predict{'' if count else 's'} {_target(found)} from {_modalities(run.model.modalities)}"

@@ -55,6 +55,14 @@ class Run:
     model: FusionModel
     task: Task
 
+    @property
+    def method(self) -> str:
+        """What the model is, in words: its fusion, or the methods of an ensemble of different ones."""
+        methods = list(self.record.get("auto", ()))
+        if len(methods) > 1:
+            return f"ensemble of {', '.join(methods[:-1])} and {methods[-1]}"
+        return self.config.fusion + (f" with {self.config.backend}" if self.config.backend else "")
+
     def dataset(self) -> MultimodalDataset:
         """The data set the run was trained on.
 
