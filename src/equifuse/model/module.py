@@ -192,11 +192,7 @@ class FusionModel(nn.Module):
         index: Tensor | None = None,
         inputs: Mapping[str, Tensor] | None = None,
     ) -> ModelOutput:
-        """Predict from the encoders' outputs, as the call does; see there for the arguments.
-
-        Raises:
-            InputError: the head needs the inputs, and they are not given.
-        """
+        """Predict from the encoders' outputs, as the call does; a head that reads inputs needs them, too."""
         sought = present
         if self.fusion.takes_steps:
             if not isinstance(encoded, Steps):

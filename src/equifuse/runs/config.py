@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any, Self
 
@@ -300,11 +301,13 @@ class TrainConfig(TrainingOptions):
             if name not in declarations(type(self)) or name in _NOT_CHOSEN:
                 known = [option for option in declarations(type(self)) if option not in _NOT_CHOSEN]
                 raise UnknownNameError("option to choose:", name, known)
-        if len(self.candidates()) > _MOST_CANDIDATES:
+        count = prod(len(values) for values in self.choose.values())
+        if count > _MOST_CANDIDATES:
             raise InputError(
-                f"choose has {len(self.candidates())} combinations, of which every fold would train all; name at most "
+                f"choose has {count} combinations, of which every fold would train all; name at most "
                 f"{_MOST_CANDIDATES}"
             )
+        self.candidates()
 
     def candidates(self) -> list[Self]:
         """The configurations that there are to choose from; itself alone where there is nothing to choose.

@@ -32,7 +32,7 @@ from equifuse.data.selfcontained import member
 from equifuse.data.sources import SourceFile
 from equifuse.errors import DataError, InputError
 from equifuse.extras import require
-from equifuse.registry import FORMATS
+from equifuse.registry import FORMATS, TASKS
 
 _VERSION = 1
 _USUAL = ("vggsound.csv", "meta_data.csv", "clips.csv", "split.csv", "labels.csv")
@@ -126,7 +126,7 @@ class ClipsFormat(Format):
         clips, kept = [clips[i] for i in some], [kept[i] for i in some]
         inputs, contents, present = self._inputs(kept, {m: mask[some] for m, mask in there.items()})
         lengths: dict[str, NDArray[np.int64]] = {}
-        if table.task == "retrieval":
+        if TASKS.get(table.task).embeds:
             words = Words.of([clip.text for clip in clips], steps=32)
             inputs["text"], lengths["text"] = words.read([clip.text for clip in clips])
             contents["text"] = words
@@ -237,8 +237,8 @@ def _said(what: str, clips: list[Clip], found: list[Path | None]) -> list[str]:
 def _targets(
     table: ClipTable, clips: list[Clip], asked: str | None
 ) -> tuple[Array | None, str, tuple[str, ...] | None]:
-    if table.task == "retrieval":
-        return None, "retrieval", None
+    if TASKS.get(table.task).embeds:
+        return None, table.task, None
     if table.names is not None:
         return np.array([clip.label for clip in clips], dtype=np.float32), asked or table.task, table.names
     values: NDArray[Any] = np.array([[str(clip.label)] for clip in clips])
