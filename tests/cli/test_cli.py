@@ -129,7 +129,10 @@ def test_balance_and_its_options_are_used_and_recorded(run, tmp_path):
         (["train", "--data", "digits", "--balance", "pmr", "--balance-option", "alfa=1"], "did you mean 'alpha'?"),
         (["train", "--data", "digits", "--dim", "10"], "multiple of 4"),
         (["train", "--data", "digits", "--lr", "-1"], "lr must be a positive number"),
-        (["train", "--data", "digits", "--epochs", "many"], "epochs must be a whole number of at least 1, got 'many'; or 'auto'"),
+        (
+            ["train", "--data", "digits", "--epochs", "many"],
+            "epochs must be a whole number of at least 1, got 'many'; or 'auto'",
+        ),
         (["train", "--data", "digits", "--speed", "9"], "--speed"),
         (["train", "--config", "none.yaml"], "no such file: none.yaml"),
         (["trian"], "trian"),

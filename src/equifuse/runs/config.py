@@ -304,8 +304,7 @@ class TrainConfig(TrainingOptions):
         count = prod(len(values) for values in self.choose.values())
         if count > _MOST_CANDIDATES:
             raise InputError(
-                f"choose has {count} combinations, of which every fold would train all; name at most "
-                f"{_MOST_CANDIDATES}"
+                f"choose has {count} combinations, of which every fold would train all; name at most {_MOST_CANDIDATES}"
             )
         self.candidates()
 
