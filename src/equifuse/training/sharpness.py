@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from equifuse.training.batch_norm import batch_norms, with_momentum
 
 
 def sharpened(closure: Callable[[], Any], optimizer: Optimizer, radius: float, model: nn.Module) -> Callable[[], Any]:
@@ -53,7 +54,7 @@ def sharpened(closure: Callable[[], Any], optimizer: Optimizer, radius: float, m
         after = _random_states(devices)
         _set_random_states(before)
         try:
-            with _statistics_as_they_are(model):
+            with with_momentum(batch_norms(model).values(), 0.0):
                 closure()
         finally:
             _set_random_states(after)
@@ -76,16 +77,3 @@ def _set_random_states(states: dict[torch.device | None, Tensor]) -> None:
             torch.set_rng_state(state)
         else:
             torch.cuda.set_rng_state(state, device)
-
-
-@contextmanager
-def _statistics_as_they_are(model: nn.Module) -> Iterator[None]:
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum

@@ -14,6 +14,7 @@ from equifuse.data.batch import Batch
 from equifuse.fusion.modes import evaluation_mode
 from equifuse.model import FusionModel
 from equifuse.tasks import Task
+from equifuse.training.batch_norm import batch_norms, with_momentum
 from equifuse.training.callbacks.stored import StoredCallback
 from equifuse.training.lightning_module import LitFusion
 
@@ -23,7 +24,7 @@ Weights = dict[str, Tensor]
 def averaged_tensors(model: nn.Module) -> Weights:
     """What is averaged of a model: its parameters, and the running statistics of batch normalisation."""
     found: Weights = dict(model.named_parameters())
-    for name, module in _batch_norms(model).items():
+    for name, module in batch_norms(model).items():
         for kind in ("running_mean", "running_var"):
             found[f"{name}.{kind}"] = getattr(module, kind)
     return found
@@ -162,20 +163,16 @@ def stir(
 @torch.no_grad()
 def refresh_batch_norm(model: FusionModel, task: Task, batches: Iterable[Batch]) -> None:
     """Take the running statistics of batch normalisation anew from some samples, as a mean over their batches."""
-    norms = list(_batch_norms(model).values())
+    norms = list(batch_norms(model).values())
     if not norms:
         return
-    momenta = [norm.momentum for norm in norms]
     device = next(model.parameters()).device
-    with evaluation_mode(model):
+    with evaluation_mode(model), with_momentum(norms, None):
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None
             norm.train()
         for batch in batches:
             task.forward(model, batch.to(device))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
 
 
 def _mean(states: Sequence[Weights], averaged: Mapping[str, Tensor]) -> Weights:
@@ -183,12 +180,4 @@ def _mean(states: Sequence[Weights], averaged: Mapping[str, Tensor]) -> Weights:
     return {
         name: torch.stack([state[name] for state in states]).mean(0) if name in averaged else first
         for name, first in states[0].items()
-    }
-
-
-def _batch_norms(model: nn.Module) -> dict[str, nn.modules.batchnorm._NormBase]:
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None
     }
