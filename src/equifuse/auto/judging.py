@@ -16,13 +16,13 @@ from equifuse.data import Split
 from equifuse.data.lazy import Indices
 from equifuse.data.loaders import mix
 from equifuse.evaluation.conditions import keep_some
+from equifuse.evaluation.intervals import draw, members_of, percentiles
 from equifuse.tasks import Task
 from equifuse.training.rules import still_to_hide
 
 # Rows that differences are drawn from: more say no more about chance.
 _MOST = 4000
 _DRAWS = 300
-_LEVEL = 0.95
 
 
 class Judge:
@@ -105,25 +105,19 @@ class Judge:
         if not math.isfinite(gain):
             return None
         generator = np.random.default_rng(seed)
+        most = max(1, _MOST // len(self.folds))
+        members = [members_of(None if self.groups is None else self.groups[rows.numpy()]) for rows in self.folds]
         found = []
         for _ in range(_DRAWS):
-            drawn = [self._drawn(rows.numpy(), generator) for rows in self.folds]
+            drawn = [
+                rows[torch.from_numpy(draw(generator, len(rows), of_fold, most))]
+                for rows, of_fold in zip(self.folds, members, strict=True)
+            ]
             costs = [self._over(outputs, drawn, self.task.monitor, self.sign) for outputs in (other, one)]
             if all(math.isfinite(cost) for cost in costs):
                 found.append(costs[0] - costs[1])
-        if len(found) <= _DRAWS / 2:
-            return None
-        tail = 100 * (1 - _LEVEL) / 2
-        return gain, float(np.percentile(found, tail)), float(np.percentile(found, 100 - tail))
-
-    def _drawn(self, rows: Indices, generator: np.random.Generator) -> Tensor:
-        most = max(1, _MOST // len(self.folds))
-        if self.groups is None:
-            return torch.from_numpy(generator.choice(rows, min(len(rows), most)))
-        groups = self.groups[rows]
-        names = np.unique(groups)
-        members = [rows[groups == name] for name in names]
-        return torch.from_numpy(np.concatenate([members[i] for i in generator.integers(0, len(names), len(names))]))
+        ends = percentiles(found, _DRAWS)
+        return None if ends is None else (gain, *ends)
 
 
 def as_expected(split: Split, expected: dict[str, float], seed: int, number: int = 0) -> Split:

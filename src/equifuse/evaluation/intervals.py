@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -59,12 +59,8 @@ def bootstrap_intervals(
         for name, value in task.measure(prediction[rows], target[rows], only).values.items():
             if value is not None:
                 found.setdefault(name, []).append(value)
-    tail = 100 * (1 - level) / 2
-    return {
-        name: (float(np.percentile(values, tail)), float(np.percentile(values, 100 - tail)))
-        for name, values in found.items()
-        if len(values) > draws / 2
-    }
+    ends = {name: percentiles(values, draws, level) for name, values in found.items()}
+    return {name: interval for name, interval in ends.items() if interval is not None}
 
 
 def bootstrap_difference(
@@ -112,10 +108,21 @@ def bootstrap_difference(
         )
         if one is not None and other is not None:
             found.append(sign * (one - other))
-    tail = 100 * (1 - level) / 2
-    if len(found) <= draws / 2:
+    return percentiles(found, draws, level)
+
+
+def percentiles(values: Sequence[float], draws: int, level: float = LEVEL) -> tuple[float, float] | None:
+    """The ends of a percentile interval; None where no more than half of the draws have a value.
+
+    Args:
+        values: of the draws that have one.
+        draws: how many there were.
+        level: share of the values that lies within.
+    """
+    if len(values) <= draws / 2:
         return None
-    return float(np.percentile(found, tail)), float(np.percentile(found, 100 - tail))
+    tail = 100 * (1 - level) / 2
+    return float(np.percentile(values, tail)), float(np.percentile(values, 100 - tail))
 
 
 def resampled(count: int, draws: int, seed: int = 0, groups: NDArray[np.generic] | None = None) -> Iterator[Tensor]:
@@ -128,10 +135,27 @@ def resampled(count: int, draws: int, seed: int = 0, groups: NDArray[np.generic]
         groups: ``(count,)`` or None.
     """
     generator = np.random.default_rng(seed)
-    members = None if groups is None else [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    members = members_of(groups)
     for _ in range(draws):
-        if members is None:
-            drawn = generator.integers(0, count, count)
-        else:
-            drawn = np.concatenate([members[i] for i in generator.integers(0, len(members), len(members))])
-        yield torch.from_numpy(drawn)
+        yield torch.from_numpy(draw(generator, count, members))
+
+
+def members_of(groups: NDArray[np.generic] | None) -> list[NDArray[np.int64]] | None:
+    """The rows of each group, for :func:`draw`; None where there are no groups."""
+    return None if groups is None else [np.flatnonzero(groups == group) for group in np.unique(groups)]
+
+
+def draw(
+    generator: np.random.Generator, count: int, members: Sequence[NDArray[np.int64]] | None, most: int | None = None
+) -> NDArray[np.int64]:
+    """Rows of one bootstrap draw, with replacement.
+
+    Args:
+        generator: of random numbers.
+        count: number of samples.
+        members: see :func:`members_of`; whole groups are drawn, as many as there are.
+        most: rows at most, without groups.
+    """
+    if members is None:
+        return generator.integers(0, count, count if most is None else min(count, most))
+    return np.concatenate([members[i] for i in generator.integers(0, len(members), len(members))])
