@@ -59,7 +59,7 @@ _NETWORK = {"batch_size": "auto", "lr": 2e-3, "weight_decay": 0.1, "input_dropou
 _METHODS: dict[str, dict[str, Any]] = {
     "linear": {"fusion": "linear"},
     "trees": {"fusion": "trees"},
-    "boosting": {"fusion": "trees", "fusion_options": {"kind": "boosting"}},
+    "boosting": {"fusion": "boosting"},
     **{name: {**_NETWORK, "fusion": name} for name in ("late", "deq", "gmu", "concat", "gmf", "bottleneck")},
     "gmf+deq": {**_NETWORK, "fusion": "gmf", "backend": "deq"},
     "wide deq": {**_NETWORK, "fusion": "deq", "hidden": [256]},
