@@ -251,7 +251,8 @@ def order_of(
         weights = np.resize(_WEIGHTS, len(x))[:, None]
         said = (np.sort(x, axis=0) * weights).sum(0)
         once = np.unique(np.round(said, 6), return_index=True)[1]
-        keys.append(np.round(x[:, once] @ np.sin(1000 * said[once]), 9))
+        # Rounded, so that the last digits of cells do not decide what their columns weigh.
+        keys.append(np.round(x[:, once] @ np.sin(1000 * np.round(said[once], 3)), 9))
     flat = np.asarray(target).reshape(len(target), -1).T
     return np.lexsort([*keys, *flat[::-1]])
 
