@@ -1,7 +1,9 @@
 """A headless Chromium, where there is one: pages are opened as people open them."""
 
+import atexit
 import shutil
 from contextlib import contextmanager
+from functools import cache
 
 import pytest
 
@@ -31,16 +33,25 @@ def missing():
     return ""
 
 
+@cache
+def driver():
+    """What starts browsers: one for all tests of a process, since there can be no second beside it."""
+    from playwright.sync_api import sync_playwright
+
+    started = sync_playwright().start()
+    atexit.register(started.stop)
+    return started
+
+
 @contextmanager
 def opened():
     """A browser, or a skip with the reason."""
     if missing():
         pytest.skip(missing())
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BINARY, headless=True, args=FLAGS)
+    browser = driver().chromium.launch(executable_path=BINARY, headless=True, args=FLAGS)
+    try:
         yield browser
+    finally:
         browser.close()
 
 
