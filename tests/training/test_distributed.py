@@ -118,6 +118,7 @@ def one_of_two(rank, port, folder, name):
     loss_of(parallel, {m: v[2:] for m, v in mine.items()}, target[2:]).backward()
     found["accumulated"] = gradients()
     torch.save(found, f"{folder}/{rank}.pt")
+    distributed.barrier()  # none leaves while another still reads from it
     distributed.destroy_process_group()
 
 
@@ -166,6 +167,7 @@ def one_of_two_shards(rank, port, folder, name):
     found = {key: p.grad.full_tensor() for key, p in model.named_parameters() if p.grad is not None}
     if rank == 0:
         torch.save(found, f"{folder}/found.pt")
+    distributed.barrier()  # none leaves while another still reads from it
     distributed.destroy_process_group()
 
 
