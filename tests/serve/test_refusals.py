@@ -93,7 +93,9 @@ def test_what_is_no_json_is_broken(client, body):
     refused(client.post("/predict", content=body, headers=JSON), 400, "the body is not JSON")
 
 
-@pytest.mark.parametrize("body", [b"[" * 9000, b'{"inputs": ' * 1500, b'{"inputs": {"a b": [' + b"[[]]," * 3000])
+@pytest.mark.parametrize(
+    "body", [b"[" * 9000, b'{"inputs": ' * 1500, b'{"inputs": {"a b": [' + b"[[]]," * 3000 + b"[]]}}"]
+)
 def test_depth_is_that_of_the_model(client, body):
     assert client.post("/predict", content=body, headers=JSON).status_code == 422
 

@@ -25,6 +25,14 @@ Array = NDArray[np.generic]
 PARTS = ("train", "val", "test")
 
 
+def _is_text(name: object) -> bool:
+    """Whether a name can be written down: what comes from undecodable bytes cannot."""
+    try:
+        return isinstance(name, str) and bool(name.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 @dataclass(frozen=True)
 class Split:
     """One part of a data set: features of each modality, which samples have them, targets and ids.
@@ -226,6 +234,8 @@ class MultimodalDataset:
             raise DataError(f"split {part!r} of {self.name!r} has no rows")
         check_rows(split, f"split {part!r} of {self.name!r}")
         for m, x in split.inputs.items():
+            if not _is_text(m):
+                raise DataError(f"modality {m!r} of {self.name!r} has a name that is no text; rename it")
             if x.shape[1:] != reference.inputs[m].shape[1:] or x.ndim < 2:
                 raise DataError(
                     f"modality {m!r} has shape {x.shape[1:]} in split {part!r}, "

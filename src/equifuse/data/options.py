@@ -352,13 +352,13 @@ def target_columns(targets: Sequence[str], columns: Sequence[str], kinds: Sequen
 
 
 def matching(columns: Sequence[str], pattern: str, where: str) -> list[str]:
-    """The columns that a pattern names, in their order.
+    """The columns that a pattern names, in their order; a column's own name is a pattern, whatever is in it.
 
     Raises:
         DataError: there is none.
     """
     wanted = [part.strip() for part in pattern.split(",") if part.strip()]
-    found = [c for c in columns if any(fnmatchcase(c, part) for part in wanted)]
+    found = [c for c in columns if c in (pattern, *wanted) or any(fnmatchcase(c, part) for part in wanted)]
     if not found:
         some = ", ".join(columns[:8]) + (", ..." if len(columns) > 8 else "")
         raise DataError(f"{where} has no column like {pattern!r}; it has {some}")

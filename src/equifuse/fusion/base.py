@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ from equifuse.configurable import Configurable, constructor_parameters
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.solve import SolverStats
 from equifuse.solve.warm_start import check_index
+
+# What modalities' layers are kept in, by their names.
+_CONTAINER = nn.ModuleDict()
 
 
 @dataclass
@@ -84,6 +88,20 @@ class FlatInputs:
         return mask
 
 
+def _check_name(name: object) -> None:
+    """Refuse a name that a modality cannot have: layers are kept and told by it, in files and on terminals.
+
+    Raises:
+        InputError: it is empty, has a dot or a sign that is not written, or is one that PyTorch's containers need.
+    """
+    if not isinstance(name, str) or not name or "." in name:
+        raise InputError(f"modality names must be non-empty strings without a dot, got {name!r}")
+    if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name):
+        raise InputError(f"modality names cannot have control characters, got {name!r}")
+    if hasattr(_CONTAINER, name):
+        raise InputError(f"PyTorch has a use of its own for the name {name!r}; call this modality something else")
+
+
 class Fusion(nn.Module, Configurable, ABC):
     """Base class of every fusion module: several modalities in, one representation out.
 
@@ -135,8 +153,7 @@ class Fusion(nn.Module, Configurable, ABC):
         for name, width in dims.items():
             if isinstance(width, bool) or not isinstance(width, int) or width < 1:
                 raise InputError(f"modality {name!r}: its width must be a positive integer, got {width!r}")
-            if not isinstance(name, str) or not name or "." in name:
-                raise InputError(f"modality names must be non-empty strings without a dot, got {name!r}")
+            _check_name(name)
         self.dims: dict[str, int] = dict(dims)
         self.loss_weights: dict[str, float] = {}
         self.target_loss_weights: dict[str, float] = {}

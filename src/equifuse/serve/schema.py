@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from equifuse.data.columns import Columns as Schema
 from equifuse.errors import InputError, UnknownNameError
@@ -19,9 +19,10 @@ _LARGEST = float(np.finfo(np.float32).max)
 _Value = Annotated[float, Meta(ge=-_LARGEST, le=_LARGEST)]
 _Cell = bool | float | str | None
 _Steps = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-_PLACE = re.compile(r"(?P<what>.*?)(?: - at (?P<inside>key in )?`\$\.?(?P<place>.*)`)?", re.DOTALL)
+_PLACE = re.compile(r"(?P<what>.*?)(?: - at (?P<inside>`key` in )?`\$\.?(?P<place>.*)`)?", re.DOTALL)
 _LENGTH = re.compile(r"Expected `array` of length ([<>]=) (\d+)")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_UNKNOWN_KEY = re.compile(r"Invalid enum value (?P<quote>['\"])(.*)(?P=quote)", re.DOTALL)
 _NOT_A_VALUE = re.compile(r"Number out of range|Expected `(float|float \| null|int|int \| null)`")
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -88,15 +89,8 @@ def json_schema(kind: Any) -> dict[str, Any]:
     """The JSON schema of a type, without references."""
     schema = msgspec.json.schema(kind)
     parts = schema.pop("$defs", {})
-
-    def inlined(value: Any) -> Any:
-        if isinstance(value, dict) and "$ref" in value:
-            return inlined(parts[value["$ref"].rpartition("/")[2]])
-        if isinstance(value, dict):
-            return {key: inlined(x) for key, x in value.items() if key != "title"}
-        return [inlined(x) for x in value] if isinstance(value, list) else value
-
-    found: dict[str, Any] = inlined(schema)
+    found: dict[str, Any] = parts[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    found.pop("title", None)
     return found
 
 
@@ -130,17 +124,24 @@ class RequestFormat:
         self.shapes, self.sequences, self.max_rows = dict(shapes), frozenset(sequences), max_rows
         self.schema = dict(schema or {})
         self.columns = {m: names for m in self.shapes if (names := self._names(m, features or {}))}
-        fields: list[Any] = [("inputs", self._part("Inputs", {m: self._rows(m) for m in shapes}) | UnsetType, UNSET)]
+        # Each modality's rows are decoded by themselves: so its name may be any text.
+        self._parts = {"inputs": {m: self._rows(m) for m in self.shapes}}
         if self.sequences:
             steps = Annotated[list[_Steps], Meta(min_length=1, max_length=max_rows)]
-            lengths = self._part("Lengths", {m: steps for m in shapes if m in self.sequences})
-            fields.append(("lengths", lengths | UnsetType, UNSET))
+            self._parts["lengths"] = {m: steps for m in self.shapes if m in self.sequences}
+        fields: list[Any] = [
+            (part, dict[Literal[tuple(kinds)], Raw] | UnsetType, UNSET)  # type: ignore[misc]
+            for part, kinds in self._parts.items()
+        ]
         if self.columns:
-            records = Annotated[list[dict[str, _Cell]], Meta(min_length=1, max_length=max_rows)]
-            fields.append(("records", records | UnsetType, UNSET))
+            self._records = Annotated[list[dict[str, _Cell]], Meta(min_length=1, max_length=max_rows)]
+            fields.append(("records", self._records | UnsetType, UNSET))
         self._fields = [name for name, *_ in fields]
-        self._kind = msgspec.defstruct("Rows", fields, forbid_unknown_fields=True, gc=False)
-        self._decoder = msgspec.json.Decoder(self._kind)
+        kind = msgspec.defstruct("Rows", fields, forbid_unknown_fields=True, gc=False)
+        self._decoder = msgspec.json.Decoder(kind)
+        self._decoders = {
+            part: {m: msgspec.json.Decoder(kind) for m, kind in kinds.items()} for part, kinds in self._parts.items()
+        }
 
     def _names(self, m: str, features: Mapping[str, Collection[str]]) -> tuple[str, ...]:
         """The names of a modality's columns; () of one that has none."""
@@ -164,23 +165,25 @@ class RequestFormat:
             row = row | dict[str, _Cell]
         return Annotated[list[row | None], Meta(min_length=1, max_length=self.max_rows)]
 
-    def _part(self, name: str, kinds: Mapping[str, Any]) -> Any:
-        """An object of these keys, which need not be names in Python."""
-        fields: list[Any] = [(f"field_{i}", kind | UnsetType, UNSET) for i, kind in enumerate(kinds.values())]
-        rename = {f"field_{i}": key for i, key in enumerate(kinds)}
-        return msgspec.defstruct(name, fields, rename=rename, forbid_unknown_fields=True, gc=False)
-
     def json_schema(self) -> dict[str, Any]:
         """The JSON schema of a request."""
-        schema = json_schema(self._kind)
-        schema["properties"]["inputs"]["minProperties"] = 1
+        properties: dict[str, Any] = {
+            part: {
+                "type": "object",
+                "properties": {m: msgspec.json.schema(kind) for m, kind in kinds.items()},
+                "additionalProperties": False,
+            }
+            for part, kinds in self._parts.items()
+        }
+        properties["inputs"]["minProperties"] = 1
+        schema: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
         if self.columns:
             names = {
                 name: {"type": ["number", "string", "boolean", "null"]} for c in self.columns.values() for name in c
             }
             names["id"] = {"type": ["string", "integer", "null"]}
             items = {"type": "object", "properties": names, "minProperties": 1, "additionalProperties": False}
-            schema["properties"]["records"]["items"] = items
+            properties["records"] = msgspec.json.schema(self._records) | {"items": items}
             schema["minProperties"] = 1
         else:
             schema["required"] = ["inputs"]
@@ -194,12 +197,7 @@ class RequestFormat:
             InputError: it is of another form, or has too many rows.
             UnknownNameError: it names something that the model does not have.
         """
-        try:
-            request = self._decoder.decode(body)
-        except msgspec.ValidationError as error:
-            raise self._complaint(str(error)) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Refusal(400, f"the body is not JSON: {error}") from None
+        request = self._decode(self._decoder, body)
         given = {name: getattr(request, name) for name in self._fields if getattr(request, name) is not UNSET}
         if "records" in given:
             if len(given) > 1:
@@ -207,25 +205,39 @@ class RequestFormat:
             return {}, {}, given["records"]
         if "inputs" not in given:
             raise InputError(f"the body has no 'inputs'{self._or_records()}")
-        inputs, lengths = (_by_name(given[part]) if part in given else {} for part in ("inputs", "lengths"))
+        inputs, lengths = (self._decoded(part, given.get(part, {})) for part in ("inputs", "lengths"))
         if not inputs:
             raise InputError(f"no modality given; expected some of {', '.join(self.shapes)}")
         return inputs, lengths, None
 
+    def _decoded(self, part: str, given: Mapping[str, Raw]) -> dict[str, Any]:
+        return {m: self._decode(self._decoders[part][m], rows, part, m) for m, rows in given.items()}
+
+    def _decode(self, decoder: Any, body: bytes | Raw, part: str = "", m: str = "") -> Any:
+        try:
+            return decoder.decode(body)
+        except msgspec.ValidationError as error:
+            raise self._complaint(str(error), part, m) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Refusal(400, f"the body is not JSON: {error}") from None
+
     def _or_records(self) -> str:
         return " and no 'records'" if self.columns else ""
 
-    def _complaint(self, error: str) -> Exception:
+    def _complaint(self, error: str, part: str = "", m: str = "") -> Exception:
+        """What is wrong, in the words of a request; ``part`` and ``m``: the rows of which modality are decoded."""
         found = _PLACE.fullmatch(error)
         assert found is not None
-        what, place = found["what"], found["place"] or ""
+        what, index = found["what"], found["place"] or ""
+        place = f"{part}.{m}{index}" if part else index
+        if found["inside"] and (unknown := _UNKNOWN_KEY.fullmatch(what)):
+            return UnknownNameError("modality", unknown[2][:100], list(self._parts[place]))
         if unknown := _UNKNOWN.fullmatch(what):
-            kind, known = ("modality", self._known(place)) if place else ("field", self._fields)
-            return UnknownNameError(kind, unknown[1][:100], known)
+            return UnknownNameError("field", unknown[1][:100], self._fields)
         if not place:
             return InputError("the body must be a JSON object" if what.startswith("Expected") else what)
         if length := _LENGTH.fullmatch(what):
-            return InputError(self._too_long(place, length[1] == "<=", length[2]))
+            return InputError(self._too_long(place, m if index else "", length[1] == "<=", length[2]))
         if _NOT_A_VALUE.match(what):
             number = "a whole number of at least 0" if place.startswith("lengths") else "a finite number (float32)"
             return InputError(f"{place} must be {number}")
@@ -233,26 +245,8 @@ class RequestFormat:
         word = next((word for start, word in words.items() if what.startswith(start)), None)
         return InputError(f"{place}: {what}" if word is None else f"{place} must be {word}")
 
-    def _too_long(self, place: str, too_long: bool, limit: str) -> str:
-        modality, index = self._split(place)
-        if not index:
+    def _too_long(self, place: str, modality: str, too_long: bool, limit: str) -> str:
+        if not modality:
             return f"{place} has too many rows, the limit is {limit}" if too_long else f"{place} has no rows"
-        shape = (len(self.schema[modality]),) if modality in self.schema else self.shapes.get(modality, ())
+        shape = (len(self.schema[modality]),) if modality in self.schema else self.shapes[modality]
         return f"{place} must have {limit} entries; the model was built for rows of shape {tuple(shape)}"
-
-    def _known(self, place: str) -> Collection[str]:
-        return [m for m in self.shapes if m in self.sequences] if place == "lengths" else self.shapes
-
-    def _split(self, place: str) -> tuple[str, str]:
-        """The modality and the index within it that a place such as ``inputs.rna[0][1]`` names."""
-        part, _, rest = place.partition(".")
-        for m in sorted(self.shapes, key=len, reverse=True):
-            if rest.startswith(m) and (rest == m or rest[len(m)] == "["):
-                return m, rest[len(m) :]
-        return "", part.partition("[")[2]
-
-
-def _by_name(part: Any) -> dict[str, Any]:
-    kind = type(part)
-    pairs = zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)
-    return {key: value for key, field in pairs if (value := getattr(part, field)) is not UNSET}

@@ -134,7 +134,9 @@ def dataset_of(
     roles = _roles(table, options)
     raw = {m: found for m, p in options.modalities.items() if (found := raw_pattern(p, roles.free)) is not None}
     files = _joined_files(table, {m: p for m, p in options.modalities.items() if m not in raw}, roles)
-    groups = dict(options.modalities) or {m: f"{m}:*" for m in _prefixes(roles.free)}
+    groups = dict(options.modalities)
+    prefixed = {} if groups else _prefixes(roles.free)
+    groups |= dict.fromkeys(prefixed, "")
     if not groups and not others:
         raise InputError(
             f"{table.path}: which columns are which modality? Pass modalities such as mrna='g_*'; it has "
@@ -154,7 +156,7 @@ def dataset_of(
             inputs[m], contents[m], features[m] = read.features, read.content, (column,)
             lengths |= {} if read.lengths is None else {m: read.lengths}
         elif file is None:
-            names = tuple(matching(roles.free, pattern, str(table.path)))
+            names = tuple(prefixed[m] if prefixed else matching(roles.free, pattern, str(table.path)))
             features[m] = names
             inputs[m], schema[m] = modality_values(table, names, options.kinds)
         else:
@@ -449,6 +451,11 @@ def _chosen(asked: str | None, columns: list[str], usual: str, where: str) -> st
     return asked or (usual if usual in columns else None)
 
 
-def _prefixes(columns: list[str]) -> list[str]:
-    """What stands before ``:`` in column names, in order."""
-    return list(dict.fromkeys(c.partition(":")[0] for c in columns if ":" in c))
+def _prefixes(columns: list[str]) -> dict[str, list[str]]:
+    """What stands before ``:`` in column names, in order, and the columns of each."""
+    found: dict[str, list[str]] = {}
+    for c in columns:
+        prefix, colon, _ = c.partition(":")
+        if colon:
+            found.setdefault(prefix, []).append(c)
+    return found

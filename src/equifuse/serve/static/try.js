@@ -84,7 +84,7 @@ function valueOf(input) {
 }
 
 function typed() {
-  const inputs = {};
+  const inputs = Object.create(null); // a name may be any text, __proto__ too
   for (const box of boxes()) {
     const area = box.querySelector("textarea");
     if (area) {
@@ -104,7 +104,7 @@ function typed() {
       }
       continue;
     }
-    const row = {};
+    const row = Object.create(null);
     for (const input of box.querySelectorAll("[data-column]")) {
       const value = valueOf(input);
       if (value !== null) row[input.dataset.column] = value;
