@@ -3,10 +3,12 @@
     python benchmarks/auto.py ../shared/data --time-limit 5m --seeds 3 --out runs/auto
     python benchmarks/auto.py ../shared/data --peer autogluon --install-peers --out runs/auto
 
-Every tool gets the training and validation rows, and is measured on the test rows, which it does not see. What one set,
+Every tool gets the training and validation rows, and is measured on the test rows, which it does not see. The tools
+take turns, so that other work on the machine burdens all alike; the load before each fit is recorded. What one set,
 seed and tool gave is a file of its own: a command that was stopped goes on where it was. A peer lives in an environment
-of its own, ``<out>/environments/<peer>``, which ``--install-peers`` makes with pip; a peer that is not there, or not
-made for a task, is left out, and the table says why.
+of its own, ``<out>/environments/<peer>``, which ``--install-peers`` makes with pip, or in one that
+``--environment PEER=FOLDER`` names; a peer that is not there, or not made for a task, is left out, and the table says
+why.
 """
 
 from __future__ import annotations
@@ -15,13 +17,15 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import venv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +43,7 @@ from machine import describe
 AUTO, SINGLE = "auto", "its best single method"
 # A tool that has not come back after so many times its limit is ended.
 _PATIENCE = 3.0
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _SETS = [str(name) for name in read_yaml(Path(__file__).parent / "grand.yaml")["data"]]
 
 
@@ -51,12 +56,18 @@ class Setting:
         limit: as ``equifuse auto`` takes it.
         preset: of ``equifuse auto``.
         workers: processes, or cores.
+        environments: peer -> folder of its environment, where that is not below ``out``.
     """
 
     out: Path
     limit: str
     preset: str
     workers: int
+    environments: dict[str, Path] = field(default_factory=dict)
+
+    def environment(self, peer: str) -> Path:
+        """Folder of a peer's environment."""
+        return self.environments.get(peer, self.out / "environments" / peer)
 
     @property
     def seconds(self) -> float:
@@ -95,7 +106,7 @@ def run_auto(path: Path, seed: int, setting: Setting) -> dict[str, Any]:
 
 def run_autogluon(path: Path, seed: int, setting: Setting) -> dict[str, Any]:
     """Columns of all modalities side by side, in AutoGluon's own environment."""
-    python = environment(setting.out, "autogluon")
+    python = interpreter(setting.environment("autogluon"))
     dataset = datasets.load(str(path), seed=seed)
     if dataset.task not in ("classification", "regression"):
         raise Left(f"autogluon has no {dataset.task}")
@@ -116,8 +127,9 @@ def run_autogluon(path: Path, seed: int, setting: Setting) -> dict[str, Any]:
         seconds = time.monotonic() - began
         with np.load(answer, allow_pickle=False) as arrays:
             prediction = arrays["prediction"]
+            about = {name: arrays[name].item() for name in ("version", "models", "fit_seconds")}
     metric, score = _score(dataset, true[:, 0], prediction)
-    return {"metric": metric, "score": score, "seconds": seconds}
+    return {"metric": metric, "score": score, **about, "seconds": seconds}
 
 
 # Peer -> how it is run, and what pip installs for it.
@@ -126,44 +138,51 @@ PEERS: dict[str, tuple[Callable[[Path, int, Setting], dict[str, Any]], str]] = {
 }
 
 
-def environment(out: Path, peer: str) -> Path:
-    """The interpreter of a peer's environment.
+def interpreter(folder: Path) -> Path:
+    """The interpreter of an environment.
 
     Raises:
         Left: there is none.
     """
-    folder = out / "environments" / peer
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not python.is_file():
-        raise Left(f"{peer} has no environment at {folder}; --install-peers makes one")
+        raise Left(f"there is no environment at {folder}; --install-peers makes one, --environment names one")
     return python
 
 
-def install(out: Path, peer: str) -> None:
-    """Make a peer's environment, whole or not at all."""
-    folder = out / "environments" / peer
+def install(folder: Path, package: str) -> None:
+    """Make an environment, whole or not at all."""
     if folder.is_dir():
         return
     try:
         venv.create(folder, with_pip=True)
-        subprocess.run([str(environment(out, peer)), "-m", "pip", "install", "-q", PEERS[peer][1]], check=True)
+        subprocess.run([str(interpreter(folder)), "-m", "pip", "install", "-q", package], check=True)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
 def _run(words: Sequence[str], setting: Setting) -> str:
-    cores = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1") if "equifuse" in words else {}
+    # A peer sees its own packages and all cores; each process of equifuse works on one.
+    others = {name: value for name, value in os.environ.items() if name not in (*_THREADS, "PYTHONPATH")}
+    environment = {**os.environ, **dict.fromkeys(_THREADS, "1")} if "equifuse" in words else others
     most = None if setting.seconds == float("inf") else 60 + _PATIENCE * setting.seconds
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
     try:
-        done = subprocess.run(
-            words, capture_output=True, text=True, timeout=most, env={**os.environ, **cores}, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise Left(f"it was not done after {_PATIENCE:g} times its limit") from None
-    if done.returncode:
-        raise Left(" ".join(done.stderr.strip().splitlines()[-1:]) or f"exit code {done.returncode}")
-    return done.stdout
+        said, complaint = process.communicate(timeout=most)
+    except BaseException as reason:
+        # With the processes that it started.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if isinstance(reason, subprocess.TimeoutExpired):
+            raise Left(f"it was not done after {_PATIENCE:g} times its limit") from None
+        raise
+    if process.returncode:
+        raise Left(" ".join(complaint.strip().splitlines()[-1:]) or f"exit code {process.returncode}")
+    return said
 
 
 def _columns(split: Split) -> NDArray[np.float32]:
@@ -184,18 +203,21 @@ def _score(dataset: MultimodalDataset, true: NDArray[Any], prediction: NDArray[A
 
 def carry_out(setting: Setting, paths: Sequence[Path], seeds: int, peers: Sequence[str]) -> None:
     """Run what has not been run yet; what was left out is tried again."""
-    tools = {AUTO: run_auto, **{peer: PEERS[peer][0] for peer in peers}}
-    for path in paths:
-        for seed in range(seeds):
-            for tool, run in tools.items():
+    tools = [(AUTO, run_auto), *((peer, PEERS[peer][0]) for peer in peers)]
+    for seed in range(seeds):
+        for number, path in enumerate(paths):
+            # Each tool is the first one on every other set.
+            for tool, run in tools if (number + seed) % 2 == 0 else tools[::-1]:
                 file = setting.result(path.stem, seed, tool)
                 if file.is_file() and "left" not in read_json(file):
                     continue
+                load = os.getloadavg()[0]
                 try:
                     found = run(path, seed, setting)
                 except Left as reason:
                     found = {"left": str(reason)}
-                write_json(file, {**found, "limit": setting.limit, "preset": setting.preset, **describe()})
+                about = {"load": round(load, 2), "limit": setting.limit, "preset": setting.preset, **describe()}
+                write_json(file, {**found, **about})
                 print(f"{path.stem}, seed {seed}, {tool}: {found.get('score', found.get('left'))}", flush=True)
 
 
@@ -265,11 +287,20 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--peer", action="append", default=[], choices=sorted(PEERS))
     parser.add_argument("--install-peers", action="store_true", help="make the peers' environments; downloads packages")
+    parser.add_argument(
+        "--environment", action="append", default=[], metavar="PEER=FOLDER", help="an environment that there is already"
+    )
     options = parser.parse_args()
-    setting = Setting(options.out.resolve(), options.time_limit, options.preset, options.workers)
+    environments = {}
+    for given in options.environment:
+        peer, _, folder = given.partition("=")
+        if peer not in PEERS or not folder:
+            parser.error(f"--environment takes PEER=FOLDER with one of {', '.join(sorted(PEERS))}, got {given!r}")
+        environments[peer] = Path(folder).absolute()
+    setting = Setting(options.out.resolve(), options.time_limit, options.preset, options.workers, environments)
     setting.out.mkdir(parents=True, exist_ok=True)
     for peer in options.peer if options.install_peers else ():
-        install(setting.out, peer)
+        install(setting.environment(peer), PEERS[peer][1])
     wanted = [options.data.resolve() / f"{name}.npz" for name in options.sets or _SETS]
     paths = [path for path in wanted if path.is_file()]
     for path in wanted:

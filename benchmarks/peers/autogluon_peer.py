@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import time
 
 import numpy as np
 import pandas as pd
-from autogluon.tabular import TabularPredictor
+from autogluon.tabular import TabularPredictor, __version__
 
 PROBLEMS = {"classification": ("multiclass", "accuracy"), "regression": ("regression", "mean_absolute_error")}
 
@@ -15,7 +16,7 @@ def main() -> None:
     """Fit on the training rows, and write what is predicted of the test rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("given", help="arrays train, target, test")
-    parser.add_argument("answer", help="file to write: array prediction")
+    parser.add_argument("answer", help="file to write: arrays prediction, version, models, fit_seconds")
     parser.add_argument("--task", choices=sorted(PROBLEMS), required=True)
     parser.add_argument("--time-limit", type=float, required=True)
     parser.add_argument("--presets", default="best_quality")
@@ -30,9 +31,12 @@ def main() -> None:
     if problem == "multiclass" and len(np.unique(target)) == 2:
         problem = "binary"
     predictor = TabularPredictor("target", problem_type=problem, eval_metric=metric, path=options.work, verbosity=1)
+    began = time.monotonic()
     predictor.fit(table, time_limit=options.time_limit, presets=options.presets, num_cpus=options.cores)
+    seconds = time.monotonic() - began
     prediction = predictor.predict(pd.DataFrame(test, columns=names)).to_numpy()
-    np.savez(options.answer, prediction=prediction)
+    models = len(predictor.model_names())
+    np.savez(options.answer, prediction=prediction, version=__version__, models=models, fit_seconds=seconds)
 
 
 if __name__ == "__main__":
