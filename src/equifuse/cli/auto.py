@@ -89,8 +89,9 @@ def auto(
             budget=budget,
         )
     from equifuse.report.search import write_search
+    from equifuse.runs.folder import load_run
 
-    page = write_search(found, Path(found.path), Path(config.data).stem)
+    page = write_search(found, Path(found.path), Path(config.data).stem, load_run(found.path).task)
     if as_json:
         import json
 
