@@ -50,6 +50,25 @@ def test_mistakes_are_told_in_one_line(options, error):
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_takes_the_data_of_another(tmp_path):
+    (tmp_path / "sets").mkdir()
+    (tmp_path / "sets" / "own.npz").touch()
+    (tmp_path / "sets" / "grand.yaml").write_text("data: [digits, own.npz]\nmethods: [late]\n")
+    file = tmp_path / "recipe.yaml"
+    file.write_text("data_from: sets/grand.yaml\nmethods: [deq]\n")
+    found = BenchmarkConfig.from_options(file, {})
+    assert found.data == ("digits", str(tmp_path / "sets" / "own.npz"))
+    assert [method.label for method in found.methods] == ["deq"]
+    assert BenchmarkConfig.from_options(file, {"data": ["digits"]}).data == ("digits",)
+    file.write_text("data_from: sets/grand.yaml\ndata: [digits]\nmethods: [deq]\n")
+    with pytest.raises(ef.InputError, match="leave out data, or data_from"):
+        BenchmarkConfig.from_options(file, {})
+    (tmp_path / "sets" / "grand.yaml").write_text("methods: [late]\n")
+    file.write_text("data_from: sets/grand.yaml\nmethods: [deq]\n")
+    with pytest.raises(ef.InputError, match="names no data"):
+        BenchmarkConfig.from_options(file, {})
+
+
 def test_it_survives_yaml(tmp_path):
     given = config(
         methods=["gmf+deq", "linear", {"label": "slow", "fusion": "deq", "lr": 1e-4, "space": {"dim": [32, 64]}}],

@@ -7,6 +7,7 @@ import equifuse as ef
 from equifuse.data.batch import Batch
 from equifuse.runs import TrainConfig, load_run, train
 from equifuse.runs.distill import distill_run
+from equifuse.runs.folder import read_run_config
 from equifuse.tasks.teaching import SoftTargets
 
 QUICK = {"fusion": "concat", "epochs": 2, "hidden": [8], "lr": 0.01, "batch_size": 32}
@@ -68,6 +69,34 @@ def test_members_of_several_targets_average_probabilities_and_values():
     chances = [torch.softmax(prediction[:, :2], 1) for prediction in each]
     torch.testing.assert_close(torch.softmax(found[:, :2], 1), (chances[0] + chances[1]) / 2)
     torch.testing.assert_close(found[:, 2], (each[0][:, 2] + each[1][:, 2]) / 2)
+
+
+@pytest.mark.slow
+def test_a_student_goes_on_where_it_was_interrupted_and_only_with_its_teacher(small_set, tmp_path):
+    teacher = train(TrainConfig(str(small_set), fusion="linear"), tmp_path / "linear", progress=False).path
+    told = []
+
+    def stop(row, best):
+        told.append(row)
+        if len(told) == 2:
+            raise KeyboardInterrupt
+
+    options = {**QUICK, "epochs": 3}
+    whole = distill_run(teacher, tmp_path / "whole", progress=False, **options)
+    out = tmp_path / "student"
+    with pytest.raises(KeyboardInterrupt):
+        distill_run(teacher, out, progress=stop, **options)
+    with pytest.raises(ef.InputError, match="taught by another run; go on with 'equifuse distill'"):
+        train(read_run_config(out)[0], out, resume=True, progress=False)
+    with pytest.raises(ef.InputError, match=r"share=0\.5, not 0\.9"):
+        distill_run(teacher, out, resume=True, share=0.9, progress=False, **options)
+    with pytest.raises(ef.DataError, match="nothing to resume"):
+        distill_run(teacher, teacher, resume=True, progress=False, **options)
+    found = distill_run(teacher, out, resume=True, progress=False, **options)
+    assert [part.student_interval for part in found.parts] == [part.student_interval for part in whole.parts]
+    models = [load_run(folder).model.state_dict() for folder in (out, whole.path)]
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+    assert found.note is None
 
 
 @pytest.mark.slow

@@ -186,7 +186,8 @@ class BenchmarkConfig:
         """A configuration from a YAML file, overridden by options; paths of data become absolute.
 
         Args:
-            file: YAML file, or None; paths in it are relative to its folder.
+            file: YAML file, or None; paths in it are relative to its folder. In the place of ``data``, ``data_from``
+                names another such file whose data it takes.
             options: options by name; None means not given.
             settings: training options, which win over those of the file one by one.
 
@@ -195,7 +196,7 @@ class BenchmarkConfig:
             UnknownNameError: an unknown key.
             InputError: a value does not fit.
         """
-        values = read_config(file) if file is not None else {}
+        values = {} if file is None else _with_data(read_config(file), file.parent)
         values |= {name: value for name, value in options.items() if value is not None}
         base = Path() if file is None or options.get("data") else file.parent
         data = [str((base / d).resolve()) if (base / d).exists() else d for d in _listed(values.get("data"), "data")]
@@ -255,6 +256,25 @@ def _check_seeds(seeds: tuple[int, ...]) -> None:
         raise InputError(f"seeds must be different whole numbers, at least one; got {list(seeds)[:8]}")
     if len(seeds) > _MOST_SEEDS:
         raise InputError(f"at most {_MOST_SEEDS} seeds; a single number says how many, a list says which")
+
+
+def _with_data(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The values of a file with the data of the one that ``data_from`` names, if it does.
+
+    Raises:
+        DataError: that file is missing or is not YAML.
+        InputError: it has no data, or both have.
+    """
+    if "data_from" not in values:
+        return values
+    if values.get("data"):
+        raise InputError("data_from takes the data of another file; leave out data, or data_from")
+    other = folder / str(values["data_from"])
+    found = _listed(read_config(other).get("data"), "data")
+    if not found:
+        raise InputError(f"data_from: {other} names no data")
+    data = [str((other.parent / d).resolve()) if (other.parent / str(d)).exists() else d for d in found]
+    return {**{name: value for name, value in values.items() if name != "data_from"}, "data": data}
 
 
 def _settings(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -169,7 +169,8 @@ class _Work:
         """What came of a job, and which method has the best score of its data set so far."""
         if isinstance(result, str):
             return f"{job.label}: failed: {result}"
-        task = make_task(self.plan.sets[job.data].task, metrics=job.config.metric)
+        found = self.plan.sets[job.data]
+        task = make_task(found.task, metrics=job.config.metric, offered={"classes": found.outputs})
         value = result.scores.get(INTACT, {}).get(task.headline)
         if job.trial is not None or value is None:
             return f"{job.label}: {task.monitor} on validation {abs(result.monitor):.4f}"

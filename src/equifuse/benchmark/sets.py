@@ -8,6 +8,7 @@ from pathlib import Path
 
 from equifuse import datasets
 from equifuse.benchmark.config import BenchmarkConfig
+from equifuse.registry import TASKS
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class SetInfo:
         fingerprint: of its values, split by the first seed.
         rows: samples of train, val and test.
         modalities: modality name -> width.
+        outputs: names of the outputs, of a task that is made of several.
     """
 
     name: str
@@ -29,6 +31,7 @@ class SetInfo:
     fingerprint: str
     rows: dict[str, int]
     modalities: dict[str, int]
+    outputs: tuple[str, ...] | None = None
 
 
 def short_names(sources: Sequence[str]) -> dict[str, str]:
@@ -48,4 +51,5 @@ def look_at(name: str, source: str, config: BenchmarkConfig) -> SetInfo:
     options = config.settings.get("source")
     dataset = datasets.load(source, val_fraction=fraction, seed=config.seeds[0], source=options)
     rows = {part: len(split) for part, split in dataset.splits.items()}
-    return SetInfo(name, source, dataset.task, dataset.fingerprint(), rows, dict(dataset.dims))
+    outputs = dataset.classes if TASKS.get(dataset.task).targets.mixes else None
+    return SetInfo(name, source, dataset.task, dataset.fingerprint(), rows, dict(dataset.dims), outputs)

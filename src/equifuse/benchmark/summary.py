@@ -109,6 +109,7 @@ class SetSummary(Record):
     fingerprint: str
     rows: dict[str, int]
     modalities: dict[str, int]
+    outputs: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +237,10 @@ def summarise(config: BenchmarkConfig, sets: Mapping[str, SetInfo], rows: Sequen
         sets: the data sets by name.
         rows: the store's rows of that configuration.
     """
-    tasks = {name: make_task(found.task, metrics=_asked(config)) for name, found in sets.items()}
+    tasks = {
+        name: make_task(found.task, metrics=_asked(config), offered={"classes": found.outputs})
+        for name, found in sets.items()
+    }
     metrics = {name: task.headline for name, task in tasks.items()}
     better = {name: task.metric(task.headline).mode for name, task in tasks.items()}
     signs = {name: 1.0 if mode == "max" else -1.0 for name, mode in better.items()}
@@ -252,7 +256,7 @@ def summarise(config: BenchmarkConfig, sets: Mapping[str, SetInfo], rows: Sequen
         metrics=metrics,
         better=dict(better),
         sets={
-            name: SetSummary(found.source, found.task, found.fingerprint, found.rows, found.modalities)
+            name: SetSummary(found.source, found.task, found.fingerprint, found.rows, found.modalities, found.outputs)
             for name, found in sets.items()
         },
         methods=labels,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from equifuse.cli.options import parameters, with_options
+from equifuse.cli.options import parameters, resumable, with_options
 from equifuse.data.options import SourceOptions
 from equifuse.options import declarations
 from equifuse.runs.config import TrainConfig
@@ -25,15 +25,20 @@ def distill(
     out: Annotated[Path | None, typer.Option(help="Run folder of the student; default <run>-student.")] = None,
     temperature: Annotated[float, typer.Option(help="By which logits are divided before they are compared.")] = 2.0,
     share: Annotated[float, typer.Option(help="Of the teacher in the student's loss, in (0, 1].")] = 0.5,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train one model on what a run's model says, and print what it keeps: for an ensemble in less space and time."""
     from equifuse.report.tables import distilled_table, show
     from equifuse.runs.distill import distill_run
+    from equifuse.runs.folder import TAUGHT
 
     folder = out or run.resolve().with_name(f"{run.resolve().name}-student")
-    found = distill_run(run, folder, temperature=temperature, share=share, progress=not quiet, **given)
+    with resumable(folder, TAUGHT):
+        found = distill_run(
+            run, folder, temperature=temperature, share=share, resume=resume, progress=not quiet, **given
+        )
     if as_json:
         import json
 

@@ -32,7 +32,8 @@ Form = tuple[float, str]
 
 def form_of(summary: Summary, data: str, metric: str) -> Form:
     """How a metric is shown: the library's scores in per cent, errors and metrics of others as they are."""
-    found = make_task(summary.sets[data].task).metric(metric)
+    info = summary.sets[data]
+    found = make_task(info.task, offered={"classes": info.outputs}).metric(metric)
     if found.format == "percent" or (found.higher_is_better and metric not in METRICS):
         return 100.0, ".1f"
     return 1.0, ".3f"

@@ -13,16 +13,17 @@ import torch
 from equifuse.data import MultimodalDataset
 from equifuse.data.batch import Batch
 from equifuse.data.loaders import batches_of
-from equifuse.errors import InputError
+from equifuse.errors import DataError, InputError
 from equifuse.evaluation.evaluate import evaluate_quietly
 from equifuse.evaluation.intervals import bootstrap_difference, bootstrap_intervals
-from equifuse.files import refuse_existing, write_json
-from equifuse.model import Ensemble, FusionModel
+from equifuse.files import read_json, refuse_existing, write_json
+from equifuse.model import FusionModel
 from equifuse.options import default_of
 from equifuse.records import Record
 from equifuse.runs.config import TrainConfig, fits_at_once
-from equifuse.runs.folder import PathLike, Run, load_run
+from equifuse.runs.folder import TAUGHT, PathLike, Run, load_run
 from equifuse.runs.prepare import Prepared
+from equifuse.runs.progress import OnEpochEnd
 from equifuse.runs.training import train
 from equifuse.tasks import Task
 from equifuse.tasks.teaching import SoftTargets
@@ -97,7 +98,8 @@ def distill_run(
     *,
     temperature: float = 2.0,
     share: float = 0.5,
-    progress: bool = True,
+    resume: bool = False,
+    progress: bool | OnEpochEnd = True,
     **options: Any,
 ) -> Distilled:
     """Train a student on what a run's model says of the training samples, and compare both.
@@ -117,20 +119,27 @@ def distill_run(
         out: the run folder to create.
         temperature: by which logits are divided before they are compared, > 0.
         share: of the teacher in the loss, in (0, 1].
-        progress: show a bar on standard error.
+        resume: go on with an interrupted training of the same teacher and options.
+        progress: show a bar on standard error, or call this after each epoch.
         **options: of the student's training, see :class:`TrainConfig`, such as ``fusion``.
 
     Raises:
-        OutputExistsError: ``out`` exists.
-        DataError: no finished run there, or its data have changed.
-        InputError: an option does not fit, or the task has no outputs to learn from.
+        OutputExistsError: ``out`` exists and ``resume`` is False.
+        DataError: no finished run there, its data have changed, or there is nothing to resume.
+        InputError: an option does not fit, the task has no outputs to learn from, or what is resumed was taught
+            otherwise.
         UnknownNameError: an unknown option.
     """
     if not 0 < share <= 1:
         raise InputError(f"share must be in (0, 1], got {share}")
     if not temperature > 0:
         raise InputError(f"temperature must be positive, got {temperature}")
-    refuse_existing(Path(out))
+    out = Path(out)
+    taught_by = {"teacher": str(Path(run).resolve()), "temperature": float(temperature), "share": float(share)}
+    if resume:
+        _check_same(taught_by, out)
+    else:
+        refuse_existing(out)
     teacher = load_run(run)
     config = student_config(teacher, options)
     dataset = teacher.dataset()
@@ -141,11 +150,26 @@ def distill_run(
 
     def teach(prepared: Prepared) -> None:
         prepared.task.teacher = SoftTargets(taught, temperature, share)
+        write_json(out / TAUGHT, taught_by)
 
-    trained = train(config, out, progress=progress, on_prepared=teach)
+    trained = train(config, out, resume=resume, progress=progress, on_prepared=teach)
     found = _compared(teacher, load_run(trained.path), dataset)
     write_json(trained.path / RESULT, {**found.to_dict(), "temperature": temperature, "share": share})
     return found
+
+
+def _check_same(taught_by: Mapping[str, Any], out: Path) -> None:
+    """Refuse to go on with what is no student, or another one's.
+
+    Raises:
+        DataError: there is no student.
+        InputError: it is another one's.
+    """
+    if not (out / TAUGHT).is_file():
+        raise DataError(f"nothing to resume at {out}: it has no {TAUGHT}")
+    for name, value in read_json(out / TAUGHT).items():
+        if value != taught_by[name]:
+            raise InputError(f"the student at {out} has {name}={value!r}, not {taught_by[name]!r}; resume it with that")
 
 
 def student_config(teacher: Run, options: Mapping[str, Any]) -> TrainConfig:
@@ -188,7 +212,7 @@ def _compared(teacher: Run, student: Run, dataset: MultimodalDataset) -> Distill
         difference = bootstrap_difference(task, outputs[1].prediction, outputs[0].prediction, known)
         values = [each.metrics.get(task.headline) for each in outputs]
         parts.append(Compared(part, values[0], values[1], intervals[0], intervals[1], difference))
-    seen = isinstance(teacher.model, Ensemble)
+    seen = teacher.config.ensemble is not None
     named = {"teacher": teacher.model, "student": student.model}
     return Distilled(
         str(student.path),

@@ -28,6 +28,8 @@ from equifuse.training.protocol import arrange
 CONFIG, METRICS, HISTORY, MODEL, PLOTS = "config.yaml", "metrics.json", "history.json", "model", "plots"
 # Which row was in which part.
 SPLIT = "split.csv"
+# Of a student: what it is taught by.
+TAUGHT = "taught.json"
 # Of an ensemble: what each row of train and validation was predicted by members that were not trained on it.
 UNSEEN = "unseen.npz"
 PathLike = str | os.PathLike[str]

@@ -33,6 +33,7 @@ from equifuse.runs.folder import (
     MODEL,
     PLOTS,
     SPLIT,
+    TAUGHT,
     PathLike,
     load_data,
     read_run_config,
@@ -146,6 +147,8 @@ def train(
         _check_same(config, read_run_config(out)[0], out)
         if (out / METRICS).is_file():
             return RunResult(out, RunMetrics.read(out / METRICS), read_json(out / HISTORY))
+        if on_prepared is None and (out / TAUGHT).is_file():
+            raise InputError(f"{out} is taught by another run; go on with 'equifuse distill', --out {out} and --resume")
     check_accelerator(config)
     with locked(out, resume=resume):
         if config.ensemble is not None and config.member is None:
