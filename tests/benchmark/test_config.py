@@ -1,10 +1,16 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import yaml
 
 import equifuse as ef
 from equifuse.benchmark import BenchmarkConfig, Method
 from equifuse.benchmark.config import merge
+from equifuse.benchmark.sets import look_at
 from equifuse.benchmark.space import check_space
+from equifuse.benchmark.summary import summarise
+from equifuse.report.leaderboard import form_of
 
 
 def config(**options):
@@ -124,3 +130,17 @@ def test_of_variants_that_are_the_same_to_a_method_there_is_one():
     assert (configs["deq, skip"].head_dropout, configs["late, plain"].head_dropout) == (0.2, 0.0)
     with pytest.raises(ef.InputError, match="'late' decides without a head and has no use for skip; leave it"):
         config(methods=[{"fusion": "late", "skip": True}])
+
+
+def test_several_targets_have_a_metric_to_be_compared_by(small_set, tmp_path):
+    data = ef.datasets.load(str(small_set))
+    splits = {
+        part: replace(split, target=np.stack([split.target, np.arange(len(split))], 1).astype(np.float32))
+        for part, split in data.splits.items()
+    }
+    path = tmp_path / "both.npz"
+    ef.datasets.write_npz(path, replace(data, splits=splits, task="several", classes=("kind=A", "kind=B", "age")))
+    asked = config(data=[str(path)], seeds=1)
+    summary = summarise(asked, {"both": look_at("both", str(path), asked)}, [])
+    assert (summary.metrics, summary.better) == ({"both": "loss"}, {"both": "min"})
+    assert form_of(summary, "both", "loss") == (1.0, ".3f")
