@@ -9,6 +9,7 @@ import torch
 import equifuse as ef
 from equifuse.auto import PRESETS, AutoResult, Candidate, Preset, auto
 from equifuse.auto.judging import Judge, as_expected
+from equifuse.auto.knowledge import knowledge
 from equifuse.auto.limits import Budget, duration, seconds_of
 from equifuse.auto.portfolio import check_candidates, further, portfolio_of
 from equifuse.auto.selection import greedy_weights
@@ -16,6 +17,7 @@ from equifuse.auto.verdict import report
 from equifuse.cli import main
 from equifuse.data.loaders import batches_of
 from equifuse.errors import DataError, InputError, OutputExistsError, UnknownNameError
+from equifuse.report.search import write_search
 from equifuse.runs import TrainConfig, evaluate_run, load_run, predict_run
 from equifuse.tasks import make_task
 
@@ -239,3 +241,20 @@ def test_an_ensemble_of_different_methods_is_called_what_it_is(run):
         "ensemble of linear and late"
     )
     assert replace(opened, record={**opened.record, "auto": {"linear": 1.0}}).method == opened.config.fusion
+
+
+@pytest.mark.slow
+def test_what_the_modalities_know_is_on_the_page_or_why_it_is_not(run, small_set, tmp_path):
+    found, _ = run
+    dataset = ef.datasets.load(small_set)
+    known = knowledge(TrainConfig(str(small_set)), dataset, None)
+    assert set(known.modalities) == set(dataset.modalities)
+    assert known.n == len(dataset.splits["train"])  # and nothing of the rows that select or test
+    text = write_search(found, tmp_path, "set", known=known).read_text(encoding="utf-8")
+    assert "What the modalities know" in text
+    assert known.verdict.split(":")[0] in text
+    assert write_search(found, tmp_path, "set").read_text(encoding="utf-8") == text  # resumed when it was finished
+    why = knowledge(TrainConfig(str(small_set)), dataset, 20)
+    assert why in write_search(found, tmp_path, "set", known=why).read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="takes longer than 1e-06 s"):
+        ef.interactions(dataset, seconds=1e-6)

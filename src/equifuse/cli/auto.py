@@ -15,6 +15,7 @@ from equifuse.runs.config import TrainConfig
 
 if TYPE_CHECKING:
     from equifuse.data import MultimodalDataset
+    from equifuse.information import Interactions
 
 # Seconds below which processes are not worth their start.
 _SHORT = 120
@@ -71,9 +72,14 @@ def auto(
         if not quiet:
             typer.echo(line, err=True)
 
+    known: list[Interactions | str] = []
+
     def say(dataset: MultimodalDataset) -> None:
         for line in understood(dataset):
             typer.echo(line, err=True)
+        from equifuse.auto.knowledge import knowledge
+
+        known.append(knowledge(config, dataset, limit))
 
     config = TrainConfig.from_options(None, given)
     with resumable(out, ASKED):
@@ -91,7 +97,8 @@ def auto(
     from equifuse.report.search import write_search
     from equifuse.runs.folder import load_run
 
-    page = write_search(found, Path(found.path), Path(config.data).stem, load_run(found.path).task)
+    task = load_run(found.path).task
+    page = write_search(found, Path(found.path), Path(config.data).stem, task, known[0] if known else None)
     if as_json:
         import json
 
@@ -103,6 +110,8 @@ def auto(
     show(TextTable(header, rows, f"leaderboard, {duration(found.seconds)}"))
     for sentence in found.report:
         typer.echo(sentence)
+    for one in known:
+        typer.echo(one if isinstance(one, str) else f"What the modalities know: {one.verdict}")
     typer.echo(f"page: {page}")
     typer.echo(f"run folder: {found.path}")
     typer.echo(f"the best single method: {Path(found.path) / 'best'}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,6 +24,8 @@ from equifuse.registry import INFORMATION
 MOST_SAMPLES = 3000
 # Labels or quantities that are measured one by one.
 _MOST_TARGETS = 10
+# By how many times the first pieces of work may overstate what is left.
+_PATIENCE = 2.0
 _MEASURED = ("a", "b", "joint", "redundancy", "evidence")
 Interval = tuple[float, float]
 
@@ -160,6 +163,8 @@ def interactions(
     group: str | None = None,
     without: Iterable[str] = (),
     target: str | None = None,
+    parts: Sequence[str] = ("train", "val"),
+    seconds: float | None = None,
     progress: bool = False,
     **options: Any,
 ) -> Interactions:
@@ -173,8 +178,8 @@ def interactions(
     >>> found.pairs[0].synergy > 0.8 > 0.2 > found.modalities["a"]
     True
 
-    Measured on the training and validation part. Quantities are taken as eight classes of equal size; several labels or
-    quantities are measured one by one, and the result is their mean.
+    Measured on the training and validation part, or on the ``parts`` that are named. Quantities are taken as eight
+    classes of equal size; several labels or quantities are measured one by one, and the result is their mean.
 
     Args:
         dataset: the data.
@@ -183,16 +188,18 @@ def interactions(
         group: column of what must not be torn apart, such as the patient.
         without: modalities to leave out.
         target: one of several labels or quantities; None for all of them.
+        parts: of the data set, that are looked at.
+        seconds: that it may take; None for as long as it takes.
         progress: whether to show a bar on standard error.
         **options: of the estimator.
 
     Raises:
-        InputError: one modality, fewer than 20 samples, a constant target, a task without a target in bits, or an
-            estimator that is not made for such data.
+        InputError: one modality, fewer than 20 samples, a constant target, a task without a target in bits, an
+            estimator that is not made for such data, or it would take longer than it may.
         UnknownNameError: no such estimator, or no such modality to leave out.
     """
     method = INFORMATION.make(estimator, **options)
-    samples = samples_of(dataset, most=most_samples, group=group, without=without)
+    samples = samples_of(dataset, most=most_samples, group=group, without=without, parts=tuple(parts))
     targets = samples.targets
     if target is not None:
         targets = [t for t in targets if t.name == target]
@@ -206,7 +213,9 @@ def interactions(
         notes.append("Shapley shares are by what each says first and adds last: exact where no more than two interact")
     if targets[0].values is not None:
         notes.append("of a quantity, which eighth of the samples it is in")
-    with _bar(method.steps(samples) * len(targets), progress) as tick:
+    steps = method.steps(samples) * len(targets)
+    with _bar(steps, progress) as tell:
+        tick = tell if seconds is None else _within(seconds, steps, tell)
         estimates = [method.estimate(samples, each, tick) for each in targets]
     entropies = [class_entropy(each.classes) for each in targets]
     found = _assembled(samples, _mean(estimates), float(np.mean(entropies)))
@@ -231,6 +240,21 @@ def interactions(
         **found,
     )
     return replace(result, verdict=verdict(result))
+
+
+def _within(seconds: float, steps: int, tell: Tick) -> Tick:
+    """``tell``, and an end once it is plain that the time does not suffice."""
+    began, done = time.monotonic(), 0
+
+    def tick(label: str) -> None:
+        nonlocal done
+        done += 1
+        spent = time.monotonic() - began
+        if max(spent, spent / done * steps / _PATIENCE) > seconds:
+            raise InputError(f"it takes longer than {seconds:.2g} s; measure fewer samples or modalities")
+        tell(label)
+
+    return tick
 
 
 @contextmanager

@@ -8,7 +8,9 @@ from equifuse.auto.limits import duration
 from equifuse.auto.result import ENSEMBLE, AutoResult
 from equifuse.benchmark.statistics import pareto
 from equifuse.files import write_text
+from equifuse.information import Interactions
 from equifuse.report import plots
+from equifuse.report.information import PICTURE, interactions_section
 from equifuse.report.page import Card, Section, Tile, drawn, render_page
 from equifuse.report.tables import TextTable
 from equifuse.report.verdict import metric_name, percent, shown
@@ -17,7 +19,13 @@ from equifuse.tasks import Task, make_task
 PAGE, PLOTS = "leaderboard.html", "leaderboard"
 
 
-def write_search(found: AutoResult, folder: Path, name: str, task: Task | None = None) -> Path:
+def write_search(
+    found: AutoResult,
+    folder: Path,
+    name: str,
+    task: Task | None = None,
+    known: Interactions | str | None = None,
+) -> Path:
     """Write ``leaderboard.html`` beside what a search left; one that is there is replaced.
 
     Args:
@@ -25,10 +33,14 @@ def write_search(found: AutoResult, folder: Path, name: str, task: Task | None =
         folder: to write into.
         name: of the data.
         task: of the search, with the metrics that it was asked for; default the task of that name.
+        known: what the modalities know of the target, or why that was not measured; None of a search that was finished
+            before, whose page stays as it is.
 
     Returns:
         The page.
     """
+    if known is None and (folder / PAGE).is_file():
+        return folder / PAGE
     task = task or make_task(found.task, metrics=[found.headline])
     header, rows = found.table(full=True)
     table = TextTable(header, rows, file="leaderboard.csv", searched=len(rows) > 15)
@@ -36,6 +48,10 @@ def write_search(found: AutoResult, folder: Path, name: str, task: Task | None =
         Section("At a glance", cards=_cards(found, task, folder / PLOTS)),
         Section("Leaderboard", [_about(found)], tables=[table]),
     ]
+    if isinstance(known, str):
+        sections.append(Section("What the modalities know", [known]))
+    elif known is not None:
+        sections.append(interactions_section(known, folder / PLOTS / PICTURE))
     text = render_page(
         f"The best model of {name}", sections, kind="search", verdict=found.report, tiles=_tiles(found, task)
     )

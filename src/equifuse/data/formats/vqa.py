@@ -196,18 +196,24 @@ def _parts(
     if "test" not in found and "val" in found:
         found["test"] = found.pop("val")
     if "test" not in found:
-        found["train"], found["test"] = _torn(found["train"], _TEST_FRACTION, seed)
+        found["train"], found["test"] = _torn(folder, found["train"], _TEST_FRACTION, seed)
     if "val" not in found:
         if not 0 < val_fraction < 1:
             raise DataError(f"val_fraction must be between 0 and 1, got {val_fraction}")
-        found["train"], found["val"] = _torn(found["train"], val_fraction, seed)
+        found["train"], found["val"] = _torn(folder, found["train"], val_fraction, seed)
     return found
 
 
-def _torn(asked: list[Asked], fraction: float, seed: int) -> list[list[Asked]]:
-    """Questions in two parts, all of an image in one."""
+def _torn(folder: Path, asked: list[Asked], fraction: float, seed: int) -> list[list[Asked]]:
+    """Questions in two parts, all of an image in one.
+
+    Raises:
+        DataError: one of them would be empty.
+    """
     groups = np.array([each.image for each in asked])
     parts = partition(len(asked), (1 - fraction, fraction), seed=seed, groups=groups)
+    if not all(len(rows) for rows in parts):
+        raise DataError(f"{folder}: {len(set(groups.tolist()))} images of train are too few to hold a part out of them")
     return [[asked[row] for row in rows] for rows in parts]
 
 
