@@ -34,6 +34,7 @@ from equifuse.data.plain import read_plain, write_plain
 from equifuse.datasets import read_inputs
 from equifuse.export import describe
 from equifuse.runs import TrainConfig, load_run, predict_run, predict_shards, train
+from tests.fuzz.media import MEDIA, make_media
 from tests.fuzz.parsers import PARSERS
 
 ROWS = 24
@@ -168,6 +169,7 @@ def make_examples(folder: Path) -> None:
     (folder / "words").write_text("train\n--help")
     (folder / "request.json").write_text(json.dumps({"inputs": {m: content[m][:2].tolist() for m in SHAPES}}))
     save_file({"x": torch.zeros(2)}, folder / "stray.safetensors")
+    make_media(folder)
 
 
 def _parsed(name: str, i: int) -> str:
@@ -364,12 +366,13 @@ _ALL: dict[str, Target] = {
     "store": Target(("store.sqlite",), store),
     "request": Target(("request.json", "set.parquet"), request),
     "command line": Target(("words",), command_line),
+    **{name: Target(files, read, slow) for name, (files, read, slow) in MEDIA.items()},
     **{name: in_memory(name) for name in PARSERS},
 }
 
 
 # Of a format whose package is not installed there is nothing to read.
-_NEEDED = {"h5ad": "anndata", "xlsx": "openpyxl"}
+_NEEDED = {"h5ad": "anndata", "xlsx": "openpyxl", "clips": "av", "clips, json": "av"}
 TARGETS = {name: target for name, target in _ALL.items() if name not in _NEEDED or find_spec(_NEEDED[name])}
 
 
