@@ -75,6 +75,31 @@ def check_unpacked_fits(path: Path) -> None:
         check_fits(path, sum(member.file_size for member in archive.infolist()))
 
 
+def read_array(path: Path, kind: str, name: str = "") -> Any:
+    """The array of a ``.npy`` file, or one of those of a ``.npz`` file: no pickle is run, and it fits into memory.
+
+    Args:
+        path: the file.
+        kind: what it should be, for the message.
+        name: of the array in a ``.npz`` file.
+
+    Raises:
+        DataError: it is missing, damaged, or has no such array.
+    """
+    import numpy as np  # noqa: PLC0415 - most of what reads and writes files needs no arrays
+
+    with parse_errors(path, kind):
+        if name:
+            check_unpacked_fits(path)
+            with np.load(path, allow_pickle=False) as archive:
+                return archive[name]
+        found = np.load(path, allow_pickle=False)
+        if not isinstance(found, np.ndarray):
+            found.close()
+            raise DataError(f"{path} is an archive of arrays; expected one array")
+        return found
+
+
 def memory() -> int:
     """Bytes of this machine's memory; where the system does not say, more than any has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**50

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from equifuse.detection.votes import Boxes2D
 from equifuse.errors import DataError
+from equifuse.files import read_array
 
 # Each class and the mean size (length, width, height) of its boxes in the training part, in metres.
 MEAN_SIZES = {
@@ -66,15 +67,14 @@ def read_prepared_boxes(path: Path) -> NDArray[np.float64]:
     Raises:
         DataError: the file is damaged.
     """
-    try:
-        boxes = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is no .npy file: {error}") from None
+    boxes = read_array(path, "a .npy file of boxes")
     if boxes.dtype.kind not in "fiu" or boxes.ndim != 2 or boxes.shape[1] != 8:
         raise DataError(f"{path} holds {boxes.dtype} of shape {boxes.shape}, expected boxes (M, 8)")
+    if not np.isfinite(boxes).all():
+        raise DataError(f"{path} has boxes with numbers that are not finite")
     if len(boxes) and not 0 <= boxes[:, 7].min() <= boxes[:, 7].max() < len(CLASSES):
         raise DataError(f"{path} has classes from {boxes[:, 7].min():g} to {boxes[:, 7].max():g}, expected 0 to 9")
-    return np.asarray(boxes * [1, 1, 1, 2, 2, 2, 1, 1], dtype=np.float64)
+    return np.asarray(boxes.astype(np.float64) * [1, 1, 1, 2, 2, 2, 1, 1])
 
 
 def read_boxes_2d(path: Path) -> Boxes2D:

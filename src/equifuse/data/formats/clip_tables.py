@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,7 +132,7 @@ def _cells(path: Path, line: int, row: Sequence[str], count: int) -> list[str]:
 def _vggsound(path: Path, rows: Sequence[Sequence[str]]) -> Iterator[Clip]:
     for line, row in enumerate(rows, 1):
         video, start, label, part = _cells(path, line, row, 4)
-        if not start.isdigit() or part not in _SUBSETS:
+        if not re.fullmatch(r"[0-9]{1,9}", start) or part not in _SUBSETS:
             raise DataError(f"{path}: row {line} says {start!r}, {part!r}; expected a second, and train or test")
         yield Clip(f"{video}_{int(start):06d}", label, _SUBSETS[part])
 
@@ -186,7 +187,7 @@ def _activitynet(path: Path, content: Any) -> ClipTable:
             for segment in each["annotations"]:
                 start, end = segment["segment"]
                 clips.append(Clip(name, str(segment["label"]), part, _window(path, name, start, end)))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{path}: video {name!r} has no segments with labels or sentences: {error!r}") from None
     if not clips:
         raise DataError(f"{path} has no segment")

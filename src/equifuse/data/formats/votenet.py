@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ from equifuse.detection.scenes import LEAST_POINTS, seeds_of
 from equifuse.detection.sunrgbd import CLASSES, read_boxes_2d, read_labels, read_prepared_boxes
 from equifuse.detection.votes import Boxes2D, image_votes
 from equifuse.errors import DataError, InputError
-from equifuse.files import parse_errors
+from equifuse.files import read_array
 from equifuse.registry import FORMATS
 
 # Bumped where the rows that are made of the same files change.
@@ -245,9 +245,7 @@ def _cloud(path: Path) -> NDArray[np.float64]:
     if path.suffix == ".mat":
         cloud = mat_content(path).get("instance")
     else:
-        with parse_errors(path, "a file of points"):
-            found: Any = np.load(path, allow_pickle=False)
-            cloud = found if path.suffix == ".npy" else found["pc"]
+        cloud = read_array(path, "a file of points", "" if path.suffix == ".npy" else "pc")
     if not isinstance(cloud, np.ndarray) or cloud.dtype.kind not in "fiu" or cloud.ndim != 2 or cloud.shape[1] < 6:
         raise DataError(f"{path} does not hold points (N, 6): X Y Z and colours")
     cloud = np.asarray(cloud[:, :6], dtype=np.float64)

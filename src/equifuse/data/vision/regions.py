@@ -19,7 +19,7 @@ from equifuse.data.lazy.base import opened
 from equifuse.data.selfcontained import member, open_hdf5
 from equifuse.data.vision.base import ImageTable
 from equifuse.errors import DataError
-from equifuse.files import atomic, parse_errors
+from equifuse.files import atomic, parse_errors, read_array
 
 # Regions of an image beyond this are left out: the cells of the largest grids that are in use.
 _MOST = 608
@@ -45,8 +45,8 @@ class _Regions(ImageTable):
         return found
 
     def _sized(self, counts: NDArray[np.int64], width: int) -> None:
-        if not len(counts) or counts.max() < 1 or width < 1:
-            raise DataError(f"{self.path} has no features")
+        if not len(counts) or counts.max() < 1 or counts.min() < 0 or width < 1:
+            raise DataError(f"{self.path} has no features, or fewer than none")
         self.lengths = np.minimum(counts, _MOST)
         self.shape = (int(self.lengths.max()), width)
 
@@ -149,12 +149,13 @@ class RegionTSV(_Regions):
             counts.append(_whole(self.path, cells["num_boxes"]))
             if not width and counts[-1]:
                 width = len(self._features(cells)[0])
-        return {
-            "ids": np.array(ids, dtype=str),
-            "starts": np.array(starts, dtype=np.int64),
-            "counts": np.array(counts, dtype=np.int64),
-            "width": np.array(width),
-        }
+        with parse_errors(self.path, "features of images"):
+            return {
+                "ids": np.array(ids, dtype=str),
+                "starts": np.array(starts, dtype=np.int64),
+                "counts": np.array(counts, dtype=np.int64),
+                "width": np.array(width),
+            }
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         start = 0
@@ -207,7 +208,9 @@ class RegionFiles(_Regions):
         self.path = path
         self.ids = sorted(file.name for file in path.iterdir() if file.suffix in (".npz", ".npy"))
         sizes = [_size_of(member(path, name)) for name in self.ids]
-        self._sized(np.array([count for count, _ in sizes], dtype=np.int64), sizes[0][1])
+        with parse_errors(path, "features of images"):
+            counts = np.array([count for count, _ in sizes], dtype=np.int64)
+        self._sized(counts, sizes[0][1])
 
     def read(self, places: Indices) -> Floats:
         """See :meth:`ImageTable.read`."""
@@ -243,10 +246,9 @@ def _as_regions(path: Path, shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _regions_in(path: Path) -> Floats:
+    found = read_array(path, "features of an image", "" if path.suffix == ".npy" else "x")
     with parse_errors(path, "features of an image"):
-        found = np.load(path, allow_pickle=False)
-        values = found if path.suffix == ".npy" else found["x"].T
-        values = np.asarray(values, dtype=np.float32)
+        values = np.asarray(found if path.suffix == ".npy" else found.T, dtype=np.float32)
     values = values[0] if values.ndim == 4 else values
     return values.reshape(len(values), -1).T if values.ndim == 3 else values
 
