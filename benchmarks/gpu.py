@@ -8,12 +8,14 @@ Four parts, of which ``--parts`` chooses:
 - ``checks``: gradients of three solvers at tolerance 1e-4 against a float64 solve to 1e-10 on the CPU, tensor by
   tensor; inputs of four dtypes; autocast; a gradient scaler that must notice an infinite gradient;
 - ``steps``: a training step, forward and backward, of ``Σ c ⊙ fused`` with a fixed random ``c``, weights N(0, 0.01²),
-  unit gains and zero biases, tolerance 1e-4. ``captured`` replays recorded CUDA graphs (``EQUIFUSE_KERNELS=recorded``),
-  ``eager`` is the same by plain torch operations (``EQUIFUSE_KERNELS=reference``), ``torchdeq`` 0.1.0's Anderson
-  on the joint map, relative tolerance 1e-4 (``pip install -e ".[peers]"``). ``products`` is a bound: the matrix
-  products of the evaluations that ``captured`` made, alone. Errors are those of all gradients together, against
-  float64;
-- ``model``: a step of a whole model with AdamW, ``deq`` against ``concat`` with the same encoders;
+  unit gains and zero biases, tolerance 1e-4. ``graph`` is a whole step recorded as one CUDA graph, with at most 12
+  evaluations per solve, which all are made; how many rows converge in them is in the table. ``launched`` is the
+  library's default, ``captured`` replays recorded solves (``EQUIFUSE_KERNELS=recorded``), ``eager`` is the same by
+  plain torch operations (``EQUIFUSE_KERNELS=reference``), ``torchdeq`` 0.1.0's Anderson on the joint map, relative
+  tolerance 1e-4 (``pip install -e ".[peers]"``). ``products`` is a bound: the matrix products of the evaluations that
+  ``captured`` made, alone. Errors are those of all gradients together, against float64;
+- ``model``: a step of a whole model with AdamW, ``deq`` against ``concat`` with the same encoders; ``graph`` records it
+  whole, with the library's default solvers;
 - ``counts``: reads of the device by the host, and launches, of one training step.
 
 Times are medians of events on the device, after warming up. A row that fails is recorded as such, the others go on;
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import gc
 import json
 import logging
 import os
@@ -34,7 +37,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -53,10 +56,14 @@ from machine import describe
 Row = dict[str, Any]
 # Fused state and gradients, in float64 to 1e-10.
 Exact = tuple[Tensor, list[Tensor]]
-CAPTURED, EAGER, PEER = "captured", "eager", "torchdeq"
+GRAPH, LAUNCHED, CAPTURED, EAGER, PEER = "graph", "launched", "captured", "eager", "torchdeq"
+# What the kernels of a contender are.
+KERNELS = {GRAPH: "fused", LAUNCHED: "fused", CAPTURED: "recorded", EAGER: "reference", PEER: "reference"}
 # Steps before the clock runs: a solve is recorded when it occurs for the second time. And steps measured.
-WARM_UPS = {CAPTURED: 4, EAGER: 2, PEER: 1}
-REPETITIONS = {CAPTURED: 20, EAGER: 5, PEER: 3}
+WARM_UPS = {GRAPH: 3, LAUNCHED: 3, CAPTURED: 4, EAGER: 2, PEER: 1}
+REPETITIONS = {GRAPH: 20, LAUNCHED: 10, CAPTURED: 20, EAGER: 5, PEER: 3}
+# Evaluations per solve in a recorded step.
+RECORDED_EVALUATIONS = 12
 
 
 @dataclass(frozen=True)
@@ -181,13 +188,24 @@ def seconds_of_product(a: Tensor, b: Tensor) -> float:
 def solved_by(who: str) -> Iterator[None]:
     """The kernels of a contender: the fused ones, or plain torch operations."""
     before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = "recorded" if who == CAPTURED else "reference"
+    os.environ[VARIABLE] = KERNELS[who]
     try:
         yield
     finally:
         del os.environ[VARIABLE]
         if before is not None:
             os.environ[VARIABLE] = before
+
+
+def recorded(step: Callable[[], Any], device: str) -> tuple[Callable[[], object], Any]:
+    """A step as one graph, and where its results lie; without CUDA the step itself."""
+    if device != "cuda":
+        return step, step()
+    gc.collect()  # what is left of earlier steps would tie the gradients to another stream
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = step()
+    return graph.replay, found
 
 
 def forward_of(who: str, s: Setting) -> Callable[[], tuple[Tensor, Any]]:
@@ -349,6 +367,31 @@ def training_step(case: Case, device: str, who: str, exact: Exact | None) -> Row
     return row
 
 
+def recorded_step(case: Case, device: str, exact: Exact | None) -> Row:
+    """Like :func:`training_step`, of a step recorded whole."""
+    s, clock = setting(case, device), Clock(device)
+    s.fusion.solver = replace(s.fusion.solver, max_steps=RECORDED_EVALUATIONS)
+    s.fusion.gradient = ef.Implicit(solver=ef.GMRES(tol=TOL, max_steps=RECORDED_EVALUATIONS))
+
+    def step() -> tuple[ef.FusionOutput, list[Tensor]]:
+        output = s.fusion(s.inputs)
+        return output, s.gradients(output.fused)
+
+    with solved_by(GRAPH):
+        for _ in range(WARM_UPS[GRAPH]):
+            step()
+        replay, (output, found) = recorded(step, device)
+        replay()
+        assert output.stats is not None
+        adjoints = [part.adjoint for part in output.stats.parts.values()]
+        row: Row = {"converged": float(output.stats.converged.float().mean())}
+        row["adjoint_converged"] = min(float(a.converged.float().mean()) for a in adjoints if a is not None)
+        if exact is not None:
+            row |= {"state_error": error([output.fused], [exact[0]]), "gradient_error": error(found, exact[1])}
+        row["step_ms"] = clock.median(replay, REPETITIONS[GRAPH])
+    return row
+
+
 def products(case: Case, device: str, captured: Row) -> Row:
     """The products of the evaluations that ``captured`` made."""
     forward, both = products_bound(case, captured, device, seconds_of_product)
@@ -363,7 +406,8 @@ def model_of(kind: str, sizes: Sizes, device: str) -> Callable[[], object]:
     width = sizes.model_dim
     encoders: dict[str, nn.Module | None] = {m: ef.encoders.MLPEncoder(width, (width,), dropout=0.0) for m in dims}
     model = ef.FusionModel(encoders, fusion, nn.Linear(fusion.out_dim, 10)).to(device).train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    options = {"fused": True, "capturable": True} if device == "cuda" else {}
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, **options)
     inputs = {m: torch.randn(sizes.model_batch, width, device=device) for m in dims}
     target = torch.randint(10, (sizes.model_batch,), device=device)
 
@@ -380,6 +424,9 @@ def model_step(kind: str, who: str, sizes: Sizes, device: str) -> Row:
     with solved_by(who):
         step = model_of(kind, sizes, device)
         for _ in range(WARM_UPS[who] + 1):
+            step()
+        if who == GRAPH:
+            step, _ = recorded(step, device)
             step()
         return {"step_ms": Clock(device).median(step, REPETITIONS[who])}
 
@@ -548,9 +595,7 @@ def table(part: str, rows: dict[str, Row]) -> str:
         cells = [_shown(row.get(key)) for key in keys]
         body.append([name, *cells] if problem is None else [name, problem, *[""] * (len(keys) - 1)])
     text = to_markdown(["", *(keys or ["result"])], body)
-    errors = {
-        name: rows[name]["gradients together"] for name in (CAPTURED, EAGER, PEER) if "each" in rows.get(name, {})
-    }
+    errors = {name: rows[name]["gradients together"] for name in WARM_UPS if "each" in rows.get(name, {})}
     if errors:
         text += f"\nOf those with tolerance 1e-4, {min(errors, key=lambda name: errors[name])} is nearest to float64."
     for name, row in rows.items():
@@ -565,22 +610,25 @@ def _steps_table(rows: dict[str, Row]) -> str:
         case, who = name.split(", ")
         by_case.setdefault(case, {})[who] = row
     header = [
-        "B / d / M", "captured ms", "its forward", "eager ms", "torchdeq ms", "products ms", "torchdeq / captured",
-        "captured / products", "evaluations", "converged, adjoint", "gradient error: captured", "eager", "torchdeq",
+        "B / d / M", "graph ms", "launched ms", "captured ms", "eager ms", "torchdeq ms", "products ms",
+        "torchdeq / graph", "torchdeq / launched", "evaluations", "graph: converged, adjoint",
+        "gradient error: graph", "launched", "eager", "torchdeq",
     ]  # fmt: skip
     body, problems = [], []
     for case, whose in by_case.items():
-        ours, eager, peer, bound = (whose.get(who, {}) for who in (CAPTURED, EAGER, PEER, "products"))
-        times = [row.get("step_ms") for row in (ours, eager, peer, bound)]
+        graph, launched, ours, eager, peer, bound = (
+            whose.get(who, {}) for who in (GRAPH, LAUNCHED, CAPTURED, EAGER, PEER, "products")
+        )
+        times = [row.get("step_ms") for row in (graph, launched, ours, eager, peer, bound)]
 
         def ratio(a: float | None, b: float | None) -> float | None:
             return a / b if a and b else None
 
         kinds = ("modality_forward", "fusion_forward", "modality_backward", "fusion_backward")
         made = " + ".join(str(ours[kind]) for kind in kinds) if "modality_forward" in ours else "-"
-        shares = f"{_shown(ours.get('converged'))}, {_shown(ours.get('adjoint_converged'))}"
-        cells = [times[0], ours.get("forward_ms"), *times[1:], ratio(times[2], times[0]), ratio(times[0], times[3])]
-        errors = [row.get("gradient_error") for row in (ours, eager, peer)]
+        shares = f"{_shown(graph.get('converged'))}, {_shown(graph.get('adjoint_converged'))}"
+        cells = [*times, ratio(times[4], times[0]), ratio(times[4], times[1])]
+        errors = [row.get("gradient_error") for row in (graph, launched, eager, peer)]
         body.append([case, *map(_shown, cells), made, shares, *map(_shown, errors)])
         problems += [f"- {case}, {who}: {_problem(row)}" for who, row in whose.items() if _problem(row)]
     return to_markdown(header, body) + ("\n\n" + "\n".join(problems) if problems else "")
@@ -627,6 +675,7 @@ def run_steps(run: Run, sizes: Sizes, contenders: tuple[str, ...]) -> None:
             known = exact[0] if exact else None
             row = run.row("steps", f"{name}, {who}", lambda: training_step(case, device, who, known))  # noqa: B023
             captured = row if who == CAPTURED else captured
+        run.row("steps", f"{name}, {GRAPH}", lambda: recorded_step(case, device, known))  # noqa: B023
         if "modality_backward" in captured:
             run.row("steps", f"{name}, products", lambda: products(case, device, captured))  # noqa: B023
 
@@ -634,10 +683,12 @@ def run_steps(run: Run, sizes: Sizes, contenders: tuple[str, ...]) -> None:
 def run_model(run: Run, sizes: Sizes) -> None:
     """The part ``model``."""
     forget()
-    for kind, who in (("concat", CAPTURED), ("deq", CAPTURED), ("deq", EAGER)):
-        name = kind if kind == "concat" else f"{kind}, {who}"
+    for kind, who in (
+        ("concat", LAUNCHED), ("deq", LAUNCHED), ("deq", CAPTURED), ("deq", EAGER), ("concat", GRAPH), ("deq", GRAPH)
+    ):  # fmt: skip
+        name = f"{kind}, {who}"
         row = run.row("model", name, lambda kind=kind, who=who: model_step(kind, who, sizes, run.device))
-        base = run.rows["model"]["concat"].get("step_ms")
+        base = run.rows["model"][f"concat, {GRAPH if who == GRAPH else LAUNCHED}"].get("step_ms")
         if base and "step_ms" in row:
             row["over concat"] = row["step_ms"] / base
     run.write()
@@ -681,9 +732,9 @@ def main() -> int:
         import torchdeq  # noqa: F401, PLC0415
     except ImportError:
         print("torchdeq is not installed, its columns stay empty", flush=True)
-        contenders: tuple[str, ...] = (CAPTURED, EAGER)
+        contenders: tuple[str, ...] = (LAUNCHED, CAPTURED, EAGER)
     else:
-        contenders = (CAPTURED, EAGER, PEER)
+        contenders = (LAUNCHED, CAPTURED, EAGER, PEER)
     if "checks" in options.parts:
         run_checks(run, sizes, contenders)
     if "steps" in options.parts:

@@ -154,3 +154,49 @@ def test_a_fixed_number_of_steps_is_compiled_to_cuda_graphs():
             x = {m: torch.randn(64, width, device="cuda") for m, width in DIMS.items()}
             torch.compiler.cudagraph_mark_step_begin()
             torch.testing.assert_close(compiled(x).fused, fusion(x).fused, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_training_by_replays_of_whole_steps(tmp_path, precision):
+    common = {"data": "digits", "dim": 32, "hidden": [32], "epochs": 4, "lr": 3e-3, "accelerator": "gpu"}
+    results = [
+        train(
+            TrainConfig.from_dict(common | {"precision": precision, "cuda_graph": graph}),
+            tmp_path / str(graph),
+            progress=False,
+        )
+        for graph in (False, True)
+    ]
+    (usual, replayed) = (result.history for result in results)
+    assert results[1].metrics["test"]["accuracy"] > 0.85
+    assert replayed[-1]["train_converged"] > 0.99
+    if precision == "32":  # other evaluations of the same fixed points
+        assert replayed[0]["train_loss"] == pytest.approx(usual[0]["train_loss"], rel=0.02)
+
+
+def test_a_whole_step_in_a_graph_of_ones_own():
+    torch.manual_seed(0)
+    fusion = ef.DEQFusion(DIMS, 32, solver=ef.Anderson(tol=1e-6, max_steps=60)).cuda()
+    x = {m: torch.randn(64, width, device="cuda", requires_grad=True) for m, width in DIMS.items()}
+    present = {"b": torch.rand(64, device="cuda") > 0.3}
+    c = torch.randn(64, 32, device="cuda")
+
+    def step():
+        output = fusion(x, present)
+        return output, torch.autograd.grad((output.fused * c).sum(), [*fusion.parameters(), *x.values()])
+
+    for _ in range(2):
+        step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output, found = step()
+    for _ in range(2):
+        with torch.no_grad():
+            for v in x.values():
+                v.normal_()
+        graph.replay()
+        expected, wanted = step()
+        assert bool(output.stats.converged.all())
+        torch.testing.assert_close(output.fused, expected.fused, rtol=1e-3, atol=1e-4)
+        for mine, plain in zip(found, wanted, strict=True):
+            assert float((mine - plain).norm()) <= 2e-3 * float(plain.norm()) + 1e-5

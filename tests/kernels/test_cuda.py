@@ -340,7 +340,7 @@ def test_a_solve_inside_of_another_capture():
     capture.solve(f, Start(z), 4, LIMITS)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = capture.solve(f, Start(z), 4, LIMITS)
+        found = capture.within(f, Start(z), 4, LIMITS)
     for seed in (1, 2):
         g, start = problem(seed)
         z.copy_(start)

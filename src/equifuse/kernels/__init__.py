@@ -22,8 +22,8 @@ from equifuse.kernels.reference import TailSaved, TailWeights
 from equifuse.kernels.rows import RowLimits, Rows
 
 # "reference": plain torch operations everywhere. "fused" (default): compiled kernels where there are some. "recorded":
-# the same, and on CUDA steps are recorded as graphs and replayed, which is two to three times faster, but not the
-# default: a training run has ended with an illegal memory access once.
+# the same, and on CUDA steps are recorded as graphs and replayed, which is two times faster, but not the default: a
+# training run has ended with an illegal memory access once, before recordings had workspaces of their own.
 VARIABLE = "EQUIFUSE_KERNELS"
 Run = Callable[[], object]
 _log = logging.getLogger(__name__)

@@ -1,8 +1,8 @@
 """Anderson solves on CUDA as replays of recorded steps: some evaluations with their updates are one call of the host.
 
 A recording belongs to shapes and options, not to values: inputs are copied into its memory before a solve and results
-are cloned from it after. A device keeps a few recordings, the first ones; what comes later is launched. One solve at a
-time runs on a device; it waits for the one before also on another stream.
+are cloned from it after. A device keeps a few recordings, those used last. One solve at a time runs on a device; it
+waits for the one before also on another stream.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, Self
 
 import torch
@@ -224,7 +223,7 @@ class _Device:
 
     def __init__(self, device: torch.device) -> None:
         self.lock = threading.RLock()
-        self._recordings: dict[Hashable, _Recording | None] = {}
+        self._recordings: OrderedDict[Hashable, _Recording | None] = OrderedDict()
         self._seen: OrderedDict[Hashable, None] = OrderedDict()
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -242,6 +241,7 @@ class _Device:
     def get(self, key: Hashable, make: Callable[[], _Recording]) -> _Recording | None:
         """The recording for a key, made when it is wanted for the second time; None if there is none."""
         if key in self._recordings:
+            self._recordings.move_to_end(key)
             return self._recordings[key]
         if key not in self._seen:
             self._seen[key] = None
@@ -249,7 +249,8 @@ class _Device:
                 self._seen.popitem(last=False)
             return None
         if len(self._recordings) >= _CAPACITY:
-            return None  # none is given up: another one may have been recorded with memory of it
+            torch.cuda.synchronize()  # it may still be running
+            self._recordings.popitem(last=False)
         try:
             recording = make()
         except RuntimeError as error:
@@ -268,7 +269,8 @@ class _Device:
         def record(function: Run) -> Run:
             graph = torch.cuda.CUDAGraph()
             # Other threads may use the device meanwhile.
-            with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
+            mode: Any = {"capture_error_mode": "thread_local"}
+            with _own_workspace(), torch.cuda.graph(graph, pool=pool, stream=self._stream, **mode):
                 function()
             return graph.replay
 
@@ -280,6 +282,20 @@ class _Device:
             torch.cuda.synchronize()
             self._recordings.clear()
             self._seen.clear()
+
+
+@contextmanager
+def _own_workspace() -> Iterator[None]:
+    """Let the matrix products recorded within have a workspace in the memory of their graph.
+
+    PyTorch keeps one per thread and stream for as long as it likes, in the memory of whichever graph needed it first.
+    Others recorded later would go on using it after that graph is gone, or after Lightning has emptied the caches.
+    """
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
 
 
 _devices: dict[int, _Device] = {}
@@ -301,12 +317,8 @@ def clear() -> None:
         device.clear()
 
 
-def solve(
-    map: Capturable, start: Start, memory: int, limits: RowLimits, count: int = 8, static_steps: int = 40
-) -> Solved:
+def solve(map: Capturable, start: Start, memory: int, limits: RowLimits, count: int = 8) -> Solved:
     """Solve all rows from ``start``, which is not changed; the host waits for the device a few times.
-
-    Inside of a capture that somebody else has begun the host may not wait, so that the number of steps is fixed.
 
     Args:
         map: the evaluation of the map.
@@ -314,17 +326,11 @@ def solve(
         memory: directions stored per row.
         limits: when a row stops.
         count: steps that are recorded together.
-        static_steps: number of steps inside of another capture, at most ``limits.max_steps``.
     """
     z = start.z
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False), torch.cuda.device_of(z):  # type: ignore[no-untyped-call]
         if not z.is_cuda:
             return launch(map, start, memory, limits, count)
-        if torch.cuda.is_current_stream_capturing():
-            most = min(static_steps, limits.max_steps)
-            steps = _Steps(lambda: map, start, memory, replace(limits, max_steps=most), most)
-            steps.advance()
-            return steps.results(steps.trace.clone(), None)
         device = _device_of(z)
         shapes = tuple(None if x is None else (x.shape, x.dtype) for x in (*map.tensors, *start))
 
@@ -338,6 +344,17 @@ def solve(
             if recording is not None:
                 return recording.solve(map, start, limits)
         return launch(map, start, memory, limits, count)
+
+
+def within(map: Preparable, start: Start, memory: int, limits: RowLimits) -> Solved:
+    """:func:`solve` inside of a graph that somebody else records, for any map.
+
+    The host cannot ask whether rows have stopped, so that ``limits.max_steps`` steps are recorded.
+    """
+    with torch.no_grad(), torch.autocast(start.z.device.type, enabled=False):
+        steps = _Steps(lambda: map, start, memory, limits, limits.max_steps)
+        steps.advance()
+        return steps.results(steps.trace.clone(), None)
 
 
 def launch(map: Preparable, start: Start, memory: int, limits: RowLimits, count: int = 8) -> Solved:

@@ -14,6 +14,7 @@ from equifuse.encoders.states import looking
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion.modes import evaluation_mode
 from equifuse.model.outputs import encoder_tensor
+from equifuse.solve.sync import can_read
 
 
 class Steps(dict[str, Tensor]):
@@ -72,7 +73,7 @@ def states_of(name: str, encoder: nn.Module, x: Tensor, lengths: Tensor | None, 
         return found
     if mask.dim() > 1:
         raise InputError(f"modality {name!r} is looked at by another encoder; its mask must be (B,)")
-    if torch.compiler.is_compiling():
+    if not can_read(x):
         found = encoder.states(x.masked_fill(~mask.reshape(-1, *[1] * (x.dim() - 1)), 0), lengths)  # type: ignore[operator]
         return States(found.steps, found.valid & mask[:, None], found.pooled)
     # At least one row, so that the width of the states is known.
@@ -108,7 +109,7 @@ def encode_modality(
     if mask is None:
         return encoder_tensor(name, _encode_some(encoder, x, lengths, context), x.shape[0], width)
     _check_mask(mask, x)
-    if mask.dim() > 1 or torch.compiler.is_compiling():
+    if mask.dim() > 1 or not can_read(x):
         # Positions cannot be dropped from a sample, nor samples from a graph: what is absent is blanked instead.
         extra = x.dim() - mask.dim()
         blanked = x.masked_fill(~mask.reshape(*mask.shape, *[1] * extra), 0)

@@ -28,6 +28,7 @@ from equifuse.model.outputs import encoder_tensor
 from equifuse.model.skip import SkipConnection
 from equifuse.model.unimodal import UnimodalHeads
 from equifuse.registry import TASKS
+from equifuse.solve.sync import can_read
 
 
 class Piece(NamedTuple):
@@ -238,7 +239,7 @@ class FusionModel(nn.Module):
                 _, places = np.unique(owners_of(self.schema[name]), return_index=True)
                 firsts = torch.from_numpy(places).to(x.device)
             enough = enough_cells(x.isnan(), self.row_missing, (lengths or {}).get(name), firsts)
-            if not torch.compiler.is_compiling() and bool(enough.all()):
+            if can_read(x) and bool(enough.all()):
                 continue
             mask = found.get(name)
             if mask is not None and mask.dim() > 1:
@@ -269,7 +270,7 @@ class FusionModel(nn.Module):
             if not isinstance(x, Tensor):
                 raise InputError(no_tensor(name, x))
             self._check_shape(name, x)
-            if not self.training and not torch.compiler.is_compiling():
+            if not self.training and can_read(x):
                 self.check_gaps(name, x, mask)
             encoder, width = self.encoders[name], self.fusion.dims[name]
             by_step = self.fusion.takes_steps and has_states(encoder)

@@ -24,6 +24,7 @@ from equifuse.solve.solver import Solver
 from equifuse.solve.solvers.anderson import Anderson
 from equifuse.solve.spectrum import transposed_jacobian
 from equifuse.solve.stats import SolverStats
+from equifuse.solve.sync import can_read
 from equifuse.solve.tensors import without_autocast
 from equifuse.solve.transforms import leaf, transformed, values
 
@@ -535,7 +536,7 @@ def report(
 ) -> None:
     """Warn once, or raise :class:`NotConvergedError`, if a sample of a solve did not converge.
 
-    Does nothing in a compiled graph, whose statistics are available to the caller.
+    Does nothing in a compiled or recorded graph, whose statistics are available to the caller.
 
     Args:
         stats: the statistics of the solve.
@@ -543,7 +544,7 @@ def report(
         strict: raise instead of warning.
         cause: gives a reason that the caller knows of, and what to do; asked only if a sample did not converge.
     """
-    if torch.compiler.is_compiling() or stats.all_converged():
+    if not can_read(stats.converged) or stats.all_converged():
         return
     converged, residual, steps = (values(x) for x in (stats.converged, stats.residual, stats.steps))
     failed = int((~converged).sum())

@@ -1,13 +1,23 @@
-"""When reading a tensor's values is cheap: on a GPU every read waits until the device has finished its queued work."""
+"""When reading a tensor's values is cheap, and when it is allowed at all: on a GPU every read waits for queued work."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 # On other devices than a CPU, values are read in one step out of this many.
 _EVERY = 8
 
 
+def can_read(x: Tensor) -> bool:
+    """Whether the host may read values of ``x``: not in a graph that is being compiled, or recorded on a GPU."""
+    return not torch.compiler.is_compiling() and not _recorded(x)
+
+
+def _recorded(x: Tensor) -> bool:
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
 def is_sync_step(x: Tensor, step: int) -> bool:
-    """Whether the values of ``x`` may be read in ``step`` (counted from 0): always on a CPU, else in every eighth."""
-    return x.device.type == "cpu" or step % _EVERY == _EVERY - 1
+    """Whether the values of ``x`` are read in ``step`` (counted from 0): always on a CPU, else in every eighth."""
+    return x.device.type == "cpu" or (step % _EVERY == _EVERY - 1 and can_read(x))

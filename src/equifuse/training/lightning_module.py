@@ -24,6 +24,7 @@ from equifuse.training.mixup import Pairs, mixing, pairs_of
 from equifuse.training.optimization import OptimizerFactory, Schedule, ScheduleFactory, make_optimizer, make_schedule
 from equifuse.training.options import TrainingOptions
 from equifuse.training.protocol import LOOSE
+from equifuse.training.recorded import RecordedSteps, check_records
 from equifuse.training.sharpness import sharpened
 
 Row = dict[str, float | None]
@@ -89,7 +90,9 @@ class LitFusion(pl.LightningModule):
         self._stats: SolverStats | None = None
         self._latest = 0
         self._again = False  # whether a batch is seen for the second time
-        self._zeros_loss = torch.zeros(())
+        self._zeros, self._zeros_loss = torch.zeros(1, 1), torch.zeros(())
+        self._recorded: RecordedSteps | None = None
+        self._replayed = False  # whether the latest step was a recorded one
 
     def configure_optimizers(self) -> Any:
         """The optimiser and the schedule, whose states are part of the checkpoint."""
@@ -115,6 +118,21 @@ class LitFusion(pl.LightningModule):
             )
         return [optimizer], schedulers
 
+    def on_train_start(self) -> None:
+        """Record steps, if asked for.
+
+        Raises:
+            InputError: there is no GPU for it.
+        """
+        if self.options.cuda_graph:
+            check_records(self.device)
+            trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+            self._recorded = RecordedSteps(self._whole_step, trained)
+
+    def on_train_end(self) -> None:
+        """Free what was recorded."""
+        self._recorded = None
+
     def on_train_epoch_start(self) -> None:
         """Start the epoch's random numbers from ``(seed, epoch)``, after the balancer has looked."""
         self._sums, self._count, self._means, self.epoch_numbers = {}, 0, None, {}
@@ -127,14 +145,26 @@ class LitFusion(pl.LightningModule):
         torch.manual_seed(mix(self.options.seed, self.current_epoch) + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Total loss of a batch."""
+        """Total loss of a batch; where the step is recorded, after its backward pass."""
         if self._hidden:
             batch = drop_modalities(batch, self._hidden)
-        loss, output, pairs = self._forward(batch, batch_idx)
+        found = None if self._recorded is None else self._recorded(batch)
+        self._replayed = found is not None
+        loss, parts = self._losses(batch, batch_idx) if found is None else found
         if batch_idx == 0:
             with torch.no_grad():
-                zeros = torch.zeros_like(output.prediction)
+                zeros = self._zeros.expand(len(batch), *self._zeros.shape[1:])
                 self._zeros_loss = self.task.loss(zeros, batch.target, batch.weight)
+        if not self._again:
+            self._add(parts, len(batch))
+            self._count += len(batch)
+        self._latest = len(batch)
+        return loss
+
+    def _losses(self, batch: Batch, batch_idx: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Total loss of a batch, and what it consists of."""
+        loss, output, pairs = self._forward(batch, batch_idx)
+        self._zeros = torch.zeros_like(output.prediction[:1])
         losses, fusion = dict(output.fusion.losses), self.model.fusion
         if fusion.target_loss_weights and batch.target is not None:
             losses |= self._target_losses(output, batch, pairs)
@@ -150,11 +180,25 @@ class LitFusion(pl.LightningModule):
         self._stats = output.fusion.stats
         if self._stats is not None:
             parts |= _shares(self._stats)
-        if not self._again:
-            self._add({"loss": loss, **parts}, len(batch))
-            self._count += len(batch)
-        self._latest = len(batch)
-        return batch.share * loss
+        return batch.share * loss, {"loss": loss, **parts}
+
+    def _whole_step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """A forward and a backward pass, as they are recorded."""
+        loss, parts = self._losses(batch, 0)
+        loss.backward()  # type: ignore[no-untyped-call]
+        parts |= self._adjoint_shares()
+        self._stats = None
+        return loss.detach(), {name: part.detach() for name, part in parts.items()}
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        """Forget gradients; those of a recorded step are already those of this batch."""
+        if not self._replayed:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """The backward pass, which a recorded step has had."""
+        if not self._replayed:
+            super().backward(loss, *args, **kwargs)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """One step; by the gradient at the worst point nearby, if asked for."""
@@ -218,12 +262,19 @@ class LitFusion(pl.LightningModule):
     def on_after_backward(self) -> None:
         """Note how the adjoint solves of the step went, and balance its gradients."""
         self.balancer.after_backward(self.model)
-        if self._stats is None or self._again:
-            return
-        for name, part in self._stats.parts.items():
-            adjoint = part.adjoint
-            if adjoint is not None:
-                self._add({f"backward_{key}/{name}": x for key, x in _shares(adjoint).items()}, self._latest)
+        if not self._again and not self._replayed:
+            self._add(self._adjoint_shares(), self._latest)
+
+    def _adjoint_shares(self) -> dict[str, Tensor]:
+        """How the adjoint solves of the latest step went."""
+        parts = {} if self._stats is None else self._stats.parts
+        adjoints = {name: part.adjoint for name, part in parts.items()}
+        return {
+            f"backward_{key}/{name}": x
+            for name, adjoint in adjoints.items()
+            if adjoint is not None
+            for key, x in _shares(adjoint).items()
+        }
 
     def _add(self, values: dict[str, Tensor], weight: int) -> None:
         """Sum up, as tensors: reading a number out in every step would wait for the device."""

@@ -400,6 +400,15 @@ class TrainingOptions(Options):
         estimator=False,
         descent=True,
     )
+    cuda_graph: bool = option(
+        False,
+        yes_no(),
+        help="On a GPU, record the forward and backward pass of a training step as one CUDA graph and replay it: for "
+        "small models, where launching takes longer than computing. Fixed points then take max_steps evaluations.",
+        group="Machine",
+        estimator=False,
+        descent=True,
+    )
     logger: tuple[str, ...] = option(
         (),
         some_of(_loggers),
@@ -455,5 +464,13 @@ class TrainingOptions(Options):
                 raise InputError(f"balance {self.balance!r} looks at single samples and steps; leave out {name}")
         if self.sam and self.accumulate > 1:
             raise InputError("sam takes two gradients of every batch; leave out accumulate, and take larger batches")
+        if self.cuda_graph:
+            clashes = {"sam": self.sam, "mixup": self.mixup, "balance": self.balance, "accumulate": self.accumulate > 1}
+            clashes |= {"warm_start": self.warm_start, "unimodal_loss_epochs": self.unimodal_loss_epochs}
+            clashes["devices"] = self.devices * self.nodes > 1
+            if used := [name for name, value in clashes.items() if value]:
+                raise InputError(f"cuda_graph records steps that are all alike, on one GPU; leave out {used[0]}")
+            if self.accelerator == "cpu":
+                raise InputError("cuda_graph needs a GPU; give accelerator='gpu'")
         if self.strategy == "fsdp" and (self.sam or self.averaging != "none"):
             raise InputError("sam and averaging need the whole model in each process; use strategy 'ddp'")

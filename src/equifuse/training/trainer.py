@@ -235,6 +235,8 @@ class Trainer:
             raise InputError(f"mixup has no meaning in {task.name}: nothing lies between two samples' targets")
         if options.averaging == "soup" and val is None:
             raise InputError("a soup's epochs are chosen by validation; give a validation part, or averaging='ema'")
+        if options.cuda_graph and model.fusion.target_loss_weights:
+            raise InputError(f"the losses of {model.fusion.name!r} change from step to step; leave out cuda_graph")
         plain = [m for m, encoder in model.encoders.items() if not isinstance(encoder, Preprocessed)]
         if options.feature_noise and plain:
             raise InputError(f"feature_noise is for prepared features; the encoder of {plain[0]!r} prepares none")
