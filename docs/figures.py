@@ -21,6 +21,7 @@ import equifuse as ef
 from equifuse.data.batch import as_batch
 from equifuse.evaluation.costs import flops_per_sample
 from equifuse.fusion.deq.problem import observed
+from guides import GUIDES
 
 TOLERANCE = 1e-6
 STEPS = 40
@@ -182,7 +183,7 @@ def draw(folder: Path) -> None:
     """Write all of them as SVG: the same bytes on the same machine."""
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(), mpl.rc_context({"svg.hashsalt": "equifuse", "svg.fonttype": "none", "font.size": 9}):
-        for name, make in FIGURES.items():
+        for name, make in (FIGURES | {f"guide-{name}": make for name, make in GUIDES.items()}).items():
             make().savefig(folder / f"{name}.svg", metadata={"Date": None})
         for script in sorted((Path(__file__).parent / "gallery").glob("*.py")):
             runpy.run_path(str(script))["figure"].savefig(

@@ -1,23 +1,27 @@
-"""The pictures of README and documentation: ``python docs/pictures/make.py [patients] [report] [benchmark]
-[rooms] [interactions]``.
+"""The pictures of README and documentation: ``python docs/pictures/make.py [patients] [report] [benchmark] [service]
+[auto] [rooms] [interactions]``.
 
 They are made of a real run: a model of 569 patients (scikit-learn's breast cancer data, embedded) in three groups of
 measurements, a third of which is taken away at random. ``patients.svg`` shows test patients, what they lack, and what
 the model says of them; ``report.png`` is the page that ``equifuse report`` writes about that run, photographed by a
 browser without a window (Debian: ``apt-get install chromium-headless-shell``; else set BROWSER to any Chromium or
-Chrome); ``benchmark.png`` that of ``equifuse benchmark`` about four methods on the same patients; ``rooms.svg`` shows
-the package's rooms and who imports whom; ``interactions.svg`` what three views of the embedded digits know of them.
+Chrome); ``benchmark.png`` that of ``equifuse benchmark`` about four methods on the same patients; ``service.png`` that
+of ``equifuse serve``, asked about one of them (playwright types the values); ``auto.png`` that of ``equifuse auto``
+about the embedded digits; ``rooms.svg`` shows the package's rooms and who imports whom; ``interactions.svg`` what three
+views of the embedded digits know of them.
 
 The files are committed, so that nobody needs a browser to build or to read the documentation.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 from textwrap import shorten
@@ -179,21 +183,65 @@ def compared() -> Path:
     return place / "benchmark" / "report.html"
 
 
-def photograph(page: Path, picture: Path, width: int = 1280, height: int = 1500) -> None:
-    """What a browser shows of a page, in few colours."""
+def searched() -> Path:
+    """The page of a search on the embedded digits."""
+    place = Path(tempfile.mkdtemp()) / "auto"
+    options = ["--preset", "fast", "--time-limit", "3m", "--workers", "0", "--quiet"]
+    command("auto", "--data", "digits", *options, "--out", str(place))
+    return place / "leaderboard.html"
+
+
+def ask_service(picture: Path) -> None:
+    """The service's page after it was asked about the first test patient who lacks nothing."""
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - this picture alone needs it
+
+    whole = pd.read_csv(folder() / "new.csv").dropna().iloc[0]
+    words = [sys.executable, "-m", "equifuse", "serve", str(folder() / "run"), "--port", "8801"]
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as service, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_here(), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        for _ in range(60):
+            with contextlib.suppress(Exception):
+                page.goto("http://127.0.0.1:8801/")
+                break
+            time.sleep(1)
+        page.locator("fieldset").first.wait_for(timeout=60_000)
+        for field in page.locator("[data-column]").all():
+            field.fill(f"{whole[field.get_attribute('data-column')]:.4g}")
+        page.get_by_role("button", name="Predict", exact=True).click()
+        page.locator("#result strong").first.wait_for()
+        page.screenshot(path=picture, full_page=True)
+        browser.close()
+        service.terminate()
+    shrink(picture)
+
+
+def browser_here() -> str:
+    """A Chromium."""
     found = os.environ.get("BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
-        sys.exit(f"report.png needs a browser: install one of {', '.join(BROWSERS)}, or set BROWSER to one")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={width},{height}"]
-    subprocess.run([found, *options, f"--screenshot={picture}", page.as_uri()], check=True, capture_output=True)
+        sys.exit(f"this picture needs a browser: install one of {', '.join(BROWSERS)}, or set BROWSER to one")
+    return found
+
+
+def shrink(picture: Path) -> None:
+    """900 pixels wide, in few colours."""
     with Image.open(picture) as image:
         small = image.convert("RGB").resize((900, 900 * image.height // image.width), Image.Resampling.LANCZOS)
-        small.quantize(128).save(picture, optimize=True)
+        small.quantize(160, method=Image.Quantize.MAXCOVERAGE).save(picture, optimize=True)
+
+
+def photograph(page: Path, picture: Path, width: int = 1280, height: int = 1500) -> None:
+    """What a browser shows of a page, in few colours."""
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={width},{height}"]
+    words = [browser_here(), *options, f"--screenshot={picture}", page.as_uri()]
+    subprocess.run(words, check=True, capture_output=True)
+    shrink(picture)
 
 
 def main() -> None:
     """Draw what was asked for, or everything."""
-    wanted = sys.argv[1:] or ["patients", "report", "benchmark", "rooms", "interactions"]
+    wanted = sys.argv[1:] or ["patients", "report", "benchmark", "service", "auto", "rooms", "interactions"]
     settings: dict[str, Any] = {"svg.hashsalt": "equifuse", "font.size": 8}
     with mpl.rc_context(settings):
         for name, draw in {"patients": draw_patients, "rooms": draw_rooms, "interactions": draw_interactions}.items():
@@ -203,6 +251,10 @@ def main() -> None:
         photograph(folder() / "run" / "report" / "report.html", HERE / "report.png")
     if "benchmark" in wanted:
         photograph(compared(), HERE / "benchmark.png")
+    if "auto" in wanted:
+        photograph(searched(), HERE / "auto.png", height=1250)
+    if "service" in wanted:
+        ask_service(HERE / "service.png")
     for path in [*HERE.glob("*.svg"), *HERE.glob("*.png")]:
         print(f"{path.name}: {path.stat().st_size:,} bytes")
         if path.stat().st_size > LIMIT:

@@ -115,3 +115,5 @@ def auto(
     typer.echo(f"page: {page}")
     typer.echo(f"run folder: {found.path}")
     typer.echo(f"the best single method: {Path(found.path) / 'best'}")
+    tell(f"next: equifuse report {found.path}")
+    tell(f"      equifuse predict {found.path} --input NEW.csv --out predictions.csv")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
@@ -19,6 +20,14 @@ from equifuse.interruption import advice
 from equifuse.options import GROUPS, Option, Options, declarations, sentence
 
 Command = Callable[..., Any]
+# Of a command with many options, those that most people need; its help opens with them, in this order.
+MOST_USED = (
+    *("--data", "--modality", "--target", "--id", "--split-column", "--fusion", "--method", "--epochs", "--lr"),
+    *("--seeds", "--trials", "--missing", "--time-limit", "--preset", "--out"),
+)
+# So many are many.
+_MANY = 30
+_FIRST = "Most used"
 # Flags that may be repeated with values, and mean something without one.
 _ALONE: dict[str, str] = {}
 # Options of a source that only matter where rows are split, not where a trained model is used.
@@ -170,14 +179,18 @@ class GroupedCommand(TyperCommand):
         return super().parse_args(ctx, given)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write arguments, then each group's options."""
-        groups: dict[str, list[tuple[str, str]]] = {"Arguments": [], **{group: [] for group in GROUPS}, "Options": []}
-        for parameter in self.get_params(ctx):
+        """Write arguments, what is used most where there are many options, then each group's options."""
+        parameters = self.get_params(ctx)
+        first = MOST_USED if len(parameters) > _MANY else ()
+        headings = ("Arguments", _FIRST, *GROUPS)
+        groups: dict[str, list[tuple[str, str]]] = {heading: [] for heading in headings}
+        for parameter in sorted(parameters, key=lambda p: first.index(p.opts[0]) if p.opts[0] in first else len(first)):
             record = parameter.get_help_record(ctx)
             if record is not None:
                 heading = "Arguments" if parameter.param_type_name == "argument" else None
+                heading = heading or (_FIRST if parameter.opts[0] in first else None)
                 heading = heading or getattr(parameter, "rich_help_panel", None) or "Options"
-                groups.setdefault(heading, []).append(record)
+                groups.setdefault(heading, []).append((re.sub(r"<list\[(\w+)\]>", r"<\1>", record[0]), record[1]))
         for heading, records in groups.items():
             if records:
                 with formatter.section(heading):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +240,7 @@ def _inside_section(summary: Mapping[str, Any]) -> Section | None:
 def _information_section(run: Path, folder: Path) -> Section | None:
     """What each stage knows of the target; None where there is nothing to be known in bits, or too few samples."""
     try:
-        return flow_section(flow_of_run(run), folder)
+        return replace(flow_section(flow_of_run(run), folder), folded=True)
     except InputError:
         return None
 

@@ -54,7 +54,7 @@ def draw_scene(
     for box, label in zip(found, labels, strict=False):
         axis.annotate(short(label), box[:2], color=COLOURS[1], fontsize=7, ha="center", va="center")
     axis.set_aspect("equal")
-    axis.set(xlabel="right, m", ylabel="ahead, m", title=short(title))
+    axis.set(xlabel="right, m", ylabel="ahead, m", title=short(title) if title else "")
     return figure
 
 

@@ -107,11 +107,17 @@ def number(value: float | None, form: str = ".4f") -> str:
 
 
 def show(table: Table | TextTable) -> None:
-    """Print a table to standard output."""
+    """Print a table to standard output, and what its caption says below it, as wide as the terminal."""
     require("train", "rich", "a table")
     from rich.console import Console  # noqa: PLC0415
 
-    Console().print(table if not isinstance(table, TextTable) else text_table(table.caption, table.header, table.rows))
+    shown = table if not isinstance(table, TextTable) else text_table(table.caption, table.header, table.rows)
+    said, shown.caption = shown.caption, None
+    console = Console()
+    console.print(shown)
+    if said:
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
+    shown.caption = said
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:

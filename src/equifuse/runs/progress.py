@@ -18,15 +18,16 @@ _EVERY = 0.5
 
 
 @contextmanager
-def epoch_bar(epochs: int, runs: int = 1) -> Iterator[Callable[[str], OnEpochEnd]]:
+def epoch_bar(epochs: int, runs: int = 1, monitor: str = "loss") -> Iterator[Callable[[str], OnEpochEnd]]:
     """A bar on standard error over ``runs`` trainings of at most ``epochs`` epochs each.
 
     Args:
         epochs: most epochs of a run.
         runs: number of runs.
+        monitor: the metric that selects the epoch.
 
     Yields:
-        A function from a label to what the next run calls after each epoch, with its row and the best loss.
+        A function from a label to what the next run calls after each epoch, with its row and the best monitored value.
     """
     with _bar("{task.description}", "epochs {task.fields[losses]}", "epochs", epochs * runs) as update:
         begun = 0
@@ -39,13 +40,19 @@ def epoch_bar(epochs: int, runs: int = 1) -> Iterator[Callable[[str], OnEpochEnd
             update(description=label, completed=start)
 
             def on_epoch_end(row: dict[str, float | None], best: float) -> None:
-                loss = row["val_loss"]
-                losses = f" val loss {'-' if loss is None else f'{loss:.4f}'}  best {best:.4f} "
+                now = _monitored(row, monitor)
+                losses = f" val {monitor} {'-' if now is None else f'{now:.4f}'}  best {best:.4f} "
                 update(completed=start + (row["epoch"] or 0.0) + 1, losses=losses)
 
             return on_epoch_end
 
         yield follow
+
+
+def _monitored(row: dict[str, float | None], monitor: str) -> float | None:
+    """What an epoch is selected by: with hidden modalities measured, too, the mean of both."""
+    intact, reduced = row.get(f"val_{monitor}"), row.get(f"val_reduced_{monitor}")
+    return intact if intact is None or reduced is None else (intact + reduced) / 2
 
 
 @contextmanager

@@ -47,7 +47,7 @@ from equifuse.tasks import Evaluation
 from equifuse.tasks.base import output_names
 from equifuse.training.distributed import process_group_info
 from equifuse.training.optimization import OptimizerFactory
-from equifuse.training.protocol import CLEAN, PROTOCOLS
+from equifuse.training.protocol import CLEAN, LOOSE, PROTOCOLS
 from equifuse.training.trainer import Trainer, TrainingResult
 
 if TYPE_CHECKING:
@@ -291,7 +291,12 @@ def _full_path(pattern: str) -> str:
 def _fit(trainer: Trainer, prepared: Prepared, name: str, progress: bool | OnEpochEnd) -> TrainingResult:
     """Train with or without a bar; leaves the best weights in the model."""
     dataset = prepared.dataset
-    bar = epoch_bar(settled(trainer.options.epochs)) if progress is True else nullcontext(lambda _: progress or None)
+    if progress is True:
+        task = prepared.task
+        monitor = task.headline if trainer.options.protocol == LOOSE else task.monitor
+        bar: Any = epoch_bar(settled(trainer.options.epochs), monitor=monitor)
+    else:
+        bar = nullcontext(lambda _: progress or None)
     with bar as follow:
         trainer.on_epoch_end = follow(f"{name} on {dataset.name}")
         return trainer.fit(prepared.model, dataset, task=prepared.task, balancer=prepared.balancer)

@@ -156,11 +156,13 @@ def pareto(
 
 def _logarithmic(axis: Any, values: Sequence[float]) -> None:
     """A logarithmic axis with few ticks: of less than two decades also 2 and 5 of each."""
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter  # noqa: PLC0415 - matplotlib is there by now
+    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter  # noqa: PLC0415 - matplotlib is there by now
 
     low, high = min(values) / 1.6, max(values) * 1.6
     axis.set_xscale("log")
     axis.set_xlim(low, high)
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 50 else (1,), numticks=8))
-    axis.xaxis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}"))
+    large = EngFormatter(sep="\N{THIN SPACE}")
+    # Below one there are seconds, and half a second is no 500 m.
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, at: large(x, at) if x >= 1 else f"{x:.3g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())

@@ -15,6 +15,8 @@ const tell = (text, wrong = false) => {
   $("status").className = wrong ? "wrong" : "";
 };
 const number = (x) => (x === null || x === undefined ? "–" : Number(Number(x).toPrecision(4)).toString());
+const percent = (x) => (x === null || x === undefined ? "–" : x > 0 && x < 0.0005 ? "< 0.1 %" : `${(100 * x).toFixed(1)} %`);
+const points = (x) => `${x < 0 ? "−" : "+"}${Math.abs(100 * x).toFixed(1)}`;
 const shown = (x) => (typeof x === "number" ? number(x) : x === null ? "–" : String(x));
 
 // ---- what is asked
@@ -142,11 +144,14 @@ async function predict(event) {
     if (!on.length) throw new Refused(422, "all modalities that have values are switched off");
     tell("Asking ...");
     const ofAll = await ask(path("predict", off), { body, type });
-    const more = { explained: null, without: [] };
+    const more = { explained: null, alone: [], without: [] };
     if (model.explained.length && ofAll.rows <= model.limits.max_explained) {
       more.explained = await ask(path("explain", off), { body, type }).catch(unless401);
     }
     for (const name of on.length > 1 ? on : []) {
+      if (turn !== asked) return;
+      const alone = await ask(path("predict", [...off, ...on.filter((other) => other !== name)]), { body, type }).catch(unless401);
+      if (alone) more.alone.push([name, alone]);
       const answer = await ask(path("predict", [...off, name]), { body, type }).catch(unless401);
       if (answer) more.without.push([name, answer]);
     }
@@ -202,11 +207,12 @@ function oneRow(answer, more, i) {
   let rows = values.map(([name, cells]) => [chances ? name.slice(5) : name, cells[i]]);
   if (chances) rows.sort((a, b) => b[1] - a[1]);
   const left = rows.length - SHOWN;
-  rows = rows.slice(0, SHOWN).map(([name, value]) => [name, shown(value), chances ? bar(value, 1) : ""]);
+  rows = rows.slice(0, SHOWN).map(([name, value]) => [name, chances ? percent(value) : shown(value), chances ? bar(value, 1) : ""]);
   if (rows.length) parts.push(table(chances ? "Probabilities" : "Values", ["", chances ? "probability" : "value", ""], rows));
   if (left > 0) parts.push(make("p", { className: "hint" }, `and ${left} more`));
   if (more.explained) parts.push(...contributions(more.explained, i));
-  if (more.without.length) parts.push(withoutEach(answer, more.without, i));
+  if (more.alone.length) parts.push(others(answer, more.alone, i, "What each modality says alone", (name) => name));
+  if (more.without.length) parts.push(others(answer, more.without, i, "The same with one modality missing", (name) => `without ${name}`));
   parts.push(convergence(answer, i));
   return parts;
 }
@@ -214,30 +220,33 @@ function oneRow(answer, more, i) {
 function contributions(found, i) {
   const each = Object.entries(found.contributions).map(([name, values]) => [name, values[i]]);
   const most = Math.max(...each.map(([, value]) => Math.abs(value)), 1e-12);
-  const rows = each.map(([name, value]) => [name, (value > 0 ? "+" : "") + number(value), bar(value, most)]);
+  const chance = found.value === "probability";
+  const rows = each.map(([name, value]) =>
+    [name, chance ? points(value) : (value > 0 ? "+" : "") + number(value), bar(value, most)]);
   const text = `What each modality contributes to the ${found.value.replace("_", " ")} of ${found.output[i]}`;
+  const [empty, full] = [found.empty[i], found.full[i]].map(chance ? percent : number);
   return [
-    table(text, ["modality", "contribution", ""], rows),
-    make("p", { className: "hint" }, `From ${number(found.empty[i])} without any to ${number(found.full[i])} with all of them.`),
+    table(text, ["modality", chance ? "points" : "contribution", ""], rows),
+    make("p", { className: "hint" }, `From ${empty} without any to ${full} with all of them.`),
   ];
 }
 
-function withoutEach(answer, without, i) {
+// What the model says with other modalities than in the answer, and what chance it then gives the answer.
+function others(answer, every, i, caption, called) {
   const key = `prob_${said(answer, i)}`;
   const known = key in answer.columns;
-  const rows = without.map(([name, other]) => [
-    `without ${name}`,
-    said(other, i) || "–",
-    known ? number(other.columns[key][i]) : "",
-    said(other, i) === said(answer, i) ? "the same" : "changed",
-  ]);
-  return table("The same with one modality missing", ["", "prediction", known ? `probability of ${said(answer, i)}` : "", ""], rows);
+  const rows = every.map(([name, other]) => {
+    const same = said(other, i) === said(answer, i);
+    const verdict = make("span", { className: same ? "" : "changed" }, said(other, i) || "–", same ? "" : " (changed)");
+    return [called(name), verdict, known ? percent(other.columns[key][i]) : "", known ? bar(other.columns[key][i], 1) : ""];
+  });
+  return table(caption, ["", "says", known ? `chance of ${said(answer, i)}` : "", ""], rows);
 }
 
 function convergence(answer, i) {
   const { converged, residual, steps } = answer.columns;
   if (!converged) return make("p", { className: "hint" }, "This fusion is in closed form: there is nothing to converge.");
-  const text = `after ${number(steps[i])} steps, residual ${number(residual[i])}`;
+  const text = `after ${number(steps[i])} steps, residual ${residual[i].toExponential(1)}`;
   return make("p", { className: converged[i] ? "" : "wrong" }, converged[i] ? `The equilibrium converged ${text}.` : `The equilibrium did not converge: stopped ${text}. Do not rely on this answer.`);
 }
 
