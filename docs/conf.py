@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -78,10 +79,30 @@ def _draw(app: Any) -> None:
     figures.draw(_drawn(app))
 
 
+def _run_notebooks(app: Any) -> None:
+    """The case studies as notebooks, in a process of their own; ``-D run_notebooks=0`` leaves what they print out."""
+    import notebooks  # noqa: PLC0415
+
+    if app.config.run_notebooks:
+        subprocess.run([sys.executable, notebooks.__file__, _drawn(app)], check=True, stdout=subprocess.DEVNULL)
+    else:
+        for name in notebooks.CASES:
+            notebooks.write(_drawn(app), name, executed=False)
+
+
+def _offer(app: Any, name: str, source: list[str]) -> None:
+    """Below the title of a case study, its notebook."""
+    if name.startswith("tutorials/case-"):
+        title, _, rest = source[0].partition("\n")
+        file = f"drawn/{name.removeprefix('tutorials/')}.ipynb"
+        source[0] = f"{title}\n\n{{download}}`As a notebook, with what it printed <{file}>`\n{rest}"
+
+
 def _refer(app: Any, name: str, source: list[str]) -> None:
     """A page's ``drawn/solvers.svg`` leads to where that was drawn."""
     folder = os.path.relpath(_drawn(app), (Path(app.srcdir) / name).parent)
-    source[0] = source[0].replace("} drawn/", f"}} {Path(folder).as_posix()}/")
+    for before in ("} ", "<"):
+        source[0] = source[0].replace(f"{before}drawn/", f"{before}{Path(folder).as_posix()}/")
 
 
 def _hide(app: Any, name: str, source: list[str]) -> None:
@@ -91,6 +112,9 @@ def _hide(app: Any, name: str, source: list[str]) -> None:
 
 def setup(app: Any) -> None:
     """Called by Sphinx."""
+    app.add_config_value("run_notebooks", True, "")
     app.connect("builder-inited", _draw)
+    app.connect("builder-inited", _run_notebooks)
+    app.connect("source-read", _offer)
     app.connect("source-read", _hide)
     app.connect("source-read", _refer)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -20,26 +18,14 @@ import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from equifuse.cli import main as equifuse
 from equifuse.runs import measure_run
 
 HERE = Path(__file__).resolve().parent
-PAGES = HERE.parent / "tutorials"
+sys.path.insert(0, str(HERE.parent))
+
+import notebooks  # noqa: E402
+
 BLUE, RED, GREY = "#4477aa", "#cc6677", "#888888"
-
-
-def run_page(name: str) -> dict[str, Any]:
-    """Run the Python and the commands of a page in this folder, and return the names that Python has afterwards."""
-    page = (PAGES / f"case-{name}.md").read_text(encoding="utf-8")
-    names: dict[str, Any] = {}
-    for language, block in re.findall(r"^```(python|sh)\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
-        if language == "python":
-            exec(compile(block, f"case-{name}.md", "exec"), names)
-            continue
-        for line in filter(None, block.replace("\\\n", " ").splitlines()):
-            with contextlib.suppress(SystemExit):
-                equifuse(shlex.split(line)[1:])
-    return names
 
 
 def canvas() -> tuple[Figure, Any]:
@@ -110,7 +96,7 @@ def main() -> None:
     with mpl.rc_context({"svg.hashsalt": "equifuse", "font.size": 8}):
         for name in sys.argv[1:] or draw:
             with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-                figure = draw[name](run_page(name))
+                figure = draw[name](notebooks.run(notebooks.cells(notebooks.PAGES / f"case-{name}.md")))
             figure.savefig(HERE / f"case-{name}.svg", metadata={"Date": None})
             print(f"case-{name}.svg: {os.path.getsize(HERE / f'case-{name}.svg'):,} bytes")
 
