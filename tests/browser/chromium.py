@@ -4,13 +4,16 @@ import atexit
 import shutil
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 BINARY = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (found := shutil.which(name))),
     None,
 )
+PICTURES = Path(__file__).resolve().parents[1] / "fixtures" / "pages"
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -84,3 +87,17 @@ def complaints(page):
     found = axe.run(page).response["violations"]
     serious = [each for each in found if each["impact"] in ("serious", "critical")]
     return [(each["id"], node["html"][:120]) for each in serious for node in each["nodes"][:3]]
+
+
+def looks_as_it_did(page, name, folder):
+    """Compare downscaled, since fonts differ between machines. A wanted change: copy the new picture over the old."""
+    from PIL import Image
+
+    page.screenshot(path=folder / f"{name}.png", full_page=True)
+    new = Image.open(folder / f"{name}.png").convert("L")
+    new = new.resize((80, round(80 * new.height / new.width)))
+    new.save(folder / f"{name}-small.png")
+    old = Image.open(PICTURES / f"{name}.png").convert("L")
+    assert new.height == pytest.approx(old.height, rel=0.15)
+    difference = np.abs(np.asarray(new.resize(old.size), float) - np.asarray(old, float))
+    assert difference.mean() < 14, folder / f"{name}-small.png"

@@ -10,12 +10,11 @@ import pytest
 from equifuse.report.benchmark import score_table
 from equifuse.report.leaderboard import benchmark_tiles, benchmark_verdict, rank_cards, set_cards
 from equifuse.report.page import Section, render_page
-from tests.browser.chromium import complaints, looking_at, sideways
+from tests.browser.chromium import complaints, looking_at, looks_as_it_did, sideways
 from tests.browser.conftest import HOSTILE
 from tests.report.test_benchmark_page import summary_of
 
 pytestmark = pytest.mark.slow
-PICTURES = Path(__file__).resolve().parents[1] / "fixtures" / "pages"
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +106,5 @@ def test_on_paper_everything_is_open_and_black_on_white(browser, report):
     ("name", "width", "dark"), [("phone", 390, False), ("wide", 1280, False), ("dark", 1280, True)]
 )
 def test_the_page_looks_as_it_did(browser, leaderboard, name, width, dark, tmp_path):
-    """Downscaled, since fonts differ from machine to machine. A wanted change: copy the new picture over the old."""
-    from PIL import Image
-
     with looking_at(browser, leaderboard, width, dark=dark) as page:
-        page.screenshot(path=tmp_path / f"{name}.png", full_page=True)
-    new = Image.open(tmp_path / f"{name}.png").convert("L")
-    new = new.resize((80, round(80 * new.height / new.width)))
-    new.save(tmp_path / f"{name}-small.png")
-    old = Image.open(PICTURES / f"{name}.png").convert("L")
-    assert new.height == pytest.approx(old.height, rel=0.15)
-    difference = np.abs(np.asarray(new.resize(old.size), float) - np.asarray(old, float))
-    assert difference.mean() < 14, tmp_path / f"{name}-small.png"
+        looks_as_it_did(page, name, tmp_path)

@@ -11,7 +11,7 @@ import uvicorn
 
 from equifuse.serve import Limits
 from equifuse.serve.app import Application, build
-from tests.browser.chromium import complaints, looking_at, sideways
+from tests.browser.chromium import complaints, looking_at, looks_as_it_did, sideways
 from tests.browser.conftest import HOSTILE
 from tests.serve.conftest import Inline
 
@@ -49,6 +49,24 @@ def test_values_are_typed_and_a_modality_is_switched_off(browser, address, width
         page.wait_for_function("before => document.querySelector('#result').innerText !== before", arg=both)
         assert sideways(page) == 0
         assert complaints(page) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "dark"), [("service", 1280, False), ("service-phone", 390, False), ("service-dark", 1280, True)]
+)
+def test_the_page_says_what_each_modality_says_and_looks_as_it_did(browser, address, name, width, dark, tmp_path):
+    with looking_at(browser, f"{address}/", width, dark=dark) as page:
+        page.locator("fieldset").first.wait_for()
+        for field in page.locator("fieldset textarea, fieldset [data-column]").all():
+            field.fill("1.5, 0, -1, 2" if field.evaluate("e => e.tagName") == "TEXTAREA" else "1.5")
+        page.get_by_role("button", name="Predict", exact=True).click()
+        page.locator("#result caption", has_text="The same with one modality missing").wait_for()
+        alone = page.locator("#result table", has=page.locator("caption", has_text="says alone"))
+        assert alone.locator("tbody th").all_inner_texts() == [HOSTILE, "$b_{$"]
+        assert all(text.endswith("\u00a0%") for text in alone.locator("td:nth-child(3)").all_inner_texts())
+        assert sideways(page) == 0
+        assert complaints(page) == []
+        looks_as_it_did(page, name, tmp_path)
 
 
 def test_the_api_is_described_for_all(browser, address):

@@ -15,7 +15,7 @@ const tell = (text, wrong = false) => {
   $("status").className = wrong ? "wrong" : "";
 };
 const number = (x) => (x === null || x === undefined ? "–" : Number(Number(x).toPrecision(4)).toString());
-const percent = (x) => (x === null || x === undefined ? "–" : x > 0 && x < 0.0005 ? "< 0.1 %" : `${(100 * x).toFixed(1)} %`);
+const percent = (x) => (x === null || x === undefined ? "–" : x > 0 && x < 0.0005 ? "< 0.1\u00a0%" : `${(100 * x).toFixed(1)}\u00a0%`);
 const points = (x) => `${x < 0 ? "−" : "+"}${Math.abs(100 * x).toFixed(1)}`;
 const shown = (x) => (typeof x === "number" ? number(x) : x === null ? "–" : String(x));
 
