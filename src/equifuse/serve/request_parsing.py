@@ -55,6 +55,8 @@ def rows_of_json(body: bytes, form: RequestFormat, limits: Limits) -> Split:
     for m, some in given.items():
         shape = form.shapes[m]
         rows = _listed(m, some, form.columns.get(m, ()), m not in form.schema)
+        if form.codes and m in form.columns:
+            rows = [form.codes.cells(row) for row in rows]
         if m in form.sequences:
             steps = _steps(m, rows, counted.get(m))
             shape = (int(steps.max()), *shape[1:])
@@ -128,9 +130,12 @@ def _rows_of_records(records: Sequence[Mapping[str, Any]], form: RequestFormat, 
     """
     owner = {name: m for m, names in form.columns.items() for name in names}
     named = {name for record in records for name in record}
+    ids = next((name for name in form.ids if name in named and name not in owner), None)
     for name in named:
-        if name not in owner and name != _ID:
+        if name not in owner and name != ids:
             raise UnknownNameError("column", name[:100], list(owner))
+    if form.codes:
+        records = [{n: cell if n == ids else form.codes.cell(cell) for n, cell in r.items()} for r in records]
     used = [m for m in form.columns if any(owner.get(name) == m for name in named)]
     if not used:
         raise InputError(f"no column of a modality given; expected some of {', '.join(list(owner)[:5])}, ...")
@@ -154,8 +159,8 @@ def _rows_of_records(records: Sequence[Mapping[str, Any]], form: RequestFormat, 
                 raise InputError(f"records have a number in {m!r} that is too large for float32")
         if not here.all():
             present[m] = here
-    ids = np.array([_id_of(record.get(_ID)) for record in records], dtype=object) if _ID in named else None
-    return Split(inputs, present, None, ids, {})
+    values = None if ids is None else np.array([_id_of(record.get(ids)) for record in records], dtype=object)
+    return Split(inputs, present, None, values, {})
 
 
 def _check_number(cell: Any, where: str, name: str) -> None:
@@ -256,6 +261,11 @@ def rows_of_parquet(body: bytes, form: RequestFormat, features: Mapping[str, Seq
         DataError: it does not fit the model.
     """
     table = _table_of(body, form, features, limits)
+    if form.codes:
+        columns = {
+            n: x if n == _ID else form.codes.column(x) for n, x in zip(table.column_names, table.columns, strict=True)
+        }
+        table = require("train", "pyarrow", "reading and writing tables").table(columns)
     return inputs_of_table(table, form.shapes, features, _BODY, form.schema)
 
 
@@ -278,9 +288,10 @@ def _table_of(body: bytes, form: RequestFormat, features: Mapping[str, Sequence[
         chosen = input_columns(schema, form.shapes, features, _BODY, form.schema)
         wanted = {c for columns in chosen.values() for c in columns}
         text = []
-        if _ID in seen:
-            text = _text_ids(schema.field(_ID).type)
-            wanted.add(_ID)
+        id_column = next((name for name in form.ids if name in seen and name not in wanted), None)
+        if id_column is not None:
+            text = _text_ids(schema.field(id_column))
+            wanted.add(id_column)
         width = sum(math.prod(form.shapes[m]) if m in form.schema else len(names) for m, names in chosen.items())
         if rows * width > limits.max_values:
             raise Refusal(413, f"{_BODY} has {rows} rows of {len(wanted)} columns, which are too many values")
@@ -291,8 +302,9 @@ def _table_of(body: bytes, form: RequestFormat, features: Mapping[str, Sequence[
         table.validate(full=True)
         if table.num_rows != rows:
             raise DataError(f"{_BODY} has {table.num_rows} rows, its metadata says {rows}")
-        if _ID in seen:
-            _check_ids(table.column(_ID))
+        if id_column is not None:
+            _check_ids(table.column(id_column))
+            table = table.rename_columns([_ID if name == id_column else name for name in table.column_names])
         return table
 
 
@@ -343,7 +355,7 @@ def _check_groups(groups: Sequence[Any], limits: Limits) -> None:
         raise Refusal(413, f"{_BODY} unfolds to {size} bytes, the limit is {most}; send only the model's columns")
 
 
-def _text_ids(kind: Any) -> list[str]:
+def _text_ids(field: Any) -> list[str]:
     """The name of the id column where it is text.
 
     Raises:
@@ -351,13 +363,14 @@ def _text_ids(kind: Any) -> list[str]:
     """
     pa = require("train", "pyarrow", "reading and writing tables")
 
+    kind = field.type
     if pa.types.is_integer(kind) or pa.types.is_null(kind):
         return []
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return [_ID]
-    raise DataError(f"column {_ID!r} must be text or whole numbers, not {kind}")
+        return [field.name]
+    raise DataError(f"column {field.name!r} must be text or whole numbers, not {kind}")
 
 
 def _check_ids(column: Any) -> None:

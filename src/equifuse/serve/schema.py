@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from equifuse.data.columns import Columns as Schema
+from equifuse.data.missing_codes import MissingCodes
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.serve.limits import Refusal
 from equifuse.tasks import Columns
@@ -111,6 +112,8 @@ class RequestFormat:
         max_rows: of a request.
         schema: modality name -> what its columns hold, where they are not all numbers.
         features: modality name -> names of its columns, where these are known.
+        codes: what stands in cells without a value, where rows are of a table.
+        id_column: what the column of ids was called in training; ``id`` is always one.
     """
 
     def __init__(
@@ -120,7 +123,10 @@ class RequestFormat:
         max_rows: int,
         schema: Mapping[str, Schema] | None = None,
         features: Mapping[str, Collection[str]] | None = None,
+        codes: MissingCodes | None = None,
+        id_column: str | None = None,
     ) -> None:
+        self.codes, self.ids = codes or MissingCodes(), tuple(dict.fromkeys(("id", id_column or "id")))
         self.shapes, self.sequences, self.max_rows = dict(shapes), frozenset(sequences), max_rows
         self.schema = dict(schema or {})
         self.columns = {m: names for m in self.shapes if (names := self._names(m, features or {}))}
@@ -181,7 +187,7 @@ class RequestFormat:
             names = {
                 name: {"type": ["number", "string", "boolean", "null"]} for c in self.columns.values() for name in c
             }
-            names["id"] = {"type": ["string", "integer", "null"]}
+            names |= {name: {"type": ["string", "integer", "null"]} for name in self.ids}
             items = {"type": "object", "properties": names, "minProperties": 1, "additionalProperties": False}
             properties["records"] = msgspec.json.schema(self._records) | {"items": items}
             schema["minProperties"] = 1

@@ -21,6 +21,7 @@ from equifuse.data import Split
 from equifuse.data.external import read_rows
 from equifuse.data.lazy import Features
 from equifuse.data.loaders import batches_of
+from equifuse.data.missing_codes import MissingCodes
 from equifuse.encoders.preprocessed import takes_lengths
 from equifuse.errors import ConvergenceWarning, EquifuseError, InputError, UnknownNameError
 from equifuse.explain import embeddings, evaluate_coalitions
@@ -88,8 +89,10 @@ class Service:
         self.values = self.run.task.values if explain else ()
         self.outputs = output_names(model.classes, model.n_outputs or 0)
         self.sequences = [m for m in model.modalities if takes_lengths(model.encoders[m])]
+        wanted = self.run.wanted()
+        codes = MissingCodes(tuple(wanted.reading.get("na", ())))
         self.predicted, self.explained = (
-            RequestFormat(model.shapes, self.sequences, most, model.schema, model.features)
+            RequestFormat(model.shapes, self.sequences, most, model.schema, model.features, codes, wanted.id)
             for most in (limits.max_rows, limits.max_explained)
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from equifuse.data.lazy import Features, Floats, ParquetArray, columns_of, is_numeric, loaded_if_small, rows_of_groups
+from equifuse.data.missing_codes import MissingCodes
 from equifuse.errors import DataError
 from equifuse.extras import require
 from equifuse.files import check_fits, parse_errors
@@ -27,8 +28,10 @@ class Table(ABC):
         repeated: names that more than one column has; they cannot be read.
         num_rows: number of rows.
         schema: Arrow schema.
+        codes: what stands in cells without a value.
     """
 
+    codes: MissingCodes = MissingCodes()
     path: Path
     facts: tuple[str, ...]
     column_names: list[str]
@@ -47,7 +50,7 @@ class Table(ABC):
             DataError: there is none, or more than one.
         """
         self.check(name)
-        return self._column(name)
+        return self.codes.column(self._column(name)) if self.codes else self._column(name)
 
     def check(self, *names: str) -> None:
         """Refuse names that no column has, or more than one.
@@ -77,7 +80,7 @@ class Table(ABC):
             kind = self.schema.field(name).type
             if not is_numeric(kind):
                 raise DataError(f"{self.path}: column {name!r} is not numeric ({kind})")
-        return self._numbers(names)
+        return columns_of(self, names) if self.codes else self._numbers(names)
 
     def _numbers(self, names: tuple[str, ...]) -> Features:
         return columns_of(self, names)

@@ -14,6 +14,7 @@ from zipfile import is_zipfile
 
 import numpy as np
 
+from equifuse.data.missing_codes import MissingCodes
 from equifuse.data.selfcontained import check_hdf5
 from equifuse.data.tables.base import ArrowTable, MatrixTable, ParquetTable, Table, some, sound
 from equifuse.data.tables.dialect import EMPTY, EMPTY_NUMBERS
@@ -110,6 +111,7 @@ def read_table(path: Path, reading: Reading | None = None) -> Table:
         raise DataError(
             f"{path}: the names of the columns are numbers, such as {some(names)}; the first line must name the columns"
         )
+    table.codes = MissingCodes(reading.empty)
     return table
 
 
