@@ -163,8 +163,10 @@ def install(folder: Path, package: str) -> None:
 
 
 def _run(words: Sequence[str], setting: Setting) -> str:
-    # A peer sees its own packages and all cores; each process of equifuse works on one.
-    others = {name: value for name, value in os.environ.items() if name not in (*_THREADS, "PYTHONPATH")}
+    # A peer sees its own packages and all cores; each process of equifuse works on one. AutoGluon's processes are those
+    # of Ray, which gives them a lower priority than equifuse's unless told otherwise.
+    others = {name: value for name, value in os.environ.items() if name not in _THREADS and name[:6] != "PYTHON"}
+    others["RAY_worker_niceness"] = "0"
     environment = {**os.environ, **dict.fromkeys(_THREADS, "1")} if "equifuse" in words else others
     most = None if setting.seconds == float("inf") else 60 + _PATIENCE * setting.seconds
     process = subprocess.Popen(

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -39,6 +41,22 @@ def test_saved_and_loaded_gives_the_same_numbers(fusion, tmp_path):
     torch.testing.assert_close(again(batch()).prediction, model(batch()).prediction, rtol=0, atol=0)
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["model.json", "model.safetensors"]
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.slow
+def test_no_model_waits_for_a_compiler_when_it_is_loaded(tmp_path):
+    program = f"""
+import sys
+import equifuse as ef
+from equifuse.registry import FUSIONS
+for name in FUSIONS.names():
+    model = ef.build_model({{"a": 6, "b": 5}}, "classification", 2, fusion=name)
+    model.save({str(tmp_path)!r} + "/" + name)
+    ef.load({str(tmp_path)!r} + "/" + name)
+    assert "torch._dynamo" not in sys.modules, name
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
 
 
 def test_saving_never_overwrites_unasked(tmp_path):

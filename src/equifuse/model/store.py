@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from equifuse import hub
 from equifuse.data.columns import Column
@@ -210,13 +211,32 @@ def _check_sizes(path: Path, described: Any, build: Callable[[], FusionModel], t
             left.extend(entry.values() if isinstance(entry, dict) else entry)
         elif isinstance(entry, (int, float)) and not abs(entry) <= most and math.isfinite(entry):
             raise DataError(f"{path / DESCRIPTION} has a number of {entry:g}, beyond what its weights can be of")
-    with torch.device("meta"):
+    with torch.device("meta"), _Sizes():
         expected = {name: value.shape for name, value in build().state_dict().items()}
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in expected or name not in tensors or expected[name] != tensors[name].shape:
             here = tuple(tensors[name].shape) if name in tensors else "nothing"
             wanted = tuple(expected[name]) if name in expected else "nothing"
             raise DataError(f"the weights at {path} do not fit the model: {name} is {here}, the model has {wanted}")
+
+
+_DRAWN = (torch.Tensor.normal_, nn.init.normal_)
+_SCALED = (torch.Tensor.mul, torch.Tensor.__mul__, torch.Tensor.__rmul__)
+
+
+class _Sizes(TorchFunctionMode):
+    """Leaves out values of new tensors: on the device meta there are none, and PyTorch would import its compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function, or what only allocates in its place."""
+        named = kwargs or {}
+        if func in _DRAWN:
+            return args[0] if args else named["tensor"]
+        if func in _SCALED and isinstance(args[1], int | float):
+            return args[0]
+        if func is torch.linspace:
+            return torch.empty(args[2])
+        return (torch.empty if func is torch.randn else func)(*args, **named)
 
 
 def _float_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
