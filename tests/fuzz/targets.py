@@ -366,7 +366,7 @@ _ALL: dict[str, Target] = {
     "store": Target(("store.sqlite",), store),
     "request": Target(("request.json", "set.parquet"), request),
     "command line": Target(("words",), command_line),
-    **{name: Target(files, read, slow) for name, (files, read, slow) in MEDIA.items()},
+    **{name: Target(files, read, slow=True) for name, (files, read) in MEDIA.items()},
     **{name: in_memory(name) for name in PARSERS},
 }
 

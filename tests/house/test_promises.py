@@ -21,3 +21,7 @@ def test_each_names_a_test(promise, file, test):
     assert (ROOT / file).is_file(), promise
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, promise
+
+
+def test_each_has_a_figure():
+    assert [promise for promise, *_, figure in ROWS if not figure.strip()] == []
