@@ -28,6 +28,13 @@ def predict(
     format: Annotated[
         str | None, typer.Option(help="csv, parquet, xlsx, npz or json; default by the name of --out.")
     ] = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option(help="Intervals, or sets of classes, that hold this share of the truths, such as 0.9."),
+    ] = None,
+    survival_at: Annotated[
+        list[float] | None, typer.Option(help="Time at which to give the chance of survival; may be repeated.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Files of a folder at a time; 0: in this process.", min=0)] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to work on.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on; no finished file is repeated.")] = False,
@@ -47,13 +54,17 @@ def predict(
     if not rows.is_dir():
         if workers is not None or scheduler is not None or resume:
             raise InputError("--workers, --scheduler and --resume are for a folder as --input")
-        columns = predict_run(run, rows, out, source=source, format=format)
+        columns = predict_run(
+            run, rows, out, source=source, format=format, coverage=coverage, survival_at=survival_at or ()
+        )
         found = convergence_of(columns)
         count = len(next(iter(columns.values())))
     else:
         untrusted = source.pop("untrusted", False)
-        if source or format is not None:
-            raise InputError("the options of a table, --keep and --format are for a file as --input")
+        if source or format is not None or coverage is not None or survival_at:
+            raise InputError(
+                "the options of a table, --keep, --format, --coverage and --survival-at are for a file as --input"
+            )
         with resumable(out, MANIFEST):
             found = predict_shards(
                 run,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from equifuse import datasets
 from equifuse.data import Split
@@ -20,10 +22,14 @@ from equifuse.data.tables import is_table
 from equifuse.errors import ConvergenceWarning, DataError, InputError
 from equifuse.evaluation.evaluate import warn_unconverged
 from equifuse.model import FusionModel
+from equifuse.runs.certainty import Certainty
 from equifuse.runs.folder import PathLike, Run, load_run
 from equifuse.runs.output import check_output, write_columns
 from equifuse.tasks import Columns, Evaluation
 from equifuse.tasks.evaluated import join, result_of
+
+# Columns beside predictions, of the model's raw outputs.
+Beside = Callable[[Tensor], Columns]
 
 
 def predict_run(
@@ -33,6 +39,8 @@ def predict_run(
     *,
     source: SourceOptions | Mapping[str, Any] | None = None,
     format: str | None = None,
+    coverage: float | None = None,
+    survival_at: Sequence[float] = (),
 ) -> Columns:
     """Predict the rows of a file with a trained run, and write them as a table.
 
@@ -52,6 +60,9 @@ def predict_run(
         source: of a table: ``modalities`` in files of their own, joined by ``id``; columns to ``keep``; and how it is
             read.
         format: ``"csv"``, ``"parquet"``, ``"xlsx"``, ``"npz"`` or ``"json"``; default by the file's name.
+        coverage: share of the truths that intervals ``prediction_low`` to ``prediction_high``, or sets of classes
+            ``in_set_<class>``, are to hold, calibrated on the validation part; None for neither.
+        survival_at: times at which ``survival_<time>`` is the chance that the event is later.
 
     Returns:
         The columns written, ``(n,)`` each.
@@ -59,25 +70,32 @@ def predict_run(
     Raises:
         OutputExistsError: ``out_path`` exists.
         DataError: no run there, or an input file that is missing, malformed or does not fit.
-        InputError: an output of unknown kind, or a kept column with the name of another one.
+        InputError: an output of unknown kind, a kept column with the name of another one, or a task without what is
+            asked for.
     """
     out_path = Path(out_path)
     check_output(out_path, format)
     opened = load_run(run)
-    pieces = list(predict_pieces(opened, input_path, SourceOptions.of(source)))
+    beside: Beside | None = None
+    if coverage is not None or survival_at:
+        beside = partial(Certainty(opened).columns, coverage=coverage, times=survival_at)
+    pieces = list(predict_pieces(opened, input_path, SourceOptions.of(source), beside))
     columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     warn_unconverged(convergence_of(columns), str(input_path))
     write_columns(out_path, columns, format, opened.task.records)
     return columns
 
 
-def predict_pieces(run: Run, input_path: PathLike, source: SourceOptions | None = None) -> Iterator[Columns]:
+def predict_pieces(
+    run: Run, input_path: PathLike, source: SourceOptions | None = None, beside: Beside | None = None
+) -> Iterator[Columns]:
     """The columns of :func:`predict_run` piece by piece, as the file is read; nothing is said if some did not converge.
 
     Args:
         run: the run.
         input_path: see :func:`predict_run`.
         source: likewise; with options, a table is read as a whole.
+        beside: further columns of the model's outputs.
 
     Yields:
         One piece or more, each of one row or more.
@@ -102,19 +120,20 @@ def predict_pieces(run: Run, input_path: PathLike, source: SourceOptions | None 
     rows = 0
     for split in pieces:
         if len(split):
-            yield predict_split(run, split, rows)
+            yield predict_split(run, split, rows, beside)
             rows += len(split)
     if rows == 0:
         raise DataError(f"{path} has no rows")
 
 
-def predict_split(run: Run, split: Split, first: int = 0) -> Columns:
+def predict_split(run: Run, split: Split, first: int = 0, beside: Beside | None = None) -> Columns:
     """Predict rows, and say nothing if some did not converge.
 
     Args:
         run: the run.
         split: one row or more, as :func:`equifuse.data.read_inputs` gives them.
         first: number of the first row, for rows without ids.
+        beside: further columns of the model's outputs.
 
     Returns:
         The columns of :func:`predict_run`.
@@ -125,7 +144,7 @@ def predict_split(run: Run, split: Split, first: int = 0) -> Columns:
     kept = set(columns)
     outputs = _predict_quietly(run.model, batches_of(split))
     solved = {"converged": outputs.converged, "residual": outputs.residual, "steps": outputs.steps}
-    said = run.task.predict(outputs.prediction)
+    said = run.task.predict(outputs.prediction) | ({} if beside is None else beside(outputs.prediction))
     said |= {name: values.numpy() for name, values in solved.items() if values is not None}
     for name in kept & set(said):
         raise InputError(f"column {name!r} cannot be kept: predictions have one of that name")

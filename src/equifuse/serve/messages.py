@@ -41,6 +41,7 @@ class Served(Struct, array_like=True):
         responses: path -> JSON schema of its answer.
         values: what can be explained of a row.
         outputs: of which classes, labels or targets.
+        beside: what may be asked for beside predictions: ``"coverage"``, ``"survival_at"``.
     """
 
     description: dict[str, Any]
@@ -48,6 +49,7 @@ class Served(Struct, array_like=True):
     responses: dict[str, dict[str, Any]]
     values: list[str]
     outputs: list[str]
+    beside: list[str] = []
 
 
 class Loaded(Struct, array_like=True, tag=True):

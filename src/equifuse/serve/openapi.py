@@ -24,6 +24,20 @@ _SUMMARIES = {
     "explain": "What each modality contributed to a value of each row: Shapley values over the subsets of modalities.",
     "embed": "What the model makes of each row: the fused vector, and those of the modalities.",
 }
+_BESIDE: dict[str, dict[str, Any]] = {
+    "coverage": {
+        "name": "coverage",
+        "in": "query",
+        "schema": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        "description": "Intervals of values, or sets of classes, that hold this share of the truths.",
+    },
+    "survival_at": {
+        "name": "survival_at",
+        "in": "query",
+        "schema": {"type": "array", "items": {"type": "number", "minimum": 0}, "maxItems": 100},
+        "description": "A time at which to give the chance that the event is later; may be repeated.",
+    },
+}
 _PROBLEM = {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
 _BINARY = {"type": "string", "format": "binary"}
 
@@ -87,6 +101,7 @@ def _of_model(served: Served, prefix: str, suffix: str, explain: bool, keys: boo
             "responses": {"200": {"description": "The answer.", "content": content}, **refusals},
         }
         operation["parameters"] = [_without(served), *(_options(served) if kind == "explain" else [])]
+        operation["parameters"] += [_BESIDE[name] for name in served.beside] if kind == "predict" else []
         paths[f"{prefix}/{kind}"] = {"post": operation}
     return paths
 

@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from equifuse.data.columns import Columns as Schema
 from equifuse.data.missing_codes import MissingCodes
 from equifuse.errors import InputError, UnknownNameError
+from equifuse.runs.certainty import SET, SURVIVAL
 from equifuse.serve.limits import Refusal
 from equifuse.tasks import Columns
 
@@ -64,12 +65,21 @@ class Embedded(Struct):
     vectors: dict[str, list[list[float | None]]]
 
 
-def predicted(columns: Columns) -> dict[str, Any]:
-    """JSON schema of the response to a prediction, made from an example of its columns."""
+def predicted(columns: Columns, beside: Collection[str] = ()) -> dict[str, Any]:
+    """JSON schema of the response to a prediction, made from an example of its columns.
+
+    Args:
+        columns: the example.
+        beside: names of columns that are there where they are asked for.
+    """
     kinds = {name: _array(_kind(column.dtype.kind)) for name, column in columns.items()}
     kinds |= {"row": _array({"type": "integer"}), "id": _array({"type": ["string", "integer", "null"]})}
+    number, yes = {"type": ["number", "null"]}, {"type": "boolean"}
+    kinds |= {name: _array(yes if name.startswith(SET) else number) for name in beside}
     needed = [name for name in columns if name not in ("row", "id")]
     inner = {"type": "object", "properties": kinds, "required": needed, "additionalProperties": False}
+    if "risk" in columns:
+        inner["patternProperties"] = {f"^{SURVIVAL}": _array(number)}
     return {
         "type": "object",
         "properties": {"rows": {"type": "integer"}, "columns": inner},

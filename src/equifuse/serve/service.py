@@ -7,7 +7,7 @@ import platform
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from equifuse.errors import ConvergenceWarning, EquifuseError, InputError, Unkno
 from equifuse.explain import embeddings, evaluate_coalitions
 from equifuse.explain.targets import explained, value_of
 from equifuse.extras import require
+from equifuse.runs.certainty import Certainty, names_beside
 from equifuse.runs.folder import PathLike, load_run
 from equifuse.runs.output import arrow_table
 from equifuse.runs.predict import predict_split
@@ -37,6 +38,8 @@ from equifuse.serve.schema import Embedded, Explained, RequestFormat, json_schem
 from equifuse.tasks import Columns
 from equifuse.tasks.base import output_names
 
+# What may be asked for beside predictions, and the times of one question.
+_BESIDE, _MOST_TIMES = ("coverage", "survival_at"), 100
 _log = logging.getLogger("equifuse.serve")
 
 
@@ -102,14 +105,21 @@ class Service:
         shapes = self.run.model.shapes
         return predict_split(self.run, Split({m: np.zeros((1, *s), np.float32) for m, s in shapes.items()}))
 
+    @cached_property
+    def certainty(self) -> Certainty:
+        """What intervals and survival are from: the run's data, which are read when first asked for."""
+        return Certainty(self.run)
+
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """The answers to some requests: predictions are made together, so that equilibria are solved for at once."""
         answers: list[Answer | None] = [None] * len(questions)
         rows: dict[int, Split] = {}
         for i, question in enumerate(questions):
             if question.kind == "predict":
-                found = _guarded(question, self._asked_rows, question, self.predicted, ())
-                if isinstance(found, Split):
+                found = _guarded(question, self._asked_rows, question, self.predicted, _BESIDE)
+                if isinstance(found, Split) and any(name in question.options for name in _BESIDE):
+                    answers[i] = _guarded(question, self._predicted_beside, question, found)
+                elif isinstance(found, Split):
                     rows[i] = found
                 else:
                     answers[i] = found
@@ -150,6 +160,14 @@ class Service:
             return Answer(200, _parquet(columns), PARQUET, len(split), unconverged)
         content = {"rows": len(split), "columns": {name: column.tolist() for name, column in columns.items()}}
         return Answer(200, msgspec.json.encode(content), JSON, len(split), unconverged)
+
+    def _predicted_beside(self, question: Question, split: Split) -> Answer:
+        """The columns with intervals, sets or survival beside them."""
+        coverage, times = ([_number(name, text) for text in question.options.get(name, [])] for name in _BESIDE)
+        if len(times) > _MOST_TIMES:
+            raise InputError(f"survival_at is given {len(times)} times, the limit is {_MOST_TIMES}")
+        beside = partial(self.certainty.columns, coverage=coverage[-1] if coverage else None, times=times)
+        return self._predicted(question, split, predict_split(self.run, split, beside=beside))
 
     def _explain(self, question: Question) -> Answer:
         """Shapley contributions of the modalities to each row.
@@ -259,11 +277,22 @@ class Service:
             "limits": asdict(self.limits),
         }
         requests = {"predict": self.predicted.json_schema(), "embed": self.predicted.json_schema()}
-        responses = {"predict": predicted(self.example), "embed": json_schema(Embedded)}
+        responses = {
+            "predict": predicted(self.example, names_beside(run, list(self.example))),
+            "embed": json_schema(Embedded),
+        }
         if self.values:
             requests["explain"] = self.explained.json_schema()
             responses["explain"] = json_schema(Explained)
-        return Served(description, requests, responses, list(self.values), list(self.outputs))
+        beside = [*(["coverage"] * bool(run.task.conformal)), *(["survival_at"] * run.task.time_to_event)]
+        return Served(description, requests, responses, list(self.values), list(self.outputs), beside)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{name} must be a number, got {text[:50]!r}") from None
 
 
 def _last(options: Mapping[str, Sequence[str]], name: str) -> str | None:
