@@ -254,12 +254,12 @@ def choose() -> Figure:
 
 def boxes(steps: Sequence[str], own: Sequence[str] = ()) -> Figure:
     """Steps one after the other; those of one's own in colour."""
-    figure, (axis,) = new_figure(8, 1.1)
+    figure, (axis,) = new_figure(6.2, 1.0)
     width = 1 / len(steps)
     for place, step in enumerate(steps):
         colour = COLOURS[0] if step in own else QUIET
         style = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": colour, "linewidth": 1.5}
-        axis.text((place + 0.5) * width, 0.5, step, ha="center", va="center", bbox=style, fontsize=9)
+        axis.text((place + 0.5) * width, 0.5, step, ha="center", va="center", bbox=style, fontsize=8)
         if place:
             ends = ((place + 0.14) * width, 0.5), ((place - 0.14) * width, 0.5)
             axis.annotate("", *ends, arrowprops={"arrowstyle": "->", "color": QUIET})

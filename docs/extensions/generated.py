@@ -47,11 +47,11 @@ def _plain(text: str) -> str:
 
 
 def fusions() -> str:
-    """A table of all fusions by name."""
-    lines = ["| name | class | what it is |", "| --- | --- | --- |"]
+    """A table of all fusions by name, each of which leads to its class."""
+    lines = [":::{container} names", "", "| name | what it is |", "| --- | --- |"]
     for name, kind in ((name, FUSIONS.get(name)) for name in FUSIONS):
-        lines.append(f"| `{name}` | {{py:class}}`~equifuse.fusion.{kind.__name__}` | {_first_sentence(kind)} |")
-    return "\n".join(lines)
+        lines.append(f"| {{py:class}}`{name} <equifuse.fusion.{kind.__name__}>` | {_first_sentence(kind)} |")
+    return "\n".join([*lines, "", ":::"])
 
 
 def names() -> str:

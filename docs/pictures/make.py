@@ -228,7 +228,7 @@ def shrink(picture: Path) -> None:
     """900 pixels wide, in few colours."""
     with Image.open(picture) as image:
         small = image.convert("RGB").resize((900, 900 * image.height // image.width), Image.Resampling.LANCZOS)
-        small.quantize(160, method=Image.Quantize.MAXCOVERAGE).save(picture, optimize=True)
+        small.quantize(200, method=Image.Quantize.MAXCOVERAGE, kmeans=2).save(picture, optimize=True)
 
 
 def photograph(page: Path, picture: Path, width: int = 1280, height: int = 1500) -> None:
