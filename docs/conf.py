@@ -95,7 +95,8 @@ def _offer(app: Any, name: str, source: list[str]) -> None:
     if name.startswith("tutorials/case-"):
         title, _, rest = source[0].partition("\n")
         file = f"drawn/{name.removeprefix('tutorials/')}.ipynb"
-        source[0] = f"{title}\n\n{{download}}`As a notebook, with what it printed <{file}>`\n{rest}"
+        called = "As a notebook, with all that it printed" if app.config.run_notebooks else "As a notebook"
+        source[0] = f"{title}\n\n{{download}}`{called} <{file}>`\n{rest}"
 
 
 def _refer(app: Any, name: str, source: list[str]) -> None:
@@ -112,7 +113,7 @@ def _hide(app: Any, name: str, source: list[str]) -> None:
 
 def setup(app: Any) -> None:
     """Called by Sphinx."""
-    app.add_config_value("run_notebooks", True, "")
+    app.add_config_value("run_notebooks", True, "env")
     app.connect("builder-inited", _draw)
     app.connect("builder-inited", _run_notebooks)
     app.connect("source-read", _offer)
