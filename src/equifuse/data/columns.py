@@ -175,11 +175,17 @@ def describe_columns(frame: Any, kinds: Mapping[str, str] | None = None) -> Colu
     return tuple(found)
 
 
+_NESTED = (list, tuple, dict, set, np.ndarray)
+
+
 def describe_column(name: str, cells: Any, kind: str | None = None) -> Column:
     """What a column holds; see :func:`describe_columns`."""
     series = _series(cells)
     empty = _empty(series)
     there = series[~empty]
+    nested = next((v for v in there if isinstance(v, _NESTED)), None) if there.dtype == object else None
+    if nested is not None:
+        raise DataError(f"column {name!r} has several values in a cell; give each of them a column of its own")
     kind = kind or _looks_like(there)
     if kind == "category":
         return Column(name, kind, tuple(_in_order({label(value) for value in there.unique()})))

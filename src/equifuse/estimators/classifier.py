@@ -124,6 +124,8 @@ class FusionClassifier(ClassifierMixin, FusionEstimator):  # type: ignore[misc]
         return float(super().score(*self._in_order(X, y, sample_weight)))
 
     def _encode(self, y: NDArray[Any], anew: bool) -> NDArray[np.int64]:
+        if y.dtype == object and (empty := [i for i, label in enumerate(y.ravel()) if label is None]):
+            raise DataError(f"y has no label in {len(empty)} of {len(y)} rows, the first is {empty[0]}")
         check_classification_targets(y)
         if anew:
             self.classes_, codes = np.unique(y, return_inverse=True)

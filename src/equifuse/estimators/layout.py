@@ -104,7 +104,10 @@ class Layout:
         arrays = {m: _as_array(m, self._chosen(m, x)) for m, x in X.items() if x is not None}
         if not arrays:
             raise InputError(f"no modality given; expected some of {', '.join(self.columns)}")
-        table = np.full((_rows_of(arrays), self.width), np.nan)
+        rows = _rows_of(arrays)
+        if rows == 0:
+            raise InputError("there are no samples: X has no rows")
+        table = np.full((rows, self.width), np.nan)
         for m, x in arrays.items():
             shape, columns = self.shapes[m], self.columns[m]
             if len(shape) == 2 and x.ndim == 3 and x.shape[1] < shape[0] and x.shape[2] == shape[1]:

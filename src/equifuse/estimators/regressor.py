@@ -98,7 +98,13 @@ class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
 
     def _encode(self, y: NDArray[Any], anew: bool) -> NDArray[Any]:
         self._flat: bool = y.ndim == 1
-        values: NDArray[Any] = y.reshape(len(y), -1).astype(np.float64)
+        try:
+            values: NDArray[Any] = y.reshape(len(y), -1).astype(np.float64)
+        except (TypeError, ValueError):
+            raise DataError(f"y must be numbers, got {y.ravel().tolist()[0]!r}") from None
+        lacking = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(lacking):
+            raise DataError(f"y has no value in {len(lacking)} of {len(y)} rows, the first is {lacking[0]}")
         if hasattr(self, "model_") and not anew and values.shape[1] != self._n_targets:
             raise DataError(f"y has {values.shape[1]} targets, the estimator was fitted with {self._n_targets}")
         self._n_targets: int = values.shape[1]
