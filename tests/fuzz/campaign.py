@@ -38,7 +38,7 @@ def fuzz(name: str, seconds: float, out: Path) -> int:
 
     from tests.fuzz.guard import guarded
     from tests.fuzz.mutations import damaged
-    from tests.fuzz.targets import COMMANDS, TARGETS, attempt, make_examples
+    from tests.fuzz.targets import COMMANDS, TARGETS, attempt, corpus_of, make_examples
 
     torch.set_num_threads(1)
     target = TARGETS[name]
@@ -92,6 +92,8 @@ def fuzz(name: str, seconds: float, out: Path) -> int:
     corpus.mkdir()
     for which, file in enumerate(target.files):
         (corpus / f"{which}").write_bytes(bytes([which]) + valid[file])
+    for i, data in enumerate(corpus_of(name)):
+        (corpus / f"kept-{i}").write_bytes(b"\0" + data)
 
     # What is read from memory takes less time than such a mutation.
     own = 0.5 if target.parse is None else 0.9

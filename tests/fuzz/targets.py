@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
@@ -374,6 +375,12 @@ _ALL: dict[str, Target] = {
 # Of a format whose package is not installed there is nothing to read.
 _NEEDED = {"h5ad": "anndata", "xlsx": "openpyxl", "clips": "av", "clips, json": "av"}
 TARGETS = {name: target for name, target in _ALL.items() if name not in _NEEDED or find_spec(_NEEDED[name])}
+
+
+def corpus_of(name: str) -> list[bytes]:
+    """Inputs that are kept: the shortest that reach each line of a reader of bytes."""
+    kept = json.loads((Path(__file__).parent / "corpus.json").read_text())
+    return [base64.b64decode(data) for data in kept.get(name, ())]
 
 
 def attempt(target: Target, folder: Path, data: bytes | None = None) -> str:

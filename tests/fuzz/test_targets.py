@@ -8,7 +8,8 @@ import pytest
 
 from tests.fuzz.guard import guarded
 from tests.fuzz.mutations import damaged
-from tests.fuzz.targets import COMMANDS, TARGETS, attempt, make_examples
+from tests.fuzz.parsers import PARSERS
+from tests.fuzz.targets import COMMANDS, TARGETS, attempt, corpus_of, make_examples
 
 pytestmark = pytest.mark.slow
 
@@ -54,3 +55,13 @@ def test_damage_is_one_clear_line(name, examples):
     finally:
         for file, content in valid.items():
             (examples / file).write_bytes(content)
+
+
+@pytest.mark.parametrize("name", PARSERS)
+@pytest.mark.usefixtures("own_temporary_folder")
+def test_what_is_kept_is_one_clear_line_or_read(name, examples):
+    kept = corpus_of(name)
+    assert kept
+    for data in kept:
+        with guarded(examples):
+            attempt(TARGETS[name], examples, data)
