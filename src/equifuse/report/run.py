@@ -94,9 +94,12 @@ def _hardest_section(found: Findings) -> Section | None:
     if names:
         text[0] += f" What a modality says alone is said by {own}; {NONE} where the sample lacks it."
     table = TextTable(["sample", "truth", "said", *names], rows, file="hardest.csv")
-    return Section(
-        "Hardest samples", text, tables=[table], half=found.attributions is not None and len(names) <= _BESIDE
-    )
+    return Section("Hardest samples", text, tables=[table], half=_hardest_beside_features(found))
+
+
+def _hardest_beside_features(found: Findings) -> bool:
+    """Whether both tables are narrow enough; else the features stand beside all metrics."""
+    return found.attributions is not None and bool(found.hardest) and len(found.hardest[0].alone) <= _BESIDE
 
 
 def _feature_section(found: Findings, summary: Mapping[str, Any]) -> Section | None:
@@ -115,7 +118,7 @@ def _feature_section(found: Findings, summary: Mapping[str, Any]) -> Section | N
         f"{_number(delta['mean_absolute'])} on average and {_number(delta['max'])} at most, of a mean change of "
         f"{_number(attributions['mean_change'])}."
     ]
-    return Section("Features", text, tables=[table], half=bool(found.hardest) and len(found.effects) <= _BESIDE)
+    return Section("Features", text, tables=[table], half=True)
 
 
 def _metrics_section(found: Findings) -> Section:
@@ -144,7 +147,8 @@ def _metrics_section(found: Findings) -> Section:
     if remarks:
         lines = [[remark] for remark in remarks]
         tables.append(TextTable(["worth knowing"], lines))
-    return Section("All metrics", text, tables=tables)
+    beside = found.attributions is not None and not _hardest_beside_features(found)
+    return Section("All metrics", text, tables=tables, half=beside)
 
 
 def _training_section(found: Findings, history: Sequence[Mapping[str, float]], folder: Path) -> Section:
