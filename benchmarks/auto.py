@@ -93,13 +93,13 @@ def run_auto(path: Path, seed: int, setting: Setting) -> dict[str, Any]:
         done = _run([sys.executable, "-m", "equifuse", *words, "--json", "--quiet"], setting)
         found = json.loads(done)
         whole, best = found["entries"][:2]
-        weights = {e["method"]: e["weight"] for e in found["entries"][1:] if e["weight"]}
+        kept = ("method", "models", "loss", "weight", "fit_seconds", "note")
         return {
             "metric": found["headline"],
             "score": whole["test"],
             "single": best["test"],
             "single_method": best["method"],
-            "weights": weights,
+            "tried": [{name: entry[name] for name in kept} for entry in found["entries"][1:]],
             "seconds": time.monotonic() - began,
         }
 
@@ -223,58 +223,77 @@ def carry_out(setting: Setting, paths: Sequence[Path], seeds: int, peers: Sequen
                 print(f"{path.stem}, seed {seed}, {tool}: {found.get('score', found.get('left'))}", flush=True)
 
 
-def summary(setting: Setting, names: Sequence[str], seeds: int, peers: Sequence[str]) -> dict[str, Any]:
-    """Scores by set, tool and seed, and what auto is ahead of each other in points, with its 95 % interval."""
-    scores: dict[str, dict[str, list[float]]] = {}
-    metrics, left = {}, []
-    for name in names:
-        of_set: dict[str, list[float]] = {}
+def summary(setting: Setting, paths: Sequence[Path], seeds: int, peers: Sequence[str]) -> dict[str, Any]:
+    """Scores, times and loads by set and tool, and what auto is ahead of each other, with its 95 % interval."""
+    sets: dict[str, dict[str, Any]] = {}
+    left: list[str] = []
+    for path in paths:
+        splits = datasets.load(str(path)).splits
+        rows = [len(splits["train"]) + len(splits["val"]), len(splits["test"])]
+        of_set: dict[str, Any] = {"rows": rows, "metric": NONE, "scores": {}, "seconds": {}, "load": {}}
         for seed in range(seeds):
             for tool in (AUTO, *peers):
-                file = setting.result(name, seed, tool)
+                file = setting.result(path.stem, seed, tool)
                 found = read_json(file) if file.is_file() else {"left": "not run"}
                 if found.get("score") is None:
-                    left.append(f"{name}, seed {seed}, {tool}: {found.get('left', 'no score')}")
+                    left.append(f"{path.stem}, seed {seed}, {tool}: {found.get('left', 'no score')}")
                     continue
-                metrics[name] = found["metric"]
-                of_set.setdefault(tool, []).append(found["score"])
+                of_set["metric"] = found["metric"]
+                for name, value in (("scores", found["score"]), ("seconds", found["seconds"]), ("load", found["load"])):
+                    of_set[name].setdefault(tool, []).append(value)
                 if tool == AUTO and found["single"] is not None:
-                    of_set.setdefault(SINGLE, []).append(found["single"])
-        scores[name] = of_set
+                    of_set["scores"].setdefault(SINGLE, []).append(found["single"])
+        sets[path.stem] = of_set
     ahead = {}
     for other in (SINGLE, *peers):
-        gains = []
-        for name, of_set in scores.items():
-            if AUTO in of_set and other in of_set:
-                one, two = (float(np.mean(of_set[tool])) for tool in (AUTO, other))
-                gains.append(100 * (two - one) / two if metrics[name] == "mae" else 100 * (one - two))
+        gains = [gain for of_set in sets.values() if (gain := ahead_of(of_set, other)) is not None]
         if gains:
             mean, half = mean_interval(gains)
-            wins = sum(gain > 0 for gain in gains)
-            ahead[other] = {"mean": mean, "half": None if np.isnan(half) else half, "wins": wins, "sets": len(gains)}
-    return {"scores": scores, "metrics": metrics, "ahead": ahead, "left": left, **describe()}
+            wins, ties = sum(gain > 0 for gain in gains), sum(gain == 0 for gain in gains)
+            half_or_none = None if np.isnan(half) else half
+            ahead[other] = {"mean": mean, "half": half_or_none, "wins": wins, "ties": ties, "sets": len(gains)}
+    return {"sets": sets, "ahead": ahead, "left": left, **describe()}
+
+
+def ahead_of(of_set: dict[str, Any], other: str) -> float | None:
+    """What auto is ahead on a set: points of accuracy, per cent of an error; None where one of the two is not there."""
+    scores = of_set["scores"]
+    if AUTO not in scores or other not in scores:
+        return None
+    one, two = (float(np.mean(scores[tool])) for tool in (AUTO, other))
+    return 100 * (two - one) / two if of_set["metric"] == "mae" else 100 * (one - two)
 
 
 def tables(found: dict[str, Any], setting: Setting, peers: Sequence[str]) -> str:
     """The summary as Markdown."""
     tools = [AUTO, SINGLE, *peers]
     rows = []
-    for name, of_set in found["scores"].items():
-        cells = [f"{np.mean(of_set[tool]):.4f}" if tool in of_set else NONE for tool in tools]
-        rows.append([name, found["metrics"].get(name, NONE), *cells])
+    for name, of_set in found["sets"].items():
+        scores = [f"{np.mean(of_set['scores'][tool]):.4f}" if tool in of_set["scores"] else NONE for tool in tools]
+        gains = [NONE if (gain := ahead_of(of_set, peer)) is None else f"{gain:+.1f}" for peer in peers]
+        costs = [
+            " / ".join(
+                f"{np.mean(of_set[what][tool]):.0f}" if tool in of_set[what] else NONE for tool in (AUTO, *peers)
+            )
+            for what in ("seconds", "load")
+        ]
+        rows.append([name, " / ".join(map(str, of_set["rows"])), of_set["metric"], *scores, *gains, *costs])
     ahead = []
     for other, gain in found["ahead"].items():
         half = NONE if gain["half"] is None else f"± {gain['half']:.2f}"
-        ahead.append([other, f"{gain['mean']:+.2f} {half}", f"{gain['wins']} of {gain['sets']}"])
+        wins = f"{gain['wins']} of {gain['sets']}" + (f", {gain['ties']} level" if gain["ties"] else "")
+        ahead.append([other, f"{gain['mean']:+.2f} {half}", wins])
+    header = ["data", "rows / test", "metric", *tools, *(f"ahead of {peer}" for peer in peers), "s", "load"]
     text = [
-        f"# equifuse auto, {setting.limit}, preset {setting.preset}, {setting.workers} workers",
-        TextTable(["data", "metric", *tools], rows).markdown(),
+        f"Time limit {setting.limit}, preset {setting.preset}, {setting.workers} workers. Seconds and the load of the "
+        f"machine before each fit are of {' / '.join((AUTO, *peers))}.",
+        TextTable(header, rows).markdown(),
         "What auto is ahead, in points of accuracy (of errors in per cent): mean over the sets, 95 % interval.",
-        TextTable(["auto against", "ahead", "sets"], ahead).markdown(),
+        TextTable(["auto against", "ahead", "wins"], ahead).markdown(),
         *(["Left out:", "\n".join(f"- {line}" for line in found["left"])] if found["left"] else []),
         f"{found['processor']}, torch {found['torch']}, python {found['python']}.",
     ]
-    return "\n\n".join(text) + "\n"
+    return "\n\n".join(part.strip() for part in text) + "\n"
 
 
 def main() -> None:
@@ -309,7 +328,7 @@ def main() -> None:
         if path not in paths:
             print(f"left out: there is no {path}", file=sys.stderr)
     carry_out(setting, paths, options.seeds, options.peer)
-    found = summary(setting, [path.stem for path in paths], options.seeds, options.peer)
+    found = summary(setting, paths, options.seeds, options.peer)
     write_json(setting.out / "summary.json", found)
     write_text(setting.out / "tables.md", tables(found, setting, options.peer))
     print(tables(found, setting, options.peer))
