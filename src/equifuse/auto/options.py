@@ -50,8 +50,7 @@ class Preset:
 
 
 _FEW = ("linear", "late", "deq", "trees", "gmu")
-# Where time is short, those at the end are not reached: one of each kind comes before more fusions.
-_MANY = (*_FEW, "boosting", "gmf+deq", "concat", "gmf")
+_MANY = (*_FEW, "gmf+deq", "concat", "boosting", "gmf")
 PRESETS = {
     "fast": Preset(1, 40, 6, _FEW, 0),
     "good": Preset(5, 60, 8, _MANY, 12),
