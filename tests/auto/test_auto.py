@@ -12,6 +12,7 @@ from equifuse.auto.judging import Judge, as_expected
 from equifuse.auto.knowledge import knowledge
 from equifuse.auto.limits import Budget, duration, seconds_of
 from equifuse.auto.portfolio import check_candidates, further, portfolio_of
+from equifuse.auto.search import in_turn
 from equifuse.auto.selection import greedy_weights
 from equifuse.auto.verdict import report
 from equifuse.cli import main
@@ -210,6 +211,11 @@ def test_portfolios_fit_the_task_and_the_data():
         check_candidates([Candidate("x", {"fusion": "late", "seed": 3})], TrainConfig("digits"))
     with pytest.raises(InputError, match="two candidates"):
         check_candidates([late, late], TrainConfig("digits"))
+
+
+def test_all_folds_go_to_the_best_candidate_and_then_to_the_quickest():
+    seconds = {"best": 40.0, "slow": 30.0, "quick": 1.0, "middling": 5.0}
+    assert in_turn(list(seconds), seconds.__getitem__) == ["best", "quick", "middling", "slow"]
 
 
 def test_limits_are_written_as_people_write_them():

@@ -267,16 +267,14 @@ class Search:
         self._carry_out(jobs(), pool)
 
     def _better_half(self) -> list[Candidate]:
-        """The candidates that go on: the best, then the quickest first, so that time lets most of them be complete.
-
-        The others are told why not.
-        """
+        """The candidates that go on, in turn; the others are told why not."""
         tried = [c for c in self.plan.candidates if self._has(c.name, 0)]
         ranked = sorted(tried, key=lambda c: self._costs[c.name, 0])
         kept = max(_LEAST, math.ceil(len(ranked) / 2))
         for candidate in ranked[kept:]:
             self.notes[candidate.name] = "not among the better half on the first fold"
-        return [*ranked[:1], *sorted(ranked[1:kept], key=lambda c: self._seconds(c.name))]
+        turn = in_turn([candidate.name for candidate in ranked[:kept]], self._seconds)
+        return [self.candidates[name] for name in turn]
 
     def _other_folds(self, candidates: Sequence[Candidate]) -> Iterator[Job]:
         """The folds after the first of candidates, one candidate after the other, of those that there is time for."""
@@ -328,6 +326,22 @@ class Search:
                 del self.candidates[trial.name]
                 continue
             yield self._job(trial, 0, left)
+
+
+def in_turn(ranked: Sequence[str], seconds: Callable[[str], float]) -> list[str]:
+    """Candidates in the order in which they get their other folds: the best, then the quickest first.
+
+    So most of them are complete when time is short; one that lacks a fold is of no use.
+
+    >>> from equifuse.auto.search import in_turn
+    >>> in_turn(["gmu", "deq", "linear"], {"gmu": 7.0, "deq": 10.0, "linear": 1.0}.__getitem__)
+    ['gmu', 'linear', 'deq']
+
+    Args:
+        ranked: names, the best first.
+        seconds: of a fold of each.
+    """
+    return [*ranked[:1], *sorted(ranked[1:], key=seconds)]
 
 
 def spent(folder: Path) -> float:
