@@ -58,7 +58,7 @@ EASY: dict[str, Any] = {
     "hidden": [64],
     "dropout": 0.1,
     "lr": 2e-3,
-    "epochs": 14,
+    "epochs": 10,
 }
 # Radiographs as ready features of a network for photographs, one vector each.
 RAD: dict[str, Any] = {
@@ -72,6 +72,7 @@ RAD: dict[str, Any] = {
     "batch_size": 64,
 }
 GUIDED = {"encoder": {"image": "guided"}}
+FILM = {"encoder": {"image": "film"}}
 METHODS = {
     "easy_vqa": (
         Method("image alone", {"fusion": "concat"}, ("image",)),
@@ -80,6 +81,8 @@ METHODS = {
         Method("deq, one vector each", {"fusion": "deq", "dim": 64}),
         Method("concat, guided", {"fusion": "concat", **GUIDED}),
         Method("deq, guided", {"fusion": "deq", "dim": 64, **GUIDED}),
+        Method("concat, film", {"fusion": "concat", **FILM}),
+        Method("deq, film", {"fusion": "deq", "dim": 64, **FILM}),
     ),
     "vqa_rad": (
         Method("image alone", {"fusion": "concat"}, ("image",)),

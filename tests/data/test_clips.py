@@ -8,9 +8,11 @@ from scipy import signal
 
 import equifuse as ef
 from equifuse.data.contents import Frames, Spectrograms
+from equifuse.data.formats import is_one_set
 from equifuse.data.formats.clip_tables import read_clip_table
+from equifuse.data.formats.clips import _files_of
 from equifuse.data.media import SOUNDS, Window, frame_numbers, read_frames, read_sound
-from equifuse.runs import TrainConfig, evaluate_run, train
+from equifuse.runs import TrainConfig, evaluate_run, predict_run, train
 
 av = pytest.importorskip("av")
 
@@ -233,6 +235,19 @@ def test_options_that_do_not_fit_are_one_line(folder, tmp_path):
         ef.datasets.load(folder, source=source(folder))
 
 
+def test_a_missing_file_is_not_another_clip_of_that_name(tmp_path):
+    for kind in ("RealVideo-RealAudio", "FakeVideo-FakeAudio"):
+        (tmp_path / "set" / kind / "id1").mkdir(parents=True)
+        write_clip(tmp_path / "set" / kind / "id1/1.avi", 0.2)
+    rows = [f"FakeAVCeleb/{kind}/id1/1.avi,{kind[:4]}" for kind in ("RealVideo-RealAudio", "FakeVideo-FakeAudio")]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join([*rows, "FakeAVCeleb/FakeVideo-RealAudio/id1/1.avi,Fake"]) + "\n")
+    found = _files_of(tmp_path / "set", read_clip_table(table))
+    assert [None if file is None else file.parts[-3] for file in found] == [
+        "RealVideo-RealAudio", "FakeVideo-FakeAudio", None,
+    ]  # fmt: skip
+
+
 @pytest.mark.slow
 def test_clips_are_told_apart_by_what_is_seen_and_heard(folder, tmp_path):
     config = TrainConfig(
@@ -242,6 +257,14 @@ def test_clips_are_told_apart_by_what_is_seen_and_heard(folder, tmp_path):
     result = train(config, tmp_path / "run", progress=False)
     assert result.metrics.test["accuracy"] == 1
     assert evaluate_run(tmp_path / "run", without=["video"])["accuracy"] > 0.5
+    new = tmp_path / "new"
+    new.mkdir()
+    for i, name in enumerate(("a.avi", "b.avi")):
+        write_clip(new / name, 0.3, shade=40 + 120 * i, tone=300 + 900 * i)
+    for given, said in ((new, ["low", "high"]), (new / "b.avi", ["high"])):
+        assert is_one_set(given)
+        found = predict_run(tmp_path / "run", given, tmp_path / f"{given.stem}.csv")
+        assert found["prediction"].tolist() == said
 
 
 @pytest.mark.data

@@ -5,6 +5,7 @@ import torch
 
 import equifuse as ef
 from equifuse.data.contents import Pixels, Regions, Words
+from equifuse.encoders import GUIDED
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.explain.shapley import all_coalitions as every
 from equifuse.explain.shapley import coalitions_of_batch
@@ -35,7 +36,7 @@ def batch():
     return inputs, lengths
 
 
-@pytest.mark.parametrize("kind", ["guided", "coattention"])
+@pytest.mark.parametrize("kind", GUIDED)
 def test_what_is_not_there_is_not_looked_at(kind):
     model = model_of(kind)
     inputs, lengths = batch()

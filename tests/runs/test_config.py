@@ -20,6 +20,15 @@ def test_file_options_and_settings_in_order_of_precedence(tmp_path):
     assert config.fusion_options == {"combine": "mean", "solver": {"name": "anderson", "tol": 1e-5}}
 
 
+def test_options_of_a_source_are_added_to_those_of_the_file(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("data: x\nsource: {format: clips, annotations: x.csv, format_options: {frames: 8, size: 224}}\n")
+    source = TrainConfig.from_options(path, {"source": {"format_options": {"size": 32}}}).source
+    assert source == {"format": "clips", "annotations": "x.csv", "format_options": {"frames": 8, "size": 32}}
+    source = TrainConfig.from_options(path, {"source": {"format": "votenet"}}).source
+    assert "format_options" not in source
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

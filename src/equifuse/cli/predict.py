@@ -41,19 +41,20 @@ def predict(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Predict the rows of a file, or of every file of a folder.
+    """Predict the rows of a file, or of every file of a folder; a folder of scenes, clips or questions is one set.
 
     Columns of modality 'mrna' are those of training, or mrna:ANYTHING, or mrna_0, mrna_1, ..., or in the file that
     --modality mrna=FILE names, joined by the id; empty cells in all of them mean that the row does not have it.
     """
+    from equifuse.data.formats import is_one_set
     from equifuse.runs import predict_run, predict_shards
     from equifuse.runs.predict import convergence_of
     from equifuse.runs.shards import MANIFEST
 
     source |= {"keep": keep} if keep else {}
-    if not rows.is_dir():
+    if is_one_set(rows):
         if workers is not None or scheduler is not None or resume:
-            raise InputError("--workers, --scheduler and --resume are for a folder as --input")
+            raise InputError("--workers, --scheduler and --resume are for a folder of tables as --input")
         columns = predict_run(
             run, rows, out, source=source, format=format, coverage=coverage, survival_at=survival_at or ()
         )

@@ -137,7 +137,7 @@ def read_alike(path: Path, reading: Mapping[str, Any], options: SourceOptions) -
         reading: of training, see :meth:`SourceOptions.reading`.
         options: of the new data.
     """
-    if not (is_table(path) or path.is_dir() or reading.get("format")):
+    if not (is_table(path) or path.is_dir() or reading.get("format") or reading.get("format_options")):
         return options
     given, known = options.given(), dict(reading)
     if suffix_of(path) not in WORKBOOKS:

@@ -363,3 +363,21 @@ def matching(columns: Sequence[str], pattern: str, where: str) -> list[str]:
         some = ", ".join(columns[:8]) + (", ..." if len(columns) > 8 else "")
         raise DataError(f"{where} has no column like {pattern!r}; it has {some}")
     return found
+
+
+def added_to(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a source as a file has them, with those that are given beside it.
+
+    >>> from equifuse.data.options import added_to
+    >>> added_to({"format": "clips", "format_options": {"frames": 8}}, {"format_options": {"size": 32}})
+    {'format': 'clips', 'format_options': {'frames': 8, 'size': 32}}
+
+    Args:
+        before: of the file; ``format_options`` of another format than the one given are dropped.
+        given: what overrides them; mappings are added.
+    """
+    kept = dict(before)
+    if given.get("format", before.get("format")) != before.get("format"):
+        kept.pop("format_options", None)
+    nested = {k: {**kept[k], **v} for k, v in given.items() if isinstance(v, Mapping) and k in kept}
+    return {**kept, **given, **nested}

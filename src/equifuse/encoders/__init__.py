@@ -1,7 +1,15 @@
 """Encoders: from a modality's raw features to one vector per sample. Independent of fusion."""
 
 from equifuse.encoders.clips import FrameEncoder, SpectrogramEncoder
-from equifuse.encoders.guided import GUIDED, CoAttention, GridStates, GuidedAttention, GuidedEncoder, RegionStates
+from equifuse.encoders.guided import (
+    GUIDED,
+    CoAttention,
+    FiLMEncoder,
+    GridStates,
+    GuidedAttention,
+    GuidedEncoder,
+    RegionStates,
+)
 from equifuse.encoders.mlp import MLPEncoder
 from equifuse.encoders.pictures import PictureEncoder
 from equifuse.encoders.preparation import Preparation, Standardize, complete_steps, fit_steps, parse_steps
@@ -18,6 +26,7 @@ __all__ = [
     "GUIDED",
     "POOLINGS",
     "CoAttention",
+    "FiLMEncoder",
     "FrameEncoder",
     "GridStates",
     "GuidedAttention",

@@ -74,8 +74,8 @@ def build_model(
         fusion: name of a fusion; default "deq".
         fusion_options: its options.
         encoder: "mlp" or "identity" (on flattened features), a pooling of :class:`~equifuse.encoders.SequenceEncoder`
-            (on shapes ``(T, l)``, and on words), "cnn" on pictures, "guided" or "coattention" on pictures and regions
-            (``"guided:NAME"`` where it is not plain which other modality they look at), or "auto" (default):
+            (on shapes ``(T, l)``, and on words), "cnn" on pictures, "guided", "film" or "coattention" on pictures and
+            regions (``"guided:NAME"`` where it is not plain which other modality they look at), or "auto" (default):
             "attention" for the ``sequences``, "gru" for words, "cnn" for pictures, else "mlp". One for all modalities,
             or a mapping from modality name to encoder ("auto" for the others).
         encoder_options: ``hidden`` (widths, default [128]; the last one is the output width, also for sequences),

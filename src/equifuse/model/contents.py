@@ -13,6 +13,7 @@ from equifuse.encoders import (
     GUIDED,
     POOLINGS,
     CoAttention,
+    FiLMEncoder,
     FrameEncoder,
     GridStates,
     GuidedAttention,
@@ -25,6 +26,7 @@ from equifuse.encoders import (
 from equifuse.errors import InputError, UnknownNameError
 
 # What an encoder is by default, by what the numbers stand for.
+_GUIDED = {"guided": GuidedAttention, "coattention": CoAttention, "film": FiLMEncoder}
 _USUAL = {"words": "gru", "pixels": "cnn", "frames": "cnn", "spectrograms": "cnn", "regions": "attention"}
 
 
@@ -81,7 +83,7 @@ def content_encoder(
     pixels = isinstance(content, Pixels)
     if kind in GUIDED:
         regions = GridStates(PictureEncoder(shape[-1], dim)) if pixels else RegionStates(shape[-1], dim, dropout)
-        made = GuidedAttention if kind == "guided" else CoAttention
+        made = _GUIDED[kind]
         return made(regions, _looked_at(name, other, modalities), dim, dropout=dropout), dim
     if pixels and kind == "cnn":
         return PictureEncoder(shape[-1], dim, dropout=dropout), dim

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Self
 
-from equifuse.data.options import SourceOptions
+from equifuse.data.options import SourceOptions, added_to
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.extras import require
 from equifuse.files import read_yaml
@@ -116,8 +116,8 @@ class TrainConfig(TrainingOptions):
         "auto",
         encoders(),
         help="Encoder of all modalities, or of one, image=guided: mlp, identity, for sequences and words mean, max, "
-        "attention, gru, transformer or queries, for images cnn, guided or coattention (guided:NAME says what it looks "
-        "at), or auto.",
+        "attention, gru, transformer or queries, for images cnn, guided, film or coattention (guided:NAME says what it "
+        "looks at), or auto.",
         group="Model",
     )
     hidden: tuple[int, ...] | str = option(
@@ -405,7 +405,9 @@ class TrainConfig(TrainingOptions):
         values = read_config(file) if file is not None else {}
         for name, declared in declarations(cls).items():
             before = values.get(name)
-            if name in given and declared.check.pairs and declared.parts is None and isinstance(before, Mapping):
+            if name in given and isinstance(before, Mapping) and declared.parts is not None:
+                given[name] = added_to(before, given[name])
+            elif name in given and isinstance(before, Mapping) and declared.check.pairs:
                 given[name] = {**before, **given[name]}
         config = cls.from_dict({**values, **given})
         refuse_unused(config.fusion, *unused_by(config.fusion), given)

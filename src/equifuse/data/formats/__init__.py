@@ -1,6 +1,6 @@
 """Formats of data sets, one file each: what it looks like on disk, and how it is read."""
 
-from equifuse.data.formats.base import Format, chosen_format, find_format, known_formats
+from equifuse.data.formats.base import Format, chosen_format, find_format, is_one_set, known_formats
 from equifuse.data.formats.clips import ClipsFormat
 from equifuse.data.formats.folder import FolderFormat
 from equifuse.data.formats.h5mu import AnnDataFormat, MuDataFormat
@@ -31,5 +31,6 @@ __all__ = [
     "VoteNetFormat",
     "chosen_format",
     "find_format",
+    "is_one_set",
     "known_formats",
 ]

@@ -45,11 +45,13 @@ class Format(ABC):
         description: what messages call it, such as ``".npz with one array per modality"``.
         priority: formats are asked from the highest to the lowest, and the first that recognises a path reads it;
             default 0. What is special comes before what is general.
+        whole: whether a folder is one set of samples, which is predicted as a whole and not file by file.
     """
 
     name: ClassVar[str]
     description: ClassVar[str]
     priority: ClassVar[int] = 0
+    whole: ClassVar[bool] = False
 
     @abstractmethod
     def detect(self, path: Path) -> bool:
@@ -106,6 +108,20 @@ def chosen_format(path: Path, options: SourceOptions) -> Format:
     name = options.format or find_format(path).name
     made: Format = FORMATS.make(name, **options.format_options)
     return made
+
+
+def is_one_set(path: Path) -> bool:
+    """Whether a path is one set of samples: a file, or a folder in a format that is not read file by file.
+
+    Args:
+        path: that exists.
+    """
+    if not path.is_dir():
+        return True
+    try:
+        return find_format(path).whole
+    except DataError:
+        return False
 
 
 def find_format(path: Path) -> Format:

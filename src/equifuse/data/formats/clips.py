@@ -11,10 +11,11 @@ left out, and their number is said. Each clip is decoded once, several at a time
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,9 @@ from equifuse.data.sources import SourceFile
 from equifuse.errors import DataError, InputError
 from equifuse.extras import require
 from equifuse.registry import FORMATS, TASKS
+
+if TYPE_CHECKING:
+    from equifuse.data.external import Rows, Wanted
 
 _VERSION = 1
 _USUAL = ("vggsound.csv", "meta_data.csv", "clips.csv", "split.csv", "labels.csv")
@@ -62,6 +66,7 @@ class ClipsFormat(Format):
     name: ClassVar[str] = "clips"
     description: ClassVar[str] = "folder of clips with a file of labels"
     priority: ClassVar[int] = -1
+    whole: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -89,9 +94,9 @@ class ClipsFormat(Format):
         self.streams, self.labels = streams, labels
 
     def detect(self, path: Path) -> bool:
-        """A folder with clips in it, right there or in folders of it."""
+        """A folder with clips in it, right there or in folders of it, or a clip."""
         if not path.is_dir():
-            return False
+            return path.suffix.lower() in SUFFIXES
         places = [path, *(p for p in sorted(path.iterdir()) if p.is_dir())]
         return any(file.suffix.lower() in SUFFIXES for place in places for file in place.iterdir())
 
@@ -112,19 +117,10 @@ class ClipsFormat(Format):
         here = [i for i, clip in enumerate(found) if clip is not None]
         if not here:
             raise DataError(f"{path} has none of the {len(found):,} clips of {file}, such as {table.clips[0].name}")
-        clips, paths = [table.clips[i] for i in here], [found[i] for i in here]
-        kept = self._kept([p for p in paths if p is not None], clips)
-        there = {m: are_there(kept, m) for m in ("video", "audio") if self.streams in ("both", m)}
-        some = np.flatnonzero(np.stack(list(there.values())).any(0))
-        if not len(some):
-            raise DataError(f"{path}: of {len(kept):,} clips none can be decoded, such as {paths[0]}")
-        facts = [f"{len(table.clips):,} clips", *_said("not in the folder", table.clips, found)]
-        if len(some) < len(kept):
-            facts.append(f"{len(kept) - len(some):,} that cannot be decoded and are left out")
-        for m, mask in there.items():
-            facts += [f"{m} is lacking in {int((~mask[some]).sum()):,}"] if not mask[some].all() else []
-        clips, kept = [clips[i] for i in some], [kept[i] for i in some]
-        inputs, contents, present = self._inputs(kept, {m: mask[some] for m, mask in there.items()})
+        paths = [file for file in found if file is not None]
+        clips, kept, there, said = self._decoded(path, [table.clips[i] for i in here], paths)
+        facts = [f"{len(table.clips):,} clips", *_said("not in the folder", table.clips, found), *said]
+        inputs, contents, present = self._inputs(kept, there)
         lengths: dict[str, NDArray[np.int64]] = {}
         if TASKS.get(table.task).embeds:
             words = Words.of([clip.text for clip in clips], steps=32)
@@ -149,6 +145,44 @@ class ClipsFormat(Format):
         source = SourceFile(str(file), len(table.clips), 2, (table.kind, *facts))
         dataset = replace(dataset, sources=(source,), contents=contents)
         return with_words_of_training(dataset) if "text" in contents else dataset
+
+    def rows(
+        self, path: Path, wanted: Wanted, options: SourceOptions, *, labelled: bool, split: str | None
+    ) -> Rows | None:
+        """All clips of a folder, or one, for a trained model, where no file says which they are."""
+        from equifuse.data.external import Rows  # noqa: PLC0415 - it reads by formats
+
+        if labelled or split is not None or _are_named(path, options, self.labels):
+            return None
+        options.refuse("clips", "annotations", "task")
+        require("video", "av", "reading clips")
+        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not files:
+            raise DataError(f"{path} has no clips; expected files such as {', '.join(sorted(SUFFIXES)[:_NAMED])}")
+        folder = path if path.is_dir() else path.parent
+        names = [file.relative_to(folder) for file in files]
+        clips = [Clip(name.as_posix(), None) for name in names]
+        clips, kept, there, said = self._decoded(path, clips, [member(folder, name) for name in names])
+        inputs, _, present = self._inputs(kept, there)
+        lacking = [
+            f"modality {m!r} is nowhere in {path}: it counts as missing" for m in wanted.shapes if m not in inputs
+        ]
+        return Rows(Split(inputs, present, None, np.array([clip.name for clip in clips])), [*said, *lacking])
+
+    def _decoded(
+        self, path: Path, clips: list[Clip], paths: list[Path]
+    ) -> tuple[list[Clip], list[Path], dict[str, NDArray[np.bool_]], list[str]]:
+        """Those that can be decoded, where that is kept, which of them have which stream, and what was found."""
+        kept = self._kept(paths, clips)
+        there = {m: are_there(kept, m) for m in ("video", "audio") if self.streams in ("both", m)}
+        some = np.flatnonzero(np.stack(list(there.values())).any(0))
+        if not len(some):
+            raise DataError(f"{path}: of {len(kept):,} clips none can be decoded, such as {paths[0]}")
+        lost = len(kept) - len(some)
+        facts = [f"{lost:,} that cannot be decoded and are left out"] if lost else []
+        there = {m: mask[some] for m, mask in there.items()}
+        facts += [f"{m} is lacking in {int((~mask).sum()):,}" for m, mask in there.items() if not mask.all()]
+        return [clips[i] for i in some], [kept[i] for i in some], there, facts
 
     def _kept(self, paths: list[Path], clips: list[Clip]) -> list[Path]:
         """Decode each clip, or find it decoded."""
@@ -187,6 +221,19 @@ class ClipsFormat(Format):
         return inputs, contents, present
 
 
+def _are_named(path: Path, options: SourceOptions, labels: str) -> bool:
+    """Whether a file says what some clips of a folder are: the one that is given, or the folder's own."""
+    if not path.is_dir():
+        return False
+    file = Path(options.annotations or "")
+    if not file.is_file():
+        try:
+            file = _only_table(path)
+        except InputError:
+            return False
+    return any(_files_of(path, read_clip_table(file, labels)))
+
+
 def _only_table(path: Path) -> Path:
     """The annotation file that a folder has itself.
 
@@ -211,22 +258,22 @@ def _files_of(path: Path, table: ClipTable) -> list[Path | None]:
         named.setdefault(file.name, []).append(inside)
         named.setdefault(file.stem, []).append(inside)
     found: list[Path | None] = []
+    shared = Counter(Path(clip.name).name for clip in table.clips)
     for clip in table.clips:
         wanted = Path(clip.name)
         some = named.get(wanted.name) or named.get(f"v_{wanted.name}") or []
-        exact = [f for f in some if _ends_like(f, wanted)]
-        some = exact or some
+        agreeing = [f for f in some if _agree(f.relative_to(path).parts[:-1], wanted.parts[:-1])]
+        # Clips of one name in several folders are told apart by these: another's file would be another's label.
+        some = agreeing if agreeing or shared[wanted.name] > 1 else some
         if len(some) > 1 and wanted.suffix.lower() in SUFFIXES:
             raise DataError(f"{path} has {len(some)} files {clip.name!r}, such as {some[0]} and {some[1]}")
         found.append(some[0] if some else None)
     return found
 
 
-def _ends_like(file: Path, wanted: Path) -> bool:
-    """Whether a file is in folders of the names that are wanted, as far as both go."""
-    have, need = file.parts[:-1][::-1], wanted.parts[:-1][::-1]
-    common = [a == b for a, b in zip(have, need, strict=False)]
-    return bool(need) and all(common[: min(len(common), len(need))]) and common[:1] == [True]
+def _agree(have: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
+    """Whether a file is in folders of the names that are wanted, from the innermost on as far as both go."""
+    return all(a == b for a, b in zip(reversed(have), reversed(wanted), strict=False))
 
 
 def _said(what: str, clips: list[Clip], found: list[Path | None]) -> list[str]:

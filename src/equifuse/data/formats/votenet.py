@@ -93,6 +93,7 @@ class VoteNetFormat(Format):
     name: ClassVar[str] = "votenet"
     description: ClassVar[str] = "folder of SUN RGB-D scenes (VoteNet)"
     priority: ClassVar[int] = 5
+    whole: ClassVar[bool] = True
 
     def __init__(self, points: int = 20_000, labels: str = "v1") -> None:
         if not isinstance(points, int) or points < LEAST_POINTS:

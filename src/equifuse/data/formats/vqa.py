@@ -65,6 +65,7 @@ class VQAFormat(Format):
     name: ClassVar[str] = "vqa"
     description: ClassVar[str] = "questions about images (a folder with *questions*.json and *annotations*.json)"
     priority: ClassVar[int] = 15
+    whole: ClassVar[bool] = True
 
     def __init__(self, image_size: int = 64, least_answers: int = 9) -> None:
         for option, value, least in (("image_size", image_size, 8), ("least_answers", least_answers, 1)):

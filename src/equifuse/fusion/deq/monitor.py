@@ -123,6 +123,10 @@ class EquilibriumMonitor:
 
     def __init__(self, module: nn.Module, *, vectors: int = 20, samples: int = 64) -> None:
         fusion = find_equilibrium(module)
+        if fusion is None and any(isinstance(each, DEQFusion) and each.takes_steps for each in module.modules()):
+            raise InputError(
+                "equilibria of tokens='coupled' are not watched; whether each sample converged is in out.stats"
+            )
         if fusion is None:
             raise InputError(f"{type(module).__name__} contains no DEQFusion that solves for an equilibrium")
         if vectors < 1 or samples < 1:
