@@ -12,6 +12,7 @@ from equifuse.auto.judging import Judge, as_expected
 from equifuse.auto.knowledge import knowledge
 from equifuse.auto.limits import Budget, duration, seconds_of
 from equifuse.auto.portfolio import check_candidates, further, portfolio_of
+from equifuse.auto.run import check_task
 from equifuse.auto.search import in_turn
 from equifuse.auto.selection import greedy_weights
 from equifuse.auto.verdict import report
@@ -239,6 +240,8 @@ def test_what_a_search_cannot_do_is_refused_in_a_line(small_set, tmp_path):
     ef.datasets.write_npz(tmp_path / "pairs.npz", pairs)
     with pytest.raises(InputError, match="embeddings"):
         auto(TrainConfig(str(tmp_path / "pairs.npz")), tmp_path / "pairs")
+    with pytest.raises(InputError, match="boxes"):
+        check_task("detection3d")
 
 
 def test_an_ensemble_of_different_methods_is_called_what_it_is(run):

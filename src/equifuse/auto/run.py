@@ -171,9 +171,11 @@ def check_task(task: str) -> None:
     Raises:
         InputError: it is one.
     """
-    if TASKS.get(task).embeds:
+    kind = TASKS.get(task)
+    if kind.embeds or kind.finds_boxes:
+        others = "embeddings" if kind.embeds else "boxes"
         raise InputError(
-            f"auto averages predictions, and {task} has embeddings in their place; compare methods with "
+            f"auto averages predictions, and {task} has {others} in their place; compare methods with "
             "'equifuse benchmark', and train one with 'equifuse train'"
         )
 
