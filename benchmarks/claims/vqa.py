@@ -174,8 +174,8 @@ def _cell(values: Sequence[float]) -> str:
 _SAID = {
     "easy_vqa": "easy-VQA: 38,575 questions of train and 9,673 of test about pictures that a program drew, brought to "
     "32 pixels; a small network and vectors of words are trained from scratch in ten epochs, 35 minutes beside much "
-    "other work. Validation is held out by image, and the epoch is chosen on it. With one vector of each modality no method "
-    "got past 77 % before, the question alone 67 %.",
+    "other work. Validation is held out by image, and the epoch is chosen on it. With one vector of each modality no "
+    "method got past 77 % before, the question alone 67 %.",
     "vqa_rad": "VQA-RAD: 3,064 and 451 questions about 314 real radiographs, 476 answers in train, 89.6 % of the test "
     "answers among them; exact match after lower case. Images are features of EfficientNet-Lite0 (ImageNet), frozen; "
     "words are learned. All 203 images of test also occur in train: that is the published split, and a known flaw.",
