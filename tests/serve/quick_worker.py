@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from equifuse.serve.messages import Answer, Done, Failed, Job, Loaded, Settings, frame, read_frame
+from equifuse.serve.messages import Answer, Begun, Done, Failed, Job, Loaded, Settings, frame, read_frame
 
 
 def work(question, together):
@@ -38,6 +38,8 @@ def main():
     sink.write(frame(Loaded({}, {"generation": (folder / "generation").read_text()})))
     sink.flush()
     while isinstance(job := read_frame(source), Job):
+        sink.write(frame(Begun()))
+        sink.flush()
         sink.write(frame(Done([work(question, len(job.questions)) for question in job.questions])))
         sink.flush()
 

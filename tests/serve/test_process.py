@@ -144,6 +144,11 @@ def test_nothing_freezes_it(started):
     for one in silent:
         one.close()
 
+    # With workers that are idle nothing is lost.
+    for worker in workers_of(process):
+        os.kill(worker, signal.SIGKILL)
+    assert client.post("/predict", json=request).status_code == 200
+
     # Of requests under way, one worker's is lost at most.
     for worker in workers_of(process)[:1]:
         with ThreadPoolExecutor(4) as pool:

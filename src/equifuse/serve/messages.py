@@ -120,6 +120,10 @@ class Answer(Struct, array_like=True):
     unconverged: int = 0
 
 
+class Begun(Struct, array_like=True, tag=True):
+    """A worker has read a whole job, and begins with it."""
+
+
 class Done(Struct, array_like=True, tag=True):
     """The answers to a job, in its order."""
 
@@ -127,7 +131,7 @@ class Done(Struct, array_like=True, tag=True):
 
 
 ToWorker = Settings | Job
-FromWorker = Loaded | Failed | Done
+FromWorker = Loaded | Failed | Begun | Done
 _to_worker: msgpack.Decoder[ToWorker] = msgpack.Decoder(ToWorker)
 _from_worker: msgpack.Decoder[FromWorker] = msgpack.Decoder(FromWorker)
 

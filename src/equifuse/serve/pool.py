@@ -16,8 +16,10 @@ from equifuse.serve.limits import Limits, Refusal
 from equifuse.serve.messages import (
     HEAD,
     Answer,
+    Begun,
     Done,
     Failed,
+    FromWorker,
     Job,
     Loaded,
     Question,
@@ -45,6 +47,10 @@ class StartError(Exception):
     """A worker cannot start, and why, in one line."""
 
 
+class NeverBegunError(Exception):
+    """A worker died before it had a whole job."""
+
+
 @dataclass(frozen=True)
 class Timing:
     """Seconds that a request waited and was worked on, and how many were answered with it."""
@@ -64,6 +70,7 @@ class _Waiting:
     alone: bool
     since: float = field(default_factory=time.perf_counter)
     timer: asyncio.TimerHandle | None = None
+    returns: int = 0  # by workers that died before they began
 
     def expire(self) -> None:
         """It does not wait any more."""
@@ -104,13 +111,16 @@ class _Process:
         await self.kill()
         raise StartError(found.message if isinstance(found, Failed) else "a worker does not answer as it should")
 
-    async def _exchange(self, message: ToWorker) -> Loaded | Failed | Done:
+    async def _exchange(self, message: ToWorker) -> FromWorker:
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         for piece in parts(message):
             self._process.stdin.write(piece)
             await self._process.stdin.drain()
             await asyncio.sleep(0)  # while the worker keeps up, draining lets nobody else in
+        return await self._next()
+
+    async def _next(self) -> FromWorker:
+        assert self._process.stdout is not None
         head = await self._process.stdout.readexactly(HEAD)
         return answer_of(await self._process.stdout.readexactly(int.from_bytes(head, "big")))
 
@@ -118,10 +128,16 @@ class _Process:
         """The answers to a job.
 
         Raises:
+            NeverBegunError: the worker died before it had all of it.
             EOFError: the worker died.
             OSError: likewise.
         """
-        found = await self._exchange(job)
+        try:
+            found = await self._exchange(job)
+        except (EOFError, OSError):
+            raise NeverBegunError from None
+        if isinstance(found, Begun):
+            found = await self._next()
         if not isinstance(found, Done) or len(found.answers) != len(job.questions):
             raise EOFError
         return found.answers
@@ -161,8 +177,8 @@ class Pool:
     """Worker processes that answer requests; each works on one job at a time.
 
     Requests that arrive while all workers are busy wait, and small predictions for the same model are answered
-    together. A worker that is too slow is stopped and replaced. If it had one request, that one is lost (504, or 503
-    if the worker died by itself); if it had several, each of them is tried once more, alone.
+    together. A worker that is too slow is stopped and replaced. If it had begun with one request, that one is lost
+    (504, or 503 if the worker died by itself); if it had several, each of them is tried once more, alone.
 
     Args:
         runs: name -> run folder.
@@ -384,6 +400,10 @@ class Pool:
             await process.kill()
             _log.error("a worker was stopped: %d requests took more than %g s", len(jobs), limit)
             self._lost(jobs, 504, f"not answered within {limit:g} s; try again with fewer rows")
+        except NeverBegunError:  # it may have been dying since before
+            await process.kill(grace=1)
+            _log.error("a worker died before it began with %d requests", len(jobs))
+            self._return(jobs)
         except (EOFError, OSError):
             await process.kill(grace=1)
             _log.error("a worker died while it worked on %d requests", len(jobs))
@@ -401,6 +421,15 @@ class Pool:
         finally:
             self._working -= len(jobs)
         return time.perf_counter() - start
+
+    def _return(self, jobs: list[_Waiting]) -> None:
+        """Let requests that no worker has seen wait again, until as many as there are have died."""
+        for waiting in reversed(jobs):
+            waiting.returns += 1
+            if waiting.returns > self._workers:
+                self._refuse(waiting, 503, "the worker died; try again")
+            else:
+                self._put(waiting, first=True)
 
     def _lost(self, jobs: list[_Waiting], status: int, message: str) -> None:
         """Refuse a request that had a worker for itself; of several, which one is to blame shows when each has."""

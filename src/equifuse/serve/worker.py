@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from equifuse.errors import EquifuseError
 from equifuse.serve.limits import Limits
-from equifuse.serve.messages import Done, Failed, FromWorker, Job, Settings, frame, read_frame
+from equifuse.serve.messages import Begun, Done, Failed, FromWorker, Job, Settings, frame, read_frame
 
 _MIB = 2**20
 
@@ -65,6 +65,7 @@ def _work(settings: Settings, source: BinaryIO, sink: BinaryIO) -> None:
     gc.freeze()  # models stay; there is no need to look at them again
     _write(sink, loaded)
     while isinstance(job := read_frame(source), Job):
+        _send(sink, Begun())
         _send(sink, Done(services.answer(job.model, job.questions)))
 
 
