@@ -219,6 +219,23 @@ def test_all_folds_go_to_the_best_candidate_and_then_to_the_quickest():
     assert in_turn(list(seconds), seconds.__getitem__) == ["best", "quick", "middling", "slow"]
 
 
+def test_what_is_left_of_a_limit_completes_the_other_half(small_set, tmp_path):
+    """Of four methods three go on after the first fold; without a limit that is all of the preset."""
+    quick = {"epochs": 1, "batch_size": 64}
+    four = [Candidate(name, {"fusion": name, **quick}) for name in ("concat", "late", "mean", "gmu")]
+    models = {}
+    for limit in ("none", "10m"):
+        found = auto(
+            TrainConfig(str(small_set)),
+            tmp_path / limit,
+            time_limit=limit,
+            preset=Preset(2, 2, 2, (), 0),
+            portfolio=four,
+        )
+        models[limit] = sorted(entry.models for entry in found.entries if entry.method != "ensemble")
+    assert models == {"none": [1, 2, 2, 2], "10m": [2, 2, 2, 2]}
+
+
 def test_limits_are_written_as_people_write_them():
     assert [seconds_of(text) for text in ("90s", "10m", "1h", "1h30m", "none", 5)] == [90, 600, 3600, 5400, None, 5]
     assert [duration(s) for s in (0.4, 60, 61, 3600)] == ["0 s", "1 min", "1 min 1 s", "1 h"]

@@ -1,4 +1,7 @@
-"""The search: every candidate on the first fold, the better half on all folds, then further settings of the best."""
+"""The search: every candidate on the first fold, the better half on all folds, then further settings of the best.
+
+What is left of a time limit goes to the other folds of the other half.
+"""
 
 from __future__ import annotations
 
@@ -108,6 +111,10 @@ class Search:
             if len(self.folds) > 1:
                 self._carry_out(self._other_folds(self._better_half()), pool)
             self._further(pool)
+            if len(self.folds) > 1 and math.isfinite(plan.budget.limit):
+                self._carry_out(self._other_folds(self._left_out()), pool)
+        for name in self.complete():
+            self.notes.pop(name, None)
         for name in self.candidates:
             if (name, 0) not in self.pieces:
                 self.notes[name] = "no time"
@@ -275,6 +282,11 @@ class Search:
             self.notes[candidate.name] = "not among the better half on the first fold"
         turn = in_turn([candidate.name for candidate in ranked[:kept]], self._seconds)
         return [self.candidates[name] for name in turn]
+
+    def _left_out(self) -> list[Candidate]:
+        """Those that were not among the better half, the best first: a first fold says little of few rows."""
+        left = [c for c in self.plan.candidates if self._has(c.name, 0) and not self._has(c.name, len(self.folds) - 1)]
+        return sorted(left, key=lambda c: self._costs[c.name, 0])
 
     def _other_folds(self, candidates: Sequence[Candidate]) -> Iterator[Job]:
         """The folds after the first of candidates, one candidate after the other, of those that there is time for."""
