@@ -14,7 +14,7 @@ from equifuse.kernels.rows import CONVERGED, EXHAUSTED, RUNNING, RowLimits, Rows
 from equifuse.solve.loop import WORTH_DROPPING, Solution
 from equifuse.solve.maps import CapturableEvaluation, Evaluation
 from equifuse.solve.solver import SecantPair
-from equifuse.solve.sync import can_read
+from equifuse.solve.sync import is_recorded
 
 # Directions stored on a GPU at most: memory is allocated there whether it is used or not.
 _MEMORY_ON_CUDA = 10
@@ -102,7 +102,7 @@ def _on_cuda(
     from equifuse.kernels import capture  # noqa: PLC0415 - needs Triton
 
     start, memory = capture.Start(z, scale, steps), min(memory, _MEMORY_ON_CUDA)
-    if not can_read(z):
+    if is_recorded(z):
         found = capture.within(f, start, memory, limits)
     elif hasattr(f, "key") and kernels.recording():
         found = capture.solve(cast(CapturableEvaluation, f), start, memory, limits)

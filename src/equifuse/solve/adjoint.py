@@ -17,7 +17,7 @@ from equifuse.solve.loop import solve as solve_fixed_point
 from equifuse.solve.maps import Evaluation, ExplicitMap, FixedPointMap, Saved
 from equifuse.solve.solver import Solver
 from equifuse.solve.stats import SolverStats
-from equifuse.solve.sync import can_read
+from equifuse.solve.sync import is_recorded
 from equifuse.solve.tensors import flatten_batch, relative_residual, work_dtype
 from equifuse.solve.transforms import transformed
 
@@ -145,7 +145,7 @@ def _linear(
     none = torch.zeros(len(rhs), dtype=torch.int64, device=rhs.device)
     if solution is None:
         return gmres(product, rhs, method, tol, torch.zeros_like(rhs), none, select_rows)
-    if solution.unsolved == 0 or not can_read(rhs):
+    if solution.unsolved == 0 or is_recorded(rhs):
         return solution
     rows = (solution.status == STALLED).nonzero().squeeze(1)
     if len(rows) == 0:

@@ -12,7 +12,7 @@ from equifuse.kernels.rows import BLOW_UP, CONVERGED, EXHAUSTED, RUNNING, STALLE
 from equifuse.solve.maps import Called, FixedPointMap, RowSelector
 from equifuse.solve.solver import SecantPair, Solver
 from equifuse.solve.stats import SolverStats
-from equifuse.solve.sync import can_read, is_sync_step
+from equifuse.solve.sync import is_recorded, is_sync_step
 from equifuse.solve.tensors import flatten_batch, relative_residual, work_dtype
 from equifuse.solve.transforms import transformed, values
 
@@ -93,7 +93,7 @@ def solve(
     called = Called(f, z0, select_rows)
     solution = solver.run(called, z, z.new_zeros(len(z), dtype=torch.int64))
     method = solver.fallback()
-    while method is not None and len(z) and solution.unsolved != 0 and can_read(z):
+    while method is not None and len(z) and solution.unsolved != 0 and not is_recorded(z):
         stalled = solution.status == STALLED
         if not bool(values(stalled).any()):
             break

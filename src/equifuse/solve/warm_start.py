@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from equifuse.errors import InputError
-from equifuse.solve.sync import can_read
+from equifuse.solve.sync import is_recorded
 
 
 class EquilibriumCache:
@@ -116,5 +116,5 @@ def check_index(index: Tensor, batch: int) -> None:
     """Raise :class:`InputError` unless ``index`` can number ``batch`` samples."""
     if index.dtype != torch.int64 or tuple(index.shape) != (batch,):
         raise InputError(f"index must be int64 of shape ({batch},), got {index.dtype} {tuple(index.shape)}")
-    if len(index) and can_read(index) and int(index.min()) < 0:
+    if len(index) and not is_recorded(index) and int(index.min()) < 0:
         raise InputError(f"index must not be negative, got {int(index.min())}")

@@ -17,7 +17,7 @@ from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion.modes import evaluation_mode
 from equifuse.model import FusionModel, LinearHead, ModelOutput
 from equifuse.registry import METRICS
-from equifuse.solve.sync import can_read
+from equifuse.solve.sync import is_recorded
 from equifuse.tasks.evaluated import Evaluation, join, joined, result_of
 from equifuse.tasks.linear import LinearFit
 from equifuse.tasks.metrics import LOSS, Measurement, Metric
@@ -420,7 +420,7 @@ class Task(ABC):
             mask = output.present.get(m)
             if mask is None:
                 found[m] = self.loss(said, batch.target, batch.weight)
-            elif not can_read(mask):  # samples cannot be left out of a recorded graph: they weigh nothing instead
+            elif is_recorded(mask):  # samples cannot be left out of a recorded graph: they weigh nothing instead
                 factor = mask.to(said) if batch.weight is None else mask * batch.weight
                 found[m] = self.loss(said, batch.target, factor)
             elif bool(mask.any()):

@@ -73,7 +73,7 @@ class RecordedSteps:
         return recording.loss, recording.numbers
 
     def _recorded(self, batch: Batch) -> _Recording:
-        recording = _Recording(_copied(batch))
+        recording = _Recording(batch.to(next(iter(batch.inputs.values())).device, copy=True))
 
         def run() -> None:
             for parameter in self._parameters:
@@ -117,15 +117,6 @@ def _key(batch: Batch) -> Hashable:
     names = tuple(tuple(sorted(part)) for part in (batch.inputs, batch.present, batch.lengths))
     given = tuple(x is not None for x in (batch.target, batch.index, batch.weight))
     return names, given, batch.share, tuple((x.shape, x.dtype) for x in _tensors(batch))
-
-
-def _copied(batch: Batch) -> Batch:
-    def copied(part: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: x.clone() for name, x in part.items()}
-
-    inputs, present, lengths = copied(batch.inputs), copied(batch.present), copied(batch.lengths)
-    target, index, weight = (None if x is None else x.clone() for x in (batch.target, batch.index, batch.weight))
-    return Batch(inputs, present, target, index, lengths, weight, batch.share)
 
 
 def check_records(device: torch.device) -> None:

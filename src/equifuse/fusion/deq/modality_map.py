@@ -15,7 +15,7 @@ from equifuse.kernels import Kernels, Run, reference
 from equifuse.kernels.reference import TailSaved, TailWeights
 from equifuse.solve.maps import Evaluation, Linearized, Packed, PackedMap, Saved
 from equifuse.solve.operators import operator
-from equifuse.solve.sync import can_read
+from equifuse.solve.sync import is_recorded
 
 # From this mean gain of the last norm on, `z ↦ GN(ReLU(u + z))` is repeated, this many times, for a point ahead.
 _STEEP = 0.5
@@ -128,7 +128,7 @@ class ModalityMap(PackedMap):
 
     def _repeats(self) -> int:
         """How often the part without products is repeated: much of the Jacobian is its where the gains are large."""
-        if self._steep is None and not can_read(self.x):
+        if self._steep is None and is_recorded(self.x):
             return _REPEATS  # right for any gain
         if self._steep is None:
             self._steep = float(self.weights.gain3.detach().abs().mean()) > _STEEP
