@@ -275,18 +275,21 @@ class Search:
 
     def _better_half(self) -> list[Candidate]:
         """The candidates that go on, in turn; the others are told why not."""
-        tried = [c for c in self.plan.candidates if self._has(c.name, 0)]
-        ranked = sorted(tried, key=lambda c: self._costs[c.name, 0])
+        ranked = self._ranked()
         kept = max(_LEAST, math.ceil(len(ranked) / 2))
         for candidate in ranked[kept:]:
             self.notes[candidate.name] = "not among the better half on the first fold"
         turn = in_turn([candidate.name for candidate in ranked[:kept]], self._seconds)
         return [self.candidates[name] for name in turn]
 
+    def _ranked(self) -> list[Candidate]:
+        """The candidates that have a model for the first fold, the best first."""
+        tried = [c for c in self.plan.candidates if self._has(c.name, 0)]
+        return sorted(tried, key=lambda c: self._costs[c.name, 0])
+
     def _left_out(self) -> list[Candidate]:
-        """Those that were not among the better half, the best first: a first fold says little of few rows."""
-        left = [c for c in self.plan.candidates if self._has(c.name, 0) and not self._has(c.name, len(self.folds) - 1)]
-        return sorted(left, key=lambda c: self._costs[c.name, 0])
+        """Those that lack folds, mostly the other half: a first fold of few rows says little."""
+        return [c for c in self._ranked() if not self._has(c.name, len(self.folds) - 1)]
 
     def _other_folds(self, candidates: Sequence[Candidate]) -> Iterator[Job]:
         """The folds after the first of candidates, one candidate after the other, of those that there is time for."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -199,7 +199,7 @@ class BenchmarkConfig:
         values = {} if file is None else _with_data(read_config(file), file.parent)
         values |= {name: value for name, value in options.items() if value is not None}
         base = Path() if file is None or options.get("data") else file.parent
-        data = [str((base / d).resolve()) if (base / d).exists() else d for d in _listed(values.get("data"), "data")]
+        data = _found_in(base, _listed(values.get("data"), "data"))
         return cls.from_dict({**values, "data": data, "settings": merge(_settings(values), settings or {})})
 
 
@@ -273,8 +273,14 @@ def _with_data(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     found = _listed(read_config(other).get("data"), "data")
     if not found:
         raise InputError(f"data_from: {other} names no data")
-    data = [str((other.parent / d).resolve()) if (other.parent / str(d)).exists() else d for d in found]
-    return {**{name: value for name, value in values.items() if name != "data_from"}, "data": data}
+    return {name: value for name, value in values.items() if name != "data_from"} | {
+        "data": _found_in(other.parent, found)
+    }
+
+
+def _found_in(folder: Path, data: Sequence[Any]) -> list[Any]:
+    """Data sources, those that are paths in a folder as absolute ones."""
+    return [str((folder / d).resolve()) if (folder / d).exists() else d for d in data]
 
 
 def _settings(values: Mapping[str, Any]) -> dict[str, Any]:

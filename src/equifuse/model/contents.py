@@ -25,8 +25,8 @@ from equifuse.encoders import (
 )
 from equifuse.errors import InputError, UnknownNameError
 
-# What an encoder is by default, by what the numbers stand for.
 _GUIDED = {"guided": GuidedAttention, "coattention": CoAttention, "film": FiLMEncoder}
+# What an encoder is by default, by what the numbers stand for.
 _USUAL = {"words": "gru", "pixels": "cnn", "frames": "cnn", "spectrograms": "cnn", "regions": "attention"}
 
 
