@@ -106,15 +106,17 @@ def write_part(folder: Path, part: str, texts: Sequence[str], answers: Sequence[
     write_json(folder / f"{part}_annotations.json", {"annotations": annotated})
 
 
-def write_easy(data: Path, folder: Path) -> None:
-    """easy-VQA: drawn shapes, 13 answers."""
+def write_easy(data: Path, folder: Path, every: int = 1) -> None:
+    """easy-VQA: drawn shapes, 13 answers; one image of ``every`` so many, with all of its questions."""
     arrays = np.load(data / "easy_vqa.npz")
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for part, offset in (("train", 0), ("test", 100_000)):
-        index = arrays[f"image_index_{part}"].astype(int) + offset
-        for number, pixels in enumerate(arrays[f"image_{part}"]):
+        kept = np.flatnonzero(arrays[f"image_index_{part}"] % every == 0)
+        index = arrays[f"image_index_{part}"][kept].astype(int) + offset
+        for number, pixels in list(enumerate(arrays[f"image_{part}"]))[::every]:
             Image.fromarray(pixels).save(folder / "images" / f"{offset + number:06d}.png")
-        write_part(folder, part, arrays[f"question_{part}"], arrays["answers"][arrays[f"y_{part}"]], index)
+        answers = arrays["answers"][arrays[f"y_{part}"][kept]]
+        write_part(folder, part, arrays[f"question_{part}"][kept], answers, index)
 
 
 def write_rad(data: Path, folder: Path) -> None:
