@@ -1,5 +1,6 @@
 """Padding has no effect, whatever it holds and however long it is."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -60,7 +61,67 @@ def test_order_matters_where_it_should():
         torch.manual_seed(0)
         encoder = SequenceEncoder(3, 16, pooling).double().eval()
         same = torch.allclose(encoder(x), encoder(x.flip(1)))
-        assert same == (pooling in ("mean", "max", "attention", "queries"))
+        assert same == (pooling in ("mean", "max", "attention", "bag", "queries"))
+
+
+def bags():
+    torch.manual_seed(0)
+    return SequenceEncoder(3, 16, "bag").double().eval(), padded([5, 1, 3], 6, 0.0), torch.tensor([5, 1, 3])
+
+
+def test_a_bag_has_no_order_and_padding_changes_no_bit():
+    encoder, x, lengths = bags()
+    expected = encoder(x, lengths)
+    mixed = torch.stack(
+        [bag[torch.cat([torch.randperm(n), torch.arange(n, 6)])] for bag, n in zip(x, lengths, strict=True)]
+    )
+    assert not torch.equal(mixed, x)
+    torch.testing.assert_close(encoder(mixed, lengths), expected, atol=1e-14, rtol=0)
+    padding = torch.arange(6)[:, None] >= lengths[:, None, None]
+    for fill in (7.0, 1e300, float("nan"), float("inf")):
+        assert torch.equal(encoder(x.masked_fill(padding, fill), lengths), expected)
+
+
+def test_bags_are_weighted_means_of_what_is_in_them():
+    encoder, x, lengths = bags()
+    h = encoder.step(x)
+    gated = encoder.score[0]
+    v = torch.tanh(h @ gated.value.weight.T + gated.value.bias)
+    scores = (v * torch.sigmoid(h @ gated.gate.weight.T + gated.gate.bias)) @ encoder.score[1].weight[0]
+    expected = [torch.softmax(scores[i, :n], 0) @ h[i, :n] for i, n in enumerate(lengths)]  # Ilse et al., eq. 9
+    found = encoder(x, lengths)
+    torch.testing.assert_close(found, torch.stack(expected))
+    torch.testing.assert_close(found[1], h[1, 0])  # of one instance: itself
+    torch.testing.assert_close(encoder(torch.cat([x[:1, :5]] * 2, dim=1)), found[:1])  # all of them twice
+
+
+def test_bags_of_any_size_from_a_folder_to_a_prediction(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    generator = np.random.default_rng(0)
+    rows = ["id,label,split"]
+    with h5py.File(tmp_path / "patches.h5", "w") as file:
+        for i in range(60):
+            bag = generator.normal(size=(1 + i % 7, 4)).astype("float32")
+            bag[generator.integers(len(bag)), 0] += 6 * (i % 2)  # what decides is in one instance
+            file[f"p{i}"] = bag
+            rows.append(f"p{i},{'sick' if i % 2 else 'well'},{'test' if i >= 45 else 'train'}")
+    (tmp_path / "samples.csv").write_text("\n".join(rows), encoding="utf-8")
+    dataset = ef.datasets.load(tmp_path)
+    assert dataset.splits["test"].lengths["patches"].tolist() == [1 + i % 7 for i in range(45, 60)]
+    train, test = dataset.splits["train"], dataset.splits["test"]
+
+    def with_gaps(split, order):
+        """Padding as NaN, the instances in another order, twice as many places."""
+        found = []
+        for x, n in zip(split.inputs["patches"], split.lengths["patches"], strict=True):
+            found.append(np.pad(x[:n][:: order or 1], ((0, 14 - n), (0, 0)), constant_values=np.nan))
+        return {"patches": np.stack(found)}
+
+    model = ef.FusionClassifier("concat", encoder={"patches": "bag"}, hidden=(16,), epochs=15, lr=0.03, random_state=0)
+    model.fit(with_gaps(train, 1), train.target)
+    there = model.predict_proba(with_gaps(test, 1))
+    np.testing.assert_allclose(model.predict_proba(with_gaps(test, -1)), there, atol=1e-5)
+    assert model.score(with_gaps(test, 1), test.target) > 0.8
 
 
 def test_mistakes():

@@ -1,4 +1,4 @@
-"""Sequences of any length to one vector per sample, so that every fusion can use them. Padding has no effect."""
+"""Sequences and bags of any length to one vector per sample, for every fusion. Padding has no effect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from equifuse.encoders.states import States
 from equifuse.errors import InputError, UnknownNameError
 
-POOLINGS = ("mean", "max", "attention", "gru", "transformer", "queries")
+POOLINGS = ("mean", "max", "attention", "bag", "gru", "transformer", "queries")
 
 
 def valid_steps(x: Tensor, lengths: Tensor | None) -> Tensor:
@@ -50,11 +50,14 @@ class SequenceEncoder(nn.Module):
 
     - ``"mean"`` or ``"max"`` over the steps;
     - ``"attention"``: a weighted mean, the weights a softmax of ``v · tanh(U h_t)`` (Lin et al. 2017, one hop);
+    - ``"bag"``: likewise, by ``w · (tanh(V h_t) ⊙ σ(U h_t))`` (gated attention, Ilse et al. 2018, 1802.04712), for bags
+      of instances of which few decide, in no order;
     - ``"gru"``: the mean of a bidirectional GRU's states;
     - ``"transformer"``: self-attention layers with sinusoidal positions, and the mean;
     - ``"queries"``: learned queries that attend to the steps (Jaegle et al. 2021), joined by a linear map.
 
-    A sequence without a valid step gives the same result as a single step of zeros.
+    The order of steps matters to "gru" and "transformer" alone. A sequence without a valid step gives the same result
+    as a single step of zeros.
 
     Raises:
         UnknownNameError: an unknown pooling.
@@ -88,6 +91,8 @@ class SequenceEncoder(nn.Module):
         self.step = nn.Sequential(nn.Linear(width, dim), nn.LayerNorm(dim), nn.ReLU(), nn.Dropout(dropout))
         if pooling == "attention":
             self.score = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, 1, bias=False))
+        elif pooling == "bag":
+            self.score = nn.Sequential(GatedTanh(dim), nn.Linear(dim, 1, bias=False))
         elif pooling == "gru":
             between = dropout if layers > 1 else 0.0
             self.gru = nn.GRU(dim, dim // 2, layers, batch_first=True, bidirectional=True, dropout=between)
@@ -128,7 +133,7 @@ class SequenceEncoder(nn.Module):
     def _pool(self, h: Tensor, valid: Tensor) -> Tensor:
         if self.pooling == "max":
             return h.masked_fill(~valid[:, :, None], -torch.inf).amax(1)
-        if self.pooling == "attention":
+        if self.pooling in ("attention", "bag"):
             scores: Tensor = self.score(h).squeeze(2)
             weights = torch.softmax(scores.masked_fill(~valid, -torch.inf), dim=1)
             return (weights[:, None] @ h).squeeze(1)
@@ -145,6 +150,26 @@ class SequenceEncoder(nn.Module):
         states, _ = self.gru(packed)
         unpacked, _ = nn.utils.rnn.pad_packed_sequence(states, batch_first=True)
         return F.pad(unpacked, (0, 0, 0, h.shape[1] - unpacked.shape[1]))
+
+
+class GatedTanh(nn.Module):
+    """``tanh(V h) ⊙ σ(U h)``: what speaks for an instance, and whether it counts.
+
+    >>> from equifuse.encoders.sequence import GatedTanh
+    >>> GatedTanh(8)(torch.randn(2, 5, 8)).shape
+    torch.Size([2, 5, 8])
+
+    Args:
+        dim: width of ``h`` and of the output.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.value, self.gate = nn.Linear(dim, dim), nn.Linear(dim, dim)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """``(..., d) -> (..., d)``."""
+        return torch.tanh(self.value(h)) * torch.sigmoid(self.gate(h))
 
 
 class AverageSteps(nn.Module):

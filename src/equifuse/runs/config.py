@@ -116,8 +116,8 @@ class TrainConfig(TrainingOptions):
         "auto",
         encoders(),
         help="Encoder of all modalities, or of one, image=guided: mlp, identity, for sequences and words mean, max, "
-        "attention, gru, transformer or queries, for images cnn, guided, film or coattention (guided:NAME says what it "
-        "looks at), or auto.",
+        "attention, gru, transformer or queries, for bags bag, for images cnn, guided, film or coattention "
+        "(guided:NAME says what it looks at), or auto.",
         group="Model",
     )
     hidden: tuple[int, ...] | str = option(
