@@ -12,6 +12,8 @@ from scipy import sparse
 from scipy.io import savemat
 
 import equifuse as ef
+from equifuse.data.external import Wanted, read_rows
+from equifuse.data.formats import is_one_set
 from equifuse.data.formats.mmsa import read_mmsa, read_plain_pickle, to_the_front
 from equifuse.data.lazy import HDF5Array, LazyArray, ParquetArray
 
@@ -342,6 +344,28 @@ def test_folder_with_a_label_per_modality(tmp_path):
     assert dataset.classes == ("label_audio", "label_video")
     single = ef.datasets.load(tmp_path, source={"target": "label_video"})
     assert (single.task, single.classes) == ("classification", ("0", "1"))
+
+
+def test_rows_of_a_folder_for_a_trained_model_need_no_labels(tmp_path):
+    ids, x, bags = list("pqrst"), numbers(5, 2), [numbers(n, 3) for n in (2, 1, 4, 1, 3)]
+    write_csv(tmp_path / "samples.csv", {"id": ids, "ward": list("aabbb")})
+    write_csv(tmp_path / "blood.csv", {"id": ids[::-1], "crp": x[::-1, 1], "age": x[::-1, 0]})
+    with h5py.File(tmp_path / "cells.h5", "w") as file:
+        for name, bag in zip(ids[:4], bags, strict=False):
+            file[name] = bag
+    np.save(tmp_path / "other.npy", numbers(5, 9))
+    wanted = Wanted({"blood": (2,), "cells": (9, 3), "scan": (7,)}, {"blood": ("age", "crp")})
+    assert is_one_set(tmp_path)
+    found = read_rows(tmp_path, wanted, ef.datasets.SourceOptions(keep=("ward",)))
+    np.testing.assert_allclose(found.split.inputs["blood"], x, rtol=1e-6)
+    assert found.split.lengths["cells"].tolist() == [2, 1, 4, 1, 0]
+    np.testing.assert_array_equal(found.split.inputs["cells"][2], bags[2])
+    assert found.split.present["cells"].tolist() == [True] * 4 + [False]
+    assert (found.split.ids.tolist(), found.split.columns["ward"].tolist()) == (ids, list("aabbb"))
+    assert found.notes[0] == "other.npy is left out: the model has no modality 'other'"
+    assert "'scan' is nowhere" in found.notes[1]
+    with pytest.raises(ef.DataError, match="no column 'bmi', which the model was trained on"):
+        read_rows(tmp_path, Wanted({"blood": (2,)}, {"blood": ("age", "bmi")}))
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def predict(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Predict the rows of a file, or of every file of a folder; a folder of scenes, clips or questions is one set.
+    """Predict the rows of a file, or of every file of a folder; features, scenes, clips or questions are one set.
 
     Columns of modality 'mrna' are those of training, or mrna:ANYTHING, or mrna_0, mrna_1, ..., or in the file that
     --modality mrna=FILE names, joined by the id; empty cells in all of them mean that the row does not have it.

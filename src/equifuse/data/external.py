@@ -114,7 +114,7 @@ def read_rows(
             raise UnknownNameError("modality", m, wanted.shapes)
     file = Path(path)
     options = read_alike(file, wanted.reading, options)
-    if file.exists() and wanted.contents and not is_table(file):
+    if file.is_dir() or (file.exists() and wanted.contents and not is_table(file)):
         known = chosen_format(file, options)
         rows = known.rows(file, wanted, options, labelled=labelled, split=split)
         if rows is not None:

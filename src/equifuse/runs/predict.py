@@ -109,6 +109,7 @@ def predict_pieces(
         asked
         or options.reading
         or options.contents
+        or path.is_dir()
         or (is_table(path) and path.suffix != ".parquet" and path.is_file())
     ):
         found = read_rows(path, options, source)

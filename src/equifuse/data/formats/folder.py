@@ -17,25 +17,31 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equifuse.data.assemble import assemble, encode_target, needs_target, part_rows, with_presence
+from equifuse.data.columns import Columns
 from equifuse.data.dataset import MultimodalDataset
 from equifuse.data.formats import joining
 from equifuse.data.formats.base import Format
 from equifuse.data.formats.hdf5 import SUFFIXES as HDF5_SUFFIXES
 from equifuse.data.formats.hdf5 import opened, text_of
+from equifuse.data.formats.table import extra_columns
 from equifuse.data.ids import IdPattern, Matched, groups_of, id_texts, rows_by_id, said_of_duplicates
-from equifuse.data.lazy import Features, Floats, HDF5Array, loaded_if_small
+from equifuse.data.inputs import split_of
+from equifuse.data.lazy import Features, Floats, HDF5Array, in_memory, loaded_if_small
 from equifuse.data.options import SourceOptions, target_columns
 from equifuse.data.selfcontained import member
 from equifuse.data.sources import SourceFile
-from equifuse.data.tables import SUFFIXES, is_table, read_table, suffix_of
+from equifuse.data.tables import SUFFIXES, Table, is_table, read_table, suffix_of
 from equifuse.errors import DataError, InputError
 from equifuse.registry import FORMATS, TASKS
+
+if TYPE_CHECKING:
+    from equifuse.data.external import Rows, Wanted
 
 _TABLES = tuple(f"{stem}{suffix}" for stem in ("split", "labels", "samples", "metadata") for suffix in SUFFIXES)
 _ARRAYS = (".npy", ".npz", *HDF5_SUFFIXES)
@@ -51,6 +57,7 @@ class FolderFormat(Format):
 
     name: ClassVar[str] = "folder"
     description: ClassVar[str] = "folder of features with split.csv"
+    whole: ClassVar[bool] = True
 
     def detect(self, path: Path) -> bool:
         """A folder with such a table."""
@@ -67,15 +74,7 @@ class FolderFormat(Format):
         assert file is not None
         table = read_table(file, joining.reading_of(options, file))
         columns = list(table.column_names)
-        id_column = options.id or "id"
-        ids = None
-        if id_column in columns:
-            texts = id_texts(table.column(id_column), f"{file}: the id {id_column!r}", table.line)
-            ids = np.asarray(IdPattern(options.id_pattern or "").of(texts, str(file)))
-            if len(set(ids)) != len(ids) and options.duplicates != "keep":
-                raise DataError(said_of_duplicates(groups_of(ids), str(file), table.line) + "; keep one row of each")
-        elif options.id is not None:
-            raise DataError(f"{file} has no column {id_column!r}; it has {', '.join(columns)}")
+        id_column, ids = _ids(table, file, options)
         files = _modalities(path, file, options)
         targets = target_columns(options.target, columns, TASKS.names()) or _usual_targets(columns, list(files))
         rows = table.num_rows
@@ -112,6 +111,53 @@ class FolderFormat(Format):
         )
         return replace(dataset, sources=tuple(sources), schema=schema)
 
+    def rows(
+        self, path: Path, wanted: Wanted, options: SourceOptions, *, labelled: bool, split: str | None
+    ) -> Rows | None:
+        """All rows of a folder for a trained model; labels and parts need not be there."""
+        from equifuse.data.external import Rows  # noqa: PLC0415 - it reads by formats
+
+        file = _table_of(path)
+        if labelled or split is not None or file is None:
+            return None
+        options = replace(options, id=options.id or wanted.id)
+        table = read_table(file, joining.reading_of(options, file))
+        id_column, ids = _ids(table, file, options)
+        flat: dict[str, NDArray[np.float32]] = {}
+        lengths: dict[str, NDArray[np.int64]] = {}
+        notes = []
+        for m, source in _modalities(path, file, options).items():
+            if m not in wanted.shapes:
+                notes.append(f"{source.name} is left out: the model has no modality {m!r}")
+                continue
+            names, schema = tuple(wanted.features.get(m, ())), wanted.schema.get(m)
+            x, steps, found, _ = _features(m, source, ids, table.num_rows, id_column, options, names, schema)
+            if names and found and found != names:
+                raise DataError(f"{source} has other columns than in training, or in another order; give it ids")
+            flat[m] = in_memory(x)
+            lengths |= {} if steps is None else {m: steps}
+        notes += [f"modality {m!r} is nowhere in {path}: it counts as missing" for m in wanted.shapes if m not in flat]
+        whole = split_of(flat, ids, lengths, wanted.shapes, str(path))
+        return Rows(replace(whole, columns=extra_columns(file, table, options)), notes)
+
+
+def _ids(table: Table, file: Path, options: SourceOptions) -> tuple[str, NDArray[np.str_] | None]:
+    """What the column of ids is called, and those that the table of a folder has, if any.
+
+    Raises:
+        DataError: an id repeats, or the column that was named is not there.
+    """
+    columns, id_column = list(table.column_names), options.id or "id"
+    if id_column in columns:
+        texts = id_texts(table.column(id_column), f"{file}: the id {id_column!r}", table.line)
+        ids = np.asarray(IdPattern(options.id_pattern or "").of(texts, str(file)))
+        if len(set(ids)) != len(ids) and options.duplicates != "keep":
+            raise DataError(said_of_duplicates(groups_of(ids), str(file), table.line) + "; keep one row of each")
+        return id_column, ids
+    if options.id is not None:
+        raise DataError(f"{file} has no column {id_column!r}; it has {', '.join(columns)}")
+    return id_column, None
+
 
 def _modalities(path: Path, table: Path, options: SourceOptions) -> dict[str, Path]:
     if options.modalities:
@@ -145,7 +191,14 @@ def _usual_targets(columns: list[str], modalities: list[str]) -> list[str]:
 
 
 def _features(
-    m: str, file: Path, ids: NDArray[np.str_] | None, rows: int, id_column: str, options: SourceOptions
+    m: str,
+    file: Path,
+    ids: NDArray[np.str_] | None,
+    rows: int,
+    id_column: str,
+    options: SourceOptions,
+    names: tuple[str, ...] = (),
+    schema: Columns | None = None,
 ) -> tuple[Features, NDArray[np.int64] | None, tuple[str, ...], SourceFile]:
     """The rows of a modality in the order of the table, the lengths of padded sequences, names of features if there are
     some, and what was understood.
@@ -155,7 +208,7 @@ def _features(
         return found, steps, (), SourceFile(str(file), len(found), math.prod(found.shape[1:]), ids=fit)
     if ids is not None:
         whole = joining.JoinedFile(file)
-        values, names, source = joining.join(whole, id_column, ids.tolist(), options, modality=m)
+        values, names, source = joining.join(whole, id_column, ids.tolist(), options, names, schema, modality=m)
         return values, None, names, source
     found, known, names = joining.keyed_features(file, None, id_column)
     if known is not None:
