@@ -20,6 +20,8 @@ from typing import Any
 from equifuse.errors import DataError, EquifuseError, OutputError, OutputExistsError
 from equifuse.extras import require
 
+# Says where what was made is kept.
+CACHE_VARIABLE = "EQUIFUSE_CACHE"
 # In an output folder, while a process writes there.
 LOCK = ".lock"
 # Errors that only writing can be the reason of, whatever else happens meanwhile; and all there are.
@@ -103,6 +105,14 @@ def read_array(path: Path, kind: str, name: str = "") -> Any:
 def memory() -> int:
     """Bytes of this machine's memory; where the system does not say, more than any has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**50
+
+
+def cache_folder() -> Path:
+    """Where what was made is kept: the variable ``EQUIFUSE_CACHE``, or the user's folder for what can be made again."""
+    if os.environ.get(CACHE_VARIABLE):
+        return Path(os.environ[CACHE_VARIABLE])
+    usual = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
+    return (Path(usual) if usual else Path.home() / ".cache") / "equifuse"
 
 
 @contextmanager

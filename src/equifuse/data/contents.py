@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from equifuse.data.dataset import MultimodalDataset, Split
 from equifuse.data.lazy import Floats, in_memory
 from equifuse.errors import DataError
+from equifuse.extras import require
 
 # The numbers of tokens that stand for no word: padding, and any word that the training part does not have.
 PADDING, UNKNOWN = 0, 1
@@ -101,6 +102,53 @@ class Words(Content):
 
 
 @dataclass(frozen=True)
+class Tokens(Content):
+    """Texts as a pretrained model's tokenizer cuts them, numbers ``(n, T, 1)`` with lengths.
+
+    >>> from equifuse.data.contents import Tokens
+    >>> Tokens("{}", steps=32).stored()
+    {'kind': 'tokens', 'tokenizer': '{}', 'steps': 32, 'special': True}
+
+    Attributes:
+        tokenizer: as JSON, whole, so that a trained model reads texts without the folder it came from.
+        steps: tokens of a text that are kept.
+        special: whether the tokenizer puts tokens of its own around a text.
+    """
+
+    kind: ClassVar[str] = "tokens"
+    tokenizer: str
+    steps: int
+    special: bool = True
+
+    def read(self, texts: Sequence[str | None]) -> tuple[Floats, NDArray[np.int64]]:
+        """Texts as float32 ``(n, T, 1)`` and lengths ``(n,)``; None is missing, a text without tokens the token 0.
+
+        Raises:
+            InputError: the package ``tokenizers`` is not installed.
+            DataError: the tokenizer is damaged.
+        """
+        package: Any = require("text", "tokenizers", "texts by a tokenizer")
+        try:
+            tokenizer = package.Tokenizer.from_str(self.tokenizer)
+            tokenizer.no_padding()
+            tokenizer.enable_truncation(self.steps)
+            given = [text for text in texts if text is not None]
+            cut = iter(tokenizer.encode_batch(given, add_special_tokens=self.special))
+        except Exception as error:  # the package raises nothing narrower
+            raise DataError(f"a tokenizer cannot be used: {' '.join(str(error).split())[:200]}") from None
+        found = np.zeros((len(texts), self.steps, 1), dtype=np.float32)
+        lengths = np.zeros(len(texts), dtype=np.int64)
+        for row, text in enumerate(texts):
+            if text is None:
+                found[row] = np.nan
+                continue
+            numbers = next(cut).ids[: self.steps] or [0]
+            found[row, : len(numbers), 0] = numbers
+            lengths[row] = len(numbers)
+        return found, lengths
+
+
+@dataclass(frozen=True)
 class Pixels(Content):
     """Images as bytes ``(n, 3, H, W)`` from 0 to 255, red, green and blue.
 
@@ -160,7 +208,7 @@ class Regions(Content):
     kind: ClassVar[str] = "regions"
 
 
-_KINDS: dict[str, type[Content]] = {each.kind: each for each in (Words, Pixels, Frames, Spectrograms, Regions)}
+_KINDS: dict[str, type[Content]] = {each.kind: each for each in (Words, Tokens, Pixels, Frames, Spectrograms, Regions)}
 
 
 def content_of(described: Mapping[str, Any]) -> Content:

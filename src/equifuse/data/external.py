@@ -241,7 +241,7 @@ def _raw(table: Table, m: str, wanted: Wanted, options: SourceOptions) -> Raw | 
     content, pattern = wanted.contents[m], options.modalities.get(m)
     found = None if pattern is None else raw_pattern(pattern, table.column_names)
     if found is None:
-        kind = {"pixels": "image", "words": "text"}.get(content.kind)
+        kind = {"pixels": "image", "words": "text", "tokens": "text"}.get(content.kind)
         column = next(iter(wanted.features.get(m, ())), m) if pattern is None else pattern
         if kind is None or column not in table.column_names:
             return None

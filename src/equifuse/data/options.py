@@ -93,6 +93,8 @@ class SourceOptions(Options):
             ``,``), or the file that holds it, joined by the id (``expression.parquet``, or
             ``expression.parquet::g_*`` for some of its columns).
         kinds: pattern of columns -> what they hold: "number", "boolean", "category", "date", "text" or "embedding".
+        encoders: modality -> pretrained model that its column is read for, such as "efficientnet", "wordllama" or a
+            folder: it says how large pictures are and how texts are cut; a training sets it by its encoders.
         target: target columns: one for classes or a quantity, several for labels or quantities; for survival the time
             and the event.
         unlabelled: whether rows without a target are trained on by losses that need none, or left out.
@@ -139,6 +141,13 @@ class SourceOptions(Options):
         "text (hashed words) or embedding.",
         group="Data",
         flag="--column",
+    )
+    encoders: dict[str, str] = option(
+        dict,
+        _patterns(),
+        help="For columns of pictures and texts: name=model, the pretrained encoder that they are read for.",
+        group="Data",
+        flag="",
     )
     target: tuple[str, ...] = option(
         (),

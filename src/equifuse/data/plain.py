@@ -43,14 +43,27 @@ def read_plain(folder: Path) -> Any:
 
 def _classes() -> dict[str, type[Any]]:
     from equifuse.data.columns import Column  # noqa: PLC0415 - these rooms read by it
-    from equifuse.data.contents import Pixels, Regions, Words  # noqa: PLC0415
+    from equifuse.data.contents import Pixels, Regions, Tokens, Words  # noqa: PLC0415
     from equifuse.data.dataset import MultimodalDataset, Split  # noqa: PLC0415
     from equifuse.data.external import Rows, Wanted  # noqa: PLC0415
     from equifuse.data.ids import Matched  # noqa: PLC0415
     from equifuse.data.options import SourceOptions  # noqa: PLC0415
     from equifuse.data.sources import SourceFile  # noqa: PLC0415
 
-    known = (Column, Pixels, Regions, Words, MultimodalDataset, Split, Rows, Wanted, Matched, SourceOptions, SourceFile)
+    known = (
+        Column,
+        Pixels,
+        Regions,
+        Tokens,
+        Words,
+        MultimodalDataset,
+        Split,
+        Rows,
+        Wanted,
+        Matched,
+        SourceOptions,
+        SourceFile,
+    )
     return {kind.__name__: kind for kind in known}
 
 

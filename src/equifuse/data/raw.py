@@ -9,14 +9,14 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equifuse.data.contents import Content, Pixels, Words, words_of
+from equifuse.data.contents import Content, Pixels, Tokens, Words, words_of
 from equifuse.data.lazy import Features, loaded_if_small
 from equifuse.data.tables import Table
 from equifuse.data.vision import Pictures
@@ -58,7 +58,7 @@ class RawColumn(ABC):
 
     @abstractmethod
     def read(
-        self, values: Sequence[str | None], folder: Path, known: Content | None, options: Mapping[str, int]
+        self, values: Sequence[str | None], folder: Path, known: Content | None, options: Mapping[str, Any]
     ) -> Raw:
         """Read a column.
 
@@ -66,7 +66,7 @@ class RawColumn(ABC):
             values: its cells, None where one is empty.
             folder: of the table, in which files must lie.
             known: what a trained model knows of it; None in training.
-            options: settings of the format, such as ``image_size``.
+            options: settings of the format, such as ``image_size``, and ``encoder``: for which it is read.
 
         Raises:
             DataError: nothing of the column can be used, or a path leaves the folder.
@@ -85,16 +85,18 @@ class TextColumn(RawColumn):
     name: ClassVar[str] = "text"
 
     def read(
-        self, values: Sequence[str | None], folder: Path, known: Content | None, options: Mapping[str, int]
+        self, values: Sequence[str | None], folder: Path, known: Content | None, options: Mapping[str, Any]
     ) -> Raw:
         """See :meth:`RawColumn.read`."""
+        if known is None and options.get("encoder"):
+            known = _tokens_for(options["encoder"], values)
         if known is None:
             longest = max((len(words_of(text)) for text in values if text is not None), default=0)
             if not longest:
                 raise DataError("there are no words in any row")
             found = Words.of(values, min(longest, _WORDS))
             known = Words(found.vocabulary[:_VOCABULARY], found.steps)
-        if not isinstance(known, Words):
+        if not isinstance(known, Words | Tokens):
             raise DataError(f"the model takes {known.kind} here, not texts")
         tokens, lengths = known.read(values)
         return Raw(tokens, known, lengths)
@@ -107,10 +109,10 @@ class ImageColumn(RawColumn):
     name: ClassVar[str] = "image"
 
     def read(
-        self, values: Sequence[str | None], folder: Path, known: Content | None, options: Mapping[str, int]
+        self, values: Sequence[str | None], folder: Path, known: Content | None, options: Mapping[str, Any]
     ) -> Raw:
         """See :meth:`RawColumn.read`."""
-        content = known if known is not None else Pixels(options.get("image_size", 64))
+        content = known if known is not None else Pixels(_size(options))
         if not isinstance(content, Pixels):
             raise DataError(f"the model takes {content.kind} here, not pictures")
         names = list(dict.fromkeys(value for value in values if value is not None))
@@ -136,6 +138,26 @@ class ImageColumn(RawColumn):
         table, places = Pictures(folder, content.size, there), {name: place for place, name in enumerate(there)}
         index = np.array([-1 if value is None else places.get(value, -1) for value in values], dtype=np.intp)
         return Raw(loaded_if_small(table.rows(index)), content)
+
+
+def _size(options: Mapping[str, Any]) -> int:
+    """The size of pictures: what is asked for, or what a pretrained encoder wants, or 64."""
+    if options.get("image_size") is None and options.get("encoder"):
+        from equifuse.encoders.backbones import picture_size  # noqa: PLC0415 - where there is one
+
+        return picture_size(options["encoder"])
+    return int(options.get("image_size") or 64)
+
+
+def _tokens_for(encoder: str, values: Sequence[str | None]) -> Tokens:
+    """How a pretrained encoder cuts texts, with no more steps than the longest needs."""
+    from equifuse.encoders.backbones import tokenizer_of  # noqa: PLC0415 - where there is one
+
+    tokens = Tokens(*tokenizer_of(encoder))
+    _, lengths = tokens.read(values)
+    if not lengths.any():
+        raise DataError("there are no words in any row")
+    return replace(tokens, steps=int(lengths.max()))
 
 
 def _within(folder: Path, name: str) -> Path:
@@ -182,7 +204,7 @@ def raw_pattern(pattern: str, columns: Sequence[str]) -> tuple[RawColumn, str] |
 
 
 def raw_column(
-    table: Table, modality: str, kind: RawColumn, column: str, known: Content | None, options: Mapping[str, int]
+    table: Table, modality: str, kind: RawColumn, column: str, known: Content | None, options: Mapping[str, Any]
 ) -> Raw:
     """A column of a table, read raw.
 

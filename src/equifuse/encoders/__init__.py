@@ -16,15 +16,18 @@ from equifuse.encoders.preparation import Preparation, Standardize, complete_ste
 from equifuse.encoders.preprocessed import Preprocessed
 from equifuse.encoders.sequence import POOLINGS, SequenceEncoder
 from equifuse.encoders.states import States, looks_at
+from equifuse.encoders.tuned import TUNED, TunedEncoder
 from equifuse.encoders.words import WordEncoder
 
 # Names of encoders; "auto" is "mlp", "attention" where sequences are padded, "gru" of words and "cnn" of pictures.
-ENCODERS = ("auto", "mlp", "identity", *POOLINGS, "cnn", *GUIDED)
+# Pretrained are "efficientnet", "wordllama", or "pretrained:", "finetuned:" or "lora:" and one of these or a folder.
+ENCODERS = ("auto", "mlp", "identity", *POOLINGS, "cnn", *GUIDED, *TUNED)
 
 __all__ = [
     "ENCODERS",
     "GUIDED",
     "POOLINGS",
+    "TUNED",
     "CoAttention",
     "FiLMEncoder",
     "FrameEncoder",
@@ -40,6 +43,7 @@ __all__ = [
     "SpectrogramEncoder",
     "Standardize",
     "States",
+    "TunedEncoder",
     "WordEncoder",
     "complete_steps",
     "fit_steps",

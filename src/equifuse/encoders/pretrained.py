@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -61,6 +61,33 @@ def _load_timm(folder: Path) -> Any:
         raise DataError(f"{folder} cannot be read: {' '.join(str(error).split())}") from None
 
 
+def _described(backbone: Any, folder: Path, *, timm: bool) -> dict[str, Any]:
+    """What makes a model of the same structure, as plain values."""
+    if not timm:
+        return {"library": "transformers", "config": json.loads(backbone.config.to_json_string(use_diff=True))}
+    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return {"library": "timm", "config": {k: stored[k] for k in ("architecture", "model_args") if k in stored}}
+
+
+def _fresh(library: str, config: Mapping[str, Any]) -> Any:
+    """A model of a structure, with weights that are still to be loaded; no code comes with it.
+
+    Raises:
+        DataError: there is no such structure.
+    """
+    given = {name: value for name, value in config.items() if name != "auto_map"}
+    try:
+        if library == "timm":
+            arguments = {**given.get("model_args", {}), "pretrained": False, "num_classes": 0}
+            return _timm().create_model(given["architecture"], **arguments)
+        known = _transformers()
+        return known.AutoModel.from_config(known.AutoConfig.for_model(given.pop("model_type"), **given))
+    except (KeyError, ValueError, TypeError, RuntimeError, ImportError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise DataError(f"a stored description of a pretrained model is damaged: {error}") from None
+
+
 def _folder(path: str | os.PathLike[str]) -> Path:
     """A folder with a model whose weights are not a pickle.
 
@@ -88,7 +115,8 @@ class PretrainedEncoder(nn.Module):
     """A pretrained model as an encoder: ``(B, …) -> (B, d)``, with its hidden width ``d``.
 
     Args:
-        path: local folder with ``config.json`` and ``model.safetensors``.
+        path: local folder with ``config.json`` and ``model.safetensors``; or what :meth:`described` gave, for weights
+            that are loaded afterwards.
         kind: "text" (inputs are token numbers ``(B, T)`` with lengths), "image" (pixel values ``(B, C, H, W)``) or
             "audio" (waveforms ``(B, T)`` with lengths).
         pooling: "mean" of the states of valid steps, or the "first" state (``[CLS]``); a model of timm always uses its
@@ -107,19 +135,23 @@ class PretrainedEncoder(nn.Module):
     takes_lengths: ClassVar[bool] = True
 
     def __init__(
-        self, path: str | os.PathLike[str], kind: str = "text", *, pooling: str = "mean", frozen: bool = True
+        self,
+        path: str | os.PathLike[str] | Mapping[str, Any],
+        kind: str = "text",
+        *,
+        pooling: str = "mean",
+        frozen: bool = True,
     ) -> None:
         super().__init__()
         for what, value, known in (("kind", kind, KINDS), ("pooling", pooling, _POOLINGS)):
             if value not in known:
                 raise UnknownNameError(what, value, known)
-        folder = _folder(path)
-        self.from_timm = _is_timm(folder)
-        if self.from_timm and kind != "image":
-            raise InputError(f"{folder} holds an image model of timm; it cannot encode {kind}")
-        self.backbone = (
-            _load_timm(folder) if self.from_timm else _load(_transformers().AutoModel, folder, use_safetensors=True)
-        )
+        if isinstance(path, Mapping):
+            self.from_timm = path["library"] == "timm"
+            self.backbone = _fresh(str(path["library"]), path["config"])
+            self._structure = {"library": path["library"], "config": dict(path["config"])}
+        else:
+            self._load(_folder(path), kind)
         if kind == "image" and hasattr(self.backbone, "vision_model"):
             self.backbone = self.backbone.vision_model  # of a model of text and images
         elif kind == "text" and hasattr(self.backbone, "text_model"):
@@ -129,6 +161,19 @@ class PretrainedEncoder(nn.Module):
         if frozen:
             self.requires_grad_(False)
         self.train(self.training)
+
+    def _load(self, folder: Path, kind: str) -> None:
+        self.from_timm = _is_timm(folder)
+        if self.from_timm and kind != "image":
+            raise InputError(f"{folder} holds an image model of timm; it cannot encode {kind}")
+        self.backbone = (
+            _load_timm(folder) if self.from_timm else _load(_transformers().AutoModel, folder, use_safetensors=True)
+        )
+        self._structure = _described(self.backbone, folder, timm=self.from_timm)
+
+    def described(self) -> dict[str, Any]:
+        """Plain values that make a model of the same structure, in the place of a path."""
+        return dict(self._structure)
 
     def train(self, mode: bool = True) -> PretrainedEncoder:
         """Set the mode; a frozen model stays in evaluation mode."""

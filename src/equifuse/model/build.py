@@ -22,6 +22,7 @@ from equifuse.encoders import (
 )
 from equifuse.encoders.preparation import restore_steps
 from equifuse.encoders.sequence import AverageSteps
+from equifuse.encoders.tuned import FINETUNED, LORA, TUNED, TunedEncoder
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion import FittedFusion, Fusion, make_fusion
 from equifuse.fusion import fusion_options as options_of
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
 
 # The encoder of sequences for methods that train none.
 _AVERAGE = "average"
-_OPTIONS = ("hidden", "dropout", "input_dropout")
+_OPTIONS = ("hidden", "dropout", "input_dropout", "lora_rank", "gradient_checkpointing")
+# Of them, those of pretrained models that are trained.
+_TUNING = {"lora_rank": (LORA,), "gradient_checkpointing": (LORA, FINETUNED)}
 
 
 def build_model(
@@ -57,6 +60,7 @@ def build_model(
     unimodal_heads: bool = False,
     skip: bool = False,
     contents: Mapping[str, Content] | None = None,
+    pretrained: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> FusionModel:
     """Build a model from names and numbers, as the command line does; it can be stored and loaded without any code.
 
@@ -77,9 +81,12 @@ def build_model(
             (on shapes ``(T, l)``, and on words), "cnn" on pictures, "guided", "film" or "coattention" on pictures and
             regions (``"guided:NAME"`` where it is not plain which other modality they look at), or "auto" (default):
             "attention" for the ``sequences``, "gru" for words, "cnn" for pictures, else "mlp". One for all modalities,
-            or a mapping from modality name to encoder ("auto" for the others).
+            or a mapping from modality name to encoder ("auto" for the others). Pretrained models of pictures, and of
+            texts that were read for them, are "efficientnet" and "wordllama", or "pretrained:FOLDER" (frozen),
+            "finetuned:FOLDER" and "lora:FOLDER".
         encoder_options: ``hidden`` (widths, default [128]; the last one is the output width, also for sequences),
-            ``dropout`` (default 0.3) and ``input_dropout`` (default 0).
+            ``dropout`` (default 0.3) and ``input_dropout`` (default 0); of pretrained models that are trained
+            ``lora_rank`` (default 8) and ``gradient_checkpointing`` (default False).
         sequences: modalities whose samples are padded sequences.
         classes: names of the outputs.
         head_dropout: dropout rate before the head, in [0, 1); default 0.
@@ -90,6 +97,8 @@ def build_model(
             and neither does a modality whose encoder looks at another one.
         skip: whether a :class:`~equifuse.model.SkipConnection` leads around the fusion.
         contents: modality name -> what its numbers stand for, where they are words, pixels or regions of images.
+        pretrained: modality name -> structure of its pretrained model, as a stored model has it, whose weights are
+            loaded afterwards.
 
     Returns:
         The model, with fresh weights.
@@ -124,8 +133,10 @@ def build_model(
         elif content is None:
             made = _encoder(name, shape, chosen[name], options, name in sequences, clip, steps)
         else:
-            made = content_encoder(name, shape, content, chosen[name], options, tuple(given))
+            described = (pretrained or {}).get(name)
+            made = content_encoder(name, shape, content, chosen[name], options, tuple(given), described)
         encoders[name], dims[name] = made
+    backbones = _pretrained(encoders, options)
     module = make_fusion(fusion, dims, **_with_outputs(fusion, fusion_options, n_outputs))
     if module.tasks is not None and task not in module.tasks:
         raise InputError(f"fusion {fusion!r} is for {', '.join(module.tasks)}, the task is {task}")
@@ -146,9 +157,20 @@ def build_model(
     }
     parts = {"unimodal_heads": unimodal, "skip": around}
     model.recipe |= {name: True for name, part in parts.items() if part is not None}
+    if backbones:
+        model.recipe["pretrained"] = backbones
     if prepared:
         model.recipe["prepare"] = {name: [step.stored() for step in steps] for name, steps in prepared.items()}
     return model
+
+
+def _pretrained(encoders: Mapping[str, nn.Module | None], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The structures of pretrained models among encoders, by modality; options of training one need one that is."""
+    found = {name: part for name, part in encoders.items() if isinstance(part, TunedEncoder)}
+    for option, modes in _TUNING.items():
+        if options.get(option) and not any(part.mode in modes for part in found.values()):
+            raise InputError(f"{option} is for encoders such as {' or '.join(f'{mode}:FOLDER' for mode in modes)}")
+    return {name: part.backbone.described() for name, part in found.items()}
 
 
 def _check_outputs(task: str, n_outputs: int, classes: tuple[str, ...] | None) -> None:
@@ -218,10 +240,12 @@ def _encoder(
     steps: Sequence[Preparation] | None,
 ) -> tuple[nn.Module, int]:
     """The encoder of a modality, with its preparation, and the width of its output."""
-    if kind not in (*ENCODERS, _AVERAGE):
+    if kind.partition(":")[0] not in (*ENCODERS, _AVERAGE):
         raise UnknownNameError("encoder", kind, ENCODERS)
     if kind == "cnn" or kind in GUIDED:
         raise InputError(f"encoder {kind!r} is for pictures and regions of images, not for {name!r}")
+    if kind.partition(":")[0] in TUNED:
+        raise InputError(f"encoder {kind!r} is for columns of pictures and texts, not for {name!r}")
     if kind == "auto":
         kind = "attention" if padded else "mlp"
     hidden = _widths(options)
@@ -239,7 +263,8 @@ def _encoder(
     front, width = _front(steps, shape, clip)
     if kind == "identity":
         return Preprocessed(*front, nn.Flatten(1)), width
-    return Preprocessed(*front, MLPEncoder(width, **{**options, "hidden": hidden})), hidden[-1]
+    own = {option: value for option, value in options.items() if option not in _TUNING}
+    return Preprocessed(*front, MLPEncoder(width, **{**own, "hidden": hidden})), hidden[-1]
 
 
 def _front(

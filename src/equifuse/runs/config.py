@@ -28,7 +28,7 @@ from equifuse.options import (
 )
 from equifuse.runs import checks
 from equifuse.runs.checks import GROUPS_OUT, numbers
-from equifuse.runs.encoders import encoders
+from equifuse.runs.encoders import encoders, reading_for
 from equifuse.training.options import TrainingOptions, of_descent, refuse_unused
 from equifuse.training.protocol import LOOSE
 
@@ -117,7 +117,8 @@ class TrainConfig(TrainingOptions):
         encoders(),
         help="Encoder of all modalities, or of one, image=guided: mlp, identity, for sequences and words mean, max, "
         "attention, gru, transformer or queries, for bags bag, for images cnn, guided, film or coattention "
-        "(guided:NAME says what it looks at), or auto.",
+        "(guided:NAME says what it looks at), for columns of pictures and texts efficientnet, wordllama, "
+        "pretrained:FOLDER, finetuned:FOLDER or lora:FOLDER, or auto.",
         group="Model",
     )
     hidden: tuple[int, ...] | str = option(
@@ -139,6 +140,22 @@ class TrainConfig(TrainingOptions):
         number(least=0, below=1),
         help="Dropout of the MLP encoders' input features.",
         group="Model",
+        descent=True,
+    )
+    lora_rank: int = option(
+        8,
+        whole(1),
+        help="Rank of the changes that lora:FOLDER trains in each linear map of a pretrained model.",
+        group="Model",
+        estimator=False,
+        descent=True,
+    )
+    gradient_checkpointing: bool = option(
+        False,
+        yes_no(),
+        help="Train pretrained models in less memory and more time: activations are computed again for the gradient.",
+        group="Model",
+        estimator=False,
         descent=True,
     )
     head_dropout: float = option(
@@ -263,7 +280,7 @@ class TrainConfig(TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "source", SourceOptions.of(self.source).given())
+        object.__setattr__(self, "source", reading_for(self.encoder, SourceOptions.of(self.source)).given())
         self._check_folds()
         self._check_choices()
         self.resolved_fusion_options()

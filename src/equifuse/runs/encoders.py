@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from equifuse.data.options import SourceOptions
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.options import Check
 
@@ -24,6 +25,29 @@ def encoder_of(asked: str | Mapping[str, str], modality: str) -> str:
         modality: its name.
     """
     return asked if isinstance(asked, str) else asked.get(modality, _ALL)
+
+
+def reading_for(asked: str | Mapping[str, str], source: SourceOptions) -> SourceOptions:
+    """The options of a source whose columns of pictures and texts are read as their pretrained encoders want it.
+
+    >>> from equifuse.runs.encoders import reading_for
+    >>> source = ef.datasets.SourceOptions(modalities={"photo": "image:path", "lab": "a*"})
+    >>> reading_for("efficientnet", source).encoders
+    {'photo': 'efficientnet'}
+
+    Args:
+        asked: the encoders, as the option has them.
+        source: the options.
+
+    Raises:
+        InputError: a pretrained model is not named.
+    """
+    from equifuse.encoders.tuned import tuned  # noqa: PLC0415 - PyTorch
+    from equifuse.registry import RAW_COLUMNS  # noqa: PLC0415 - its home is imported
+
+    wanted = {m: tuned(encoder_of(asked, m)) for m, p in source.modalities.items() if p.partition(":")[1]}
+    found = {m: each[1] for m, each in wanted.items() if each and source.modalities[m].partition(":")[0] in RAW_COLUMNS}
+    return replace(source, encoders={**source.encoders, **found}) if found else source
 
 
 def _choice(value: Any) -> Any:

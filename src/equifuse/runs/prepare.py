@@ -22,6 +22,7 @@ from equifuse.encoders.preparation import LEARNT, Sample, complete_steps, fit_st
 from equifuse.encoders.sequence import POOLINGS, valid_steps
 from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.model import FusionModel, LinearHead, Piece, build_model
+from equifuse.options import default_of
 from equifuse.registry import TASKS
 from equifuse.runs.checks import EVERY
 from equifuse.runs.config import TrainConfig
@@ -308,7 +309,9 @@ def _in_memory() -> Iterator[None]:
 def _encoder_options(config: TrainConfig) -> dict[str, Any]:
     if isinstance(config.hidden, str):
         raise InputError(f"hidden is {config.hidden!r}, and no rule has looked at the data; give widths")
-    return {"hidden": config.hidden, "dropout": config.dropout, "input_dropout": config.input_dropout}
+    found = {"hidden": config.hidden, "dropout": config.dropout, "input_dropout": config.input_dropout}
+    tuning = {"lora_rank": config.lora_rank, "gradient_checkpointing": config.gradient_checkpointing}
+    return found | {name: value for name, value in tuning.items() if value != default_of(TrainConfig, name)}
 
 
 def class_weights(config: TrainConfig, dataset: MultimodalDataset) -> list[float] | None:

@@ -103,7 +103,8 @@ def parameter_groups(model: nn.Module, options: TrainingOptions, beside: nn.Modu
     """Groups of parameters that are trained alike, without those that are frozen.
 
     Biases, scalars and the gains of norms are not decayed: what they are at rest is not 0. Parameters of encoders have
-    ``encoder_lr``. Patterns of ``parameter_groups`` win over both, a later pattern over an earlier one.
+    ``encoder_lr``, those of pretrained models in them ``pretrained_lr``. Patterns of ``parameter_groups`` win over all
+    of them, a later pattern over an earlier one.
 
     Raises:
         InputError: a pattern that no parameter has, or nothing is left to train.
@@ -161,6 +162,8 @@ def _own(name: str, options: TrainingOptions) -> Mapping[str, Any]:
     if name.startswith("encoders."):
         if options.encoder_lr is not None:
             own["lr"] = options.encoder_lr
+        if name.split(".")[2:3] == ["backbone"]:
+            own["lr"] = options.pretrained_lr
         if options.freeze_encoders:
             own["freeze"] = True
     for pattern, given in options.parameter_groups.items():

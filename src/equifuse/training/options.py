@@ -229,6 +229,14 @@ class TrainingOptions(Options):
         group="Optimiser",
         descent=True,
     )
+    pretrained_lr: float = option(
+        5e-5,
+        number(above=0),
+        help="Learning rate of pretrained models that are trained along (finetuned:..., lora:...).",
+        group="Optimiser",
+        estimator=False,
+        descent=True,
+    )
     freeze_encoders: bool = option(
         False,
         yes_no(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from equifuse.data import Split
 from equifuse.data.lazy import Features, in_memory
+from equifuse.encoders import TunedEncoder
 from equifuse.encoders.preparation import fixed_layers
 from equifuse.encoders.preprocessed import Preprocessed
 from equifuse.model import FusionModel
@@ -22,6 +25,8 @@ from equifuse.training.options import TrainingOptions
 _ROWS = 4096
 # What is prepared may be so many times as large as it was, or have so many bytes.
 _GROWTH, _BYTES = 4, 2**28
+# Rows that a frozen pretrained model sees between two looks at the clock, and seconds between two lines about it.
+_PIECE, _TELL_AFTER = 64, 5.0
 
 
 @contextmanager
@@ -29,7 +34,8 @@ def prepared_once(model: FusionModel, splits: Sequence[Split]) -> Iterator[list[
     """The splits as the model's fitted steps make them, and for as long the model without these steps.
 
     Steps that learn along stay in the model, with those after them; so do those of an encoder of one's own, and of a
-    modality that would become too large. Splits on disk stay as they are, all of them.
+    modality that would become too large. Splits on disk stay as they are, all of them; but what a frozen pretrained
+    model says of a modality takes its place, wherever that is.
 
     >>> from equifuse.training.prepared import prepared_once
     >>> data = ef.datasets.load("digits")
@@ -46,6 +52,57 @@ def prepared_once(model: FusionModel, splits: Sequence[Split]) -> Iterator[list[
         model: its preparation fitted.
         splits: such as the training and the validation part.
     """
+    with _said_once(model, list(splits)) as said, _steps_once(model, said) as found:
+        yield found
+
+
+@contextmanager
+def _said_once(model: FusionModel, splits: list[Split]) -> Iterator[list[Split]]:
+    """The splits with what frozen pretrained models say of their modalities, and the model with these left out."""
+    frozen = {
+        m: encoder
+        for m, encoder in model.encoders.items()
+        if isinstance(encoder, TunedEncoder) and encoder.frozen and all(m in split.inputs for split in splits)
+    }
+    if not frozen:
+        yield splits
+        return
+    for m, encoder in frozen.items():
+        splits = [_said(encoder, split, m) for split in splits]
+    shapes, model.shapes = model.shapes, {}
+    for encoder in frozen.values():
+        encoder.given = True
+    try:
+        yield splits
+    finally:
+        model.shapes = shapes
+        for encoder in frozen.values():
+            encoder.given = False
+
+
+def _said(encoder: TunedEncoder, split: Split, m: str) -> Split:
+    """A split with what a frozen model says of a modality; zeros where it is missing."""
+    features, steps, mask = split.inputs[m], split.lengths.get(m), split.present.get(m)
+    rows: NDArray[np.intp] = np.arange(len(features)) if mask is None else np.flatnonzero(mask)
+    found = np.zeros((len(features), encoder.backbone.out_dim), dtype=np.float32)
+    device = next(encoder.join.parameters()).device
+    began = told = time.monotonic()
+    for start in range(0, len(rows), _PIECE):
+        some = rows[start : start + _PIECE]
+        x = torch.from_numpy(np.asarray(features[some])).to(device)
+        lengths = None if steps is None else torch.from_numpy(steps[some]).to(device)
+        found[some] = encoder.features(x, lengths).cpu().numpy()
+        now, done = time.monotonic(), start + len(some)
+        if now - told > _TELL_AFTER:
+            told, rate = now, done / (now - began)
+            print(f"{m}: {done:,} of {len(rows):,} encoded, {rate:.1f} a second", file=sys.stderr, flush=True)
+    lengths_left = {name: each for name, each in split.lengths.items() if name != m}
+    return replace(split, inputs={**split.inputs, m: found}, lengths=lengths_left)
+
+
+@contextmanager
+def _steps_once(model: FusionModel, splits: Sequence[Split]) -> Iterator[list[Split]]:
+    """The splits as fitted steps make them, and the model without these steps; on disk as they are."""
     if any(split.on_disk for split in splits):
         yield list(splits)
         return

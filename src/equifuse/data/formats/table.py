@@ -8,7 +8,7 @@ id its file does not know. A file whose columns are the ids, and whose rows are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -78,14 +78,16 @@ class TableFormat(Format):
     """Tables, and files that are joined to them.
 
     Args:
-        image_size: width and height to which pictures of a column of paths are brought; default 64.
+        image_size: width and height to which pictures of a column of paths are brought; default 64, or what
+            the pretrained encoder wants that they are read for.
     """
 
     name: ClassVar[str] = "table"
     description: ClassVar[str] = DESCRIPTION
 
-    def __init__(self, image_size: int = 64) -> None:
-        if not isinstance(image_size, int) or isinstance(image_size, bool) or image_size < _LEAST_SIZE:
+    def __init__(self, image_size: int | None = None) -> None:
+        whole = isinstance(image_size, int) and not isinstance(image_size, bool)
+        if image_size is not None and (not whole or image_size < _LEAST_SIZE):
             raise InputError(f"image_size must be a whole number of at least {_LEAST_SIZE}, got {image_size!r}")
         self.image_size = image_size
 
@@ -114,7 +116,7 @@ def dataset_of(
     *,
     val_fraction: float,
     seed: int,
-    settings: Mapping[str, int] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> MultimodalDataset:
     """A data set of a table, and of what is joined to it.
 
@@ -133,6 +135,7 @@ def dataset_of(
     """
     roles = _roles(table, options)
     raw = {m: found for m, p in options.modalities.items() if (found := raw_pattern(p, roles.free)) is not None}
+    _check_encoders(options, raw)
     files = _joined_files(table, {m: p for m, p in options.modalities.items() if m not in raw}, roles)
     groups = dict(options.modalities)
     prefixed = {} if groups else _prefixes(roles.free)
@@ -152,7 +155,7 @@ def dataset_of(
         file = files.get(m)
         if m in raw:
             kind, column = raw[m]
-            read = raw_column(table, m, kind, column, None, settings or {})
+            read = raw_column(table, m, kind, column, None, {**(settings or {}), "encoder": options.encoders.get(m)})
             inputs[m], contents[m], features[m] = read.features, read.content, (column,)
             lengths |= {} if read.lengths is None else {m: read.lengths}
         elif file is None:
@@ -209,6 +212,13 @@ def dataset_of(
     check_kinds(options.kinds, [name for names in features.values() for name in names], str(path))
     known = {m: columns for m, columns in schema.items() if columns}
     return with_words_of_training(replace(dataset, sources=tuple(sources), schema=known, contents=contents))
+
+
+def _check_encoders(options: SourceOptions, raw: Collection[str]) -> None:
+    """Refuse an encoder to read a modality for that is no column of pictures or texts."""
+    for m in options.encoders:
+        if m not in raw:
+            raise InputError(f"modality {m!r} is no column of pictures or texts that could be read for an encoder")
 
 
 def _joined_files(table: Table, patterns: Mapping[str, str], roles: _Roles) -> dict[str, JoinedFile | None]:

@@ -16,20 +16,11 @@ from numpy.typing import NDArray
 
 from equifuse.data.lazy.base import Floats, Indices, LazyArray
 from equifuse.errors import DataError
-from equifuse.files import atomic, parse_errors
+from equifuse.files import atomic, cache_folder, parse_errors
 
-CACHE_VARIABLE = "EQUIFUSE_CACHE"
 # Seconds between two lines about how far it is.
 _TELL_AFTER = 5.0
 Arrays = Mapping[str, NDArray[np.generic]]
-
-
-def cache_folder() -> Path:
-    """Where made rows are kept: the variable ``EQUIFUSE_CACHE``, or the user's folder for what can be made again."""
-    if os.environ.get(CACHE_VARIABLE):
-        return Path(os.environ[CACHE_VARIABLE])
-    usual = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
-    return (Path(usual) if usual else Path.home() / ".cache") / "equifuse"
 
 
 def stamp_of(*parts: Any) -> str:
