@@ -43,6 +43,7 @@ def own_fusions():
 def test_every_block_runs_and_prints_what_the_page_shows(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("EQUIFUSE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command line sets its own
     names = {"__name__": "__main__"}
     text = page.read_text(encoding="utf-8")
