@@ -11,7 +11,7 @@ from equifuse.cli import main
 from equifuse.data.contents import Tokens, Words
 from equifuse.datasets import load
 from equifuse.encoders import TunedEncoder
-from equifuse.encoders.backbones import Backbone, load_backbone, tokenizer_of
+from equifuse.encoders.backbones import Backbone, load_backbone, restored, tokenizer_of
 
 WORDS = ["warm", "cold", "red", "blue", "and", "film"]
 
@@ -70,6 +70,12 @@ def test_what_a_frozen_model_says_is_kept_bit_for_bit(cache):
     assert torch.equal(torch.cat([encoder.backbone(row[None]) for row in x]), first)
     files = list(cache.rglob("*.npy"))
     assert len(files) == 5
+    clips = torch.stack([x, x.flip(0)])
+    torch.testing.assert_close(encoder.features(clips), first.mean(0).expand(2, 3))
+    assert encoder.backbone.rows == 10
+    asked = x.clone().requires_grad_()
+    encoder.features(asked).sum().backward()  # frozen are its weights, not what explanations ask
+    assert asked.grad.abs().sum() > 0
     # Neither a damaged file nor that of other weights is taken for what the model says.
     files[0].write_bytes(b"broken")
     assert torch.equal(encoder.features(x), first)
@@ -95,6 +101,19 @@ def test_mistakes_are_one_line(table, capsys, tmp_path, words, message):
     code, _, err = call(capsys, "train", *data, "--encoder", *words, "--out", tmp_path / "run")
     assert code == 2
     assert message in " ".join(err.split())
+
+
+def test_a_description_brings_nothing_from_elsewhere():
+    pytest.importorskip("transformers", reason="needs the extra equifuse[transformers]")
+    tiny = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9, "model_type": "bert"}
+    elsewhere = {"auto_map": {"AutoModel": "other/repo--code.Model"}, "_attn_implementation": "other/kernel"}
+    found = restored({"library": "transformers", "config": {**tiny, **elsewhere}, "takes": "texts"})
+    assert type(found.network.backbone).__module__.startswith("transformers.")
+    for config in ({"model_type": "nothing"}, {}):
+        with pytest.raises(ef.DataError, match="is damaged"):
+            restored({"library": "transformers", "config": config, "takes": "texts"})
+    with pytest.raises(ef.DataError, match="is no architecture"):
+        restored({"library": "timm", "config": {"architecture": "hf-hub:some/model"}, "takes": "pictures"})
 
 
 def test_options_of_tuning_need_something_to_tune():

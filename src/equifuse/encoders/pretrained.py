@@ -24,6 +24,9 @@ from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.files import atomic
 
 KINDS = ("text", "image", "audio")
+# What a description must not bring: code, kernels and weights from elsewhere.
+_REFUSED = ("auto_map", "attn_implementation", "experts_implementation", "quantization_config", "checkpoint_path")
+_OF_TIMM = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 _POOLINGS = ("mean", "first")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
@@ -75,11 +78,14 @@ def _fresh(library: str, config: Mapping[str, Any]) -> Any:
     Raises:
         DataError: there is no such structure.
     """
-    given = {name: value for name, value in config.items() if name != "auto_map"}
+    given = {name: value for name, value in config.items() if name.lstrip("_") not in _REFUSED}
     try:
         if library == "timm":
-            arguments = {**given.get("model_args", {}), "pretrained": False, "num_classes": 0}
-            return _timm().create_model(given["architecture"], **arguments)
+            name, arguments = str(given["architecture"]), dict(given.get("model_args", {}))
+            if not name.replace(".", "_").isidentifier():  # a name such as hf-hub:... is a download
+                raise ValueError(f"{name!r} is no architecture")
+            arguments = {key: value for key, value in arguments.items() if key not in (*_REFUSED, *_OF_TIMM)}
+            return _timm().create_model(name, **{**arguments, "pretrained": False, "num_classes": 0})
         known = _transformers()
         return known.AutoModel.from_config(known.AutoConfig.for_model(given.pop("model_type"), **given))
     except (KeyError, ValueError, TypeError, RuntimeError, ImportError) as error:

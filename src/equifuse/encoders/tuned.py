@@ -124,7 +124,8 @@ class TunedEncoder(nn.Module):
         """What the pretrained model says, ``(B, width)``; of clips ``(B, F, 3, H, W)`` the mean over frames."""
         if x.dim() == 5:
             return self.features(x.flatten(0, 1)).reshape(*x.shape[:2], -1).mean(1)
-        if not self.frozen:
+        asked = x.requires_grad and torch.is_grad_enabled()  # what of the input matters, as explanations ask
+        if not self.frozen or asked:
             found: Tensor = self.backbone(x, lengths)
             return found
         with torch.no_grad():
