@@ -6,6 +6,7 @@ Most show small models of the embedded digits, the others what ``results/`` hold
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -252,6 +253,37 @@ def choose() -> Figure:
     return plots.critical_difference(ranks, critical, [tuple(range(len(ranks)))])
 
 
+def should_i_fuse() -> Figure:
+    """What was estimated before training against what fusion gained after it; a point is a data set."""
+    found = json.loads((RESULTS / "when_fusion_pays" / "study.json").read_text(encoding="utf-8"))
+    figure, every = new_figure(8, 3.2, columns=2)
+    shown = (
+        (
+            "adds",
+            "over one",
+            "all together say beyond the best one,\n% of the entropy",
+            "the best one, points",
+        ),
+        (
+            "interacts",
+            "over late",
+            "all together say beyond each asked alone,\n% of the entropy",
+            "late fusion, points",
+        ),
+    )
+    for axis, (feature, gain, before, after) in zip(every, shown, strict=True):
+        axis.axhline(0, color=QUIET, linewidth=1)
+        for row in (row for row in found["sets"].values() if row[gain] is not None):
+            colour = COLOURS[0] if row["task"] == "classification" else COLOURS[1]
+            place = 100 * row[feature]
+            axis.vlines(place, min(row["seeds"][gain]), max(row["seeds"][gain]), color=colour, alpha=0.35)
+            axis.plot(place, row[gain], "o", color=colour, markersize=4)
+        r, low, high, _ = found["correlations"][feature][gain]
+        axis.set(xlabel=before, ylabel=f"gain over {after}", xscale="symlog")
+        axis.set_title(f"rank correlation {r:+.2f} ({low:+.2f} to {high:+.2f})", fontsize=9)
+    return figure
+
+
 def boxes(steps: Sequence[str], own: Sequence[str] = ()) -> Figure:
     """Steps one after the other; those of one's own in colour."""
     figure, (axis,) = new_figure(6.2, 1.0)
@@ -290,6 +322,6 @@ GUIDES: dict[str, Callable[[], Figure]] = {
     made.__name__.replace("_", "-"): made
     for made in (
         *(train, first_model, missing, evaluate, ensembles, embed, scikit_learn, prepare, tables, clips, formats),
-        *(detection, questions, scale_out, deploy, choose, own_network, own_fusion, public_sets),
+        *(detection, questions, scale_out, deploy, choose, should_i_fuse, own_network, own_fusion, public_sets),
     )
 }
