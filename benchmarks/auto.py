@@ -89,6 +89,8 @@ def run_auto(path: Path, seed: int, setting: Setting) -> dict[str, Any]:
         run = Path(folder) / "run"
         words = ["auto", "--data", str(path), "--out", str(run), "--time-limit", setting.limit]
         words += ["--preset", setting.preset, "--seed", str(seed), "--workers", str(setting.workers)]
+        if datasets.load(str(path), seed=seed).task == "regression":
+            words += ["--monitor", "mae"]  # each tool is told what is measured in the end, where it can select by that
         began = time.monotonic()
         done = _run([sys.executable, "-m", "equifuse", *words, "--json", "--quiet"], setting)
         found = json.loads(done)

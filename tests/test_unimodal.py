@@ -56,12 +56,12 @@ def test_the_prediction_is_the_mix_of_its_parts(a, b):
 
 def test_the_offset_is_not_moved_by_the_mix():
     model = built(task="regression", outputs=2)
-    model.unimodal.set_offset(torch.tensor([100.0, -3.0]))
+    units = torch.tensor([20.0, 1.0]), torch.tensor([100.0, -3.0])
+    for part in (model.unimodal, model.head.linear):
+        part.set_units(*units)
     with torch.no_grad():
-        model.head.linear.weight.zero_()
-        model.head.linear.bias.copy_(model.unimodal.offset)
-        for head in model.unimodal.heads.values():
-            head.weight.zero_()
+        for last in (model.head.linear, *model.unimodal.maps()):
+            last.weight.zero_()
     for a, b in ((1.0, 1.0), (2.0, 0.5), (0.0, 2.0)):
         model.unimodal.set_mix(a, b)
         torch.testing.assert_close(model(inputs()).prediction, model.unimodal.offset.expand(7, 2))

@@ -53,7 +53,7 @@ def test_only_differences_of_log_risks_are_taught():
 
 
 def test_several_targets_are_taught_together():
-    task = ef.tasks.make_task("several", offered={"classes": ("type=A", "type=B", "age"), "spreads": [1.0, 2.0]})
+    task = ef.tasks.make_task("several", offered={"classes": ("type=A", "type=B", "age"), "spreads": [1.0, 1.0, 2.0]})
     said, taught = torch.randn(8, 3), torch.randn(8, 3)
     classes = ef.tasks.make_task("classification").soft_loss(said[:, :2], taught[:, :2], 2.0)
     age = ((said[:, 2] - taught[:, 2]) ** 2).mean() / 2 / 4

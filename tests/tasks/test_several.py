@@ -42,7 +42,7 @@ def singles(prediction, target):
 
 def test_loss_and_metrics_are_those_of_the_single_tasks(rows):
     prediction, target = rows
-    task = make_task("several", classes=OUTPUTS, spreads=[1.0, 2.0, 1.0], target_weight={"days": 3.0})
+    task = make_task("several", classes=OUTPUTS, spreads=[1.0, 1.0, 2.0, 1.0], target_weight={"days": 3.0})
     own = {name: (task, p, y) for name, (task, p, y) in singles(prediction, target).items()}
     losses = {name: each.loss(p, y) for name, (each, p, y) in own.items()}
     torch.testing.assert_close(
@@ -114,7 +114,7 @@ def test_a_run_from_a_table_and_what_becomes_of_it(tmp_path, capsys):
     data = ef.datasets.load(tmp_path / "t.csv", source=source)
     assert data.classes == ("kind=new", "kind=old", "age", "risk(days,died)")
     ages = data.splits["train"].target[:, 1]
-    assert opened.model.spreads == pytest.approx([1.0, np.nanstd(ages.astype(float)), 1.0])
+    assert opened.model.spreads == pytest.approx([1.0, 1.0, np.nanstd(ages.astype(float)), 1.0])
     found = measure_run(run, str(tmp_path / "t.csv"), intervals=False)
     assert found.n == 90
     assert found.metrics["c_index days"] > 0.8

@@ -56,4 +56,4 @@ def test_a_regression_starts_from_the_mean_of_the_targets(tmp_path, fusion):
     model = initial_model(chosen, dataset).eval()
     mean = float(dataset.splits["train"].target.mean())
     maps = model.fusion.output_maps() or [model.head.linear]
-    assert [layer.bias.item() for layer in maps] == pytest.approx([mean] * len(maps))
+    assert [layer.shift.item() for layer in maps] == pytest.approx([mean] * len(maps))

@@ -53,7 +53,7 @@ _FEW = ("linear", "late", "deq", "trees", "gmu")
 _MANY = (*_FEW, "gmf+deq", "concat", "boosting", "gmf")
 PRESETS = {
     "fast": Preset(1, 40, 6, _FEW, 0),
-    "good": Preset(5, 60, 8, _MANY, 12),
+    "good": Preset(5, 60, 8, _MANY, 30),
     "best": Preset(8, 100, 15, (*_MANY, "wide deq", "light late", "bottleneck"), 100),
 }
 

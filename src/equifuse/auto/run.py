@@ -137,11 +137,12 @@ def search(plan: Plan) -> Search:
 
 def task_for(config: TrainConfig, dataset: MultimodalDataset) -> Task:
     """The task of a data set with a configuration's options, before there is a model."""
-    target = dataset.splits["train"].labelled().target
+    rows, kind = dataset.splits["train"].labelled(), TASKS.get(dataset.task)
+    units = None if rows.target is None else kind.units(rows.target, dataset.classes, rows.weight)
     offered = {
         "classes": dataset.classes,
         "modalities": dataset.modalities,
-        "spreads": None if target is None else TASKS.get(dataset.task).spread(target, dataset.classes),
+        "spreads": None if units is None else units[0].tolist(),
         "target_weight": config.target_weight,
         "label_smoothing": config.label_smoothing,
         "class_weights": class_weights(config, dataset),

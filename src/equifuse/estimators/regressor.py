@@ -147,9 +147,8 @@ def rescale(model: FusionModel, scale: Tensor, shift: Tensor) -> None:
     alone = model.unimodal
     if isinstance(model.fusion, Trees):
         model.fusion.rescale(scale, shift)
-    for last in [*output_maps(model), *(alone.heads.values() if alone else ())]:
-        last.weight.mul_(scale[:, None])
-        last.bias.copy_(last.bias.double() * scale + shift)
+    for last in [*output_maps(model), *(alone.maps() if alone else ())]:
+        last.rescale(scale, shift)
     if alone:
         alone.offset.copy_(alone.offset.double() * scale + shift)
 

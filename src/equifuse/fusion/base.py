@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from equifuse.configurable import Configurable, constructor_parameters
 from equifuse.errors import InputError, UnknownNameError
+from equifuse.fusion.output_map import OutputMap
 from equifuse.solve import SolverStats
 from equifuse.solve.warm_start import check_index
 
@@ -176,8 +177,8 @@ class Fusion(nn.Module, Configurable, ABC):
         """Losses that compare the ``output`` of a call with the target: unweighted, by name, {} for most methods."""
         return {}
 
-    def output_maps(self) -> list[nn.Linear]:
-        """The affine maps that produce the prediction, if the fusion decides itself; their biases set its offset."""
+    def output_maps(self) -> list[OutputMap]:
+        """The affine maps that produce the prediction, if the fusion decides itself; they have a regression's units."""
         return []
 
     def forward(

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from equifuse.errors import InputError
 from equifuse.fusion.base import FlatInputs, FusionOutput, masked_mean
+from equifuse.fusion.output_map import OutputMap
 from equifuse.fusion.projected import ProjectedFusion
 
 
@@ -25,6 +26,7 @@ class DecisionFusion(ProjectedFusion):
     """
 
     decides = True
+    _map = OutputMap
 
     def __init__(self, dims: Mapping[str, int], outputs: int = 2) -> None:
         check_outputs(outputs)

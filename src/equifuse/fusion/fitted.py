@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from equifuse.errors import InputError
 from equifuse.fusion.base import FlatInputs, Fusion, FusionOutput
 from equifuse.fusion.decision import check_outputs
 from equifuse.fusion.make import register
+from equifuse.fusion.output_map import OutputMap
 
 if TYPE_CHECKING:
     from equifuse.tasks import Task
@@ -181,7 +182,7 @@ class LinearModel(FittedFusion):
 
     def __init__(self, dims: Mapping[str, int], outputs: int = 2) -> None:
         super().__init__(dims, outputs)
-        self.linear = nn.Linear(self.width, outputs)
+        self.linear = OutputMap(self.width, outputs)
 
     def candidates(self, problem: FittingProblem) -> Iterator[State]:
         """The task's linear models, of several strengths."""
@@ -202,7 +203,7 @@ class LinearModel(FittedFusion):
         found: Tensor = self.linear(columns)
         return found
 
-    def output_maps(self) -> list[nn.Linear]:
+    def output_maps(self) -> list[OutputMap]:
         """The one map."""
         return [self.linear]
 

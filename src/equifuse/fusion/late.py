@@ -12,6 +12,7 @@ from equifuse.errors import UnknownNameError
 from equifuse.fusion.base import FlatInputs, FusionOutput
 from equifuse.fusion.decision import DecisionFusion
 from equifuse.fusion.make import register
+from equifuse.fusion.output_map import OutputMap
 from equifuse.fusion.reductions import shares
 
 _WAYS = ("logits", "probabilities", "weighted")
@@ -70,6 +71,6 @@ class LateFusion(DecisionFusion):
             fused = (weights * logits).sum(1)
         return self.decided(fused, logits, rows)
 
-    def output_maps(self) -> list[nn.Linear]:
+    def output_maps(self) -> list[OutputMap]:
         """The affine maps of all modalities."""
-        return [layer for layer in self.project.values() if isinstance(layer, nn.Linear)]
+        return [layer for layer in self.project.values() if isinstance(layer, OutputMap)]

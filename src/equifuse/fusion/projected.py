@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +23,14 @@ class ProjectedFusion(Fusion):
         InputError: ``dim`` below 1.
     """
 
+    _map: ClassVar[type[nn.Linear]] = nn.Linear
+
     def __init__(self, dims: Mapping[str, int], dim: int = 128) -> None:
         super().__init__(dims)
         if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
             raise InputError(f"dim must be a whole number of at least 1, got {dim!r}")
         self.dim = self.out_dim = dim
-        self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in self.dims.items()})
+        self.project = nn.ModuleDict({m: self._map(width, dim) for m, width in self.dims.items()})
 
     def tokens(self, rows: FlatInputs, maps: nn.ModuleDict | None = None) -> tuple[Tensor, Tensor]:
         """``(R, M, dim)`` in the order of ``dims``, zeros where absent, and bool ``(R, M)``, True where present.

@@ -15,6 +15,7 @@ from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion.base import FlatInputs, FusionOutput
 from equifuse.fusion.fitted import FittedFusion, FittingProblem, Floats, State, folds_of, is_classes
 from equifuse.fusion.make import make_fusion, register
+from equifuse.fusion.output_map import OutputMap
 
 # What a modality's model may be; the better one of samples that it has not seen is taken.
 _BASES = ("linear", "trees")
@@ -77,7 +78,7 @@ class Stacking(FittedFusion):
         self.scale: Tensor
         self.register_buffer("center", torch.zeros(len(dims), outputs))
         self.register_buffer("scale", torch.ones(len(dims), outputs))
-        self.linear = nn.Linear(len(dims) * (outputs + 1), outputs)
+        self.linear = OutputMap(len(dims) * (outputs + 1), outputs)
 
     @property
     def differentiable(self) -> bool:  # type: ignore[override]
@@ -150,7 +151,7 @@ class Stacking(FittedFusion):
         found: Tensor = self.linear(torch.cat([*parts, missing], 1))
         return found
 
-    def output_maps(self) -> list[nn.Linear]:
+    def output_maps(self) -> list[OutputMap]:
         """The map that joins."""
         return [self.linear]
 

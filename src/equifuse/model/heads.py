@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from equifuse.errors import InputError
+from equifuse.fusion.output_map import OutputMap
 
 
 class InputHead(nn.Module):
@@ -51,7 +52,7 @@ class LinearHead(nn.Module):
             raise InputError(f"head_dropout must be in [0, 1), got {dropout}")
         self.norm = nn.LayerNorm(in_dim)
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(in_dim, outputs)
+        self.linear = OutputMap(in_dim, outputs)
 
     def forward(self, fused: Tensor) -> Tensor:
         """``(B, in_dim) -> (B, K)``."""

@@ -21,6 +21,7 @@ from equifuse.encoders import looks_at
 from equifuse.errors import DataError, InputError
 from equifuse.files import atomic_folder, parse_errors, write_text
 from equifuse.fusion import make_fusion
+from equifuse.fusion.output_map import OutputMap
 from equifuse.model.build import build_model
 from equifuse.model.ensemble import Ensemble
 from equifuse.model.module import FusionModel
@@ -176,9 +177,10 @@ def load(
     if recipe is not None and encoders is None and head is None:
 
         def build() -> FusionModel:
-            return build_model(
+            model = build_model(
                 shapes, task, fusion=name, fusion_options=fusion, classes=classes, contents=contents, **recipe
             )
+            return _with_units(model, tensors)
 
         with parse_errors(path / DESCRIPTION, "a model's description"):
             _check_sizes(path, described, build, tensors)
@@ -192,6 +194,7 @@ def load(
         skip = SkipConnection(dims, module.out_dim) if around else None
         model = FusionModel(encoders, module, head, task=task, classes=classes, unimodal=unimodal, skip=skip)
         model.shapes = shapes
+        _with_units(model, tensors)
     model.features, model.schema, model.contents = features, schema, contents
     model.row_missing, model.spreads = row_missing, spreads
     try:
@@ -199,6 +202,14 @@ def load(
     except RuntimeError as error:
         raise DataError(f"the weights at {path} do not fit the model: {str(error).splitlines()[-1].strip()}") from None
     return model.eval()
+
+
+def _with_units(model: FusionModel, tensors: Mapping[str, Tensor]) -> FusionModel:
+    """A model with room for units where its weights have some."""
+    for name, last in model.named_modules():
+        if isinstance(last, OutputMap) and f"{name}.scale" in tensors:
+            last.set_units(torch.empty_like(last.bias), torch.empty_like(last.bias))
+    return model
 
 
 def _check_sizes(path: Path, described: Any, build: Callable[[], FusionModel], tensors: Mapping[str, Tensor]) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from equifuse.errors import InputError
+from equifuse.fusion.output_map import OutputMap
 
 
 class UnimodalHeads(nn.Module):
@@ -42,7 +43,7 @@ class UnimodalHeads(nn.Module):
         if outputs < 1:
             raise InputError(f"outputs must be at least 1, got {outputs}")
         self.outputs = outputs
-        self.heads = nn.ModuleDict({m: nn.Linear(width, outputs) for m, width in dims.items()})
+        self.heads = nn.ModuleDict({m: OutputMap(width, outputs) for m, width in dims.items()})
         self.register_buffer("mix", torch.ones(2))
         self.register_buffer("offset", torch.zeros(outputs))
 
@@ -84,11 +85,15 @@ class UnimodalHeads(nn.Module):
         self.mix.copy_(torch.tensor([fused, unimodal]))
 
     @torch.no_grad()
-    def set_offset(self, offset: Tensor) -> None:
-        """Let the heads start from ``offset`` ``(K,)``, and count from it."""
-        self.offset.copy_(offset)
-        for head in self.heads.values():
-            head.bias.copy_(offset)  # type: ignore[operator]
+    def set_units(self, scale: Tensor, shift: Tensor) -> None:
+        """Let the heads count in ``scale`` from ``shift``, both ``(K,)``."""
+        self.offset.copy_(shift)
+        for head in self.maps():
+            head.set_units(scale, shift)
+
+    def maps(self) -> list[OutputMap]:
+        """The heads of all modalities."""
+        return [head for head in self.heads.values() if isinstance(head, OutputMap)]
 
 
 def pooled(x: Tensor, mask: Tensor | None, axes: int) -> tuple[Tensor, Tensor | None]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
 from equifuse.data import MultimodalDataset, Split
 from equifuse.data.columns import Columns, kinds_of, names_of
@@ -21,6 +21,8 @@ from equifuse.encoders import Preparation, Standardize
 from equifuse.encoders.preparation import LEARNT, Sample, complete_steps, fit_steps, parse_steps
 from equifuse.encoders.sequence import POOLINGS, valid_steps
 from equifuse.errors import DataError, InputError, UnknownNameError
+from equifuse.fusion import FittedFusion
+from equifuse.fusion.output_map import OutputMap
 from equifuse.model import FusionModel, LinearHead, Piece, build_model
 from equifuse.options import default_of
 from equifuse.registry import TASKS
@@ -131,16 +133,11 @@ def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionMode
         contents=dataset.contents,
     )
     target = train.labelled().target
-    start = None if target is None else kind.start(torch.from_numpy(target), dataset.classes)
-    model.spreads = None if target is None else kind.spread(target, dataset.classes)
+    units = None if target is None else kind.units(target, dataset.classes, train.labelled().weight)
+    if units is not None:
+        set_units(model, *map(torch.from_numpy, units))
     if len(train.labelled()) < len(train):
         _check_unlabelled(model, config)
-    if start is not None:
-        with torch.no_grad():
-            for last in output_maps(model):
-                last.bias.copy_(start)
-        if model.unimodal is not None:
-            model.unimodal.set_offset(start)
     return model
 
 
@@ -162,9 +159,20 @@ def _check_unlabelled(model: FusionModel, config: TrainConfig) -> None:
         )
 
 
-def output_maps(model: FusionModel) -> list[nn.Linear]:
+def output_maps(model: FusionModel) -> list[OutputMap]:
     """The affine maps that give a regression its units: all scaled and shifted alike, so are the predictions."""
     return [model.head.linear] if isinstance(model.head, LinearHead) else model.fusion.output_maps()
+
+
+def set_units(model: FusionModel, scale: Tensor, shift: Tensor) -> None:
+    """Let a model predict in ``scale`` from ``shift``, both ``(K,)``; what is fitted at once does so by itself."""
+    model.spreads = scale.tolist()
+    if isinstance(model.fusion, FittedFusion):
+        return
+    for last in output_maps(model):
+        last.set_units(scale, shift)
+    if model.unimodal is not None:
+        model.unimodal.set_units(scale, shift)
 
 
 def model_for(

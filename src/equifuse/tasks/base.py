@@ -139,8 +139,18 @@ class Task(ABC):
         return LinearHead(in_dim, n_outputs)
 
     @classmethod
-    def initial_output(cls, target: Tensor) -> Tensor | None:
-        """What an untrained model's outputs ``(K,)`` start from, from the training part's targets; None for nothing."""
+    def units(
+        cls, target: NDArray[Any], names: tuple[str, ...] | None = None, weight: NDArray[Any] | None = None
+    ) -> tuple[Floats, Floats] | None:
+        """What outputs are counted in: scale and shift, both ``(K,)``, or None where they have no units, as of classes.
+
+        An untrained model's outputs are about the shift, and errors count in the scale.
+
+        Args:
+            target: of the training part.
+            names: of the outputs.
+            weight: what each sample counts, or None.
+        """
         return None
 
     @classmethod
@@ -163,16 +173,6 @@ class Task(ABC):
     def has_linear_models(cls) -> bool:
         """Whether the task has linear models: it does where :meth:`linear_fits` is overridden."""
         return cls.linear_fits.__func__ is not Task.linear_fits.__func__  # type: ignore[attr-defined]
-
-    @classmethod
-    def start(cls, target: Tensor, names: tuple[str, ...] | None) -> Tensor | None:
-        """:meth:`initial_output`, for a task whose targets are told by the names of the outputs."""
-        return cls.initial_output(target)
-
-    @classmethod
-    def spread(cls, target: NDArray[Any], names: tuple[str, ...] | None) -> list[float] | None:
-        """What errors of each target are counted in, from the training part, if the task asks for it."""
-        return None
 
     @classmethod
     def averaged(cls, outputs: Tensor, weights: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -119,7 +120,7 @@ SENTIMENT = (
 
 
 class Regression(Task):
-    """One or several numbers per sample: mean squared error on values ``(B, K)`` in the targets' own units.
+    """One or several numbers per sample: squared errors of values ``(B, K)`` in the targets' own units.
 
     >>> Regression().metrics(torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [4.0]]))["mae"]
     1.0
@@ -136,11 +137,14 @@ class Regression(Task):
 
     Args:
         classes: names of the targets, or None.
-        loss: "mse", "l1" or "huber" (threshold 1).
+        loss: "mse", "l1" or "huber" (threshold 1), of errors in their target's spread.
         sentiment: add the sentiment metrics.
+        spreads: what errors of each target are counted in by the loss, such as its deviation in the training part,
+            which training fills in; None for 1. Metrics are in the targets' own units.
 
     Raises:
         UnknownNameError: an unknown loss.
+        InputError: a spread that is not above 0.
     """
 
     name: ClassVar[str] = "regression"
@@ -158,17 +162,29 @@ class Regression(Task):
     drawn_as: ClassVar[str] = "predicted_against_true"
     without_features: ClassVar[str] = "the training mean"
 
-    def __init__(self, classes: tuple[str, ...] | None = None, loss: str = "mse", sentiment: bool = False) -> None:
+    def __init__(
+        self,
+        classes: tuple[str, ...] | None = None,
+        loss: str = "mse",
+        sentiment: bool = False,
+        spreads: Sequence[float] | None = None,
+    ) -> None:
         super().__init__(classes)
         if loss not in _LOSSES:
             raise UnknownNameError("loss", loss, _LOSSES)
-        self.kind, self.sentiment = loss, sentiment
+        if spreads is not None and not all(0 < each < math.inf for each in spreads):
+            raise InputError(f"spreads must be above 0, got {list(spreads)}")
+        self.kind, self.sentiment, self.spreads = loss, sentiment, None if spreads is None else list(spreads)
         if sentiment:
             self.measures = (*self.measures, *SENTIMENT)
 
     def loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Tensor:
-        """Mean over samples and targets."""
-        return average(_LOSSES[self.kind](prediction, needed(target), reduction="none"), weight)
+        """Mean over samples and targets, each error in its target's spread."""
+        error = prediction - needed(target)
+        if self.spreads is not None:  # one by one: a tensor of them would have to be copied to where the errors are
+            each = error.unbind(-1)
+            error = torch.stack([e / spread for e, spread in zip(each, self.spreads, strict=True)], -1)
+        return average(_LOSSES[self.kind](error, torch.zeros_like(error), reduction="none"), weight)
 
     def soft_loss(
         self, prediction: Tensor, taught: Tensor, temperature: float = 1.0, weight: Tensor | None = None
@@ -186,9 +202,13 @@ class Regression(Task):
         return are_quantities(values)
 
     @classmethod
-    def initial_output(cls, target: Tensor) -> Tensor | None:
-        """The mean: from zero, most epochs would be spent on getting there."""
-        return target.mean(0)
+    def units(
+        cls, target: NDArray[Any], names: tuple[str, ...] | None = None, weight: NDArray[Any] | None = None
+    ) -> tuple[Floats, Floats] | None:
+        """The targets' deviations, 1 of one that is constant, and their means."""
+        mean = np.average(target.astype(np.float64), axis=0, weights=weight)
+        deviation = np.sqrt(np.average(np.square(target - mean), axis=0, weights=weight))
+        return np.where(deviation > 0, deviation, 1.0), mean
 
     @classmethod
     def linear_fits(

@@ -249,7 +249,8 @@ class Several(Task):
 
     Args:
         classes: names of the outputs, which say what the targets are, see :func:`parts_of`.
-        spreads: deviation of each target in the training part; None for 1.
+        spreads: what errors of each output are counted in, of quantities their deviation in the training part; None for
+            1.
         target_weight: target -> factor of its loss, ≥ 0, default 1; or ``"learnt"``.
 
     Raises:
@@ -272,9 +273,9 @@ class Several(Task):
         if not classes:
             raise InputError("several targets need the names of their outputs, such as type=A, type=B, age")
         self.parts = parts_of(classes)
-        self.tasks = {part.name: _KINDS[part.kind](part.classes or part.columns) for part in self.parts}
+        self.spreads = list(spreads) if spreads else [1.0] * len(classes)
+        self.tasks = {part.name: self._task(part) for part in self.parts}
         self.mixes_samples = all(task.mixes_samples for task in self.tasks.values())
-        self.spreads = list(spreads) if spreads else [1.0] * len(self.parts)
         given = {} if target_weight in (None, LEARNT) else target_weight
         if not isinstance(given, Mapping):
             raise InputError(f"the weights of targets are {LEARNT!r}, or a number for each, got {given!r}")
@@ -287,23 +288,28 @@ class Several(Task):
         if target_weight == LEARNT:
             self.learns = nn.ParameterDict({str(i): nn.Parameter(torch.zeros(())) for i in range(len(self.parts))})
 
-    @classmethod
-    def spread(cls, target: NDArray[Any], names: tuple[str, ...] | None) -> list[float] | None:
-        """Deviation of each quantity in the training part, 1 of what is none."""
-        found = []
-        for part in parts_of(names or ()):
-            deviation = float(np.nanstd(target[:, part.places.start].astype(np.float64)))
-            found.append(deviation if part.kind == Regression.name and deviation > 0 else 1.0)
-        return found
+    def _task(self, part: Part) -> Task:
+        names = part.classes or part.columns
+        if part.kind == Regression.name:
+            return Regression(names, spreads=self.spreads[part.outputs])
+        return _KINDS[part.kind](names)
 
     @classmethod
-    def start(cls, target: Tensor, names: tuple[str, ...] | None) -> Tensor | None:
-        """The mean of each quantity, 0 of all else."""
-        found = torch.zeros(len(names or ()))
+    def units(
+        cls, target: NDArray[Any], names: tuple[str, ...] | None = None, weight: NDArray[Any] | None = None
+    ) -> tuple[Floats, Floats] | None:
+        """Those of each quantity over the rows that have it, 1 and 0 of all else."""
+        scale, shift = np.ones(len(names or ())), np.zeros(len(names or ()))
         for part in parts_of(names or ()):
-            if part.kind == Regression.name:
-                found[part.outputs] = part.of(target)[1].mean()
-        return found
+            own = target[:, part.places].astype(np.float64)
+            here = ~np.isnan(own).any(axis=1)
+            here &= True if weight is None else weight > 0
+            if not here.any():
+                continue
+            found = _KINDS[part.kind].units(own[here], None, None if weight is None else weight[here])
+            if found is not None:
+                scale[part.outputs], shift[part.outputs] = found
+        return scale, shift
 
     @classmethod
     def averaging(cls, names: tuple[str, ...] | None) -> Callable[[Tensor, Tensor], Tensor]:
@@ -319,13 +325,13 @@ class Several(Task):
     def losses(self, prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
         """The loss of each target over the rows that have it; those that no row has are left out."""
         found = {}
-        for part, spread in zip(self.parts, self.spreads, strict=True):
+        for part in self.parts:
             here, own = part.of(target)
             if not bool(here.any()):
                 continue
             said = prediction[here][:, part.outputs]
             loss = self.tasks[part.name].loss(said, own.to(said) if part.classes is None else own, _rows(weight, here))
-            found[part.name] = _HALF * loss / spread**2 if part.kind == Regression.name else loss
+            found[part.name] = _HALF * loss if part.kind == Regression.name else loss
         return found
 
     def loss(self, prediction: Tensor, target: Tensor | None, weight: Tensor | None = None) -> Tensor:
@@ -349,10 +355,10 @@ class Several(Task):
     ) -> Tensor:
         """The weighted sum over the targets, over all rows; of quantities in their variances."""
         found = []
-        for part, spread in zip(self.parts, self.spreads, strict=True):
+        for part in self.parts:
             own = prediction[:, part.outputs], taught[:, part.outputs]
             loss = self.tasks[part.name].soft_loss(*own, temperature, weight)
-            loss = _HALF * loss / spread**2 if part.kind == Regression.name else loss
+            loss = _HALF * loss if part.kind == Regression.name else loss
             found.append(self.weight.get(part.name, 1.0) * loss)
         return torch.stack(found).sum()
 

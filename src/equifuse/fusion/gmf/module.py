@@ -13,6 +13,7 @@ from equifuse.fusion.gmf.folded import FoldedGMF
 from equifuse.fusion.gmf.maps import FORMS, ModalityMaps
 from equifuse.fusion.gmf.recombination import hand_over, recombine, recombined_dims
 from equifuse.fusion.make import backend_config, make_backend, register
+from equifuse.fusion.output_map import OutputMap
 
 
 @register
@@ -119,7 +120,7 @@ class GMF(Fusion):
         """Those of the backend."""
         return self.backend.target_losses(output, target, present) if self.backend else {}
 
-    def output_maps(self) -> list[nn.Linear]:
+    def output_maps(self) -> list[OutputMap]:
         """Those of the backend."""
         return self.backend.output_maps() if self.backend else []
 

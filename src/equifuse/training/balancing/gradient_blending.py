@@ -62,12 +62,13 @@ class GradientBlending(BalancingMethod):
         self.heads = nn.ModuleDict()
 
     def prepare(self, model: FusionModel, task: Task) -> None:
-        """Make the heads; like the model's own, they start from its bias, the mean of the targets in regression."""
+        """Make the heads, in the units of the model's own."""
         super().prepare(model, task)
         for m, width in model.fusion.dims.items():
             head = LinearHead(width, output_count(model))
             if isinstance(model.head, LinearHead):
                 head.linear.bias.data.copy_(model.head.linear.bias.data)
+                head.linear.share_units(model.head.linear)
             self.heads[m] = head
         count = len(self.heads) + 1
         self.register_buffer("weights", torch.full((count,), 1 / count))
