@@ -105,8 +105,8 @@ def _from_scratch(
     pixels = isinstance(content, Pixels)
     if kind in GUIDED:
         regions = GridStates(PictureEncoder(shape[-1], dim)) if pixels else RegionStates(shape[-1], dim, dropout)
-        made = _GUIDED[kind]
-        return made(regions, _looked_at(name, other, modalities), dim, dropout=dropout)
+        guided: nn.Module = _GUIDED[kind](regions, _looked_at(name, other, modalities), dim, dropout=dropout)
+        return guided
     if pixels and kind == "cnn":
         return PictureEncoder(shape[-1], dim, dropout=dropout)
     if not pixels and kind in POOLINGS:
