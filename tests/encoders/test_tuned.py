@@ -103,6 +103,7 @@ def test_mistakes_are_one_line(table, capsys, tmp_path, words, message):
     assert message in " ".join(err.split())
 
 
+@pytest.mark.slow
 def test_a_description_brings_nothing_from_elsewhere():
     pytest.importorskip("transformers", reason="needs the extra equifuse[transformers]")
     tiny = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9, "model_type": "bert"}
