@@ -62,6 +62,64 @@ def test_paths_stay_in_the_folder(table, tmp_path):
         load(tmp_path / "t.csv", source={"modalities": {"photo": "image:path"}, "target": "y"})
 
 
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """Bright films with a high tone and dark ones with a low tone; one is missing, one broken, one without sound."""
+    pytest.importorskip("av", reason="needs equifuse[video]")
+    from tests.data.test_clips import write_clip
+
+    folder = tmp_path_factory.mktemp("films")
+    lines = ["id,recording,a,y,split"]
+    for i in range(30):
+        kind = {"shade": 40 + 160 * (i % 2), "tone": 300 + 900 * (i % 2), "sound": i != 5}
+        write_clip(folder / f"{i}.mp4", seconds=0.5, **kind)
+        part = "train" if i < 18 else "val" if i < 24 else "test"
+        lines.append(f"v{i},{i}.mp4,{i},{['dark', 'bright'][i % 2]},{part}")
+    (folder / "3.mp4").unlink()
+    (folder / "4.mp4").write_bytes(b"no film")
+    (folder / "t.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder / "t.csv"
+
+
+@pytest.mark.slow
+def test_sounds_and_films_are_modalities(films, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("EQUIFUSE_CACHE", str(tmp_path / "cache"))
+    given = ["--modality", "sound=audio:recording", "--modality", "film=video:recording", "--target", "y"]
+    given += ["--format-option", "frames=2", "--format-option", "image_size=16", "--format-option", "sound=mel"]
+    source = {"modalities": {"sound": "audio:recording", "film": "video:recording"}, "target": "y"}
+    options = {"frames": 2, "image_size": 16, "sound": "mel"}
+    with pytest.warns(UserWarning, match=r"of 30 files of (sound|film)s 1 missing, such as 3.mp4 and"):
+        dataset = load(films, source={**source, "format_options": options})
+    assert dataset.shapes == {"sound": (128, 800), "film": (2, 3, 16, 16)}
+    train = dataset.splits["train"]
+    assert np.flatnonzero(~train.present["sound"]).tolist() == [3, 4, 5]
+    assert np.flatnonzero(~train.present["film"]).tolist() == [3, 4]
+    light = train.inputs["film"][np.arange(3)].mean((1, 2, 3, 4))
+    assert light[1] > light[0] + 100
+    assert light[1] > light[2] + 100
+    for words in (
+        [
+            "train",
+            "--data",
+            films,
+            *given,
+            "--fusion",
+            "concat",
+            "--epochs",
+            1,
+            "--hidden",
+            8,
+            "--out",
+            tmp_path / "run",
+        ],
+        ["predict", tmp_path / "run", "--input", films, "--out", tmp_path / "said.csv"],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in words])
+        assert not stop.value.code, capsys.readouterr().err
+    assert len((tmp_path / "said.csv").read_text().splitlines()) == 31
+
+
 def test_columns_that_begin_with_a_kind_stay_columns(tmp_path):
     rows = "\n".join(f"{i},{i % 5},{i % 2}" for i in range(40))
     (tmp_path / "t.csv").write_text("image:0,text:0,y\n" + rows + "\n", encoding="utf-8")

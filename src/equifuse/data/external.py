@@ -237,16 +237,16 @@ def _columns_of(
 
 
 def _raw(table: Table, m: str, wanted: Wanted, options: SourceOptions) -> Raw | None:
-    """A modality of pictures or words, as the model was trained on it; None where the table has no such column."""
+    """A modality that is read raw, as the model was trained on it; None where the table has no such column."""
     content, pattern = wanted.contents[m], options.modalities.get(m)
     found = None if pattern is None else raw_pattern(pattern, table.column_names)
     if found is None:
-        kind = {"pixels": "image", "words": "text", "tokens": "text"}.get(content.kind)
+        kind = next((name for name in RAW_COLUMNS.names() if isinstance(content, RAW_COLUMNS.get(name).contents)), None)
         column = next(iter(wanted.features.get(m, ())), m) if pattern is None else pattern
         if kind is None or column not in table.column_names:
             return None
         found = RAW_COLUMNS.get(kind)(), column
-    return raw_column(table, m, *found, content, {})
+    return raw_column(table, m, *found, content, {"shape": wanted.shapes.get(m)})
 
 
 def _id_column(table: Table, options: SourceOptions, wanted: Wanted) -> str | None:

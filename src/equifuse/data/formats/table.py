@@ -49,6 +49,7 @@ from equifuse.data.formats.joining import (
 )
 from equifuse.data.ids import IdPattern, groups_of, id_texts, means, said_of_duplicates
 from equifuse.data.lazy import Features, as_numbers, is_numeric
+from equifuse.data.media import sound_of
 from equifuse.data.options import ALL, MAIN, NONE, SourceOptions, matching, target_columns
 from equifuse.data.raw import raw_column, raw_pattern
 from equifuse.data.sources import SourceFile
@@ -79,17 +80,27 @@ class TableFormat(Format):
 
     Args:
         image_size: width and height to which pictures of a column of paths are brought; default 64, or what
-            the pretrained encoder wants that they are read for.
+            the pretrained encoder wants that they are read for. Of frames of films; default 112.
+        frames: of each film of a column of paths; default 4.
+        sound: the spectrogram of sounds of a column of paths, a name of :data:`equifuse.data.media.SOUNDS`;
+            default ``"vggsound"``.
+
+    Raises:
+        InputError: an option is out of range.
+        UnknownNameError: no such spectrogram.
     """
 
     name: ClassVar[str] = "table"
     description: ClassVar[str] = DESCRIPTION
 
-    def __init__(self, image_size: int | None = None) -> None:
+    def __init__(self, image_size: int | None = None, frames: int = 4, sound: str = "vggsound") -> None:
         whole = isinstance(image_size, int) and not isinstance(image_size, bool)
         if image_size is not None and (not whole or image_size < _LEAST_SIZE):
             raise InputError(f"image_size must be a whole number of at least {_LEAST_SIZE}, got {image_size!r}")
-        self.image_size = image_size
+        if not isinstance(frames, int) or isinstance(frames, bool) or frames < 1:
+            raise InputError(f"frames must be a whole number of at least 1, got {frames!r}")
+        sound_of(sound)
+        self.settings = {"image_size": image_size, "frames": frames, "sound": sound}
 
     def detect(self, path: Path) -> bool:
         """A table of any kind, by its name."""
@@ -102,10 +113,8 @@ class TableFormat(Format):
             DataError: a file or column is missing or malformed, or ids do not fit.
             InputError: modalities or target are not named and cannot be guessed.
         """
-        settings = {"image_size": self.image_size}
-        return dataset_of(
-            path.stem, main_table(path, options), {}, options, val_fraction=val_fraction, seed=seed, settings=settings
-        )
+        table = main_table(path, options)
+        return dataset_of(path.stem, table, {}, options, val_fraction=val_fraction, seed=seed, settings=self.settings)
 
 
 def dataset_of(

@@ -105,16 +105,18 @@ def are_there(files: Sequence[Path], name: str) -> NDArray[np.bool_]:
 
 
 class KeptRows(LazyArray):
-    """One array of each kept row, as float32; NaN where it is empty.
+    """One array of each kept row, as float32; NaN where it is empty, or there is none.
 
     Args:
-        files: of the rows, by :func:`keep_rows`.
+        files: of the rows, by :func:`keep_rows`; None where there is none.
         name: of the array in each of them.
         shape: of it.
         index: which of the files these are, in order; None for all.
     """
 
-    def __init__(self, files: Sequence[Path], name: str, shape: tuple[int, ...], index: Indices | None = None) -> None:
+    def __init__(
+        self, files: Sequence[Path | None], name: str, shape: tuple[int, ...], index: Indices | None = None
+    ) -> None:
         super().__init__(len(files), shape, index)
         self._files, self._name = files, name
 
@@ -122,6 +124,9 @@ class KeptRows(LazyArray):
         found = np.empty((len(places), *self._shape), dtype=np.float32)
         for row, place in enumerate(places):
             file = self._files[place]
+            if file is None:
+                found[row] = np.nan
+                continue
             with parse_errors(file, "a kept row"), np.load(file, allow_pickle=False) as arrays:
                 found[row] = arrays[self._name] if arrays[self._name].size else np.nan
         return found
