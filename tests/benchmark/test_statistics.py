@@ -34,7 +34,7 @@ def test_paired_test_is_students():
     a, b = [0.71, 0.73, 0.75, 0.70], [0.70, 0.70, 0.74, 0.69]
     assert paired_test(a, b) == pytest.approx(stats.ttest_rel(a, b).pvalue)
     assert paired_test(a, a) == 1
-    assert paired_test([1.0, 2.0, 3.0], [0.5, 1.5, 2.5]) == 0.25  # the same difference every time: the sign test
+    assert paired_test([1.0, 2.0], [0.5, 1.5]) == 0  # the same difference every time
     assert math.isnan(paired_test([1.0], [2.0]))
 
 

@@ -46,8 +46,7 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, 
 def paired_test(a: Sequence[float], b: Sequence[float]) -> float:
     """Two-sided p-value of the paired t-test; 1 where all differences are 0, NaN for fewer than two pairs.
 
-    Where all are the same, and not 0, the t-test has no variance to go by and would be certain after two pairs: the
-    value is that of the sign test, ``2 / 2ⁿ``.
+    It is 0 where all are the same and not 0, as of methods without randomness.
     """
     from scipy.stats import ttest_1samp  # noqa: PLC0415
 
@@ -55,7 +54,7 @@ def paired_test(a: Sequence[float], b: Sequence[float]) -> float:
     if len(difference) < 2:
         return math.nan
     if np.ptp(difference) <= 1e-12 * max(1.0, float(np.abs(difference).max())):
-        return 1.0 if abs(float(difference[0])) <= 1e-12 else 2.0 ** (1 - len(difference))
+        return 1.0 if abs(float(difference[0])) <= 1e-12 else 0.0
     return float(ttest_1samp(difference, 0.0).pvalue)
 
 

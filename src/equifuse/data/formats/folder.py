@@ -31,7 +31,6 @@ from equifuse.data.formats.hdf5 import SUFFIXES as HDF5_SUFFIXES
 from equifuse.data.formats.hdf5 import opened, text_of
 from equifuse.data.formats.table import extra_columns
 from equifuse.data.ids import IdPattern, Matched, groups_of, id_texts, rows_by_id, said_of_duplicates
-from equifuse.data.inputs import split_of
 from equifuse.data.lazy import Features, Floats, HDF5Array, in_memory, loaded_if_small
 from equifuse.data.options import SourceOptions, target_columns
 from equifuse.data.selfcontained import member
@@ -137,6 +136,8 @@ class FolderFormat(Format):
             flat[m] = in_memory(x)
             lengths |= {} if steps is None else {m: steps}
         notes += [f"modality {m!r} is nowhere in {path}: it counts as missing" for m in wanted.shapes if m not in flat]
+        from equifuse.data.inputs import split_of  # noqa: PLC0415 - it reads by formats
+
         whole = split_of(flat, ids, lengths, wanted.shapes, str(path))
         return Rows(replace(whole, columns=extra_columns(file, table, options)), notes)
 
