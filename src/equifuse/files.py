@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import Collection, Iterator
@@ -77,6 +78,10 @@ def check_unpacked_fits(path: Path) -> None:
         check_fits(path, sum(member.file_size for member in archive.infolist()))
 
 
+# Python 3.11 may fail to parse the headers of two arrays at a time, where it collects garbage in between.
+_ONE_HEADER = threading.Lock()
+
+
 def read_array(path: Path, kind: str, name: str = "") -> Any:
     """The array of a ``.npy`` file, or one of those of a ``.npz`` file: no pickle is run, and it fits into memory.
 
@@ -90,7 +95,7 @@ def read_array(path: Path, kind: str, name: str = "") -> Any:
     """
     import numpy as np  # noqa: PLC0415 - most of what reads and writes files needs no arrays
 
-    with parse_errors(path, kind):
+    with parse_errors(path, kind), _ONE_HEADER:
         if name:
             check_unpacked_fits(path)
             with np.load(path, allow_pickle=False) as archive:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from equifuse.data.lazy.base import Floats, Indices, LazyArray
 from equifuse.errors import DataError
-from equifuse.files import atomic, cache_folder, parse_errors
+from equifuse.files import atomic, cache_folder, read_array
 
 # Seconds between two lines about how far it is.
 _TELL_AFTER = 5.0
@@ -99,8 +99,7 @@ def are_there(files: Sequence[Path], name: str) -> NDArray[np.bool_]:
     """Which kept rows have an array that is not empty; a modality that a row lacks is kept as an empty one."""
     found = np.zeros(len(files), dtype=np.bool_)
     for row, file in enumerate(files):
-        with parse_errors(file, "a kept row"), np.load(file, allow_pickle=False) as arrays:
-            found[row] = arrays[name].size > 0
+        found[row] = read_array(file, "a kept row", name).size > 0
     return found
 
 
@@ -127,8 +126,8 @@ class KeptRows(LazyArray):
             if file is None:
                 found[row] = np.nan
                 continue
-            with parse_errors(file, "a kept row"), np.load(file, allow_pickle=False) as arrays:
-                found[row] = arrays[self._name] if arrays[self._name].size else np.nan
+            values = read_array(file, "a kept row", self._name)
+            found[row] = values if values.size else np.nan
         return found
 
     def _with(self, index: Indices) -> KeptRows:
