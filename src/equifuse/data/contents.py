@@ -89,16 +89,11 @@ class Words(Content):
     def read(self, texts: Sequence[str | None]) -> tuple[Floats, NDArray[np.int64]]:
         """Texts as float32 ``(n, T, 1)`` and lengths ``(n,)``; None is missing, an empty text one unknown word."""
         places = {word: _FIRST + i for i, word in enumerate(self.vocabulary)}
-        found = np.zeros((len(texts), self.steps, 1), dtype=np.float32)
-        lengths = np.zeros(len(texts), dtype=np.int64)
-        for row, text in enumerate(texts):
-            if text is None:
-                found[row] = np.nan
-                continue
-            numbers = [places.get(word, UNKNOWN) for word in words_of(text)[: self.steps]] or [UNKNOWN]
-            found[row, : len(numbers), 0] = numbers
-            lengths[row] = len(numbers)
-        return found, lengths
+        numbers = (
+            None if text is None else [places.get(word, UNKNOWN) for word in words_of(text)] or [UNKNOWN]
+            for text in texts
+        )
+        return _rows_of(numbers, len(texts), self.steps)
 
 
 @dataclass(frozen=True)
@@ -136,16 +131,22 @@ class Tokens(Content):
             cut = iter(tokenizer.encode_batch(given, add_special_tokens=self.special))
         except Exception as error:  # the package raises nothing narrower
             raise DataError(f"a tokenizer cannot be used: {' '.join(str(error).split())[:200]}") from None
-        found = np.zeros((len(texts), self.steps, 1), dtype=np.float32)
-        lengths = np.zeros(len(texts), dtype=np.int64)
-        for row, text in enumerate(texts):
-            if text is None:
-                found[row] = np.nan
-                continue
-            numbers = next(cut).ids[: self.steps] or [0]
-            found[row, : len(numbers), 0] = numbers
-            lengths[row] = len(numbers)
-        return found, lengths
+        numbers = (None if text is None else next(cut).ids or [0] for text in texts)
+        return _rows_of(numbers, len(texts), self.steps)
+
+
+def _rows_of(numbers: Iterable[Sequence[int] | None], count: int, steps: int) -> tuple[Floats, NDArray[np.int64]]:
+    """Numbers of texts, None of one that is missing, as float32 ``(n, T, 1)`` and lengths ``(n,)``; the first ``T``."""
+    found = np.zeros((count, steps, 1), dtype=np.float32)
+    lengths = np.zeros(count, dtype=np.int64)
+    for row, own in enumerate(numbers):
+        if own is None:
+            found[row] = np.nan
+            continue
+        kept = own[:steps]
+        found[row, : len(kept), 0] = kept
+        lengths[row] = len(kept)
+    return found, lengths
 
 
 @dataclass(frozen=True)

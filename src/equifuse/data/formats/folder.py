@@ -114,7 +114,8 @@ class FolderFormat(Format):
         self, path: Path, wanted: Wanted, options: SourceOptions, *, labelled: bool, split: str | None
     ) -> Rows | None:
         """All rows of a folder for a trained model; labels and parts need not be there."""
-        from equifuse.data.external import Rows  # noqa: PLC0415 - it reads by formats
+        from equifuse.data.external import Rows  # noqa: PLC0415 - both read by formats
+        from equifuse.data.inputs import split_of  # noqa: PLC0415
 
         file = _table_of(path)
         if labelled or split is not None or file is None:
@@ -136,8 +137,6 @@ class FolderFormat(Format):
             flat[m] = in_memory(x)
             lengths |= {} if steps is None else {m: steps}
         notes += [f"modality {m!r} is nowhere in {path}: it counts as missing" for m in wanted.shapes if m not in flat]
-        from equifuse.data.inputs import split_of  # noqa: PLC0415 - it reads by formats
-
         whole = split_of(flat, ids, lengths, wanted.shapes, str(path))
         return Rows(replace(whole, columns=extra_columns(file, table, options)), notes)
 
