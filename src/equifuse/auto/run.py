@@ -23,7 +23,7 @@ from equifuse.registry import TASKS
 from equifuse.runs.config import RECORD, TrainConfig
 from equifuse.runs.executors import TRAINING
 from equifuse.runs.folder import METRICS, PathLike, load_data
-from equifuse.runs.prepare import class_weights
+from equifuse.runs.prepare import class_weights, units_of
 from equifuse.runs.training import check_accelerator, with_full_paths
 from equifuse.tasks import Task, make_task
 from equifuse.training.protocol import CLEAN
@@ -137,8 +137,7 @@ def search(plan: Plan) -> Search:
 
 def task_for(config: TrainConfig, dataset: MultimodalDataset) -> Task:
     """The task of a data set with a configuration's options, before there is a model."""
-    rows, kind = dataset.splits["train"].labelled(), TASKS.get(dataset.task)
-    units = None if rows.target is None else kind.units(rows.target, dataset.classes, rows.weight)
+    units = units_of(dataset)
     offered = {
         "classes": dataset.classes,
         "modalities": dataset.modalities,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from equifuse.data import MultimodalDataset, Split
@@ -132,8 +133,7 @@ def initial_model(config: TrainConfig, dataset: MultimodalDataset) -> FusionMode
         columns=dataset.schema,
         contents=dataset.contents,
     )
-    target = train.labelled().target
-    units = None if target is None else kind.units(target, dataset.classes, train.labelled().weight)
+    units = units_of(dataset)
     if units is not None:
         set_units(model, *map(torch.from_numpy, units))
     if len(train.labelled()) < len(train):
@@ -162,6 +162,14 @@ def _check_unlabelled(model: FusionModel, config: TrainConfig) -> None:
 def output_maps(model: FusionModel) -> list[OutputMap]:
     """The affine maps that give a regression its units: all scaled and shifted alike, so are the predictions."""
     return [model.head.linear] if isinstance(model.head, LinearHead) else model.fusion.output_maps()
+
+
+def units_of(dataset: MultimodalDataset) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """What outputs for a data set are counted in, by its training part; see :meth:`equifuse.tasks.Task.units`."""
+    train = dataset.splits["train"].labelled()
+    if train.target is None:
+        return None
+    return TASKS.get(dataset.task).units(train.target, dataset.classes, train.weight)
 
 
 def set_units(model: FusionModel, scale: Tensor, shift: Tensor) -> None:
