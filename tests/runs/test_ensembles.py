@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,6 +110,42 @@ def test_every_row_is_stopped_on_once_groups_stay_together_and_rare_classes_stay
     who = rows.columns["who"]
     for learn, stop in folds:
         assert set(who[learn]) & set(who[stop]) <= {14}  # the rare class's
+
+
+def test_each_repeat_draws_its_folds_anew_and_the_first_is_a_bag_without_repeats(tmp_path):
+    found = ef.datasets.load(data(tmp_path / "x.npz"))
+    _, once = bagged(found, TrainConfig("x", ensemble=3, seed=4))
+    _, every = bagged(found, TrainConfig("x", ensemble=3, seed=4, repeats=2))
+    stops = [stop.tolist() for _, stop in every]
+    assert stops[:3] == [stop.tolist() for _, stop in once]
+    assert len(stops) == 6
+    assert not [stop for stop in stops[3:] if stop in stops[:3]]
+    for repeat in (stops[:3], stops[3:]):
+        assert sorted(row for stop in repeat for row in stop) == list(range(50))
+
+
+def test_a_repeated_bag_averages_what_members_of_each_repeat_say_of_rows_they_have_not_seen(tmp_path):
+    source = data(tmp_path / "x.npz")
+    config = TrainConfig(source, fusion="linear", ensemble=2, repeats=2)
+    result = train(config, tmp_path / "run", progress=False)
+    assert len(result.metrics.members) == 4
+    rows, every = bagged(ef.datasets.load(source), config)
+    opened = load_run(result.path)
+    parts = zip(opened.model.members, every, strict=True)
+    probabilities = np.zeros((len(rows), 2))
+    for member, (_, stop) in parts:
+        some = rows.select(stop)
+        inputs = {m: torch.from_numpy(x) for m, x in some.inputs.items()}
+        output = member(inputs, {m: torch.from_numpy(mask) for m, mask in some.present.items()}).prediction
+        probabilities[stop] += torch.softmax(output, 1).detach().numpy() / 2
+    outputs, _ = opened.validation()
+    np.testing.assert_allclose(torch.softmax(torch.from_numpy(outputs), 1).numpy(), probabilities, atol=1e-5)
+    members.train_member(replace(config, member=3), str(tmp_path / "alone"), ef.datasets.load(source))
+    weights = [
+        (path / "model.safetensors").read_bytes()
+        for path in (tmp_path / "alone/model", result.path / "model/members/4")
+    ]
+    assert weights[0] == weights[1]
 
 
 @pytest.fixture(scope="module")

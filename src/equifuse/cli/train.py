@@ -50,7 +50,7 @@ def train(
     folds = f"cv{resolved.cv}" if resolved.cv else None
     if (workers or scheduler) and (folds or not resolved.ensemble):
         raise InputError("--workers and --scheduler are for the members of an ensemble; give --ensemble 5")
-    count = f"ensemble{resolved.ensemble}" if resolved.ensemble else None
+    count = f"ensemble{resolved.ensemble}" + f"x{resolved.bags}" * (resolved.bags > 1) if resolved.ensemble else None
     parts = (Path(resolved.data).stem, resolved.fusion, resolved.backend, count, folds, f"seed{resolved.seed}")
     folder = out or Path("runs") / "-".join(part for part in parts if part)
 

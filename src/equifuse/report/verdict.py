@@ -32,7 +32,7 @@ def verdict(found: Findings) -> list[str]:
 def _sentence(found: Findings) -> str:
     run, task = found.run, found.task
     name = run.method
-    count = run.config.ensemble
+    count = run.config.members if run.config.ensemble else None
     model = f"{count} models ({name})" if count else f"The model ({name})"
     what = f"{model} predict{'' if count else 's'} {_target(found)} from {_modalities(run.model.modalities)}"
     n = f"{len(found.samples):,} test sample{'' if len(found.samples) == 1 else 's'}"

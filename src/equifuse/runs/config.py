@@ -216,7 +216,10 @@ class TrainConfig(TrainingOptions):
         estimator=False,
     )
     repeats: int = option(
-        1, whole(1), help="Cross-validate so many times, with other folds each time.", group="Data", estimator=False
+        1,
+        whole(1),
+        help="Cross-validate so many times, or without --cv bag so many times, with other folds each time.",
+        group="Data",
     )
     choose: dict[str, list[Any]] = option(
         dict,
@@ -291,21 +294,35 @@ class TrainConfig(TrainingOptions):
         """Whether the fusion is fitted at once, as linear models and trees are, and not by gradient descent."""
         return fits_at_once(self.fusion)
 
+    @property
+    def bags(self) -> int:
+        """How often the folds of an ensemble are drawn; in a cross-validation, whose repeats they are, once."""
+        return self.repeats if self.cv is None else 1
+
+    @property
+    def members(self) -> int:
+        """How many models make the prediction: 1 without an ensemble."""
+        return 1 if self.ensemble is None else self.ensemble * self.bags
+
     def _check_folds(self) -> None:
-        if self.member is not None and (self.ensemble is None or self.member >= self.ensemble):
-            raise InputError(f"member {self.member} is of an ensemble of more members, not of {self.ensemble}")
+        if self.member is not None and (self.ensemble is None or self.member >= self.members):
+            raise InputError(f"member {self.member} is of an ensemble of more members, not of {self.members}")
         if self.ensemble is not None and self.protocol == LOOSE:
             raise InputError(f"protocol {LOOSE!r} chooses by the test part; train an ensemble without it")
         if self.ensemble is not None and self.devices * self.nodes > 1:
             raise InputError("the members of an ensemble are trained by one process each; leave out devices and nodes")
+        if self.repeats > 1 and (self.cv == GROUPS_OUT or "order" in self.source):
+            raise InputError("there is one way to leave out each group, or the latest rows; repeats would be the same")
         if self.cv is None:
-            if self.repeats > 1 or self.fold is not None:
-                raise InputError("repeats are of a cross-validation; say with cv how many folds it has")
+            if self.fold is not None:
+                raise InputError("a fold is of a cross-validation; say with cv how many folds it has")
+            if self.repeats > 1 and self.ensemble is None:
+                raise InputError(
+                    "repeats are of a cross-validation or an ensemble; say with cv or ensemble how many folds it has"
+                )
             return
         if self.cv == GROUPS_OUT and "group" not in self.source:
             raise InputError("to leave out one group at a time, say which column names the groups: --group patient")
-        if self.repeats > 1 and (self.cv == GROUPS_OUT or "order" in self.source):
-            raise InputError("there is one way to leave out each group, or the latest rows; repeats would be the same")
         if self.protocol == LOOSE:
             raise InputError(f"protocol {LOOSE!r} chooses by the test part; cross-validate without it")
 

@@ -192,7 +192,8 @@ def student_config(teacher: Run, options: Mapping[str, Any]) -> TrainConfig:
     fusion = str(fusion or default_of(TrainConfig, "fusion"))
     if fits_at_once(fusion):
         raise InputError(f"fusion {fusion!r} is fitted at once, and not taught; give another one with fusion")
-    values = {name: value for name, value in config.to_dict().items() if name not in _NOT_TAKEN}
+    not_taken = (*_NOT_TAKEN, *(["repeats"] if config.cv is None else []))  # of a cross-validation it numbers folds
+    values = {name: value for name, value in config.to_dict().items() if name not in not_taken}
     if fusion != config.fusion:
         values = {name: value for name, value in values.items() if name not in _OF_FUSION}
     return TrainConfig.from_dict({**values, **options, "fusion": fusion})

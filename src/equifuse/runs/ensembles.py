@@ -16,6 +16,7 @@ from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly, headl
 from equifuse.files import atomic, write_json, write_yaml
 from equifuse.model import Ensemble, FusionModel
 from equifuse.model.ensemble import members_of
+from equifuse.registry import TASKS
 from equifuse.runs.config import RECORD, TrainConfig
 from equifuse.runs.folder import CONFIG, HISTORY, METRICS, MODEL, PLOTS, SPLIT, UNSEEN, load_data, split_columns
 from equifuse.runs.folds import bag_of, bagged
@@ -37,9 +38,10 @@ class Bag:
     """Members of one method, and what they say of rows that they were not trained on.
 
     Attributes:
-        members: one for each fold.
+        members: one for each fold, those of the first repeat first.
         rows: train and validation as one.
-        unseen: raw outputs ``(n, ..., K)`` of ``rows``, NaN where no member stopped on a row.
+        unseen: raw outputs ``(n, ..., K)`` of ``rows``, averaged over the members that stopped on a row; NaN where
+            none did.
     """
 
     members: list[Member]
@@ -59,7 +61,7 @@ class Bag:
 
 def member_configs(config: TrainConfig, folder: Path) -> dict[str, TrainConfig]:
     """Folder of each member -> its configuration."""
-    return {str(folder / str(i + 1)): replace(config, member=i) for i in range(int(config.ensemble or 1))}
+    return {str(folder / str(i + 1)): replace(config, member=i) for i in range(config.members)}
 
 
 def train_bag(
@@ -85,7 +87,8 @@ def train_bag(
     configs = member_configs(config, folder)
     trained = train_members(configs, dataset, workers=workers, scheduler=scheduler, advance=advance)
     members = list(trained.values())
-    return Bag(members, rows, unseen_outputs(members, every, len(rows)))
+    average = TASKS.get(dataset.task).averaging(dataset.classes)
+    return Bag(members, rows, unseen_outputs(members, [stop for _, stop in every], len(rows), average))
 
 
 def train_ensemble(
@@ -110,7 +113,7 @@ def train_ensemble(
     if not resume:
         write_yaml(out / CONFIG, {**config.to_dict(), RECORD: record_of(config, prepared)})
         write_columns(out / SPLIT, split_columns(dataset))
-    with count_bar(int(config.ensemble or 1), progress, f"{config.fusion} on {dataset.name}", "members") as advance:
+    with count_bar(config.members, progress, f"{config.fusion} on {dataset.name}", "members") as advance:
         bag = train_bag(
             config,
             out / MEMBERS,

@@ -104,18 +104,22 @@ def bagged(dataset: MultimodalDataset, config: TrainConfig) -> tuple[Split, list
 
 
 def member_folds(rows: Split, task: str, config: TrainConfig, source: SourceOptions) -> list[tuple[Indices, Indices]]:
-    """The rows that each member of an ensemble trains and stops on; a class that one fold has all of stays in training.
+    """The rows that each member of an ensemble trains and stops on, those of the first repeat first.
+
+    A class that one fold has all of stays in training.
 
     Raises:
         InputError: too few rows or groups for so many members.
     """
     by = guides(rows, task, source)
     labels, found = by["labels"], []
-    for learn, stop in folds(len(rows), int(config.ensemble or 2), seed=config.seed, **by):
-        kept = np.zeros(len(stop), dtype=np.bool_)
-        if labels is not None:
-            kept = np.isin(labels[stop], np.setdiff1d(labels, labels[learn]))
-        found.append((np.sort(np.concatenate([learn, stop[kept]])), stop[~kept]))
+    for repeat in range(config.bags):
+        seed = mix(config.seed, repeat) % 2**32 if repeat else config.seed
+        for learn, stop in folds(len(rows), int(config.ensemble or 2), seed=seed, **by):
+            kept = np.zeros(len(stop), dtype=np.bool_)
+            if labels is not None:
+                kept = np.isin(labels[stop], np.setdiff1d(labels, labels[learn]))
+            found.append((np.sort(np.concatenate([learn, stop[kept]])), stop[~kept]))
     return found
 
 

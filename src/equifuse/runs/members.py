@@ -5,22 +5,23 @@ from __future__ import annotations
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from equifuse.data import MultimodalDataset
+from equifuse.data.lazy import Indices
 from equifuse.data.loaders import batches_of, mix
 from equifuse.errors import ConvergenceWarning, DataError
 from equifuse.files import atomic, parse_errors, read_json, write_json
 from equifuse.model import FusionModel, load
+from equifuse.model.ensemble import Average
 from equifuse.records import Record
 from equifuse.runs.config import TrainConfig
 from equifuse.runs.executors import executor
@@ -167,22 +168,56 @@ def train_members(
     return {folder: found[folder] for folder in configs}
 
 
-def unseen_outputs(members: list[Member], every: list[tuple[NDArray[Any], NDArray[Any]]], rows: int) -> torch.Tensor:
-    """What each row of train and validation was predicted by the member that has not seen it: ``(rows, ..., K)``.
-
-    NaN for a row that no member stopped on.
+def unseen_outputs(members: Sequence[Member], stops: Sequence[Indices], rows: int, average: Average) -> torch.Tensor:
+    """What rows were predicted by the members that have not seen them: ``(rows, ..., K)``; see :func:`averaged_by_row`.
 
     Raises:
         DataError: a member's outputs are of other rows.
     """
-    found = None
-    for member, (_, stop) in zip(members, every, strict=True):
-        outputs = member.unseen()
-        if len(outputs) != len(stop):
-            raise DataError(f"{member.path} has outputs of {len(outputs)} rows, its fold has {len(stop)}")
+    outputs = [member.unseen() for member in members]
+    for member, each, stop in zip(members, outputs, stops, strict=True):
+        if len(each) != len(stop):
+            raise DataError(f"{member.path} has outputs of {len(each)} rows, its fold has {len(stop)}")
+    return averaged_by_row(outputs, stops, rows, average)
+
+
+def averaged_by_row(
+    outputs: Sequence[torch.Tensor], stops: Sequence[Indices], rows: int, average: Average
+) -> torch.Tensor:
+    """The average of what several models say of each row, where each was asked for some rows only.
+
+    >>> from equifuse.runs.members import averaged_by_row
+    >>> outputs = [torch.tensor([[1.0], [2.0]]), torch.tensor([[4.0]])]
+    >>> averaged_by_row(outputs, [np.array([0, 1]), np.array([1])], 3, ef.registry.TASKS.get("regression").averaged)
+    tensor([[1.],
+            [3.],
+            [nan]])
+
+    Args:
+        outputs: of each model ``(n, ..., K)``.
+        stops: numbers of the rows that they are of.
+        rows: how many there are.
+        average: the task's way of averaging (:meth:`equifuse.tasks.Task.averaging`).
+
+    Returns:
+        ``(rows, ..., K)``, NaN for a row that no model was asked for.
+    """
+    said = torch.cat(list(outputs))
+    places = np.full((rows, len(outputs)), -1)  # where in it each model's outputs for a row are
+    firsts = np.cumsum([0, *map(len, outputs)])
+    for model, stop in enumerate(stops):
+        places[stop, model] = firsts[model] + np.arange(len(stop))
+    counts = (places >= 0).sum(axis=1)
+    found: torch.Tensor | None = None
+    for count in sorted(set(counts.tolist()) - {0}, reverse=True):
+        here = np.flatnonzero(counts == count)
+        chosen = places[here][places[here] >= 0].reshape(len(here), count)
+        each = said[torch.from_numpy(chosen.T)]
+        mean = each[0] if count == 1 else average(each, torch.full((count,), 1 / count, dtype=each.dtype))
         if found is None:
-            found = torch.full((rows, *outputs.shape[1:]), torch.nan, dtype=outputs.dtype)
-        found[torch.from_numpy(stop)] = outputs
+            found = torch.full((rows, *mean.shape[1:]), torch.nan, dtype=mean.dtype)
+        if mean.shape[1:] == found.shape[1:]:  # embeddings put side by side are longer the more there are
+            found[torch.from_numpy(here)] = mean
     assert found is not None
     return found
 
