@@ -236,6 +236,20 @@ def test_what_is_left_of_a_limit_completes_the_other_half(small_set, tmp_path):
     assert models == {"none": [1, 2, 2, 2], "10m": [2, 2, 2, 2]}
 
 
+def test_what_is_left_of_a_limit_repeats_the_methods_of_the_ensemble_on_other_folds(small_set, tmp_path):
+    preset, lines = Preset(2, 2, 2, (), 0, repeats=3), []
+    found = search(
+        small_set, tmp_path / "run", time_limit="10m", preset=preset, portfolio=[FEW[0], FEW[2]], tell=lines.append
+    )
+    used = [entry for entry in found.entries[1:] if entry.weight]
+    assert used
+    assert {entry.models for entry in used} == {6}
+    assert sum("repeat 3" in line for line in lines) == 2 * len(used)
+    model = load_run(found.path).model
+    assert len(model.members) == 6 * len(used)
+    assert evaluate_run(found.path)["accuracy"] == pytest.approx(found.entries[0].test)
+
+
 def test_limits_are_written_as_people_write_them():
     assert [seconds_of(text) for text in ("90s", "10m", "1h", "1h30m", "none", 5)] == [90, 600, 3600, 5400, None, 5]
     assert [duration(s) for s in (0.4, 60, 61, 3600)] == ["0 s", "1 min", "1 min 1 s", "1 h"]

@@ -7,6 +7,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ import torch
 from torch import Tensor
 
 from equifuse.auto.judging import as_expected
+from equifuse.auto.pieces import Piece
 from equifuse.auto.result import ENSEMBLE, AutoResult, Entry
 from equifuse.auto.search import Plan, Search
-from equifuse.auto.selection import greedy_weights
 from equifuse.auto.verdict import report
 from equifuse.data.loaders import batches_of
 from equifuse.errors import ConvergenceWarning
@@ -35,13 +36,6 @@ from equifuse.training.balancing import Balancer
 FOUND, WORDS, BOARD, BEST = "auto.json", "auto.txt", "leaderboard.csv", "best"
 
 
-def weights_of(found: Search) -> dict[str, float]:
-    """The share of each complete candidate in the ensemble, the best candidate first."""
-    names, judge = found.complete(), found.judge.only(found.known())
-    outputs = [found.outputs(name) for name in names]
-    return dict(zip(names, greedy_weights(outputs, judge.cost, judge.task.averaged), strict=True))
-
-
 class Finishing:
     """What comes after a search: the ensemble, the best method alone, the leaderboard, the report.
 
@@ -56,7 +50,7 @@ class Finishing:
         self.out = plan.folder if out is None else out
         self.judge = found.judge.only(found.known())
         self.task = found.judge.task
-        self.weights = self._affordable(weights_of(found))
+        self.weights = self._affordable(found.weights())
         self.best = next(iter(self.weights))
         self.outputs = {name: found.outputs(name) for name in self.weights}
         self.tests: dict[str, float | None] = {}
@@ -170,21 +164,18 @@ class Finishing:
         """What the best method's models say of rows that they were not trained on, without each modality in turn."""
         if self._count <= self.task.least_modalities:
             return {}
-        found: dict[str, Tensor] = {}
-        like = self.outputs[self.best]
-        for m in self.plan.dataset.modalities:
-            said = torch.full_like(like, torch.nan)
-            for f, model in zip(self.found.known(), self._models_of(self.best), strict=True):
-                fold = self.found.folds[f]
-                rows = self.found.rows.select(fold)
-                if self.plan.base.expect_missing:
-                    rows = as_expected(rows, self.plan.base.expect_missing, self.plan.base.seed, f)
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", ConvergenceWarning)
-                    outputs = self.task.evaluate(model, batches_of(rows.without([m]))).prediction
-                said[torch.from_numpy(fold)] = outputs
-            found[m] = said
-        return found
+        pieces = self.found.models_of(self.best)
+        models = dict(zip([piece.fold for piece in pieces], self._models_of(self.best), strict=True))
+
+        def said(piece: Piece, missing: str) -> Tensor:
+            rows = self.found.rows.select(self.found.rows_of(piece.fold))
+            if self.plan.base.expect_missing:
+                rows = as_expected(rows, self.plan.base.expect_missing, self.plan.base.seed, piece.fold)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                return self.task.evaluate(models[piece.fold], batches_of(rows.without([missing]))).prediction
+
+        return {m: self.found.assembled(pieces, partial(said, missing=m)) for m in self.plan.dataset.modalities}
 
     def _write(
         self,
@@ -276,7 +267,7 @@ class Finishing:
         found = self.found
         pieces = [piece for (other, _), piece in found.pieces.items() if other == name]
         good = [piece for piece in pieces if piece.failed is None]
-        folds = sorted(piece.fold for piece in good)
+        folds = sorted(piece.fold for piece in good if piece.fold < len(found.folds))
         headline, expected = self.task.headline, bool(self.plan.base.expect_missing)
         cost = found.mean_cost(name)
         return Entry(

@@ -40,6 +40,8 @@ class Preset:
         patience: epochs without improvement after which it stops.
         methods: names of candidates, in the order in which they are trained.
         trials: further settings of the best methods, at most.
+        repeats: partitions into folds, at most: with what is left of a limit, the ensemble's methods are trained on
+            further ones.
     """
 
     folds: int
@@ -47,14 +49,15 @@ class Preset:
     patience: int
     methods: tuple[str, ...]
     trials: int
+    repeats: int = 1
 
 
 _FEW = ("linear", "late", "deq", "trees", "gmu")
 _MANY = (*_FEW, "gmf+deq", "concat", "boosting", "gmf")
 PRESETS = {
     "fast": Preset(1, 40, 6, _FEW, 0),
-    "good": Preset(5, 60, 8, _MANY, 30),
-    "best": Preset(8, 100, 15, (*_MANY, "wide deq", "light late", "bottleneck"), 100),
+    "good": Preset(5, 60, 8, _MANY, 30, 3),
+    "best": Preset(8, 100, 15, (*_MANY, "wide deq", "light late", "bottleneck"), 100, 5),
 }
 
 

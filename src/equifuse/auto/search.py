@@ -1,6 +1,7 @@
 """The search: every candidate on the first fold, the better half on all folds, then further settings of the best.
 
-What is left of a time limit goes to the other folds of the other half.
+What is left of a time limit goes to the other folds of the other half, then to further partitions into folds, on which
+the methods of the ensemble are trained once more.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from equifuse.auto.limits import Budget, duration
 from equifuse.auto.options import Preset
 from equifuse.auto.pieces import Job, Piece, TimeUp, carry_out, finished
 from equifuse.auto.portfolio import Candidate, further
+from equifuse.auto.selection import greedy_weights
 from equifuse.data import MultimodalDataset, Split
 from equifuse.data.lazy import Indices
 from equifuse.errors import InputError
 from equifuse.files import read_json, write_json
+from equifuse.registry import TASKS
 from equifuse.runs.config import TrainConfig
 from equifuse.runs.executors import executor
 from equifuse.runs.folds import bagged
+from equifuse.runs.members import averaged_by_row
 
 # Of the candidates that go on to all folds there are at least so many.
 _LEAST = 3
@@ -76,21 +80,24 @@ class Search:
 
     Attributes:
         rows: that outputs are of: train and validation as one, or the validation part.
-        folds: rows of each fold.
+        partitions: rows of each fold, of each partition into folds; candidates are chosen by the first.
         candidates: those that were tried, by name.
-        pieces: candidate and fold -> what came of it.
+        pieces: candidate and fold -> what came of it; folds are counted through the partitions.
         notes: candidate -> why it was not trained on all folds.
     """
 
     def __init__(self, plan: Plan, judge: Callable[[Split, list[Indices]], Judge]) -> None:
         self.plan = plan
-        if plan.preset.folds > 1:
-            self.rows, every = bagged(plan.dataset, replace(plan.base, ensemble=plan.preset.folds))
-            self.folds = [stop for _, stop in every]
+        count = plan.preset.folds
+        if count > 1:
+            self.rows, every = bagged(plan.dataset, replace(plan.base, ensemble=count, repeats=self._repeats))
+            stops = [stop for _, stop in every]
+            self.partitions = [stops[start : start + count] for start in range(0, len(stops), count)]
         else:
             self.rows = plan.dataset.splits["val"]
-            self.folds = [torch.arange(len(self.rows)).numpy()]
-        self.judge = judge(self.rows, self.folds)
+            self.partitions = [[torch.arange(len(self.rows)).numpy()]]
+        self._judges = [judge(self.rows, folds) for folds in self.partitions]
+        self.judge = self._judges[0]
         self.candidates = {candidate.name: candidate for candidate in plan.candidates}
         self.pieces: dict[tuple[str, int], Piece] = {}
         self.notes: dict[str, str] = {}
@@ -113,6 +120,7 @@ class Search:
             self._further(pool)
             if len(self.folds) > 1 and math.isfinite(plan.budget.limit):
                 self._carry_out(self._other_folds(self._left_out()), pool)
+                self._repeat(pool)
         for name in self.complete():
             self.notes.pop(name, None)
         for name in self.candidates:
@@ -126,6 +134,11 @@ class Search:
                 f"the time limit is too short for a single model: {duration(self._before)} passed before the first "
                 "could be trained; give more"
             )
+
+    @property
+    def folds(self) -> list[Indices]:
+        """Rows of each fold of the first partition."""
+        return self.partitions[0]
 
     def complete(self) -> list[str]:
         """Names of the candidates that have a model for every fold, the best first.
@@ -149,19 +162,33 @@ class Search:
             expected: with as many modalities missing as are expected to be; default where some are.
         """
         expected = bool(self.plan.base.expect_missing) if expected is None else expected
-        found: Tensor | None = None
-        for f, rows in enumerate(self.folds):
-            if self._has(name, f):
-                outputs = self._said(self.pieces[name, f], expected)
-                if found is None:
-                    found = torch.full((len(self.rows), *outputs.shape[1:]), torch.nan, dtype=outputs.dtype)
-                found[torch.from_numpy(rows)] = outputs
-        assert found is not None
-        return found
+        first = [self.pieces[name, f] for f in range(len(self.folds)) if self._has(name, f)]
+        return self.assembled([*first, *self._repeated(name)], lambda piece: self._said(piece, expected))
+
+    def assembled(self, pieces: Sequence[Piece], said: Callable[[Piece], Tensor]) -> Tensor:
+        """What models say of the rows that they were not trained on, as outputs of all rows.
+
+        Args:
+            pieces: of one candidate.
+            said: outputs of a piece's model for the rows that it stopped on.
+        """
+        outputs, stops = [said(piece) for piece in pieces], [self.rows_of(piece.fold) for piece in pieces]
+        return averaged_by_row(outputs, stops, len(self.rows), self.judge.task.averaged)
+
+    def rows_of(self, fold: int) -> Indices:
+        """Rows of a fold, counted through the partitions."""
+        partition, number = divmod(fold, len(self.folds))
+        return self.partitions[partition][number]
+
+    def weights(self) -> dict[str, float]:
+        """The share of each complete candidate in the ensemble, the best candidate first."""
+        names, judge = self.complete(), self.judge.only(self.known())
+        outputs = [self.outputs(name) for name in names]
+        return dict(zip(names, greedy_weights(outputs, judge.cost, judge.task.averaged), strict=True))
 
     def models_of(self, name: str) -> list[Piece]:
-        """The pieces of a complete candidate."""
-        return [self.pieces[name, f] for f in self.known()]
+        """The pieces of a complete candidate: those of the first partition, then those of the repeats."""
+        return [*(self.pieces[name, f] for f in self.known()), *self._repeated(name)]
 
     def reserved(self) -> float:
         """Seconds that must be left when the search ends: for predictions of the test part, files and figures."""
@@ -180,6 +207,22 @@ class Search:
             return 0.0
         return min(max(_AFTER + _AFTER_SHARE * limit, self._before), _AFTER_MOST * limit)
 
+    @property
+    def _repeats(self) -> int:
+        """Partitions into folds, at most: one where there is one way to part rows, or models' outputs have no unit."""
+        plan = self.plan
+        if math.isinf(plan.budget.limit) or "order" in plan.base.source or TASKS.get(plan.dataset.task).time_to_event:
+            return 1
+        return plan.preset.repeats
+
+    def _repeated(self, name: str) -> list[Piece]:
+        """The pieces of a candidate in the further partitions that it has models for all folds of."""
+        count, found = len(self.folds), []
+        for first in range(count, count * len(self.partitions), count):
+            if all(self._has(name, f) for f in range(first, first + count)):
+                found += [self.pieces[name, f] for f in range(first, first + count)]
+        return found
+
     def _has(self, name: str, fold: int) -> bool:
         piece = self.pieces.get((name, fold))
         return piece is not None and piece.failed is None
@@ -194,7 +237,7 @@ class Search:
     def _job(self, candidate: Candidate, fold: int, seconds: float) -> Job:
         config = candidate.config(self.plan.base)
         if len(self.folds) > 1:
-            config = replace(config, ensemble=len(self.folds), member=fold)
+            config = replace(config, ensemble=len(self.folds), repeats=len(self.partitions), member=fold)
         expected = self.plan.base.expect_missing
         folder = self.plan.folder / _folder_name(candidate.name) / str(fold + 1)
         return Job(candidate.name, fold, config, str(folder), expected, self.plan.budget.deadline(seconds))
@@ -208,13 +251,15 @@ class Search:
         key = piece.candidate, piece.fold
         self.pieces[key] = piece
         count = len(self.folds)
-        where = f", fold {piece.fold + 1} of {count}" if count > 1 else ""
+        partition, number = divmod(piece.fold, count)
+        where = f", fold {number + 1} of {count}" if count > 1 else ""
+        where += f", repeat {partition + 1}" if partition else ""
         said = f"{piece.candidate}{where}: "
         if piece.failed:
             self.notes[piece.candidate] = piece.failed
             said += f"failed ({piece.failed})"
         else:
-            self._costs[key] = self.judge.cost(self._of_fold(piece), [piece.fold])
+            self._costs[key] = self._cost_of(piece)
             said += f"{self.judge.task.monitor} {self.judge.sign * self._costs[key]:.4f} ({duration(piece.seconds)})"
         if self._costs:
             best = min((name for name, fold in self._costs), key=self.mean_cost)
@@ -223,11 +268,10 @@ class Search:
         self.plan.tell(said + (f"; {duration(left)} left" if math.isfinite(left) else ""))
         write_json(self.plan.folder / SPENT, {"seconds": self.plan.budget.elapsed()})
 
-    def _of_fold(self, piece: Piece) -> Tensor:
-        outputs = self._said(piece, bool(self.plan.base.expect_missing))
-        found = torch.full((len(self.rows), *outputs.shape[1:]), torch.nan, dtype=outputs.dtype)
-        found[torch.from_numpy(self.folds[piece.fold])] = outputs
-        return found
+    def _cost_of(self, piece: Piece) -> float:
+        partition, number = divmod(piece.fold, len(self.folds))
+        outputs = self.assembled([piece], lambda piece: self._said(piece, bool(self.plan.base.expect_missing)))
+        return self._judges[partition].cost(outputs, [number])
 
     def _said(self, piece: Piece, expected: bool) -> Tensor:
         """A piece's outputs, read once."""
@@ -291,14 +335,19 @@ class Search:
         """Those that lack folds, mostly the other half: a first fold of few rows says little."""
         return [c for c in self._ranked() if not self._has(c.name, len(self.folds) - 1)]
 
-    def _other_folds(self, candidates: Sequence[Candidate]) -> Iterator[Job]:
-        """The folds after the first of candidates, one candidate after the other, of those that there is time for."""
-        rest = range(1, len(self.folds))
+    def _other_folds(self, candidates: Sequence[Candidate], folds: range | None = None) -> Iterator[Job]:
+        """Folds of candidates, one candidate after the other, of those that there is time for.
+
+        Args:
+            candidates: in their turn.
+            folds: numbers; default those after the first, of the first partition.
+        """
         for candidate in candidates:
-            missing = [f for f in rest if not self._known_before(candidate, f)]
+            missing = [f for f in folds or range(1, len(self.folds)) if not self._known_before(candidate, f)]
             left = self._left()
             if missing and self._seconds(candidate.name) * len(missing) / self._lanes > left:
-                self.notes[candidate.name] = "no time for the other folds"
+                if folds is None:
+                    self.notes[candidate.name] = "no time for the other folds"
                 continue
             for number, fold in enumerate(missing):
                 share = self._left() * self._lanes / (len(missing) - number)
@@ -329,6 +378,15 @@ class Search:
             if len(self.folds) > 1:
                 self._carry_out(self._other_folds(better), pool)
             if all((trial.name, 0) not in self.pieces for _, trial in batch):
+                return
+
+    def _repeat(self, pool: Executor | None) -> None:
+        """The ensemble's methods on further partitions into folds, so that more models of each are averaged."""
+        for repeat in range(1, len(self.partitions)):
+            chosen = [self.candidates[name] for name, weight in self.weights().items() if weight > 0]
+            folds, before = range(repeat * len(self.folds), (repeat + 1) * len(self.folds)), len(self.pieces)
+            self._carry_out(self._other_folds(chosen, folds), pool)
+            if len(self.pieces) == before:
                 return
 
     def _trials(self, batch: Sequence[tuple[Candidate, Candidate]]) -> Iterator[Job]:
