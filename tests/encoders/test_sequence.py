@@ -155,7 +155,7 @@ def test_standardising_in_pieces_is_standardising_at_once():
     in_pieces.finish()
     torch.testing.assert_close(in_pieces.mean, at_once.mean)
     torch.testing.assert_close(in_pieces.scale, at_once.scale)
-    assert float(at_once.scale[3]) == 1
+    assert float(at_once.scale[3]) == 0
 
 
 @pytest.mark.slow

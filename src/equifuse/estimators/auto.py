@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import torch
 from numpy.typing import ArrayLike
 
 from equifuse.auto.finishing import Finishing
@@ -20,11 +19,10 @@ from equifuse.auto.search import Plan
 from equifuse.data import MultimodalDataset, Split
 from equifuse.data.assemble import hold_out
 from equifuse.data.options import SourceOptions
-from equifuse.encoders import Standardize
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.estimators.base import FusionEstimator, Parameter
 from equifuse.estimators.classifier import FusionClassifier
-from equifuse.estimators.regressor import FusionRegressor, rescale
+from equifuse.estimators.regressor import FusionRegressor, Units, rescale
 from equifuse.model import FusionModel
 from equifuse.model.ensemble import members_of
 from equifuse.runs.config import TrainConfig
@@ -203,13 +201,10 @@ class AutoFusionRegressor(_Search, FusionRegressor):
 
     def _scaled_whole(self, whole: Split) -> Split:
         assert whole.target is not None
-        self._units = Standardize((self._n_targets,), clip=None).double()
-        weight = None if whole.weight is None else torch.from_numpy(whole.weight)
-        self._units.update(torch.from_numpy(whole.target), weight=weight)
-        self._units.finish()
+        self._units = Units.of(whole.target, whole.weight)
         return self._scaled(whole)
 
     def _in_units(self, model: FusionModel) -> FusionModel:
         for member in members_of(model):
-            rescale(member, self._units.scale, self._units.mean)
+            rescale(member, self._units.scale, self._units.shift)
         return model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,14 +12,28 @@ from sklearn.base import RegressorMixin
 from torch import Tensor
 
 from equifuse.data import Split
-from equifuse.encoders import Standardize
 from equifuse.errors import DataError
 from equifuse.estimators.base import FusionEstimator, Parameter
 from equifuse.fusion import Trees
 from equifuse.model import FusionModel
 from equifuse.runs.config import TrainConfig
 from equifuse.runs.prepare import output_maps
+from equifuse.tasks import Regression
 from equifuse.training.trainer import TrainingResult
+
+
+@dataclass(frozen=True)
+class Units:
+    """What targets are counted in while a model is trained: in ``scale`` from ``shift``, both float64 ``(K,)``."""
+
+    scale: Tensor
+    shift: Tensor
+
+    @classmethod
+    def of(cls, target: NDArray[Any], weight: NDArray[Any] | None) -> Units:
+        """Those of targets ``(n, K)``; see :meth:`equifuse.tasks.Regression.units`."""
+        scale, shift = Regression.units(target, weight=weight)
+        return cls(torch.from_numpy(scale), torch.from_numpy(shift))
 
 
 class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
@@ -116,11 +130,10 @@ class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
     def _build(self, config: TrainConfig, train: Split) -> FusionModel:
         model = super()._build(config, train)
         assert train.target is not None
-        units = Standardize((self._n_targets,), clip=None).double()
+        units = Units(torch.ones(self._n_targets).double(), torch.zeros(self._n_targets).double())
         if output_maps(model):
-            units.update(torch.from_numpy(train.target), weight=_tensor(train.weight))
-            units.finish()
-            rescale(model, units.scale, units.mean)
+            units = Units.of(train.target, train.weight)
+            rescale(model, units.scale, units.shift)
         self._units = units
         return model
 
@@ -128,16 +141,18 @@ class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
         self, config: TrainConfig, train: Split, val: Split | None, steps: dict[str, Any] | None
     ) -> TrainingResult:
         units, model = self._units, self.model_
-        rescale(model, 1 / units.scale, -units.mean / units.scale)
+        rescale(model, 1 / units.scale, -units.shift / units.scale)
+        model.spreads = [1.0] * self._n_targets
         try:
             return super()._train(config, self._scaled(train), None if val is None else self._scaled(val), steps)
         finally:
-            rescale(model, units.scale, units.mean)
+            rescale(model, units.scale, units.shift)
+            model.spreads = units.scale.tolist()
 
     def _scaled(self, split: Split) -> Split:
         """The same with targets in units of their deviation from their mean."""
         assert split.target is not None
-        target = self._units(torch.from_numpy(split.target)).numpy()
+        target = (split.target - self._units.shift.numpy()) / self._units.scale.numpy()
         return replace(split, target=target.astype(self.dtype))
 
 
@@ -151,7 +166,3 @@ def rescale(model: FusionModel, scale: Tensor, shift: Tensor) -> None:
         last.rescale(scale, shift)
     if alone:
         alone.offset.copy_(alone.offset.double() * scale + shift)
-
-
-def _tensor(weight: NDArray[Any] | None) -> Tensor | None:
-    return None if weight is None else torch.from_numpy(weight)

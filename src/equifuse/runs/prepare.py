@@ -19,7 +19,7 @@ from equifuse.data.contents import Content
 from equifuse.data.dataset import Array
 from equifuse.data.loaders import batches_of
 from equifuse.encoders import Preparation, Standardize
-from equifuse.encoders.preparation import LEARNT, Sample, complete_steps, fit_steps, parse_steps
+from equifuse.encoders.preparation import Sample, complete_steps, fit_steps, parse_steps
 from equifuse.encoders.sequence import POOLINGS, valid_steps
 from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.fusion import FittedFusion
@@ -250,7 +250,7 @@ def prepared_steps(
     """Each modality's steps, fitted on the training part; of the last, which standardises, only the width is set.
 
     Steps look at all rows at once, of large modalities at some, evenly spaced; what standardises at the end sees all of
-    them, piece by piece.
+    them, piece by piece, and learns here what outliers are.
 
     Raises:
         UnknownNameError: steps for a modality that there is not.
@@ -279,7 +279,7 @@ def prepared_steps(
             raise type(error)(f"modality {m!r}: {error}") from None
         last = steps[-1]
         assert isinstance(last, Standardize)
-        last.resize(sample.width, sample.mask(LEARNT))
+        last.begin(sample)
         found[m] = steps
     return found
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from equifuse.encoders.preparation.outliers import usual_range
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.tasks.base import Columns, Task, average, needed, output_names
 from equifuse.tasks.linear import LinearFit, ridge
@@ -21,6 +22,8 @@ from equifuse.tasks.targets import Quantities, Targets, are_quantities
 
 Floats = NDArray[np.float64]
 _LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
+# Spreads from which on squared errors grow no faster than the error.
+_FAR = 5.0
 
 
 def mae(p: Floats, y: Floats) -> float:
@@ -140,7 +143,8 @@ class Regression(Task):
         loss: "mse", "l1" or "huber" (threshold 1), of errors in their target's spread.
         sentiment: add the sentiment metrics.
         spreads: what errors of each target are counted in by the loss, such as its deviation in the training part,
-            which training fills in; None for 1. Metrics are in the targets' own units.
+            which training fills in; None for 1. With spreads "mse" squares errors up to five of them, beyond which they
+            count linearly, so that one wrong target does not decide everything. Metrics are in the targets' own units.
 
     Raises:
         UnknownNameError: an unknown loss.
@@ -184,6 +188,8 @@ class Regression(Task):
         if self.spreads is not None:  # one by one: a tensor of them would have to be copied to where the errors are
             each = error.unbind(-1)
             error = torch.stack([e / spread for e, spread in zip(each, self.spreads, strict=True)], -1)
+            if self.kind == "mse":
+                return average(2 * F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=_FAR), weight)
         return average(_LOSSES[self.kind](error, torch.zeros_like(error), reduction="none"), weight)
 
     def soft_loss(
@@ -205,10 +211,16 @@ class Regression(Task):
     def units(
         cls, target: NDArray[Any], names: tuple[str, ...] | None = None, weight: NDArray[Any] | None = None
     ) -> tuple[Floats, Floats] | None:
-        """The targets' deviations, 1 of one that is constant, and their means."""
-        mean = np.average(target.astype(np.float64), axis=0, weights=weight)
-        deviation = np.sqrt(np.average(np.square(target - mean), axis=0, weights=weight))
-        return np.where(deviation > 0, deviation, 1.0), mean
+        """The targets' deviations, 1 of one that is constant, and their means; both look past outliers.
+
+        See :func:`equifuse.encoders.preparation.outliers.usual_range`.
+        """
+        low, high = usual_range(target)
+        with np.errstate(invalid="ignore"):  # where there are no ends there is no middle, and no need of it
+            values = np.where((target < low) | (target > high), (low + high) / 2, target.astype(np.float64))
+        mean = np.average(values, axis=0, weights=weight)
+        deviation = np.sqrt(np.average(np.square(values - mean), axis=0, weights=weight))
+        return np.where(deviation > 1e-7 * np.abs(mean), deviation, 1.0), mean
 
     @classmethod
     def linear_fits(

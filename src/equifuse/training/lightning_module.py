@@ -153,8 +153,7 @@ class LitFusion(pl.LightningModule):
         loss, parts = self._losses(batch, batch_idx) if found is None else found
         if batch_idx == 0:
             with torch.no_grad():
-                zeros = self._zeros.expand(len(batch), *self._zeros.shape[1:])
-                self._zeros_loss = self.task.loss(zeros, batch.target, batch.weight)
+                self._zeros_loss = self._loss_of_zeros(batch)
         if not self._again:
             self._add(parts, len(batch))
             self._count += len(batch)
@@ -295,11 +294,26 @@ class LitFusion(pl.LightningModule):
             raise InputError(f"training diverged in epoch {self.current_epoch + 1}: the loss is not finite; {lower}")
         mean = float(self._sums["task_loss"]) / self._count
         zeros = float(self._zeros_loss)
+        if zeros > 0 and mean > _EXPLODED * zeros:  # of the first batch; a large target may be in another one
+            zeros = self._mean_loss_of_zeros()
         if zeros > 0 and mean > _EXPLODED * zeros:
             raise InputError(
                 f"training diverged in epoch {self.current_epoch + 1}: the loss is {mean:.2g}, that of outputs of zero "
                 f"{zeros:.2g}; {lower}"
             )
+
+    def _loss_of_zeros(self, batch: Batch) -> Tensor:
+        """The loss of outputs of zero on a batch."""
+        zeros = self._zeros.expand(len(batch), *self._zeros.shape[1:])
+        return self.task.loss(zeros, batch.target, batch.weight)
+
+    @torch.no_grad()
+    def _mean_loss_of_zeros(self) -> float:
+        """The same over all batches of the epoch."""
+        batches = self.trainer.train_dataloader
+        assert isinstance(batches, Batches)
+        found = [(len(batch), float(self._loss_of_zeros(batch.to(self.device)))) for batch in batches]
+        return sum(count * loss for count, loss in found) / sum(count for count, _ in found)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last epoch's outputs."""

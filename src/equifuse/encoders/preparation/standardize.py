@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from equifuse.encoders.preparation.base import LEARNT, Preparation, Sample
+from equifuse.encoders.preparation.outliers import usual_range
 from equifuse.encoders.sequence import valid_steps
 from equifuse.errors import InputError
 from equifuse.registry import PREPARATIONS
@@ -17,6 +18,8 @@ from equifuse.registry import PREPARATIONS
 @PREPARATIONS.register
 class Standardize(Preparation):
     """Standardise features to mean 0 and deviation 1, as a layer of the model: a stored model then takes raw features.
+
+    A feature that is constant in the training part is 0, whatever it is later: nothing was learnt about it.
 
     >>> layer = ef.encoders.Standardize((2,))
     >>> layer.fit(torch.tensor([[0.0, 10.0], [2.0, 30.0]]))
@@ -43,6 +46,7 @@ class Standardize(Preparation):
         self.clip = clip
         self.keep(mean=torch.zeros(shape), scale=torch.ones(shape))
         self._left: Tensor | None = None  # bool, columns that stay as they are; while fitting
+        self._usual: tuple[Tensor, Tensor] | None = None  # lower and upper end of what is no outlier; while fitting
         self._seen: tuple[Tensor, Tensor, Tensor] | None = None  # count, mean, sum of squared deviations; while fitting
 
     @classmethod
@@ -52,15 +56,25 @@ class Standardize(Preparation):
 
     def learn(self, sample: Sample) -> None:
         """Mean and deviation of each column, and of the cells that are not empty; see :class:`Preparation`."""
-        mean, deviation = moments(sample.x, sample.weight)
-        self.resize(sample.width, sample.mask(LEARNT))
+        self.begin(sample)
+        mean, deviation = _moments(self._within(sample.x), sample.weight)
         self.mean.copy_(mean)
-        self.scale.copy_(deviation)
+        self.scale.copy_(_or(0.0, deviation, mean))
         self._leave()
+
+    def begin(self, sample: Sample) -> None:
+        """Start anew with the columns of a sample of the training part, which says what their outliers are.
+
+        Mean and deviation look past outliers (:func:`~.outliers.usual_range`), which would squeeze all other values to
+        nothing.
+        """
+        low, high = (torch.from_numpy(end) for end in usual_range(sample.x.cpu().numpy()))
+        self.resize(sample.width, sample.mask(LEARNT))
+        self._usual = None if bool(low.isinf().all()) else (low, high)
 
     def resize(self, width: int, left: Tensor | None = None) -> None:
         """Start anew with vectors of ``width`` features, of which those of bool ``left`` are to stay as they are."""
-        self.width, self._left = width, left
+        self.width, self._left, self._usual = width, left, None
         self.keep(mean=torch.zeros(width, dtype=torch.float64), scale=torch.ones(width, dtype=torch.float64))
 
     def restore(self, width: int, arrays: Mapping[str, Sequence[Any]]) -> Self:
@@ -70,7 +84,7 @@ class Standardize(Preparation):
         return self
 
     def fit(self, x: Tensor, lengths: Tensor | None = None) -> None:
-        """Set mean and deviation of each feature from ``x`` ``(n, *shape)``; a constant feature is only centred."""
+        """Set mean and deviation of each feature from ``x`` ``(n, *shape)``."""
         self.update(x, lengths)
         self.finish()
 
@@ -89,7 +103,7 @@ class Standardize(Preparation):
             x, weight = x[steps], weight[:, None].expand_as(steps)[steps]
         if not bool(weight.any()):
             return
-        x, weight = x.double(), weight.double()
+        x, weight = self._within(x.double()), weight.double()
         count = weight.sum()
         mean = torch.tensordot(weight, x, 1) / count
         deviations = torch.tensordot(weight, (x - mean).square_(), 1)
@@ -108,9 +122,16 @@ class Standardize(Preparation):
             return
         count, mean, deviations = self._seen
         self.mean.copy_(mean)
-        self.scale.copy_(_usable((deviations / count).sqrt(), mean))
+        self.scale.copy_(_or(0.0, (deviations / count).sqrt(), mean))
         self._leave()
         self._seen = None
+
+    def _within(self, x: Tensor) -> Tensor:
+        """Values with the middle of what is usual in the place of outliers."""
+        if self._usual is None:
+            return x
+        low, high = (end.to(x) for end in self._usual)
+        return torch.where((x < low) | (x > high), (low + high) / 2, x)
 
     def _leave(self) -> None:
         if self._left is not None:
@@ -120,22 +141,28 @@ class Standardize(Preparation):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, *shape) -> (B, *shape)``."""
-        x = (x - self.mean.to(x)) / self.scale.to(x)
+        scale = self.scale.to(x)
+        varies = scale > 0
+        x = (x - self.mean.to(x)) / torch.where(varies, scale, 1.0) * varies
         return x if self.clip is None else x.clamp(-self.clip, self.clip)
 
 
 def moments(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean and deviation of the cells of each column of ``(n, l)`` that are not empty; deviation 1 of a constant."""
+    mean, deviation = _moments(x, weight)
+    return mean, _or(1.0, deviation, mean)
+
+
+def _moments(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     if weight is None and not bool(x.isnan().any()):
         variance, mean = torch.var_mean(x, 0, correction=0)
-        return mean, _usable(variance.sqrt(), mean)
+        return mean, variance.sqrt()
     counted = (torch.ones(len(x), dtype=x.dtype) if weight is None else weight.to(x))[:, None] * ~x.isnan()
     count = counted.sum(0).clamp(min=1e-300)
     mean = (counted * x.nan_to_num()).sum(0) / count
-    deviation = ((counted * (x - mean).nan_to_num().square()).sum(0) / count).sqrt()
-    return mean, _usable(deviation, mean)
+    return mean, ((counted * (x - mean).nan_to_num().square()).sum(0) / count).sqrt()
 
 
-def _usable(deviation: Tensor, mean: Tensor) -> Tensor:
-    # Below this a feature is constant up to the rounding of its own mean.
-    return torch.where(deviation <= 1e-7 * mean.abs() + 1e-30, 1.0, deviation)
+def _or(constant: float, deviation: Tensor, mean: Tensor) -> Tensor:
+    """The deviations; of a feature that is constant up to the rounding of its own mean another number."""
+    return torch.where(deviation <= 1e-7 * mean.abs() + 1e-30, constant, deviation)
