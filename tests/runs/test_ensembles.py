@@ -180,17 +180,17 @@ def test_an_interrupted_ensemble_goes_on_with_the_members_that_are_left(run, mon
     from equifuse.runs import ensembles
 
     config, out = TrainConfig(source, fusion="concat", **SMALL), folder / "stopped"
-    trained = members.train_member
+    trained = members.train_job
 
-    def stopping(config, where, *others):
-        if config.member == 2:
+    def stopping(job, *others, **named):
+        if job.config.member == 2:
             raise KeyboardInterrupt
-        return trained(config, where, *others)
+        return trained(job, *others, **named)
 
-    monkeypatch.setattr(members, "train_member", stopping)
+    monkeypatch.setattr(members, "train_job", stopping)
     with pytest.raises(KeyboardInterrupt):
         train(config, out, progress=False)
-    monkeypatch.setattr(members, "train_member", trained)
+    monkeypatch.setattr(members, "train_job", trained)
     before = (out / "members" / "1" / "member.json").stat().st_mtime_ns
     resumed = train(config, out, resume=True, progress=False)
     assert (out / "members" / "1" / "member.json").stat().st_mtime_ns == before

@@ -15,7 +15,7 @@ from equifuse.runs.config import TrainConfig
 # What is the teacher's run's own.
 _OF_RUN = {name for name, declared in declarations(TrainConfig).items() if declared.group == "Data"}
 # What a student does not have.
-_NOT_TAUGHT = ("ensemble", "protocol", "mixup", "balance", "balance_options")
+_NOT_TAUGHT = ("ensemble", "ensemble_by", "protocol", "mixup", "balance", "balance_options")
 
 
 @with_options(TrainConfig, "given", without={*_OF_RUN, *parameters(SourceOptions), *_NOT_TAUGHT})

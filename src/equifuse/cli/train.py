@@ -9,6 +9,7 @@ import typer
 
 from equifuse.cli.options import resumable, with_options
 from equifuse.errors import InputError
+from equifuse.options import default_of
 from equifuse.runs.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -50,8 +51,9 @@ def train(
     folds = f"cv{resolved.cv}" if resolved.cv else None
     if (workers or scheduler) and (folds or not resolved.ensemble):
         raise InputError("--workers and --scheduler are for the members of an ensemble; give --ensemble 5")
-    count = f"ensemble{resolved.ensemble}" + f"x{resolved.bags}" * (resolved.bags > 1) if resolved.ensemble else None
-    parts = (Path(resolved.data).stem, resolved.fusion, resolved.backend, count, folds, f"seed{resolved.seed}")
+    by = resolved.ensemble_by if resolved.ensemble_by != default_of(TrainConfig, "ensemble_by") else ""
+    count = f"ensemble{resolved.ensemble}{f'x{resolved.bags}' * (resolved.bags > 1)}" if resolved.ensemble else None
+    parts = (Path(resolved.data).stem, resolved.fusion, resolved.backend, count, by, folds, f"seed{resolved.seed}")
     folder = out or Path("runs") / "-".join(part for part in parts if part)
 
     def tell(dataset: MultimodalDataset) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -30,9 +31,11 @@ from equifuse.registry import TASKS
 from equifuse.runs.config import TrainConfig
 from equifuse.runs.folder import task_of
 from equifuse.runs.folds import member_folds
+from equifuse.runs.kinds import kind_of
 from equifuse.runs.predict import predict_batches
 from equifuse.runs.prepare import model_for
 from equifuse.runs.training import check_accelerator
+from equifuse.training.cycles import left_by
 from equifuse.training.rules import resolved
 from equifuse.training.trainer import Trainer, TrainingResult, facts_of
 
@@ -171,31 +174,45 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             raise InputError("groups are for what is held out of X; eval_set takes its place, so give one of them")
         whole, target = self._read(X, y, sample_weight, anew=True, groups=groups)
         whole = replace(whole, target=self._encode(target, anew=True))
-        if config.ensemble is not None and eval_set is None:
-            self._fit_members(config, whole)
-        else:
-            if config.ensemble is not None:
-                raise InputError("each member of an ensemble stops on a fold of its own; give no eval_set")
-            train, val = self._hold_out(whole, seed) if eval_set is None else (whole, self._given(eval_set))
+        if config.ensemble is None:
+            train, val = self._parts(whole, eval_set)
             config = resolved(config, facts_of(train, list(train.inputs), TASKS.get(self._task)))
             self.model_ = self._build(config, train)
             self.history_ = self._train(config, train, val, None).history
+        elif not kind_of(config).draws_folds:
+            self._fit_members(config, [self._parts(whole, eval_set)] * config.members)
+        elif eval_set is None:
+            source = SourceOptions(group=next(iter(whole.columns), None))
+            folds = member_folds(whole, self._task, config, source)
+            self._fit_members(config, [(whole.select(learn), whole.select(stop)) for learn, stop in folds])
+        else:
+            raise InputError("each member of an ensemble of folds stops on one of its own; give no eval_set")
         self.n_iter_ = len(self.history_)
         self._steps: dict[str, Any] | None = None
         return self
 
-    def _fit_members(self, config: TrainConfig, whole: Split) -> None:
-        """Train the members of an ensemble, each on all folds but one."""
-        source = SourceOptions(group=next(iter(whole.columns), None))
-        members, history = [], []
-        for number, (learn, stop) in enumerate(member_folds(whole, self._task, config, source)):
-            own = replace(config, seed=mix(config.seed, 1 + number) % 2**31)
-            train = whole.select(learn)
+    def _parts(self, whole: Split, eval_set: Any) -> tuple[Split, Split | None]:
+        """What is trained on, and what early stopping looks at."""
+        return self._hold_out(whole, self._seed) if eval_set is None else (whole, self._given(eval_set))
+
+    def _fit_members(self, config: TrainConfig, parts: Sequence[tuple[Split, Split | None]]) -> None:
+        """Train the members of an ensemble, each on the first of its two parts, with early stopping on the second."""
+        kind, members, history = kind_of(config), [], []
+        for first in range(0, config.members, kind.cycles(config)):
+            train, val = parts[first]
+            own = replace(config, member=first)
+            own = replace(own, seed=kind.seed(own))
             own = resolved(own, facts_of(train, list(train.inputs), TASKS.get(self._task)))
             self.model_ = self._build(own, train)
-            result = self._train(own, train, whole.select(stop), None)
-            members.append(self.model_)
-            history += [{"member": float(number), **row} for row in result.history]
+            result = self._train(own, train, val, None)
+            began = 0
+            for snapshot in left_by(result, self.model_):
+                member = deepcopy(self.model_)
+                member.load_state_dict(snapshot.weights)
+                rows = result.history[began : snapshot.epochs]
+                history += [{"member": float(len(members)), **row} for row in rows]
+                members.append(member)
+                began = snapshot.epochs
         self.model_ = Ensemble(members).eval()
         self.history_ = history
 
@@ -327,7 +344,8 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     ) -> TrainingResult:
         """Train ``model_``, from a state of the optimiser if there is one."""
         task = task_of(self.model_, config, self._class_weights(train))
-        return Trainer(config, watch=False).fit(self.model_, train, val, task=task, optimizer_state=steps)
+        trainer = Trainer(config, watch=False, cycles=kind_of(config).cycles(config))
+        return trainer.fit(self.model_, train, val, task=task, optimizer_state=steps)
 
     def _in_order(self, X: Any, y: Any, sample_weight: ArrayLike | None) -> tuple[Any, ...]:
         """Samples, targets and weights with rows in one order, as in ``fit``."""

@@ -13,6 +13,8 @@ from equifuse.options import Check
 
 # In the place of a number of folds.
 GROUPS_OUT = "group"
+# How the members of an ensemble come about; equifuse.runs.kinds has what each does.
+FOLDS, SEEDS, SNAPSHOTS = BY = ("folds", "seeds", "snapshots")
 _SCIENTIFIC = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 # The weights of several targets, where they are trained along.
 _LEARNT = "learnt"

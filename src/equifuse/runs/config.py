@@ -19,6 +19,7 @@ from equifuse.options import (
     documented,
     mapping,
     number,
+    one_of,
     option,
     optional,
     text,
@@ -27,7 +28,7 @@ from equifuse.options import (
     yes_no,
 )
 from equifuse.runs import checks
-from equifuse.runs.checks import GROUPS_OUT, numbers
+from equifuse.runs.checks import BY, FOLDS, GROUPS_OUT, numbers
 from equifuse.runs.encoders import encoders, reading_for
 from equifuse.training.options import TrainingOptions, of_descent, refuse_unused
 from equifuse.training.protocol import LOOSE
@@ -239,8 +240,15 @@ class TrainConfig(TrainingOptions):
     ensemble: int | None = option(
         None,
         optional(whole(2)),
-        help="Train so many models as one: each stops on a fold of its own of train and validation together, and their "
-        "predictions are averaged.",
+        help="Train so many models as one: their predictions are averaged.",
+        group="Training",
+    )
+    ensemble_by: str = option(
+        BY[0],
+        one_of(*BY),
+        help="How an ensemble's models differ. folds: each stops on a fold of train and validation "
+        "together; seeds: in initial weights and the order of samples; snapshots: they are of one training, whose "
+        "learning rate falls to 0 once for each.",
         group="Training",
     )
     member: int | None = option(
@@ -285,6 +293,7 @@ class TrainConfig(TrainingOptions):
         super().__post_init__()
         object.__setattr__(self, "source", reading_for(self.encoder, SourceOptions.of(self.source)).given())
         self._check_folds()
+        self._check_ensemble()
         self._check_choices()
         self.resolved_fusion_options()
         refuse_unused(self.fusion, *unused_by(self.fusion), self.changed())
@@ -305,12 +314,6 @@ class TrainConfig(TrainingOptions):
         return 1 if self.ensemble is None else self.ensemble * self.bags
 
     def _check_folds(self) -> None:
-        if self.member is not None and (self.ensemble is None or self.member >= self.members):
-            raise InputError(f"member {self.member} is of an ensemble of more members, not of {self.members}")
-        if self.ensemble is not None and self.protocol == LOOSE:
-            raise InputError(f"protocol {LOOSE!r} chooses by the test part; train an ensemble without it")
-        if self.ensemble is not None and self.devices * self.nodes > 1:
-            raise InputError("the members of an ensemble are trained by one process each; leave out devices and nodes")
         if self.repeats > 1 and (self.cv == GROUPS_OUT or "order" in self.source):
             raise InputError("there is one way to leave out each group, or the latest rows; repeats would be the same")
         if self.cv is None:
@@ -325,6 +328,26 @@ class TrainConfig(TrainingOptions):
             raise InputError("to leave out one group at a time, say which column names the groups: --group patient")
         if self.protocol == LOOSE:
             raise InputError(f"protocol {LOOSE!r} chooses by the test part; cross-validate without it")
+
+    def _check_ensemble(self) -> None:
+        if self.member is not None and (self.ensemble is None or self.member >= self.members):
+            raise InputError(f"member {self.member} is of an ensemble of more members, not of {self.members}")
+        if self.ensemble is None:
+            if self.ensemble_by != FOLDS:
+                raise InputError(f"ensemble_by {self.ensemble_by!r} is of an ensemble; say of how many: ensemble=5")
+            return
+        if self.protocol == LOOSE:
+            raise InputError(f"protocol {LOOSE!r} chooses by the test part; train an ensemble without it")
+        if self.devices * self.nodes > 1:
+            raise InputError("the members of an ensemble are trained by one process each; leave out devices and nodes")
+        if self.bags > 1 and self.ensemble_by != FOLDS:
+            raise InputError(
+                f"repeats draw folds anew, of which an ensemble by {self.ensemble_by} has none; leave them out, or "
+                "give ensemble more members"
+            )
+        from equifuse.runs.kinds import kind_of  # noqa: PLC0415 - it reads data
+
+        kind_of(self).check(self)
 
     def _check_choices(self) -> None:
         if not self.choose:

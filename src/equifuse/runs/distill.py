@@ -22,6 +22,7 @@ from equifuse.options import default_of
 from equifuse.records import Record
 from equifuse.runs.config import TrainConfig, fits_at_once
 from equifuse.runs.folder import TAUGHT, PathLike, Run, load_run
+from equifuse.runs.kinds import kind_of
 from equifuse.runs.prepare import Prepared
 from equifuse.runs.progress import OnEpochEnd
 from equifuse.runs.training import train
@@ -32,7 +33,7 @@ from equifuse.training.protocol import CLEAN
 # What belongs to a fusion, and to no other.
 _OF_FUSION = ("dim", "backend", "fusion_options", "skip")
 # What a student does not take over from the run that teaches it.
-_NOT_TAKEN = ("ensemble", "member", "init", "balance", "balance_options", "mixup")
+_NOT_TAKEN = ("ensemble", "ensemble_by", "member", "init", "balance", "balance_options", "mixup")
 RESULT = "distilled.json"
 
 
@@ -213,7 +214,7 @@ def _compared(teacher: Run, student: Run, dataset: MultimodalDataset) -> Distill
         difference = bootstrap_difference(task, outputs[1].prediction, outputs[0].prediction, known)
         values = [each.metrics.get(task.headline) for each in outputs]
         parts.append(Compared(part, values[0], values[1], intervals[0], intervals[1], difference))
-    seen = teacher.config.ensemble is not None
+    seen = teacher.config.ensemble is not None and kind_of(teacher.config).draws_folds
     named = {"teacher": teacher.model, "student": student.model}
     return Distilled(
         str(student.path),

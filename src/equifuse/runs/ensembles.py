@@ -1,10 +1,11 @@
-"""An ensemble of one method as a run: members trained on folds, put together as one model in one folder."""
+"""An ensemble of one method as a run: members put together as one model in one folder."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,16 @@ from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly, headl
 from equifuse.files import atomic, write_json, write_yaml
 from equifuse.model import Ensemble, FusionModel
 from equifuse.model.ensemble import members_of
+from equifuse.options import settled
 from equifuse.registry import TASKS
 from equifuse.runs.config import RECORD, TrainConfig
 from equifuse.runs.folder import CONFIG, HISTORY, METRICS, MODEL, PLOTS, SPLIT, UNSEEN, load_data, split_columns
-from equifuse.runs.folds import bag_of, bagged
-from equifuse.runs.members import Member, train_members, unseen_outputs
+from equifuse.runs.kinds import kind_of
+from equifuse.runs.members import Member, jobs_of, train_members, unseen_outputs
 from equifuse.runs.metrics import Convergence, MemberScore, RunMetrics
 from equifuse.runs.output import write_columns
 from equifuse.runs.prepare import Prepared, prepare
-from equifuse.runs.progress import count_bar
+from equifuse.runs.progress import OnEpochEnd, count_bar, epoch_bar
 from equifuse.runs.training import RunResult, check_unchanged, notes_on, record_of
 from equifuse.tasks import Task
 from equifuse.training.protocol import PROTOCOLS
@@ -38,8 +40,9 @@ class Bag:
     """Members of one method, and what they say of rows that they were not trained on.
 
     Attributes:
-        members: one for each fold, those of the first repeat first.
-        rows: train and validation as one.
+        members: in their order.
+        rows: that some members were not trained on: train and validation as one, or where all train on the same rows
+            those of validation.
         unseen: raw outputs ``(n, ..., K)`` of ``rows``, averaged over the members that stopped on a row; NaN where
             none did.
     """
@@ -59,11 +62,6 @@ class Bag:
         return task.assess(self.unseen[known], target).values
 
 
-def member_configs(config: TrainConfig, folder: Path) -> dict[str, TrainConfig]:
-    """Folder of each member -> its configuration."""
-    return {str(folder / str(i + 1)): replace(config, member=i) for i in range(config.members)}
-
-
 def train_bag(
     config: TrainConfig,
     folder: Path,
@@ -72,6 +70,7 @@ def train_bag(
     workers: int | None = 0,
     scheduler: str | None = None,
     advance: Callable[[str], None] = lambda _: None,
+    on_epoch_end: OnEpochEnd | None = None,
 ) -> Bag:
     """Train the members of an ensemble, or read back those that are finished.
 
@@ -82,13 +81,19 @@ def train_bag(
         workers: see :func:`equifuse.runs.members.train_members`, also for the others.
         scheduler: likewise.
         advance: likewise.
+        on_epoch_end: likewise.
     """
-    rows, every = bagged(dataset, config)
-    configs = member_configs(config, folder)
-    trained = train_members(configs, dataset, workers=workers, scheduler=scheduler, advance=advance)
-    members = list(trained.values())
+    rows, stops = kind_of(config).unseen(dataset, config)
+    members = train_members(
+        jobs_of(config, folder),
+        dataset,
+        workers=workers,
+        scheduler=scheduler,
+        advance=advance,
+        on_epoch_end=on_epoch_end,
+    )
     average = TASKS.get(dataset.task).averaging(dataset.classes)
-    return Bag(members, rows, unseen_outputs(members, [stop for _, stop in every], len(rows), average))
+    return Bag(members, rows, unseen_outputs(members, stops, len(rows), average))
 
 
 def train_ensemble(
@@ -108,20 +113,19 @@ def train_ensemble(
     if resume:
         check_unchanged(config, dataset, out)
     first = replace(config, member=0)
-    prepared = prepare(first, bag_of(dataset, first))
+    prepared = prepare(first, kind_of(config).part(dataset, first))
     prepared = replace(prepared, dataset=dataset)
     if not resume:
         write_yaml(out / CONFIG, {**config.to_dict(), RECORD: record_of(config, prepared)})
         write_columns(out / SPLIT, split_columns(dataset))
-    with count_bar(config.members, progress, f"{config.fusion} on {dataset.name}", "members") as advance:
-        bag = train_bag(
-            config,
-            out / MEMBERS,
-            dataset,
-            workers=workers,
-            scheduler=scheduler,
-            advance=lambda folder: advance(Path(folder).name),
-        )
+    what, here = f"{config.fusion} on {dataset.name}", workers == 0 and scheduler is None
+    train_them = partial(train_bag, config, out / MEMBERS, dataset, workers=workers, scheduler=scheduler)
+    if progress and here and kind_of(config).cycles(config) > 1:  # a single training, of which one sees each epoch
+        with epoch_bar(settled(prepared.config.epochs), monitor=prepared.task.monitor) as follow:
+            bag = train_them(on_epoch_end=follow(what))
+    else:
+        with count_bar(config.members, progress, what, "members") as advance:
+            bag = train_them(advance=lambda folder: advance(Path(folder).name))
     model = Ensemble([member.model() for member in bag.members]).eval()
     names = [config.fusion if config.backend is None else f"{config.fusion}+{config.backend}"] * len(bag.members)
     metrics = finish_ensemble(

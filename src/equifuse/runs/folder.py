@@ -21,7 +21,8 @@ from equifuse.model import FusionModel
 from equifuse.model import load as load_model
 from equifuse.runs.cohort import cohort_of
 from equifuse.runs.config import RECORD, TrainConfig, read_config
-from equifuse.runs.folds import bag_of, fold_of, load_whole
+from equifuse.runs.folds import fold_of, load_whole
+from equifuse.runs.kinds import kind_of
 from equifuse.tasks import Columns, Task, make_task
 from equifuse.training.protocol import arrange
 
@@ -149,7 +150,7 @@ def load_data(config: TrainConfig, wanted: Wanted | None = None) -> MultimodalDa
         return cohort_of(config, wanted or load_run(config.init).wanted())
     dataset = load_whole(config)
     dataset = fold_of(dataset, config) if config.fold is not None else arrange(dataset, config.protocol)
-    return dataset if config.member is None else bag_of(dataset, config)
+    return dataset if config.member is None else kind_of(config).part(dataset, config)
 
 
 def split_columns(dataset: MultimodalDataset) -> Columns:

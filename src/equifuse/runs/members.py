@@ -1,11 +1,11 @@
-"""The members of an ensemble: each trained on its own fold, in a folder of its own, wherever that may be."""
+"""The members of an ensemble: trained one by one or several at once, each in a folder of its own, anywhere."""
 
 from __future__ import annotations
 
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ import torch
 
 from equifuse.data import MultimodalDataset
 from equifuse.data.lazy import Indices
-from equifuse.data.loaders import batches_of, mix
+from equifuse.data.loaders import batches_of
 from equifuse.errors import ConvergenceWarning, DataError
 from equifuse.files import atomic, parse_errors, read_json, write_json
 from equifuse.model import FusionModel, load
@@ -26,8 +26,10 @@ from equifuse.records import Record
 from equifuse.runs.config import TrainConfig
 from equifuse.runs.executors import executor
 from equifuse.runs.folder import load_data
-from equifuse.runs.folds import bag_of
+from equifuse.runs.kinds import kind_of
 from equifuse.runs.prepare import prepare
+from equifuse.runs.progress import OnEpochEnd
+from equifuse.training.cycles import left_by
 from equifuse.training.trainer import Trainer
 
 RESULT, MODEL, UNSEEN = "member.json", "model", "unseen.npz"
@@ -43,12 +45,12 @@ class Member(Record):
 
     Attributes:
         path: its folder: ``model/`` and ``unseen.npz``, its outputs for the rows that it stopped on.
-        seconds: of everything.
-        epochs: that were trained.
+        seconds: of everything; of snapshots each has its share.
+        epochs: that were trained; of a snapshot until its cycle ended.
         best_epoch: whose weights were kept, counted from 1.
         loss: the monitored value of that epoch, on the rows that it stopped on.
         parameters: of the model.
-        history: one row of numbers per epoch.
+        history: one row of numbers per epoch, of a snapshot those of its cycle.
     """
 
     path: str
@@ -79,6 +81,32 @@ class Member(Record):
             return torch.from_numpy(arrays["outputs"])
 
 
+@dataclass(frozen=True)
+class Job:
+    """A training, and the folders of the members that it makes: one, or of snapshots several.
+
+    >>> config = TrainConfig("digits", ensemble=2, ensemble_by="snapshots")
+    >>> [len(job.folders) for job in jobs_of(config, Path("members"))]
+    [2]
+
+    Attributes:
+        config: what to train; its ``member`` is the first that is made.
+        folders: of the members; what an interrupted training goes on from is in the first.
+    """
+
+    config: TrainConfig
+    folders: tuple[str, ...]
+
+
+def jobs_of(config: TrainConfig, folder: Path) -> list[Job]:
+    """The trainings that make the members of an ensemble, each member in a folder of its own, numbered from 1."""
+    several = kind_of(config).cycles(config)
+    return [
+        Job(replace(config, member=first), tuple(str(folder / str(first + 1 + i)) for i in range(several)))
+        for first in range(0, config.members, several)
+    ]
+
+
 def train_member(
     config: TrainConfig,
     folder: str,
@@ -87,7 +115,7 @@ def train_member(
     *,
     checkpoints: bool = True,
 ) -> Member:
-    """Train a member into its folder; one that is finished is read back, one that was interrupted goes on.
+    """Train one member into its folder; see :func:`train_job`.
 
     Args:
         config: with ``ensemble`` and ``member``; without, it stops on the validation part that there is.
@@ -99,73 +127,117 @@ def train_member(
     Raises:
         EquifuseError: the data, an option or the training would not do.
     """
-    out = Path(folder)
-    if (out / RESULT).is_file():
-        return Member.read(out)
-    began = time.perf_counter()
-    data = load_data(config) if dataset is None else dataset if config.member is None else bag_of(dataset, config)
-    own = replace(config, seed=mix(config.seed, 1 + (config.member or 0)) % 2**31)
-    prepared = prepare(own, data)
-    own = prepared.config
-    with _quiet():
-        result = Trainer(own, out=out if checkpoints else None, watch=False, deadline=deadline).fit(
-            prepared.model, data, task=prepared.task, balancer=prepared.balancer
-        )
-        evaluation = prepared.task.evaluate(prepared.model, batches_of(data.splits["val"]))
-    prepared.model.save(out / MODEL, overwrite=True)
-    with atomic(out / UNSEEN) as staging, staging.open("wb") as file:
-        np.savez(file, outputs=evaluation.prediction.numpy())
-    assert result.best_epoch is not None
-    assert result.best_value is not None
-    member = Member(
-        str(out),
-        time.perf_counter() - began,
-        len(result.history),
-        result.best_epoch,
-        result.best_value,
-        sum(parameter.numel() for parameter in prepared.model.parameters()),
-        result.history,
+    return train_job(Job(config, (folder,)), dataset, deadline=deadline, checkpoints=checkpoints)[0]
+
+
+def train_job(
+    job: Job,
+    dataset: MultimodalDataset | None = None,
+    *,
+    deadline: float | None = None,
+    checkpoints: bool = True,
+    on_epoch_end: OnEpochEnd | None = None,
+) -> list[Member]:
+    """Train members into their folders; those that are finished are read back, an interrupted training goes on.
+
+    Args:
+        job: what to train.
+        dataset: the data as arranged by the protocol, where they have been read already.
+        deadline: see :class:`equifuse.training.Trainer`.
+        checkpoints: see :func:`train_member`.
+        on_epoch_end: called after each epoch with its row and the best monitored value.
+
+    Raises:
+        EquifuseError: the data, an option or the training would not do.
+    """
+    outs, config = [Path(folder) for folder in job.folders], job.config
+    if all((out / RESULT).is_file() for out in outs):
+        return [Member.read(out) for out in outs]
+    began, kind = time.perf_counter(), kind_of(config)
+    if dataset is None:
+        dataset = load_data(config)
+    elif config.member is not None:
+        dataset = kind.part(dataset, config)
+    prepared = prepare(replace(config, seed=kind.seed(config)), dataset)
+    model, task = prepared.model, prepared.task
+    trainer = Trainer(
+        prepared.config,
+        out=outs[0] if checkpoints else None,
+        watch=False,
+        deadline=deadline,
+        on_epoch_end=on_epoch_end,
+        cycles=kind.cycles(config),
     )
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    write_json(out / RESULT, member.to_dict())  # last: a folder with it is finished
-    return member
+    with _quiet():
+        result = trainer.fit(model, dataset, task=task, balancer=prepared.balancer)
+    members, epochs = [], 0
+    for out, snapshot in zip(outs, left_by(result, model), strict=True):
+        model.load_state_dict(snapshot.weights)
+        with _quiet():
+            evaluation = task.evaluate(model, batches_of(dataset.splits["val"]))
+        model.save(out / MODEL, overwrite=True)
+        with atomic(out / UNSEEN) as staging, staging.open("wb") as file:
+            np.savez(file, outputs=evaluation.prediction.numpy())
+        assert snapshot.value is not None
+        members.append(
+            Member(
+                str(out),
+                (time.perf_counter() - began) / len(outs),
+                snapshot.epochs,
+                snapshot.epoch,
+                snapshot.value,
+                sum(parameter.numel() for parameter in model.parameters()),
+                result.history[epochs : snapshot.epochs],
+            )
+        )
+        epochs = snapshot.epochs
+    shutil.rmtree(outs[0] / "checkpoints", ignore_errors=True)
+    for member in members:
+        write_json(Path(member.path) / RESULT, member.to_dict())  # last: a folder with it is finished
+    return members
 
 
 def train_members(
-    configs: Mapping[str, TrainConfig],
+    jobs: Sequence[Job],
     dataset: MultimodalDataset | None,
     *,
     workers: int | None = 0,
     scheduler: str | None = None,
     advance: Callable[[str], None] = lambda _: None,
-) -> dict[str, Member]:
+    on_epoch_end: OnEpochEnd | None = None,
+) -> list[Member]:
     """Train members, several at a time.
 
     Args:
-        configs: folder of each -> what to train.
+        jobs: the trainings.
         dataset: the data as arranged by the protocol, for members that are trained in this process.
         workers: processes; 0 works in this one, None has one per core.
         scheduler: address of a Dask scheduler, in the place of processes.
         advance: called with the folder of each that is done.
+        on_epoch_end: of trainings in this process; see :func:`train_job`.
 
     Returns:
-        Folder -> member, in the order of ``configs``.
+        The members, in the order of the jobs.
     """
     found: dict[str, Member] = {}
-    if not workers and workers is not None and scheduler is None:
-        for folder, config in configs.items():
-            found[folder] = train_member(config, folder, dataset)
+
+    def done(job: Job, members: list[Member]) -> None:
+        found.update(zip(job.folders, members, strict=True))
+        for folder in job.folders:
             advance(folder)
-        return found
-    with executor(workers, scheduler) as pool:
-        flying: dict[Future[Member], str] = {pool.submit(train_member, c, f): f for f, c in configs.items()}
-        left = set(flying)
-        while left:
-            done, left = wait(left, return_when=FIRST_COMPLETED)
-            for future in done:
-                found[flying[future]] = future.result()
-                advance(flying[future])
-    return {folder: found[folder] for folder in configs}
+
+    if not workers and workers is not None and scheduler is None:
+        for job in jobs:
+            done(job, train_job(job, dataset, on_epoch_end=on_epoch_end))
+    else:
+        with executor(workers, scheduler) as pool:
+            flying: dict[Future[list[Member]], Job] = {pool.submit(train_job, job): job for job in jobs}
+            left = set(flying)
+            while left:
+                ready, left = wait(left, return_when=FIRST_COMPLETED)
+                for future in ready:
+                    done(flying[future], future.result())
+    return [found[folder] for job in jobs for folder in job.folders]
 
 
 def unseen_outputs(members: Sequence[Member], stops: Sequence[Indices], rows: int, average: Average) -> torch.Tensor:

@@ -45,6 +45,7 @@ class LitFusion(pl.LightningModule):
         balancer: what balances the modalities, prepared for the model; None for nothing.
         optimizer: makes the optimiser in the place of the one that the options name.
         schedule: makes the schedule likewise.
+        cycles: how often the schedule begins anew.
 
     Attributes:
         monitor: the validation metric that decides on the best epoch; ``mode`` is ``"min"`` or ``"max"``.
@@ -63,6 +64,7 @@ class LitFusion(pl.LightningModule):
         *,
         optimizer: OptimizerFactory | None = None,
         schedule: ScheduleFactory | None = None,
+        cycles: int = 1,
     ) -> None:
         super().__init__()
         self.model, self.task, self.options = model, task, options
@@ -75,7 +77,7 @@ class LitFusion(pl.LightningModule):
         self.undefined = ""
         self.epoch_numbers: Row = {}
         self.optimizer_state: dict[str, Any] | None = None
-        self._factories = optimizer, schedule
+        self._factories, self._cycles = (optimizer, schedule), cycles
         self._schedule = Schedule()
         self._sums: dict[str, Tensor] = {}
         self._means: dict[str, float] | None = None
@@ -102,7 +104,7 @@ class LitFusion(pl.LightningModule):
         if self.optimizer_state is not None:
             optimizer.load_state_dict({**optimizer.state_dict(), "state": self.optimizer_state})
         steps = int(self.trainer.estimated_stepping_batches)
-        self._schedule = make_schedule(optimizer, self.options, steps, self.mode, change)
+        self._schedule = make_schedule(optimizer, self.options, steps, self.mode, change, self._cycles)
         schedulers: list[dict[str, Any]] = []
         if self._schedule.per_step is not None:
             schedulers.append({"scheduler": self._schedule.per_step, "interval": "step"})

@@ -196,6 +196,7 @@ def make_schedule(
     steps: int,
     mode: str = "min",
     factory: ScheduleFactory | None = None,
+    cycles: int = 1,
 ) -> Schedule:
     """The schedule that options name.
 
@@ -213,6 +214,7 @@ def make_schedule(
         steps: of the whole training.
         mode: ``"min"`` or ``"max"``, which way the monitored value is better.
         factory: makes the schedule in the place of the named one.
+        cycles: how often ``cosine`` begins anew, its warm-up too.
 
     Raises:
         UnknownNameError: an option that the schedule does not have.
@@ -242,7 +244,7 @@ def make_schedule(
             _check_options(given, None, options.schedule, ["final"])
             if not isinstance(final, int | float) or isinstance(final, bool) or not 0 <= final < 1:
                 raise InputError(f"final of schedule 'cosine' must be in [0, 1), got {final!r}")
-            return Schedule(LambdaLR(optimizer, Cosine(steps, rising, float(final))))
+            return Schedule(LambdaLR(optimizer, Cosine(steps, rising, float(final), cycles)))
         _check_options(given, None, options.schedule)
     except (TypeError, ValueError) as error:
         if isinstance(error, InputError):
@@ -258,13 +260,18 @@ class Cosine:
         >>> cosine = Cosine(steps=110, rising=10, final=0.1)
         >>> [round(cosine(step), 3) for step in (0, 9, 10, 60, 110)]
         [0.1, 1.0, 1.0, 0.55, 0.1]
+        >>> [Cosine(steps=20, cycles=2)(step) for step in (0, 5, 10, 15)]
+        [1.0, 0.5, 1.0, 0.5]
     """
 
-    def __init__(self, steps: int, rising: int = 0, final: float = 0.0) -> None:
-        self.steps, self.rising, self.final = steps, rising, final
+    def __init__(self, steps: int, rising: int = 0, final: float = 0.0, cycles: int = 1) -> None:
+        self.steps, self.rising, self.final = steps // cycles, rising, final
+        self.again = cycles > 1
 
     def __call__(self, step: int) -> float:
         """The factor of a step, counted from 0."""
+        if self.again:
+            step %= self.steps
         if step < self.rising:
             return (step + 1) / self.rising
         done = min(1.0, (step - self.rising) / max(1, self.steps - self.rising))

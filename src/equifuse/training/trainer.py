@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
-import sys
-import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -24,17 +19,18 @@ from equifuse.data.lazy import blocks
 from equifuse.data.loaders import Batches, batches_of, first_rows
 from equifuse.encoders import Preprocessed
 from equifuse.encoders.preparation import fills_gaps
-from equifuse.errors import ConvergenceWarning, DataError, EquifuseError, InputError
+from equifuse.errors import DataError, EquifuseError, InputError
 from equifuse.extras import require
 from equifuse.files import check_unpacked_fits, parse_errors
 from equifuse.fusion import FittedFusion
-from equifuse.interruption import Interrupted, stop_signals
 from equifuse.model import FusionModel
 from equifuse.options import settled
 from equifuse.tasks import Task, make_task
 from equifuse.training.balancing import Balancer, make_balancer
-from equifuse.training.distributed import ProcessGroupInfo, ShardedBatches, process_group_info
+from equifuse.training.cycles import Snapshot, check_cycles, in_cycles
+from equifuse.training.distributed import ShardedBatches, process_group_info
 from equifuse.training.fitted import fit_at_once
+from equifuse.training.lightning_trainer import began_yet, interruptible, keeps_checkpoints, quiet, strategy
 from equifuse.training.loggers import make_loggers
 from equifuse.training.mix import Mix, fit_mix
 from equifuse.training.optimization import OptimizerFactory, ScheduleFactory, check_patterns, frozen
@@ -48,6 +44,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
     from lightning.pytorch.loggers import Logger
 
+    from equifuse.training.callbacks import CycleWeights
     from equifuse.training.callbacks.stored import StoredCallback
     from equifuse.training.lightning_module import LitFusion
 
@@ -76,6 +73,7 @@ class TrainingResult:
         optimizer_state: what the optimiser knows of each parameter; None where nothing was left to train.
         mix: of what the fusion and the modalities alone say, as fitted; None without unimodal heads or validation.
         soup: the epochs whose weights the model has the mean of, from 1, the best first; None unless asked for.
+        snapshots: what each cycle has left; None unless there were several.
     """
 
     history: list[Row]
@@ -85,6 +83,7 @@ class TrainingResult:
     optimizer_state: dict[str, Any] | None = None
     mix: Mix | None = None
     soup: list[int] | None = None
+    snapshots: list[Snapshot] | None = None
 
     @property
     def seconds(self) -> float:
@@ -117,6 +116,8 @@ class Trainer:
         on_epoch_end: called after each epoch with its row of the history and the best monitored value.
         deadline: time of the system's clock (:func:`time.time`) at which training stops, also within an epoch, with the
             best epoch so far; None for no such time.
+        cycles: in how many parts of equally many epochs the learning rate falls from its full value to about 0. With
+            several, nothing stops the training early, and the result has the best weights of each.
         **settings: fields of ``options``.
 
     Raises:
@@ -136,6 +137,7 @@ class Trainer:
         watch: bool = True,
         on_epoch_end: Callable[[Row, float], None] | None = None,
         deadline: float | None = None,
+        cycles: int = 1,
         **settings: Any,
     ) -> None:
         require("train", "lightning", "training")
@@ -147,7 +149,10 @@ class Trainer:
             options = TrainingOptions.from_dict(settings)
         elif settings:
             options = type(options).from_dict({**options.to_dict(), **settings})
-        self.options = options
+        check_cycles(options, cycles)
+        if cycles > 1 and schedule is not None:
+            raise InputError("for snapshots the learning rate falls along a cosine in every cycle; leave out schedule")
+        self.options, self.cycles = options, cycles
         self.out = None if out is None else Path(out)
         self.callbacks, self.watch, self.on_epoch_end = list(callbacks), watch, on_epoch_end
         self.deadline = deadline
@@ -188,7 +193,7 @@ class Trainer:
             parts = train.splits
             train, val = parts["train"], parts["val"]
         task = default_task(model, self.options) if task is None else task
-        options = resolved(self.options, facts_of(train, model.modalities, task))
+        options = in_cycles(resolved(self.options, facts_of(train, model.modalities, task)), self.cycles)
         for split in (train, val):
             if isinstance(split, Split):
                 _check_gaps(model, split)
@@ -203,7 +208,9 @@ class Trainer:
         self.check(model)
         self._check_recipe(model, task, val)
         balancer = balancer_for(model, task, options) if balancer is None else balancer
-        module = LitFusion(model, task, options, balancer, optimizer=self._optimizer, schedule=self._schedule)
+        module = LitFusion(
+            model, task, options, balancer, optimizer=self._optimizer, schedule=self._schedule, cycles=self.cycles
+        )
         module.optimizer_state = optimizer_state
         splits = [part for part in (train, val) if isinstance(part, Split)]
         # A callback may call the model on rows as they are, and batches from elsewhere are such rows.
@@ -247,6 +254,7 @@ class Trainer:
 
         from equifuse.training.callbacks import (  # noqa: PLC0415
             BestWeights,
+            CycleWeights,
             Deadline,
             History,
             LastEpoch,
@@ -269,20 +277,22 @@ class Trainer:
         history, best = History(), BestWeights()
         average = MovingAverage(module.model, options.ema_decay) if options.averaging == "ema" else None
         epochs = BestEpochs(options.soup_epochs) if options.averaging == "soup" else None
+        cycles = CycleWeights(settled(options.epochs) // self.cycles, bool(val)) if self.cycles > 1 else None
         watch = WatchEquilibrium(first_rows(val, _WATCHED)) if val and self.watch else None
         resumed, over = last is not None and last.is_file(), False
         if last is not None and resumed:
-            stopped = _recall(last, (history, best, watch, average, epochs))
+            stopped = _recall(last, (history, best, watch, average, epochs, cycles))
             over = stopped or len(history.rows) >= settled(options.epochs)
         optimizer_state = None
         if not over:
-            began = _began()
+            began = began_yet()
             warm = WarmStarts(module.model, place.rank, place.world) if options.warm_start else None
             callbacks = [
                 *([warm] if warm else []),
                 *([watch] if watch else []),
                 history,
                 *([best, *([epochs] if epochs else [])] if val else []),
+                *([cycles] if cycles else []),
                 *([OnEpochEnd(self.on_epoch_end, history, best)] if self.on_epoch_end else []),
                 *([] if self.deadline is None else [Deadline(self.deadline)]),
                 *self.callbacks,
@@ -290,17 +300,17 @@ class Trainer:
                 *([LastEpoch(last)] if last else []),
                 began,
             ]
-            if val:
+            if val and not cycles:
                 patience = settled(options.epochs if options.protocol == LOOSE else options.patience)
                 stop = EarlyStopping("monitor", patience=patience, mode=module.mode, verbose=False, check_finite=False)
                 callbacks.insert(0, stop)
-            with _quiet(), warm.assigned() if warm else nullcontext():
+            with quiet(), warm.assigned() if warm else nullcontext():
                 trainer = pl.Trainer(
                     max_epochs=settled(options.epochs),
                     accelerator=options.accelerator,
                     devices=place.devices,
                     num_nodes=place.nodes,
-                    strategy=_strategy(options, place),
+                    strategy=strategy(options, place),
                     use_distributed_sampler=False,
                     accumulate_grad_batches=options.accumulate,
                     gradient_clip_val=options.gradient_clip,
@@ -309,12 +319,12 @@ class Trainer:
                     enable_progress_bar=False,
                     enable_model_summary=False,
                     num_sanity_val_steps=0,
-                    enable_checkpointing=last is not None or _keeps_checkpoints(self.callbacks),
+                    enable_checkpointing=last is not None or keeps_checkpoints(self.callbacks),
                     callbacks=callbacks,
                     default_root_dir=last.parent if last else None,
                 )
                 try:
-                    with _interruptible():
+                    with interruptible():
                         trainer.fit(module, train, val, ckpt_path=last if resumed else None, weights_only=True)
                 except EquifuseError:
                     raise
@@ -329,13 +339,16 @@ class Trainer:
         if val is None:
             if average:
                 average.exchange()
-            return TrainingResult(history.rows, alerts=alerts, optimizer_state=optimizer_state)
+            found = TrainingResult(history.rows, alerts=alerts, optimizer_state=optimizer_state)
+            return found if cycles is None else replace(found, snapshots=_snapshots(module, val, cycles))
         if best.best is None:
             raise InputError(
                 f"the validation {module.monitor} was undefined in every epoch: {module.undefined}; watch another "
                 "metric, give a validation part that has it, or lower the learning rate if training diverged"
             )
         found = TrainingResult(history.rows, int(best.best["epoch"]) + 1, float(best.best["value"]), alerts)
+        if cycles is not None:
+            found = replace(found, snapshots=_snapshots(module, val, cycles))
         module.model.load_state_dict(best.best["weights"])
         if epochs is not None:
             refresh = partial(refresh_batch_norm, module.model, module.task, train)
@@ -360,6 +373,26 @@ def _recall(last: Path, callbacks: Iterable[StoredCallback | None]) -> bool:
             if callback is not None:
                 callback.recall(stored)
         return bool(stored["stopped"])
+
+
+def _snapshots(module: LitFusion, val: Batches | None, cycles: CycleWeights) -> list[Snapshot]:
+    """What each cycle has left, mixed as the options ask for it; the last one's weights are in the model.
+
+    Raises:
+        InputError: the monitored metric had no value in any epoch of a cycle.
+    """
+    found = []
+    for number, kept in enumerate(cycles.kept, 1):
+        if kept is None:
+            raise InputError(
+                f"the validation {module.monitor} was undefined in every epoch of cycle {number}: {module.undefined}; "
+                "watch another metric, or take fewer snapshots"
+            )
+        module.model.load_state_dict(kept["weights"])
+        mix = None if val is None else _mix(module, val)
+        weights = {name: tensor.detach().clone() for name, tensor in module.model.state_dict().items()}
+        found.append(Snapshot(int(kept["epoch"]) + 1, kept["value"], number * cycles.length, weights, mix))
+    return found
 
 
 def _mix(module: LitFusion, val: Batches) -> Mix | None:
@@ -423,36 +456,6 @@ def balancer_for(model: FusionModel, task: Task, options: TrainingOptions) -> Ba
     return balancer
 
 
-def _began() -> Any:
-    """A callback that knows whether training has begun, so that what fails before is the checkpoint's fault."""
-    from lightning.pytorch.callbacks import Callback  # noqa: PLC0415
-
-    class Began(Callback):
-        training = False
-
-        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            self.training = True
-
-    return Began()
-
-
-def _keeps_checkpoints(callbacks: Sequence[Callback]) -> bool:
-    from lightning.pytorch.callbacks import Checkpoint  # noqa: PLC0415
-
-    return any(isinstance(callback, Checkpoint) for callback in callbacks)
-
-
-def _strategy(options: TrainingOptions, place: ProcessGroupInfo) -> Any:
-    from lightning.pytorch.strategies import DDPStrategy  # noqa: PLC0415
-
-    if options.strategy == "fsdp":
-        return "fsdp"
-    if place.world == 1:
-        return "auto"
-    # A batch without a modality leaves its encoder without a gradient.
-    return DDPStrategy(find_unused_parameters=True)
-
-
 @contextmanager
 def _frozen(model: nn.Module, options: TrainingOptions) -> Iterator[None]:
     """Parameters that the options freeze do not ask for gradients during training."""
@@ -464,48 +467,3 @@ def _frozen(model: nn.Module, options: TrainingOptions) -> Iterator[None]:
     finally:
         for parameter in still:
             parameter.requires_grad_(True)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's banners and hints away; unconverged samples are counted in the history instead."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning(\.|$)")
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """A signal that asks to stop ends training as it ends anything else.
-
-    Lightning makes ``SystemExit`` of it, with code 0 for SIGTERM, and leaves Ctrl-C switched off.
-
-    Raises:
-        Interrupted: there was one.
-    """
-    from lightning.pytorch.utilities.exceptions import SIGTERMException  # noqa: PLC0415
-
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        with stop_signals():
-            yield
-    except SIGTERMException:
-        raise Interrupted("SIGTERM") from None
-    except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            raise stop.__context__ from None
-        raise
-    finally:
-        # What was ignored before, as in the background, stays ignored; and only the main thread may ask.
-        switched_off = signal.getsignal(signal.SIGINT) is signal.SIG_IGN and handler is not signal.SIG_IGN
-        if switched_off and not sys.is_finalizing() and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)

@@ -8,6 +8,7 @@ from equifuse._lazy import attach
 
 if TYPE_CHECKING:
     from equifuse.training.callbacks.checkpoint import BestWeights as BestWeights
+    from equifuse.training.callbacks.checkpoint import CycleWeights as CycleWeights
     from equifuse.training.callbacks.checkpoint import LastEpoch as LastEpoch
     from equifuse.training.callbacks.deadline import Deadline as Deadline
     from equifuse.training.callbacks.equilibrium import WatchEquilibrium as WatchEquilibrium
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "equifuse.training.callbacks.checkpoint": ["BestWeights", "LastEpoch"],
+        "equifuse.training.callbacks.checkpoint": ["BestWeights", "CycleWeights", "LastEpoch"],
         "equifuse.training.callbacks.deadline": ["Deadline"],
         "equifuse.training.callbacks.equilibrium": ["WatchEquilibrium"],
         "equifuse.training.callbacks.history": ["History"],
