@@ -197,7 +197,8 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     def _fit_members(self, config: TrainConfig, parts: Sequence[tuple[Split, Split | None]]) -> None:
         """Train the members of an ensemble, each on the first of its two parts, with early stopping on the second."""
-        kind, members, history = kind_of(config), [], []
+        kind, history = kind_of(config), []
+        members: list[FusionModel] = []
         for first in range(0, config.members, kind.cycles(config)):
             train, val = parts[first]
             own = replace(config, member=first)
