@@ -250,6 +250,18 @@ def test_what_is_left_of_a_limit_repeats_the_methods_of_the_ensemble_on_other_fo
     assert evaluate_run(found.path)["accuracy"] == pytest.approx(found.entries[0].test)
 
 
+@pytest.mark.slow
+def test_processes_give_what_one_process_gives_and_repeat_too(run, small_set, tmp_path):
+    assert facts(search(small_set, tmp_path / "none", workers=2)) == facts(run[0])
+    found = search(small_set, tmp_path / "limited", workers=2, time_limit="10m", preset=replace(TINY, repeats=2))
+    assert {entry.models for entry in found.entries[1:] if entry.weight} == {4}
+
+
+def test_where_every_method_fails_that_is_said(small_set, tmp_path):
+    with pytest.raises(InputError, match=r"no model could be trained; hopeless: "):
+        search(small_set, tmp_path / "run", time_limit="10m", portfolio=FEW[3:], preset=replace(TINY, repeats=2))
+
+
 def test_limits_are_written_as_people_write_them():
     assert [seconds_of(text) for text in ("90s", "10m", "1h", "1h30m", "none", 5)] == [90, 600, 3600, 5400, None, 5]
     assert [duration(s) for s in (0.4, 60, 61, 3600)] == ["0 s", "1 min", "1 min 1 s", "1 h"]

@@ -146,7 +146,7 @@ _read: dict[str, MultimodalDataset] = {}
 
 def _data(config: TrainConfig) -> MultimodalDataset:
     """The data of a search, read once in a process."""
-    whole = replace(config, ensemble=None, member=None)
+    whole = replace(config, ensemble=None, repeats=1, member=None)
     key = json.dumps([getattr(whole, name) for name in ("data", "source", "val_fraction", "seed")], sort_keys=True)
     if key not in _read:
         _read.clear()

@@ -382,7 +382,7 @@ class Search:
 
     def _repeat(self, pool: Executor | None) -> None:
         """The ensemble's methods on further partitions into folds, so that more models of each are averaged."""
-        for repeat in range(1, len(self.partitions)):
+        for repeat in range(1, len(self.partitions) if self.complete() else 1):
             chosen = [self.candidates[name] for name, weight in self.weights().items() if weight > 0]
             folds, before = range(repeat * len(self.folds), (repeat + 1) * len(self.folds)), len(self.pieces)
             self._carry_out(self._other_folds(chosen, folds), pool)
