@@ -1,7 +1,7 @@
 """``equifuse auto`` at a time limit against other tools with the same time on the same cores, over sets and seeds.
 
     python benchmarks/auto.py ../shared/data --time-limit 5m --seeds 3 --out runs/auto
-    python benchmarks/auto.py ../shared/data --peer autogluon --install-peers --out runs/auto
+    python benchmarks/auto.py ../shared/data --peer autogluon --peer flexynesis --install-peers --out runs/auto
 
 Every tool gets the training and validation rows, and is measured on the test rows, which it does not see. The tools
 take turns, so that other work on the machine burdens all alike; the load before each fit is recorded. What one set,
@@ -26,6 +26,7 @@ import venv
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,10 @@ from numpy.typing import NDArray
 from equifuse import datasets
 from equifuse.auto.limits import seconds_of
 from equifuse.benchmark.statistics import mean_interval
-from equifuse.data import MultimodalDataset, Split
+from equifuse.data import Split
 from equifuse.files import read_json, read_yaml, write_json, write_text
 from equifuse.report.tables import NONE, TextTable
+from equifuse.tasks.survival import concordance
 from machine import describe
 
 AUTO, SINGLE = "auto", "its best single method"
@@ -57,6 +59,7 @@ class Setting:
         preset: of ``equifuse auto``.
         workers: processes, or cores.
         environments: peer -> folder of its environment, where that is not below ``out``.
+        clock: what peers count: ``wall``, or ``thread``, the time of their main thread on a core, those that can.
     """
 
     out: Path
@@ -64,6 +67,7 @@ class Setting:
     preset: str
     workers: int
     environments: dict[str, Path] = field(default_factory=dict)
+    clock: str = "wall"
 
     def environment(self, peer: str) -> Path:
         """Folder of a peer's environment."""
@@ -106,38 +110,75 @@ def run_auto(path: Path, seed: int, setting: Setting) -> dict[str, Any]:
         }
 
 
-def run_autogluon(path: Path, seed: int, setting: Setting) -> dict[str, Any]:
-    """Columns of all modalities side by side, in AutoGluon's own environment."""
-    python = interpreter(setting.environment("autogluon"))
+@dataclass(frozen=True)
+class Peer:
+    """Another tool, started as a program in an environment of its own.
+
+    Args:
+        script: below ``peers``; it takes the arrays that :func:`handed_over` writes, and writes ``prediction`` and what
+            there is to tell.
+        packages: what pip installs for it, in one command.
+        tasks: what it is made for.
+        several: several targets at once.
+        unused: what pip installs along and is taken out again.
+    """
+
+    script: str
+    packages: tuple[str, ...]
+    tasks: tuple[str, ...]
+    several: bool = False
+    unused: tuple[str, ...] = ()
+
+
+PEERS = {
+    "autogluon": Peer("autogluon_peer.py", ("autogluon.tabular[all]",), ("classification", "regression")),
+    # The PyTorch of equifuse's own constraints.txt, in the build that pip's index has.
+    "flexynesis": Peer(
+        "flexynesis_peer.py",
+        ("torch==2.13.0", "flexynesis"),
+        ("classification", "regression", "survival"),
+        several=True,
+        # Required, but not imported by it; built for GPUs, it cannot be imported beside a PyTorch for CPUs.
+        unused=("torchvision",),
+    ),
+}
+
+
+def run_peer(name: str, path: Path, seed: int, setting: Setting) -> dict[str, Any]:
+    """Train another tool on the same rows, and take what it predicts of the test rows.
+
+    Raises:
+        Left: it is not there, not made for the data, or failed.
+    """
+    peer = PEERS[name]
+    python = interpreter(setting.environment(name))
     dataset = datasets.load(str(path), seed=seed)
-    if dataset.task not in ("classification", "regression"):
-        raise Left(f"autogluon has no {dataset.task}")
+    if dataset.task not in peer.tasks:
+        raise Left(f"{name} has no {dataset.task}")
     rows = dataset.splits["train"].joined(dataset.splits["val"]).labelled()
     test = dataset.splits["test"].labelled()
-    assert rows.target is not None
-    assert test.target is not None
-    target, true = (split.target.reshape(len(split), -1) for split in (rows, test))  # type: ignore[union-attr]
-    if target.shape[1] > 1:
-        raise Left("autogluon has one target")
+    if dataset.task == "regression" and _targets(rows).shape[1] > 1 and not peer.several:
+        raise Left(f"{name} has one target")
     with tempfile.TemporaryDirectory(dir=setting.out) as folder:
         given, answer = Path(folder) / "given.npz", Path(folder) / "answer.npz"
-        np.savez(given, train=_columns(rows), target=target[:, 0], test=_columns(test))
+        np.savez(given, **handed_over(rows, test))
         words = [str(given), str(answer), "--task", dataset.task, "--time-limit", str(setting.seconds)]
-        words += ["--cores", str(max(1, setting.workers)), "--work", str(Path(folder) / "models")]
+        words += ["--cores", str(max(1, setting.workers)), "--seed", str(seed), "--clock", setting.clock]
+        words += ["--work", str(Path(folder) / "models")]
         began = time.monotonic()
-        _run([str(python), str(Path(__file__).parent / "peers" / "autogluon_peer.py"), *words], setting)
+        _run([str(python), str(Path(__file__).parent / "peers" / peer.script), *words], setting)
         seconds = time.monotonic() - began
         with np.load(answer, allow_pickle=False) as arrays:
             prediction = arrays["prediction"]
-            about = {name: arrays[name].item() for name in ("version", "models", "fit_seconds")}
-    metric, score = _score(dataset, true[:, 0], prediction)
+            about = {each: arrays[each].item() for each in arrays.files if each != "prediction"}
+    metric, score = score_of(dataset.task, _targets(test), prediction.reshape(len(test), -1))
     return {"metric": metric, "score": score, **about, "seconds": seconds}
 
 
-# Peer -> how it is run, and what pip installs for it.
-PEERS: dict[str, tuple[Callable[[Path, int, Setting], dict[str, Any]], str]] = {
-    "autogluon": (run_autogluon, "autogluon.tabular[all]"),
-}
+def handed_over(rows: Split, test: Split) -> dict[str, NDArray[Any]]:
+    """What a peer is given: columns of all modalities side by side, how many each has, and the targets."""
+    train, widths = _columns(rows)
+    return {"train": train, "target": _squeezed(_targets(rows)), "test": _columns(test)[0], "widths": np.array(widths)}
 
 
 def interpreter(folder: Path) -> Path:
@@ -152,13 +193,16 @@ def interpreter(folder: Path) -> Path:
     return python
 
 
-def install(folder: Path, package: str) -> None:
-    """Make an environment, whole or not at all."""
+def install(folder: Path, peer: Peer) -> None:
+    """Make a peer's environment, whole or not at all."""
     if folder.is_dir():
         return
     try:
         venv.create(folder, with_pip=True)
-        subprocess.run([str(interpreter(folder)), "-m", "pip", "install", "-q", package], check=True)
+        pip = [str(interpreter(folder)), "-m", "pip"]
+        subprocess.run([*pip, "install", "-q", *peer.packages], check=True)
+        if peer.unused:
+            subprocess.run([*pip, "uninstall", "-q", "-y", *peer.unused], check=True)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -170,7 +214,8 @@ def _run(words: Sequence[str], setting: Setting) -> str:
     others = {name: value for name, value in os.environ.items() if name not in _THREADS and name[:6] != "PYTHON"}
     others["RAY_worker_niceness"] = "0"
     environment = {**os.environ, **dict.fromkeys(_THREADS, "1")} if "equifuse" in words else others
-    most = None if setting.seconds == float("inf") else 60 + _PATIENCE * setting.seconds
+    endless = setting.seconds == float("inf") or setting.clock == "thread"
+    most = None if endless else 60 + _PATIENCE * setting.seconds
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     )
@@ -189,25 +234,42 @@ def _run(words: Sequence[str], setting: Setting) -> str:
     return said
 
 
-def _columns(split: Split) -> NDArray[np.float32]:
-    """All modalities side by side, NaN where one is missing."""
+def _columns(split: Split) -> tuple[NDArray[np.float32], list[int]]:
+    """All modalities side by side, NaN where one is missing, and the number of columns of each."""
     found = []
     for m, x in split.inputs.items():
         values = np.array(x[np.arange(len(split))], dtype=np.float32).reshape(len(split), -1)
         values[~split.present.get(m, np.ones(len(split), np.bool_))] = np.nan
         found.append(values)
-    return np.concatenate(found, axis=1)
+    return np.concatenate(found, axis=1), [values.shape[1] for values in found]
 
 
-def _score(dataset: MultimodalDataset, true: NDArray[Any], prediction: NDArray[Any]) -> tuple[str, float]:
-    if dataset.task == "classification":
+def _targets(split: Split) -> NDArray[Any]:
+    """Targets in columns."""
+    assert split.target is not None
+    return split.target.reshape(len(split), -1)
+
+
+def _squeezed(target: NDArray[Any]) -> NDArray[Any]:
+    return target[:, 0] if target.shape[1] == 1 else target
+
+
+def score_of(task: str, true: NDArray[Any], prediction: NDArray[Any]) -> tuple[str, float]:
+    """What is measured of a task, and its value: targets and predictions in columns."""
+    if task == "classification":
         return "accuracy", float((true == prediction).mean())
+    if task == "survival":
+        index = concordance(prediction[:, 0].astype(float), *true.astype(float).T)
+        if index is None:
+            raise Left("no two test rows can be compared")
+        return "c_index", index
     return "mae", float(np.abs(true - prediction).mean())
 
 
 def carry_out(setting: Setting, paths: Sequence[Path], seeds: int, peers: Sequence[str]) -> None:
     """Run what has not been run yet; what was left out is tried again."""
-    tools = [(AUTO, run_auto), *((peer, PEERS[peer][0]) for peer in peers)]
+    tools: list[tuple[str, Callable[[Path, int, Setting], dict[str, Any]]]] = [(AUTO, run_auto)]
+    tools += [(peer, partial(run_peer, peer)) for peer in peers]
     for seed in range(seeds):
         for number, path in enumerate(paths):
             # Each tool is the first one on every other set.
@@ -222,7 +284,8 @@ def carry_out(setting: Setting, paths: Sequence[Path], seeds: int, peers: Sequen
                     found = {"left": str(reason)}
                 about = {"load": round(load, 2), "limit": setting.limit, "preset": setting.preset, **describe()}
                 write_json(file, {**found, **about})
-                print(f"{path.stem}, seed {seed}, {tool}: {found.get('score', found.get('left'))}", flush=True)
+                decided = f" ({found['decided']})" if "decided" in found else ""
+                print(f"{path.stem}, seed {seed}, {tool}: {found.get('score', found.get('left'))}{decided}", flush=True)
 
 
 def summary(setting: Setting, paths: Sequence[Path], seeds: int, peers: Sequence[str]) -> dict[str, Any]:
@@ -313,6 +376,12 @@ def main() -> None:
     parser.add_argument(
         "--environment", action="append", default=[], metavar="PEER=FOLDER", help="an environment that there is already"
     )
+    parser.add_argument(
+        "--clock",
+        choices=["wall", "thread"],
+        default="wall",
+        help="thread: on a machine with other work, peers that can count the time of their own main thread on a core",
+    )
     options = parser.parse_args()
     environments = {}
     for given in options.environment:
@@ -320,10 +389,12 @@ def main() -> None:
         if peer not in PEERS or not folder:
             parser.error(f"--environment takes PEER=FOLDER with one of {', '.join(sorted(PEERS))}, got {given!r}")
         environments[peer] = Path(folder).absolute()
-    setting = Setting(options.out.resolve(), options.time_limit, options.preset, options.workers, environments)
+    setting = Setting(
+        options.out.resolve(), options.time_limit, options.preset, options.workers, environments, options.clock
+    )
     setting.out.mkdir(parents=True, exist_ok=True)
     for peer in options.peer if options.install_peers else ():
-        install(setting.environment(peer), PEERS[peer][1])
+        install(setting.environment(peer), PEERS[peer])
     wanted = [options.data.resolve() / f"{name}.npz" for name in options.sets or _SETS]
     paths = [path for path in wanted if path.is_file()]
     for path in wanted:

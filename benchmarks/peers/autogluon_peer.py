@@ -21,6 +21,8 @@ def main() -> None:
     parser.add_argument("--time-limit", type=float, required=True)
     parser.add_argument("--presets", default="best_quality")
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--seed", help="not used: AutoGluon takes none")
+    parser.add_argument("--clock", choices=["wall"], default="wall")
     parser.add_argument("--work", required=True, help="folder for its models")
     options = parser.parse_args()
     with np.load(options.given, allow_pickle=False) as arrays:
