@@ -30,7 +30,7 @@ def require(extra: str, module: str, what: str | None = None) -> ModuleType:
     """
     try:
         return import_module(module)
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # the latter where a library of the system is missing
         package = module.partition(".")[0]
         missing = isinstance(error, ModuleNotFoundError) and (error.name or package).partition(".")[0] == package
         reason = "" if missing else f" ({error})"

@@ -71,6 +71,7 @@ SETTINGS = {
     "tensor": [{"dim": 2}],
     "tmc": [{"outputs": 3, "annealing": 10, "evidence_weight": 2.0, "kl_weight": 0.0}],
     "boosting": [{"outputs": 3, "trees": 7, "reading": "mean"}, {"roots": 2, "nodes": 9, "leaves": 5, "depth": 3}],
+    "lightgbm": [{"outputs": 3, "trees": 7, "reading": "mean"}, {"roots": 2, "nodes": 9, "leaves": 5, "depth": 3}],
     "stacking": [
         {"outputs": 3, "reading": "classes"},
         {"bases": {m: {"name": "trees", "roots": 2, "nodes": 9} for m in DIMS}},
@@ -85,7 +86,7 @@ SETTINGS = {
 }
 CASES = [(name, number) for name in SETTINGS for number in range(-1, len(SETTINGS[name]))]
 # Fusions that version 0.1 did not have.
-LATER = ("boosting", "linear", "stacking", "svm", "trees")
+LATER = ("boosting", "lightgbm", "linear", "stacking", "svm", "trees")
 STORED = json.loads((Path(__file__).parents[1] / "fixtures" / "fusion_configs.json").read_text(encoding="utf-8"))
 
 

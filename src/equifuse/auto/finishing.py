@@ -16,6 +16,7 @@ from torch import Tensor
 
 from equifuse.auto.judging import as_expected
 from equifuse.auto.pieces import Piece
+from equifuse.auto.portfolio import INSTEAD
 from equifuse.auto.result import ENSEMBLE, AutoResult, Entry
 from equifuse.auto.search import Plan, Search
 from equifuse.auto.verdict import report
@@ -238,6 +239,12 @@ class Finishing:
         late = [name for name, note in self.found.notes.items() if note.startswith("no time")]
         failed = [n for n in self.found.notes if any(p.failed for (c, _), p in self.found.pieces.items() if c == n)]
         said = [f"There was no time to finish {', '.join(late)}; a longer --time-limit has it."] if late else []
+        for name in self.plan.lacking:
+            instead = INSTEAD.get(name, "")
+            stood = f"; {instead} was in its place" if instead in self.found.candidates else ""
+            said.append(
+                f"{name} was not tried, since it is not installed{stood}: pip install 'equifuse[{name}]' adds it."
+            )
         return said + ([f"Failed: {', '.join(f'{n} ({self.found.notes[n]})' for n in failed)}."] if failed else [])
 
     def _ranked(self) -> list[str]:

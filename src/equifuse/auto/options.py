@@ -53,11 +53,11 @@ class Preset:
 
 
 _FEW = ("linear", "late", "deq", "trees", "gmu")
-_MANY = (*_FEW, "gmf+deq", "concat", "boosting", "gmf")
+_MANY = (*_FEW, "gmf+deq", "concat", "lightgbm", "gmf")
 PRESETS = {
     "fast": Preset(1, 40, 6, _FEW, 0),
     "good": Preset(5, 60, 8, _MANY, 30, 3),
-    "best": Preset(8, 100, 15, (*_MANY, "wide deq", "light late", "bottleneck"), 100, 5),
+    "best": Preset(8, 100, 15, (*_MANY, "boosting", "wide deq", "light late", "bottleneck"), 100, 5),
 }
 
 

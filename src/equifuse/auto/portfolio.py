@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from equifuse.auto.options import SHARED, Preset
 from equifuse.errors import InputError
 from equifuse.registry import FUSIONS, TASKS
-from equifuse.runs.config import TrainConfig, fits_at_once, without_unused
+from equifuse.runs.config import TrainConfig, check_installed, fits_at_once, without_unused
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,14 @@ _METHODS: dict[str, dict[str, Any]] = {
     "linear": {"fusion": "linear"},
     "trees": {"fusion": "trees"},
     "boosting": {"fusion": "boosting"},
+    "lightgbm": {"fusion": "lightgbm"},
     **{name: {**_NETWORK, "fusion": name} for name in ("late", "deq", "gmu", "concat", "gmf", "bottleneck")},
     "gmf+deq": {**_NETWORK, "fusion": "gmf", "backend": "deq"},
     "wide deq": {**_NETWORK, "fusion": "deq", "hidden": [256]},
     "light late": {**_NETWORK, "fusion": "late", "weight_decay": 1e-3, "input_dropout": 0.0},
 }
+# What is tried where the package is not installed that trains a method.
+INSTEAD = {"lightgbm": "boosting"}
 # What is drawn for a further setting of a method.
 _SPACE: dict[str, tuple[Any, ...]] = {
     "lr": (5e-4, 1e-3, 2e-3, 5e-3),
@@ -75,7 +78,18 @@ _SPACE: dict[str, tuple[Any, ...]] = {
 }
 
 
-def portfolio_of(preset: Preset, task: str, modalities: int) -> list[Candidate]:
+def lacking(preset: Preset, task: str) -> list[str]:
+    """The methods of a preset for a task whose packages are not installed.
+
+    >>> from equifuse.auto.options import PRESETS
+    >>> lacking(PRESETS["fast"], "classification")
+    []
+    """
+    fusions = {name: _METHODS[name]["fusion"] for name in preset.methods}
+    return [name for name, fusion in fusions.items() if _is_for(fusion, task) and not _is_installed(fusion)]
+
+
+def portfolio_of(preset: Preset, task: str, modalities: int, without: Collection[str] = ()) -> list[Candidate]:
     """The candidates of a preset that are made for a task.
 
     >>> from equifuse.auto.options import PRESETS
@@ -87,9 +101,11 @@ def portfolio_of(preset: Preset, task: str, modalities: int) -> list[Candidate]:
         preset: which, and for how many epochs.
         task: name of the task.
         modalities: number of them.
+        without: methods that are left out; see :func:`lacking`. What may stand in for one does.
     """
     found = []
-    for name in preset.methods:
+    names = [INSTEAD.get(name, "") if name in without else name for name in preset.methods]
+    for name in dict.fromkeys(name for name in names if name):
         settings = dict(_METHODS[name])
         if not _is_for(settings["fusion"], task) or (modalities == 1 and settings["fusion"] in ("late", "gmu", "gmf")):
             continue
@@ -105,6 +121,15 @@ def _is_for(fusion: str, task: str) -> bool:
         return TASKS.get(task).has_linear_models()
     tasks = FUSIONS.get(fusion).tasks
     return tasks is None or task in tasks
+
+
+def _is_installed(fusion: str) -> bool:
+    """Whether what trains a fusion can be imported."""
+    try:
+        check_installed(fusion)
+    except InputError:
+        return False
+    return True
 
 
 def further(method: Candidate, number: int, seed: int) -> Candidate:

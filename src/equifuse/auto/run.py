@@ -12,7 +12,7 @@ from equifuse.auto.finishing import FOUND, Finishing
 from equifuse.auto.judging import Judge
 from equifuse.auto.limits import Budget, seconds_of
 from equifuse.auto.options import SHARED, Preset, preset_of
-from equifuse.auto.portfolio import Candidate, check_candidates, portfolio_of
+from equifuse.auto.portfolio import Candidate, check_candidates, lacking, portfolio_of
 from equifuse.auto.result import AutoResult
 from equifuse.auto.search import Plan, Search, spent
 from equifuse.data import MultimodalDataset, Split
@@ -20,11 +20,11 @@ from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.files import locked, read_yaml, refuse_existing, write_yaml
 from equifuse.registry import TASKS
-from equifuse.runs.config import RECORD, TrainConfig
+from equifuse.runs.config import RECORD, TrainConfig, check_installed
 from equifuse.runs.executors import TRAINING
 from equifuse.runs.folder import METRICS, PathLike, load_data
 from equifuse.runs.prepare import class_weights, units_of
-from equifuse.runs.training import check_accelerator, with_full_paths
+from equifuse.runs.training import check_machine, with_full_paths
 from equifuse.tasks import Task, make_task
 from equifuse.training.protocol import CLEAN
 
@@ -74,14 +74,14 @@ def auto(
         OutputExistsError: ``out`` exists and ``resume`` is False.
         OutputError: another process writes there, the disk is full, or the folder is not writable.
         DataError: the data cannot be used or have changed since, or there is nothing to resume.
-        InputError: a task whose predictions cannot be averaged, a limit that is too short, or an option that does not
-            fit.
+        InputError: a task whose predictions cannot be averaged, a limit that is too short, an option that does not
+            fit, or a package is not installed that a candidate or a search that goes on needs.
     """
     limit = seconds_of(time_limit)
     out, chosen = Path(out), preset if isinstance(preset, Preset) else preset_of(preset)
     _check(config)
     config = with_full_paths(config)
-    check_accelerator(config)
+    check_machine(config)
     given = None if portfolio is None else check_candidates(portfolio, config)
     asked = _asked(config, chosen, given)
     if not resume:
@@ -99,15 +99,20 @@ def auto(
         check_task(dataset.task)
         if on_data is not None:
             on_data(dataset)
-        asked |= {RECORD: {"fingerprint": dataset.fingerprint()}}
-        if resume and read_yaml(out / ASKED)[RECORD] != asked[RECORD]:
+        stored = read_yaml(out / ASKED)[RECORD] if resume else {}
+        fingerprint = dataset.fingerprint()
+        if resume and stored["fingerprint"] != fingerprint:
             raise DataError(f"data set {config.data!r} has changed since {out} was started; use another folder")
-        write_yaml(out / ASKED, asked)
-        found = given or portfolio_of(chosen, dataset.task, len(dataset.modalities))
+        # A search that goes on tries what it began with, whatever was installed since.
+        lacks = stored.get("lacking", []) if resume else lacking(chosen, dataset.task) if given is None else []
+        found = given or portfolio_of(chosen, dataset.task, len(dataset.modalities), lacks)
+        for candidate in found:
+            check_installed(candidate.settings["fusion"])
+        write_yaml(out / ASKED, {**asked, RECORD: {"fingerprint": fingerprint, "lacking": lacks}})
         for name in config.expect_missing:
             if name not in dataset.modalities:
                 raise UnknownNameError("modality", name, dataset.modalities)
-        plan = Plan(config, dataset, found, chosen, out / PIECES, budget, workers, tell, before)
+        plan = Plan(config, dataset, found, chosen, out / PIECES, budget, workers, tell, before, lacks)
         return Finishing(plan, search(plan), out).run()
 
 

@@ -58,6 +58,7 @@ class Plan:
         workers: processes; 0 works in this one.
         tell: is given a line after each piece.
         before: seconds that were spent before an interruption.
+        lacking: methods that are not tried, since their packages are not installed.
     """
 
     base: TrainConfig
@@ -69,6 +70,7 @@ class Plan:
     workers: int = 0
     tell: Callable[[str], None] = lambda _: None
     before: float = 0.0
+    lacking: Sequence[str] = ()
 
 
 class Search:

@@ -20,6 +20,7 @@ from equifuse.errors import DataError, EquifuseError, InputError
 from equifuse.files import locked, refuse_existing, write_yaml
 from equifuse.fusion import LinearModel
 from equifuse.registry import FUSIONS, TASKS
+from equifuse.runs.config import check_installed as check_fusion
 from equifuse.runs.config import read_config
 from equifuse.runs.executors import begin_imports, executor
 from equifuse.runs.progress import count_bar
@@ -71,6 +72,8 @@ def run_benchmark(
     if workers != 0 and scheduler is None and not resume:  # resumed, there may be nothing left to train
         begin_imports()
     check_installed()
+    for method in config.methods if not resume else ():
+        check_fusion(method.options["fusion"])
     plan = _Plan(config)
     with locked(out, resume=resume):
         write_yaml(out / CONFIG, config.to_dict())

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from equifuse.auto.finishing import Finishing
 from equifuse.auto.limits import Budget, seconds_of
 from equifuse.auto.options import Preset, preset_of
-from equifuse.auto.portfolio import Candidate, check_candidates, portfolio_of
+from equifuse.auto.portfolio import Candidate, check_candidates, lacking, portfolio_of
 from equifuse.auto.run import search
 from equifuse.auto.search import Plan
 from equifuse.data import MultimodalDataset, Split
@@ -25,8 +25,8 @@ from equifuse.estimators.classifier import FusionClassifier
 from equifuse.estimators.regressor import FusionRegressor, Units, rescale
 from equifuse.model import FusionModel
 from equifuse.model.ensemble import members_of
-from equifuse.runs.config import TrainConfig
-from equifuse.runs.training import check_accelerator
+from equifuse.runs.config import TrainConfig, check_installed
+from equifuse.runs.training import check_machine
 
 _OWN = {
     "time_limit": Parameter("10m", 'For ``fit``: ``"90s"``, ``"10m"``, ``"1h"``, seconds, or ``"none"`` for no limit.'),
@@ -98,9 +98,12 @@ class _Search(FusionEstimator):
             if name not in whole.inputs:
                 raise UnknownNameError("modality", name, whole.inputs)
         dataset = self._dataset(config, whole)
-        candidates = given or portfolio_of(preset, self._task, len(whole.inputs))
+        lacks = lacking(preset, self._task) if given is None else []
+        candidates = given or portfolio_of(preset, self._task, len(whole.inputs), lacks)
+        for candidate in candidates:
+            check_installed(candidate.settings["fusion"])
         with tempfile.TemporaryDirectory() as folder:
-            plan = Plan(config, dataset, candidates, preset, Path(folder), budget)
+            plan = Plan(config, dataset, candidates, preset, Path(folder), budget, lacking=lacks)
             model, found = Finishing(plan, search(plan)).in_memory()
         self.model_ = self._in_units(model)
         self.leaderboard_: list[dict[str, Any]] = found.leaderboard
@@ -113,7 +116,7 @@ class _Search(FusionEstimator):
         config = replace(config, source={} if group is None else {"group": group})
         weights = self._class_weights(whole)
         config = config if weights is None else replace(config, class_weights=weights)
-        check_accelerator(config)
+        check_machine(config)
         return config
 
     def _dataset(self, config: TrainConfig, whole: Split) -> MultimodalDataset:

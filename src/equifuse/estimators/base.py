@@ -34,7 +34,7 @@ from equifuse.runs.folds import member_folds
 from equifuse.runs.kinds import kind_of
 from equifuse.runs.predict import predict_batches
 from equifuse.runs.prepare import model_for
-from equifuse.runs.training import check_accelerator
+from equifuse.runs.training import check_machine
 from equifuse.training.cycles import left_by
 from equifuse.training.rules import resolved
 from equifuse.training.trainer import Trainer, TrainingResult, facts_of
@@ -263,7 +263,7 @@ class FusionEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             raise InputError(f"dtype must be one of {', '.join(_DTYPES)}, got {self.dtype!r}")
         values = {name: given[name] for name in self._options() if name in given}
         config = TrainConfig(type(self).__name__, seed=seed, **values)
-        check_accelerator(config)
+        check_machine(config)
         return config
 
     def _read(

@@ -30,7 +30,7 @@ from equifuse.fusion.sums import Mean, Sum, WeightedSum
 from equifuse.fusion.support_vectors import SupportVectors
 from equifuse.fusion.tensor import BilinearFusion, LowRankFusion, TensorFusion
 from equifuse.fusion.tmc import TMC
-from equifuse.fusion.trees import Boosting, Trees
+from equifuse.fusion.trees import Boosting, LightGBM, Trees
 
 __all__ = [
     "GMF",
@@ -56,6 +56,7 @@ __all__ = [
     "Fusion",
     "FusionOutput",
     "LateFusion",
+    "LightGBM",
     "LinearModel",
     "LowRankFusion",
     "MMDynamics",

@@ -142,6 +142,8 @@ class Fusion(nn.Module, Configurable, ABC):
     out_dim: int
     # True if ``fused`` is already a prediction, so that no head follows: a fusion of decisions.
     decides: bool = False
+    # Extra of this library, and its package, that training needs; what was trained does without.
+    trained_by: ClassVar[str | None] = None
     # Whether a modality may be a sequence (B, T_m, l_m) with a mask (B, T_m), each of its own length.
     takes_steps: bool = False
     # Tasks that the fusion is made for; None for all.

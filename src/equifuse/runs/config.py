@@ -483,6 +483,23 @@ def fits_at_once(fusion: str) -> bool:
     return issubclass(FUSIONS.get(fusion), FittedFusion)
 
 
+def check_installed(fusion: str) -> None:
+    """Refuse a fusion that is trained by a package that is not installed.
+
+    >>> from equifuse.runs.config import check_installed
+    >>> check_installed("boosting")
+
+    Raises:
+        InputError: it is one; the message says what to install.
+        UnknownNameError: an unknown fusion.
+    """
+    from equifuse.registry import FUSIONS  # noqa: PLC0415 - PyTorch
+
+    extra = FUSIONS.get(fusion).trained_by
+    if extra is not None:
+        require(extra, extra, f"training of the fusion {fusion!r}")
+
+
 def unused_by(fusion: str) -> tuple[str, list[str]]:
     """Why a fusion has no use for some options, and which these are.
 

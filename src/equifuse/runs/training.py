@@ -25,7 +25,7 @@ from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly, headl
 from equifuse.evaluation.verdict import class_scores, concerns
 from equifuse.files import locked, read_json, refuse_existing, write_json, write_yaml
 from equifuse.options import settled
-from equifuse.runs.config import RECORD, TrainConfig
+from equifuse.runs.config import RECORD, TrainConfig, check_installed
 from equifuse.runs.folder import (
     CONFIG,
     HISTORY,
@@ -149,7 +149,7 @@ def train(
             return RunResult(out, RunMetrics.read(out / METRICS), read_json(out / HISTORY))
         if on_prepared is None and (out / TAUGHT).is_file():
             raise InputError(f"{out} is taught by another run; go on with 'equifuse distill', --out {out} and --resume")
-    check_accelerator(config)
+    check_machine(config)
     with locked(out, resume=resume):
         if config.ensemble is not None and config.member is None:
             from equifuse.runs.ensembles import train_ensemble  # noqa: PLC0415 - it makes runs, as this file does
@@ -253,18 +253,19 @@ def _take_part(
 ) -> RunResult:
     """Train along with the process that writes the run folder."""
     config = replace(with_full_paths(config), logger=(), logger_options={})
-    check_accelerator(config)
+    check_machine(config)
     prepared = prepare(config)
     trainer = Trainer(prepared.config, callbacks=callbacks, optimizer=optimizer, out=out)
     return RunResult(out, None, _fit(trainer, prepared, config.fusion, False).history)
 
 
-def check_accelerator(config: TrainConfig) -> None:
+def check_machine(config: TrainConfig) -> None:
     """Refuse to train on what this machine does not have.
 
     Raises:
-        InputError: a GPU was asked for, and there is none.
+        InputError: a GPU was asked for, and there is none; or a package that the fusion is trained by.
     """
+    check_installed(config.fusion)
     if config.strategy == "fsdp" and not torch.cuda.is_available():
         raise InputError("strategy 'fsdp' needs GPUs; use 'ddp'")
     if config.accelerator == "gpu" and not torch.cuda.is_available():
