@@ -133,12 +133,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of results")
     parser.add_argument("--seeds", type=int, default=2, help="seeds of every set and fusion")
     parser.add_argument("--set", action="append", help="a set; several times for several; default all")
+    parser.add_argument("--fusion", action="append", choices=FUSIONS, help="likewise")
     parser.add_argument("--show", action="store_true", help="measure nothing")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     for module in TRAINING:  # the time of the first training is not to be that of importing
         import_module(module)
-    cells = product(range(given.seeds), WAYS, given.set or SETS, FUSIONS)
+    cells = product(range(given.seeds), WAYS, given.set or SETS, given.fusion or FUSIONS)
     for seed, way, name, fusion in [] if given.show else cells:
         file = given.out / "results" / f"{name}-{fusion}-{seed}-{way}.json"
         if file.is_file():

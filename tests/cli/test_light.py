@@ -61,7 +61,7 @@ print("heavy:", [name for name in heavy if name in sys.modules], file=sys.stderr
             "from equifuse.files import read_yaml, Path; read_yaml(Path(__import__('equifuse').__file__))",
             "YAML needs yaml",
         ),
-        ("from equifuse.runs.config import parse_settings; parse_settings(['a=1'])", "needs yaml"),
+        ("from equifuse.runs.settings import parse_settings; parse_settings(['a=1'])", "needs yaml"),
         ("import equifuse as ef; ef.datasets.load({csv!r})", "needs pyarrow"),
     ],
 )

@@ -21,7 +21,7 @@ import equifuse as ef
 from equifuse.data.columns import Column
 from equifuse.data.tables.dialect import columns_like, sniff
 from equifuse.data.tables.formulas import escaped, unescaped
-from equifuse.runs.config import parse_settings
+from equifuse.runs.settings import parse_settings
 from equifuse.serve.connections import protocol_of
 from equifuse.serve.limits import Limits, Refusal
 from equifuse.serve.messages import FromWorker, Served, answer_of, frame

@@ -8,7 +8,8 @@ import torch
 
 import equifuse as ef
 from equifuse.model import Ensemble
-from equifuse.runs import TrainConfig, evaluate_run, load_run, members, train
+from equifuse.runs import TrainConfig, distill_run, evaluate_run, export_run, load_run, members, predict_run, train
+from equifuse.runs.explain import explain_run
 from equifuse.runs.kinds import kind_of
 from equifuse.training import Trainer
 
@@ -134,3 +135,21 @@ def test_what_means_nothing_is_one_line(options, says):
     with pytest.raises(ef.EquifuseError, match=says) as caught:
         TrainConfig("digits", **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_takes_a_bag_takes_each_kind(runs, kind):
+    folder, found = runs
+    config, result = found[kind]
+    in_process = train(config, folder / f"{kind}-process", progress=False, workers=1)
+    pairs = zip(load_run(in_process.path).model.members, load_run(result.path).model.members, strict=True)
+    assert all(same(a, b) for a, b in pairs)
+    assert export_run(result.path, folder / f"{kind}.pt2")["error"] < 1e-4
+    columns = predict_run(result.path, config.data, folder / f"{kind}.csv", coverage=0.9)
+    assert {"in_set_no", "in_set_yes"} <= set(columns)
+    assert explain_run(result.path, samples=20).modalities
+    student = distill_run(result.path, folder / f"{kind}-student", fusion="late", epochs=1, progress=False)
+    assert student.note is None
+    taught = load_run(student.path).config
+    assert (taught.ensemble, taught.ensemble_by) == (None, "folds")

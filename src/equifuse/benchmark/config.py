@@ -9,7 +9,8 @@ from typing import Any
 
 from equifuse.benchmark.space import Space, check_space
 from equifuse.errors import InputError, UnknownNameError
-from equifuse.runs.config import TrainConfig, fits_at_once, read_config, unused_by, without_unused
+from equifuse.runs.config import TrainConfig, fits_at_once, unused_by, without_unused
+from equifuse.runs.settings import read_config
 from equifuse.training.options import refuse_unused
 from equifuse.training.protocol import CLEAN, PROTOCOLS
 

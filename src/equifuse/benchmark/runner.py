@@ -21,9 +21,9 @@ from equifuse.files import locked, refuse_existing, write_yaml
 from equifuse.fusion import LinearModel
 from equifuse.registry import FUSIONS, TASKS
 from equifuse.runs.config import check_installed as check_fusion
-from equifuse.runs.config import read_config
 from equifuse.runs.executors import begin_imports, executor
 from equifuse.runs.progress import count_bar
+from equifuse.runs.settings import read_config
 from equifuse.tasks import make_task
 
 CONFIG, STORE, SCORES = "benchmark.yaml", "store.sqlite", "scores.parquet"

@@ -42,7 +42,7 @@ def benchmark(
     from equifuse.benchmark.runner import STORE
     from equifuse.report.benchmark import PAGE, short_table
     from equifuse.report.tables import show
-    from equifuse.runs.config import parse_settings
+    from equifuse.runs.settings import parse_settings
 
     given = {
         "data": data or None,

@@ -127,7 +127,7 @@ def _pairs(flag: str, declared: Option, words: Any) -> dict[str, Any]:
     if isinstance(words, Mapping):  # of parts
         return dict(words)
     if declared.check.pairs != "text":
-        from equifuse.runs.config import parse_settings
+        from equifuse.runs.settings import parse_settings
 
         return parse_settings(words, nested=declared.check.pairs == "nested")
     found: dict[str, Any] = {}

@@ -12,7 +12,6 @@ from typing import Any, Self
 from equifuse.data.options import SourceOptions, added_to
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.extras import require
-from equifuse.files import read_yaml
 from equifuse.options import (
     auto,
     declarations,
@@ -28,14 +27,12 @@ from equifuse.options import (
     yes_no,
 )
 from equifuse.runs import checks
-from equifuse.runs.checks import BY, FOLDS, GROUPS_OUT, numbers
+from equifuse.runs.checks import BY, FOLDS, GROUPS_OUT
 from equifuse.runs.encoders import encoders, reading_for
+from equifuse.runs.settings import RECORD as RECORD  # noqa: PLC0414 - for those that look for it here
+from equifuse.runs.settings import parse_settings, read_config
 from equifuse.training.options import TrainingOptions, of_descent, refuse_unused
 from equifuse.training.protocol import LOOSE
-
-# The part of a run's config.yaml that records what happened, as against what was asked for.
-RECORD = "run"
-
 
 # What is the same in every fold, whatever is chosen.
 _NOT_CHOSEN = (
@@ -534,39 +531,3 @@ def without_unused(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 TrainConfig.__doc__ = (TrainConfig.__doc__ or "").replace("{options}", documented(TrainConfig))
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The options in a YAML file, without the record of a run.
-
-    Raises:
-        DataError: the file is missing or is not a YAML mapping.
-    """
-    return {key: numbers(value) for key, value in read_yaml(path).items() if key != RECORD}
-
-
-def parse_settings(settings: list[str], *, nested: bool = True) -> dict[str, Any]:
-    """A mapping from ``"key=value"`` settings: values are YAML, dots in keys nest unless ``nested`` is False.
-
-    Raises:
-        InputError: one cannot be read.
-    """
-    yaml = require("train", "yaml", "YAML")
-
-    parsed: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key.strip():
-            raise InputError(f"expected key=value, got {setting!r}")
-        try:
-            value = numbers(yaml.safe_load(text))
-        except (yaml.YAMLError, ValueError, RecursionError):
-            raise InputError(f"cannot read the value of {setting!r}") from None
-        *path, last = key.strip().split(".") if nested else [key.strip()]
-        place = parsed
-        for step in path:
-            place = place.setdefault(step, {})
-            if not isinstance(place, dict):
-                raise InputError(f"{setting!r}: {step!r} already has a value")
-        place[last] = value
-    return parsed

@@ -19,12 +19,13 @@ from equifuse.files import locked, read_json, read_yaml, refuse_existing, write_
 from equifuse.records import OPTIONAL, Record
 from equifuse.registry import TASKS
 from equifuse.runs.choosing import chosen_by_validation
-from equifuse.runs.config import RECORD, TrainConfig, read_config
+from equifuse.runs.config import TrainConfig
 from equifuse.runs.folder import CONFIG, METRICS, SPLIT, PathLike, Run, load_run
 from equifuse.runs.folds import every_fold, load_whole, pooled
 from equifuse.runs.output import write_columns
 from equifuse.runs.predict import predict_split
 from equifuse.runs.progress import count_bar
+from equifuse.runs.settings import RECORD, read_config
 from equifuse.runs.training import train, with_full_paths
 from equifuse.tasks import Columns, Task
 

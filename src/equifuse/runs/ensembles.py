@@ -19,7 +19,7 @@ from equifuse.model import Ensemble, FusionModel
 from equifuse.model.ensemble import members_of
 from equifuse.options import settled
 from equifuse.registry import TASKS
-from equifuse.runs.config import RECORD, TrainConfig
+from equifuse.runs.config import TrainConfig
 from equifuse.runs.folder import CONFIG, HISTORY, METRICS, MODEL, PLOTS, SPLIT, UNSEEN, load_data, split_columns
 from equifuse.runs.kinds import kind_of
 from equifuse.runs.members import Member, jobs_of, train_members, unseen_outputs
@@ -27,6 +27,7 @@ from equifuse.runs.metrics import Convergence, MemberScore, RunMetrics
 from equifuse.runs.output import write_columns
 from equifuse.runs.prepare import Prepared, prepare
 from equifuse.runs.progress import OnEpochEnd, count_bar, epoch_bar
+from equifuse.runs.settings import RECORD
 from equifuse.runs.training import RunResult, check_unchanged, notes_on, record_of
 from equifuse.tasks import Task
 from equifuse.training.protocol import PROTOCOLS

@@ -22,7 +22,7 @@ from equifuse.model import Ensemble
 from equifuse.options import settled
 from equifuse.records import Record
 from equifuse.runs.cohort import cohort_of
-from equifuse.runs.config import RECORD, TrainConfig
+from equifuse.runs.config import TrainConfig
 from equifuse.runs.folder import (
     CONFIG,
     HISTORY,
@@ -40,6 +40,7 @@ from equifuse.runs.metrics import Convergence, RunMetrics
 from equifuse.runs.output import write_columns
 from equifuse.runs.prepare import Prepared, balanced, resolved_for
 from equifuse.runs.progress import epoch_bar
+from equifuse.runs.settings import RECORD
 from equifuse.runs.training import record_of, with_full_paths
 from equifuse.tasks import Task
 from equifuse.training.trainer import Trainer, balancer_for

@@ -20,9 +20,10 @@ from equifuse.files import parse_errors, read_yaml
 from equifuse.model import FusionModel
 from equifuse.model import load as load_model
 from equifuse.runs.cohort import cohort_of
-from equifuse.runs.config import RECORD, TrainConfig, read_config
+from equifuse.runs.config import TrainConfig
 from equifuse.runs.folds import fold_of, load_whole
 from equifuse.runs.kinds import kind_of
+from equifuse.runs.settings import RECORD, read_config
 from equifuse.tasks import Columns, Task, make_task
 from equifuse.training.protocol import arrange
 

@@ -25,7 +25,7 @@ from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly, headl
 from equifuse.evaluation.verdict import class_scores, concerns
 from equifuse.files import locked, read_json, refuse_existing, write_json, write_yaml
 from equifuse.options import settled
-from equifuse.runs.config import RECORD, TrainConfig, check_installed
+from equifuse.runs.config import TrainConfig, check_installed
 from equifuse.runs.folder import (
     CONFIG,
     HISTORY,
@@ -43,6 +43,7 @@ from equifuse.runs.metrics import Alert, Convergence, RunMetrics
 from equifuse.runs.output import write_columns
 from equifuse.runs.prepare import Prepared, initial_model, prepare
 from equifuse.runs.progress import OnEpochEnd, epoch_bar
+from equifuse.runs.settings import RECORD
 from equifuse.tasks import Evaluation
 from equifuse.tasks.base import output_names
 from equifuse.training.distributed import process_group_info
