@@ -68,9 +68,14 @@ def is_error(of: Mapping[str, Any]) -> bool:
 
 
 def gains(pairs: Iterable[tuple[Mapping[str, list[float]], Mapping[str, list[float]]]]) -> tuple[list[float], ...]:
-    """By data set, the first over the second in points, intact and with half missing."""
+    """By data set, the first over the second in points, or in per cent of an error, intact and with half missing."""
     both = list(pairs)
-    return tuple([100 * (statistics.fmean(a[c]) - statistics.fmean(b[c])) for a, b in both] for c in (INTACT, HALF))
+    return tuple([gain(statistics.fmean(a[c]), statistics.fmean(b[c])) for a, b in both] for c in (INTACT, HALF))
+
+
+def gain(one: float, other: float) -> float:
+    """Of two accuracies in points, of two (negative) errors in per cent of the other."""
+    return 100 * (one - other) / (abs(other) if other < 0 else 1.0)
 
 
 def compared(pairs: Mapping[str, Sequence[list[float]]]) -> list[list[str]]:
@@ -89,30 +94,16 @@ def compared(pairs: Mapping[str, Sequence[list[float]]]) -> list[list[str]]:
 
 def tables(scores: Scores) -> str:
     """Every part against plain, steps of the default, and method against method."""
-    header = ["", "intact, points", "sets ahead", "p", "half missing, points", "sets ahead", "p"]
     seeds = {len(each[INTACT]) for sets in scores.values() for of in sets.values() for each in of.values()}
     text = [
         "# Tables",
-        f"Mean gain over the sets that have an accuracy, in points, with Student's 95 % interval; {max(seeds)} seeds "
-        "per set. p: Wilcoxon's signed-rank test over the sets, not corrected: of 20 rows one is below 0.05 by chance.",
+        "Mean gain over the sets, of accuracies in points, of errors in per cent of the error, with Student's 95 % "
+        f"interval; {max(seeds)} seeds per set. p: Wilcoxon's signed-rank test over the sets, not corrected: of 20 "
+        "rows one is below 0.05 by chance.",
     ]
-    points = {method: {data: of for data, of in sets.items() if not is_error(of)} for method, sets in scores.items()}
-    for method, sets in points.items():
-        if len(sets) < FEWEST:
-            continue
-        variants = [variant for variant in next(iter(sets.values())) if variant != PLAIN]
-        steps = [(v, PLAIN) for v in variants] + [(a, b) for a, b in STEPS if {a, b} <= set(variants)]
-        pairs = {f"{a} over {b}": gains((of[a], of[b]) for of in sets.values()) for a, b in steps}
-        text += [f"## {method}, {len(sets)} sets", TextTable(header, compared(pairs)).markdown()]
-    across = {}
-    for first, second in combinations(points, 2):
-        common = [data for data in points[first] if data in points[second]]
-        if len(common) >= FEWEST:
-            for v in (PLAIN, "mix", "default", "all"):
-                both = ((points[first][data][v], points[second][data][v]) for data in common)
-                across[f"{first} over {second}, both {v}"] = gains(both)
-    if across:
-        text += ["## Method against method", TextTable(header, compared(across)).markdown()]
+    for unit, errors in (("points", False), ("%", True)):
+        chosen = {m: {d: of for d, of in sets.items() if is_error(of) == errors} for m, sets in scores.items()}
+        text += tables_of(chosen, unit)
     for method, sets in scores.items():
         if not sets:
             continue
@@ -125,6 +116,31 @@ def tables(scores: Scores) -> str:
         text += [f"## {method}, data set by data set", TextTable(["data", *variants], lines, caption).markdown()]
     text.append(f"{datetime.now(UTC).date()}, {processor()}.")
     return "\n\n".join(text) + "\n"
+
+
+def tables_of(scores: Scores, unit: str) -> list[str]:
+    """The tables of accuracies, or of errors."""
+    header = ["", f"intact, {unit}", "sets ahead", "p", f"half missing, {unit}", "sets ahead", "p"]
+    what, text = "errors of " if unit == "%" else "", []
+    for method, sets in scores.items():
+        if len(sets) < FEWEST:
+            continue
+        variants = [variant for variant in next(iter(sets.values())) if variant != PLAIN]
+        steps = [(v, PLAIN) for v in variants] + [(a, b) for a, b in STEPS if {a, b} <= set(variants)]
+        pairs = {f"{a} over {b}": gains((of[a], of[b]) for of in sets.values()) for a, b in steps}
+        text += [f"## {what.capitalize()}{method}, {len(sets)} sets", TextTable(header, compared(pairs)).markdown()]
+    across = {}
+    for first, second in combinations(scores, 2):
+        common = [data for data in scores[first] if data in scores[second]]
+        if len(common) >= FEWEST:
+            variants = [v for v in (PLAIN, "mix", "default", "all") if v in scores[first][common[0]]]
+            for v in variants:
+                both = ((scores[first][data][v], scores[second][data][v]) for data in common)
+                across[f"{first} over {second}, both {v}"] = gains(both)
+    if across:
+        title = f"## {what.capitalize()}method against method" if what else "## Method against method"
+        text += [title, TextTable(header, compared(across)).markdown()]
+    return text
 
 
 def _shown(values: list[float]) -> str:

@@ -454,3 +454,32 @@ def test_tasks_that_a_fusion_is_not_for_and_other_numbers_of_classes_are_refused
         ef.build_model(DIMS, "classification", 3, fusion="late", fusion_options={"outputs": 4})
     for task in ("multilabel", "regression", "survival", "retrieval"):
         assert ef.build_model(DIMS, task, 3, fusion="late").fusion.out_dim == 3
+
+
+def test_a_committee_is_the_exact_posterior_of_independent_gaussians_for_any_modalities_present():
+    """With ``y ~ N(o, s²)`` and ``x_m = y + noise_m`` each modality says its own posterior mean of ``y``."""
+    prior, spread = 3.0, 2.0
+    noise = {"text": 0.5, "image": 1.5, "sound": 4.0}
+    gains = {m: spread**2 / n**2 for m, n in noise.items()}  # precisions, in that of the prior
+    fusion = ef.fusion.LateFusion(dict.fromkeys(noise, 1), outputs=1, combine="committee").double()
+    with torch.no_grad():
+        fusion.offset.bias.fill_(prior)
+        fusion.precision.copy_(torch.tensor([[g] for g in gains.values()]).double().expm1().log())
+        for m, gain in gains.items():
+            fusion.project[m].weight.fill_(gain / (1 + gain))
+            fusion.project[m].bias.fill_(prior / (1 + gain))
+    x = {m: prior + torch.randn(8, 1).double() for m in noise}
+    present = {m: torch.tensor([bool(row >> i & 1) for row in range(8)]) for i, m in enumerate(noise)}
+    here = {m: present[m][:, None].double() for m in noise}
+    precision = 1 + sum(here[m] * gains[m] for m in noise)
+    exact = (prior + sum(here[m] * gains[m] * x[m] for m in noise)) / precision
+    torch.testing.assert_close(fusion(x, present).fused, exact)
+
+
+def test_regressions_are_put_together_by_a_committee_unless_told_otherwise(tmp_path):
+    shapes = {"a": 3, "b": 2}
+    assert ef.build_model(shapes, "regression", 1, fusion="late").fusion.combine == "committee"
+    assert ef.build_model(shapes, "classification", 2, fusion="late").fusion.combine == "logits"
+    model = ef.build_model(shapes, "regression", 1, fusion="late", fusion_options={"combine": "logits"})
+    model.save(tmp_path / "model")
+    assert ef.model.load(tmp_path / "model").fusion.combine == "logits"

@@ -274,14 +274,15 @@ class Finishing:
         found = self.found
         pieces = [piece for (other, _), piece in found.pieces.items() if other == name]
         good = [piece for piece in pieces if piece.failed is None]
+        if name in self.weights:  # of some, folds that not all complete candidates have are left out
+            good = found.models_of(name)
         folds = sorted(piece.fold for piece in good if piece.fold < len(found.folds))
         headline, expected = self.task.headline, bool(self.plan.base.expect_missing)
-        cost = found.mean_cost(name)
         return Entry(
             method=name,
             settings=dict(found.candidates[name].settings),
             models=len(good),
-            loss=_finite(self.judge.sign * cost),
+            loss=_finite(self.judge.sign * found.judge.cost(found.outputs(name), folds)) if good else None,
             score=found.judge.value(found.outputs(name, False), headline, folds) if good else None,
             expected_score=found.judge.value(found.outputs(name), headline, folds) if good and expected else None,
             test=self.tests.get(name),

@@ -179,6 +179,15 @@ class Fusion(nn.Module, Configurable, ABC):
         """Losses that compare the ``output`` of a call with the target: unweighted, by name, {} for most methods."""
         return {}
 
+    @classmethod
+    def suited(cls, task: str) -> dict[str, Any]:
+        """Options that suit a task better than their defaults; :func:`equifuse.build_model` takes them where not given.
+
+        Args:
+            task: its name.
+        """
+        return {}
+
     def output_maps(self) -> list[OutputMap]:
         """The affine maps that produce the prediction, if the fusion decides itself; they have a regression's units."""
         return []

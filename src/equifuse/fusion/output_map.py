@@ -55,3 +55,28 @@ class OutputMap(nn.Linear):
             return
         self.weight.mul_(scale[:, None])
         self.bias.copy_(self.bias.double() * scale + shift)
+
+
+class OutputOffset(OutputMap):
+    """What is predicted of nothing, in the same units as what :class:`OutputMap` predicts: ``scale · b + shift``.
+
+    >>> from equifuse.fusion.output_map import OutputOffset
+    >>> price = OutputOffset(1)
+    >>> price.set_units(torch.tensor([50_000.0]), torch.tensor([300_000.0]))
+    >>> price.value()
+    tensor([300000.], grad_fn=<AddcmulBackward0>)
+
+    Args:
+        out_features: number of outputs ``K``.
+    """
+
+    def __init__(self, out_features: int) -> None:
+        super().__init__(1, out_features)
+        self.weight.requires_grad_(False)
+        with torch.no_grad():
+            self.weight.zero_()
+            self.bias.zero_()
+
+    def value(self) -> Tensor:
+        """``(K,)``."""
+        return self(self.weight.new_zeros(1))
