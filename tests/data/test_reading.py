@@ -12,6 +12,7 @@ from pyarrow import feather, parquet
 
 import equifuse as ef
 from equifuse.data.tables import Reading, not_understood, read_table, transposed
+from equifuse.data.tables.dialect import sniff
 
 ROWS = {"id": ["p1", "p2", "p3"], "x": [1.5, None, -2.25], "n": [1, 2, 3], "group": ["gesünd", "krank", None]}
 
@@ -41,6 +42,13 @@ def test_any_text_gives_the_same_table(tmp_path, separator, encoding, decimal, q
     assert content(table) == ROWS
     assert ("decimal comma" in table.facts) == (decimal == ",")
     assert any("separator" in fact for fact in table.facts) == (separator != ",")
+
+
+def test_a_line_of_many_columns_is_understood():
+    names = ["id", *(f"gene_{i:06d}" for i in range(12_000))]
+    found = sniff(",".join(names).encode() + b"\np1" + b",1.5" * 12_000 + b"\n", "wide.csv", whole=True)
+    assert found.separator == ","
+    assert found.names == tuple(names)
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,8 @@ def test_scores_of_classes_are_those_of_scikit_learn():
         f"never predicted is: d ({confusion[3].sum()} samples); try --balanced, or more epochs"
     ]
     assert "no better than 0.5000" in concerns(task, {"accuracy": 0.5}, {"accuracy": 0.5})[0]
+    sure = concerns(task, {"accuracy": 0.9, "loss": 0.6}, {"accuracy": 0.8, "loss": 0.5})
+    assert sure == ["loss 0.6000 is no better than 0.5000, which needs no features at all"]
 
 
 def test_an_interval_over_groups_is_wider_where_rows_repeat():

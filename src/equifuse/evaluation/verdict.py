@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from equifuse.records import Record
 from equifuse.tasks import Task
+from equifuse.tasks.metrics import LOSS
 
 Metrics = Mapping[str, float | None]
 _NAMED = 5
+# Deviations of a mean above 0 that chance reaches in one of 20 cases.
+_SURE = 1.645
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +74,27 @@ def concerns(task: Task, metrics: Metrics, baseline: Metrics, classes: Sequence[
         more = f" and {len(never) - _NAMED} more" if len(never) > _NAMED else ""
         verb = "is" if len(never) == 1 else "are"
         said.append(f"never predicted {verb}: {', '.join(never[:_NAMED])}{more}; try --balanced, or more epochs")
-    reached, known = metrics.get(task.headline), baseline.get(task.headline)
-    if reached is not None and known is not None:
-        better = reached > known if task.metric(task.headline).mode == "max" else reached < known
+    for name in dict.fromkeys((task.headline, LOSS.name)):
+        reached, known = metrics.get(name), baseline.get(name)
+        if reached is None or known is None:
+            continue
+        better = reached > known if task.metric(name).mode == "max" else reached < known
         if not better:
-            said.append(f"{task.headline} {reached:.4f} is no better than {known:.4f}, which needs no features at all")
+            said.append(f"{name} {reached:.4f} is no better than {known:.4f}, which needs no features at all")
     return said
+
+
+def surely_better(losses: Tensor, others: Tensor) -> bool:
+    """Whether losses of the same samples are less than others by more than chance, with 95 % confidence.
+
+    >>> from equifuse.evaluation.verdict import surely_better
+    >>> others = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    >>> surely_better(others - 1, others), surely_better(others + torch.tensor([1.0, -1.5, 1.0, -1.5]), others)
+    (True, False)
+
+    Args:
+        losses: ``(n,)``.
+        others: ``(n,)``.
+    """
+    gains = (others - losses).double()
+    return len(gains) > 1 and float(gains.mean()) > _SURE * float(gains.std()) / math.sqrt(len(gains))

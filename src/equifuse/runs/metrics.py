@@ -95,7 +95,8 @@ class RunMetrics(Record):
         mix: of what the fusion and the modalities alone say; None where it was not fitted.
         soup: the epochs whose weights the model has the mean of, from 1; None unless asked for.
         members: of an ensemble; None for a single model.
-        notes: what looks wrong on test, such as classes that are never predicted; None where nothing does.
+        notes: what looks wrong, such as classes that are never predicted on test, scores that need no features, or a
+            linear model that does better on validation; None where nothing does.
     """
 
     val: Metrics | None = field(default=None, metadata=OPTIONAL)

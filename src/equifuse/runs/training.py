@@ -22,7 +22,7 @@ from equifuse.data.lazy import share_of_gaps
 from equifuse.encoders.preparation import steps_of
 from equifuse.errors import DataError, InputError
 from equifuse.evaluation.evaluate import evaluate_model, evaluate_quietly, headline_alone, score_without_each
-from equifuse.evaluation.verdict import class_scores, concerns
+from equifuse.evaluation.verdict import class_scores, concerns, surely_better
 from equifuse.files import locked, read_json, refuse_existing, write_json, write_yaml
 from equifuse.options import settled
 from equifuse.runs.config import TrainConfig, check_installed
@@ -44,8 +44,10 @@ from equifuse.runs.output import write_columns
 from equifuse.runs.prepare import Prepared, initial_model, prepare
 from equifuse.runs.progress import OnEpochEnd, epoch_bar
 from equifuse.runs.settings import RECORD
+from equifuse.runs.simpler import simpler
 from equifuse.tasks import Evaluation
 from equifuse.tasks.base import output_names
+from equifuse.tasks.metrics import LOSS
 from equifuse.training.distributed import process_group_info
 from equifuse.training.optimization import OptimizerFactory
 from equifuse.training.protocol import CLEAN, LOOSE, PROTOCOLS
@@ -209,6 +211,7 @@ def _train(
     untrained = initial_model(config, dataset)
     undefined = {part: evaluation.undefined for part, evaluation in evaluations.items()}
     undefined |= {f"test without {m}": {task.headline: why} for m, why in without.undefined.items()}
+    beside = simpler(prepared, evaluations.get("val"), len(history))
     metrics = RunMetrics(
         val=dict(evaluations["val"].metrics) if "val" in evaluations else None,
         test=dict(evaluations["test"].metrics),
@@ -222,7 +225,7 @@ def _train(
         alerts=[Alert.from_dict(alert) for alert in result.alerts],
         protocol=f"{config.protocol}: {PROTOCOLS[config.protocol]}",
         undefined={part: why for part, why in undefined.items() if why} or None,
-        notes=notes_on(prepared, evaluations["test"]) or None,
+        notes=[*notes_on(prepared, evaluations["test"]), *beside] or None,
         alone=headline_alone(task, evaluations["test"], dataset.splits["test"].labelled()) or None,
         mix=result.mix,
         soup=result.soup,
@@ -352,9 +355,18 @@ def notes_on(prepared: Prepared, evaluation: Evaluation) -> list[str]:
     target, prediction = torch.from_numpy(given), evaluation.prediction
     confusion = task.confusion(prediction, target)
     classes = [] if confusion is None else class_scores(confusion, output_names(task.classes, len(confusion)))
-    constant = None if known is None else torch.tensor(known, dtype=prediction.dtype).expand(len(prediction), -1)
-    baseline = {} if constant is None else task.measure(constant, target, [task.headline]).values
-    return concerns(task, evaluation.metrics, baseline, classes)
+    if known is None:
+        return concerns(task, evaluation.metrics, {}, classes)
+    constant = torch.tensor(known, dtype=prediction.dtype).expand(len(prediction), -1)
+    baseline = task.measure(constant, target, dict.fromkeys((task.headline, LOSS.name))).values
+    said = concerns(task, evaluation.metrics, baseline, classes)
+    if not said and task.scores_samples():
+        scores, others = (task.sample_scores(outputs, target) for outputs in (prediction, constant))
+        if not surely_better(-scores, -others):
+            said.append(
+                f"on {len(scores)} test samples not better by more than chance than what needs no features at all"
+            )
+    return said
 
 
 def _baseline(prepared: Prepared) -> list[float] | None:

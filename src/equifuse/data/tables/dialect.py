@@ -188,10 +188,15 @@ def cells(lines: Sequence[str], separator: str, quote: str = '"') -> list[list[s
     """The cells of lines, quotes taken off."""
     if separator == " ":
         return [[cell.strip('"') for cell in re.findall(r'"[^"]*"|\S+', line)] for line in lines]
+    text = "".join(lines)
+    # With a separator that is not the file's, a line of many columns is one cell, longer than the module allows.
+    before = csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     try:
-        return list(csv.reader(io.StringIO("".join(lines), newline=""), delimiter=separator, quotechar=quote))
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, quotechar=quote))
     except csv.Error as error:
         raise DataError(f"cannot be read as a table: {error}") from None
+    finally:
+        csv.field_size_limit(before)
 
 
 def columns_like(dialect: Dialect) -> tuple[set[int], set[int]]:
