@@ -21,6 +21,21 @@ _MOST = 4_000_000
 # Epochs from which on a training was meant to be one, and not a try.
 _EPOCHS = 10
 
+# Options that are about the data and the task, which both models share.
+_SHARED = (
+    "data",
+    "source",
+    "task_options",
+    "metric",
+    "monitor",
+    "class_weights",
+    "prepare",
+    "seed",
+    "val_fraction",
+    "row_missing",
+    "feature_missing",
+)
+
 
 def simpler(prepared: Prepared, val: Evaluation | None, epochs: int) -> list[str]:
     """One line where a linear model is better on validation by more than chance; none elsewhere.
@@ -62,9 +77,7 @@ def _fits(task: str, config: TrainConfig) -> bool:
 def _linear(prepared: Prepared) -> Evaluation | None:
     """What a linear model of the same columns says of the validation part; None where it cannot be fitted."""
     config = prepared.config
-    kept = ("data", "source", "task_options", "metric", "monitor", "class_weights", "prepare", "seed", "val_fraction")
-    kept += ("row_missing", "feature_missing")
-    asked = TrainConfig(fusion=LINEAR, **{name: getattr(config, name) for name in kept})
+    asked = TrainConfig(fusion=LINEAR, **{name: getattr(config, name) for name in _SHARED})
     try:
         other = prepare(asked, prepared.dataset)
         Trainer(other.config, watch=False).fit(other.model, other.dataset, task=other.task)

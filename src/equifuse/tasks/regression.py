@@ -210,7 +210,7 @@ class Regression(Task):
     @classmethod
     def units(
         cls, target: NDArray[Any], names: tuple[str, ...] | None = None, weight: NDArray[Any] | None = None
-    ) -> tuple[Floats, Floats] | None:
+    ) -> tuple[Floats, Floats]:
         """The targets' deviations, 1 of one that is constant, and their means; both look past outliers.
 
         See :func:`equifuse.encoders.preparation.outliers.usual_range`.
