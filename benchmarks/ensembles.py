@@ -44,6 +44,8 @@ WAYS: dict[str, tuple[dict[str, Any], str]] = {
     "folds": ({"ensemble": 5}, "5 folds"),
     "repeats": ({"ensemble": 5, "repeats": 3}, "5 folds, 3 repeats"),
 }
+# Sets from which on there is an interval worth to be shown.
+_LEAST = 3
 # Way -> the one whose members are its first ones.
 FIRST = {"repeats": "folds", SINGLE: "seeds"}
 
@@ -75,10 +77,12 @@ def tables(out: Path) -> str:
     """What was measured, as text."""
     results = [read_json(file) for file in sorted((out / "results").glob("*.json"))]
     found = {(each["fusion"], each["way"], each["data"], each["seed"]): each for each in results}
-    text = ["# Ensembles: gain and cost"]
+    text: list[str] = []
     for fusion in FUSIONS:
         some = [key for key in found if key[0] == fusion]
         ways = [way for way in WAYS if any(key[1] == way for key in some)]
+        if not ways:
+            continue
         sets = [name for name in SETS if any(key[2] == name for key in some)]
 
         def means(way: str, what: str, like: str, fusion: str = fusion, sets: Sequence[str] = sets) -> dict[str, float]:
@@ -100,6 +104,8 @@ def tables(out: Path) -> str:
         rows = []
         for way in ways[1:]:
             one, several = means(SINGLE, "accuracy", way), means(way, "accuracy", SINGLE)
+            if len(one) < _LEAST:
+                continue
             a, b = ([100 * each[name] for name in one] for each in (one, several))
             gain, half = mean_interval([y - x for x, y in zip(a, b, strict=True)])
             loss = mean_interval([means(way, "loss", SINGLE)[name] - means(SINGLE, "loss", way)[name] for name in one])
@@ -118,8 +124,8 @@ def tables(out: Path) -> str:
             "loss",
             "times its time",
         ]
-        text += ["Mean difference of the sets:", TextTable(header, rows).markdown()]
-    return "\n\n".join(text) + "\n"
+        text += ["Mean difference of the sets:", TextTable(header, rows).markdown()] if rows else []
+    return "\n\n".join(part.strip() for part in text) + "\n"
 
 
 def _percent(value: float | None) -> float | None:

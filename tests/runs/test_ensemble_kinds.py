@@ -111,6 +111,8 @@ def test_estimators_have_the_kinds_with_validation_of_ones_own_and_without(small
     last = ef.FusionClassifier(**named, ensemble_by="snapshots", validation_fraction=None)
     assert last.fit(train.inputs, train.target).n_iter_ == 4
     assert len(last.model_.members) == 2
+    value = ef.FusionRegressor(**named, ensemble_by="snapshots").fit(train.inputs, 100.0 + 10 * train.target)
+    assert all(abs(outputs(member, val).mean() - 105) < 5 for member in value.model_.members)
     with pytest.raises(ef.InputError, match="one of its own; give no eval_set"):
         ef.FusionClassifier(**named).fit(train.inputs, train.target, eval_set=(val.inputs, val.target))
 

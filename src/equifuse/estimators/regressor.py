@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -19,6 +20,7 @@ from equifuse.model import FusionModel
 from equifuse.runs.config import TrainConfig
 from equifuse.runs.prepare import output_maps
 from equifuse.tasks import Regression
+from equifuse.training.cycles import Snapshot
 from equifuse.training.trainer import TrainingResult
 
 
@@ -144,10 +146,18 @@ class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
         rescale(model, 1 / units.scale, -units.shift / units.scale)
         model.spreads = [1.0] * self._n_targets
         try:
-            return super()._train(config, self._scaled(train), None if val is None else self._scaled(val), steps)
+            found = super()._train(config, self._scaled(train), None if val is None else self._scaled(val), steps)
         finally:
             rescale(model, units.scale, units.shift)
             model.spreads = units.scale.tolist()
+        return replace(found, snapshots=found.snapshots and [self._in_units(each) for each in found.snapshots])
+
+    def _in_units(self, snapshot: Snapshot) -> Snapshot:
+        """The same of a model that predicts in the targets' units."""
+        model = deepcopy(self.model_)
+        model.load_state_dict(snapshot.weights)
+        rescale(model, self._units.scale, self._units.shift)
+        return replace(snapshot, weights=model.state_dict())
 
     def _scaled(self, split: Split) -> Split:
         """The same with targets in units of their deviation from their mean."""
