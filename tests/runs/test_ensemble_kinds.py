@@ -155,3 +155,11 @@ def test_what_takes_a_bag_takes_each_kind(runs, kind):
     assert student.note is None
     taught = load_run(student.path).config
     assert (taught.ensemble, taught.ensemble_by) == (None, "folds")
+
+
+def test_a_single_model_takes_over_nothing_of_an_ensemble():
+    for options in ({"ensemble_by": "snapshots"}, {"repeats": 3}, {"repeats": 3, "cv": 2, "fold": 5}):
+        config = TrainConfig("digits", ensemble=2, **options)
+        left = {name: value for name, value in config.to_dict().items() if name not in config.of_ensemble}
+        single = TrainConfig.from_dict(left)
+        assert (single.members, single.fold) == (1, config.fold)

@@ -23,6 +23,7 @@ from equifuse.evaluation.verdict import ClassScores, class_scores
 from equifuse.explain import Explanation, explain
 from equifuse.explain.attribution import differentiable
 from equifuse.explain.shapley import CoalitionOutputs, shapley_values
+from equifuse.options import default_of
 from equifuse.runs.config import TrainConfig, without_unused
 from equifuse.runs.folder import METRICS, Run
 from equifuse.runs.metrics import RunMetrics
@@ -246,8 +247,7 @@ def _linear(run: Run, dataset: MultimodalDataset) -> Tensor | str:
         "dim": None,
         "backend": None,
         "fusion_options": {},
-        "ensemble": None,
-        "member": None,
+        **{name: default_of(TrainConfig, name) for name in config.of_ensemble},
     }
     try:
         plain = TrainConfig.from_dict(without_unused({**config.to_dict(), **simple, "choose": {}, "logger": ()}))

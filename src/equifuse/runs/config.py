@@ -306,6 +306,11 @@ class TrainConfig(TrainingOptions):
         return self.repeats if self.cv is None else 1
 
     @property
+    def of_ensemble(self) -> tuple[str, ...]:
+        """Names of the options that a single model of the same run has no use for."""
+        return "ensemble", "ensemble_by", "member", *(["repeats"] if self.cv is None else [])
+
+    @property
     def members(self) -> int:
         """How many models make the prediction: 1 without an ensemble."""
         return 1 if self.ensemble is None else self.ensemble * self.bags

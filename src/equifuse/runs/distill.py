@@ -33,7 +33,7 @@ from equifuse.training.protocol import CLEAN
 # What belongs to a fusion, and to no other.
 _OF_FUSION = ("dim", "backend", "fusion_options", "skip")
 # What a student does not take over from the run that teaches it.
-_NOT_TAKEN = ("ensemble", "ensemble_by", "member", "init", "balance", "balance_options", "mixup")
+_NOT_TAKEN = ("init", "balance", "balance_options", "mixup")
 RESULT = "distilled.json"
 
 
@@ -193,7 +193,7 @@ def student_config(teacher: Run, options: Mapping[str, Any]) -> TrainConfig:
     fusion = str(fusion or default_of(TrainConfig, "fusion"))
     if fits_at_once(fusion):
         raise InputError(f"fusion {fusion!r} is fitted at once, and not taught; give another one with fusion")
-    not_taken = (*_NOT_TAKEN, *(["repeats"] if config.cv is None else []))  # of a cross-validation it numbers folds
+    not_taken = (*_NOT_TAKEN, *config.of_ensemble)
     values = {name: value for name, value in config.to_dict().items() if name not in not_taken}
     if fusion != config.fusion:
         values = {name: value for name, value in values.items() if name not in _OF_FUSION}
