@@ -150,9 +150,9 @@ class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
         finally:
             rescale(model, units.scale, units.shift)
             model.spreads = units.scale.tolist()
-        return replace(found, snapshots=found.snapshots and [self._in_units(each) for each in found.snapshots])
+        return replace(found, snapshots=found.snapshots and [self._snapshot_in_units(each) for each in found.snapshots])
 
-    def _in_units(self, snapshot: Snapshot) -> Snapshot:
+    def _snapshot_in_units(self, snapshot: Snapshot) -> Snapshot:
         """The same of a model that predicts in the targets' units."""
         model = deepcopy(self.model_)
         model.load_state_dict(snapshot.weights)
