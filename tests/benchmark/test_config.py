@@ -144,3 +144,8 @@ def test_several_targets_have_a_metric_to_be_compared_by(small_set, tmp_path):
     summary = summarise(asked, {"both": look_at("both", str(path), asked)}, [])
     assert (summary.metrics, summary.better) == ({"both": "loss"}, {"both": "min"})
     assert form_of(summary, "both", "loss") == (1.0, ".3f")
+
+
+def test_a_benchmark_of_ensembles_is_refused_and_not_taken_for_one_of_single_models():
+    with pytest.raises(ef.InputError, match="leave ensemble and cv out of five gmf"):
+        config(methods=[{"label": "five gmf", "fusion": "gmf", "ensemble": 5}])

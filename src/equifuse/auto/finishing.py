@@ -24,12 +24,12 @@ from equifuse.data.loaders import batches_of
 from equifuse.errors import ConvergenceWarning
 from equifuse.files import write_json, write_text, write_yaml
 from equifuse.model import Ensemble, FusionModel
-from equifuse.runs.config import RECORD
 from equifuse.runs.ensembles import Bag, finish_ensemble
 from equifuse.runs.folder import CONFIG, METRICS, SPLIT, split_columns
 from equifuse.runs.metrics import RunMetrics
 from equifuse.runs.output import write_columns
 from equifuse.runs.prepare import Prepared, class_weights, resolved_for
+from equifuse.runs.settings import RECORD
 from equifuse.runs.training import record_of
 from equifuse.training.balancing import Balancer
 
@@ -146,8 +146,7 @@ class Finishing:
         """What the ensemble of candidates is taken to say of rows that its models were not trained on."""
         outputs = torch.stack([self.found.outputs(name, expected) for name in names])
         shares = torch.tensor([self.weights[name] for name in names], dtype=outputs.dtype)
-        averaged: Tensor = self.task.averaged(outputs, shares / shares.sum())
-        return averaged
+        return self.found.average(outputs, shares / shares.sum())
 
     def _tested(self, model: FusionModel, intact: bool = True) -> tuple[float | None, float | None]:
         """The headline metric on test, as it is and as it is expected to be."""

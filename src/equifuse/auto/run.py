@@ -20,10 +20,11 @@ from equifuse.data.options import SourceOptions
 from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.files import locked, read_yaml, refuse_existing, write_yaml
 from equifuse.registry import TASKS
-from equifuse.runs.config import RECORD, TrainConfig, check_installed
+from equifuse.runs.config import TrainConfig, check_installed
 from equifuse.runs.executors import TRAINING
 from equifuse.runs.folder import METRICS, PathLike, load_data
 from equifuse.runs.prepare import class_weights, units_of
+from equifuse.runs.settings import RECORD
 from equifuse.runs.training import check_machine, with_full_paths
 from equifuse.tasks import Task, make_task
 from equifuse.training.protocol import CLEAN

@@ -83,6 +83,7 @@ class Search:
     Attributes:
         rows: that outputs are of: train and validation as one, or the validation part.
         partitions: rows of each fold, of each partition into folds; candidates are chosen by the first.
+        average: the task's way to make one prediction of several.
         candidates: those that were tried, by name.
         pieces: candidate and fold -> what came of it; folds are counted through the partitions.
         notes: candidate -> why it was not trained on all folds.
@@ -100,6 +101,7 @@ class Search:
             self.partitions = [[torch.arange(len(self.rows)).numpy()]]
         self._judges = [judge(self.rows, folds) for folds in self.partitions]
         self.judge = self._judges[0]
+        self.average = TASKS.get(plan.dataset.task).averaging(plan.dataset.classes)
         self.candidates = {candidate.name: candidate for candidate in plan.candidates}
         self.pieces: dict[tuple[str, int], Piece] = {}
         self.notes: dict[str, str] = {}
@@ -175,7 +177,7 @@ class Search:
             said: outputs of a piece's model for the rows that it stopped on.
         """
         outputs, stops = [said(piece) for piece in pieces], [self.rows_of(piece.fold) for piece in pieces]
-        return averaged_by_row(outputs, stops, len(self.rows), self.judge.task.averaged)
+        return averaged_by_row(outputs, stops, len(self.rows), self.average)
 
     def rows_of(self, fold: int) -> Indices:
         """Rows of a fold, counted through the partitions."""
@@ -186,7 +188,7 @@ class Search:
         """The share of each complete candidate in the ensemble, the best candidate first."""
         names, judge = self.complete(), self.judge.only(self.known())
         outputs = [self.outputs(name) for name in names]
-        return dict(zip(names, greedy_weights(outputs, judge.cost, judge.task.averaged), strict=True))
+        return dict(zip(names, greedy_weights(outputs, judge.cost, self.average), strict=True))
 
     def models_of(self, name: str) -> list[Piece]:
         """The pieces of a complete candidate: those of the first partition, then those of the repeats."""

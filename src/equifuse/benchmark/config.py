@@ -115,7 +115,9 @@ class BenchmarkConfig:
             fusion = self.methods[0].options["fusion"]
             refuse_unused(fusion, *unused_by(fusion), self.settings)
         for method in self.methods:
-            self.train_config(self.data[0], method, self.seeds[0])
+            config = self.train_config(self.data[0], method, self.seeds[0])
+            if config.ensemble is not None or config.cv is not None:
+                raise InputError(f"a benchmark trains single models; leave ensemble and cv out of {method.label}")
 
     def train_config(
         self, data: str, method: Method, seed: int, protocol: str = CLEAN, tuned: Mapping[str, Any] | None = None

@@ -79,4 +79,5 @@ class OutputOffset(OutputMap):
 
     def value(self) -> Tensor:
         """``(K,)``."""
-        return self(self.weight.new_zeros(1))
+        value: Tensor = self(self.weight.new_zeros(1))
+        return value

@@ -29,7 +29,6 @@ from equifuse.options import (
 from equifuse.runs import checks
 from equifuse.runs.checks import BY, FOLDS, GROUPS_OUT
 from equifuse.runs.encoders import encoders, reading_for
-from equifuse.runs.settings import RECORD as RECORD  # noqa: PLC0414 - for those that look for it here
 from equifuse.runs.settings import parse_settings, read_config
 from equifuse.training.options import TrainingOptions, of_descent, refuse_unused
 from equifuse.training.protocol import LOOSE
