@@ -180,11 +180,11 @@ class Fusion(nn.Module, Configurable, ABC):
         return {}
 
     @classmethod
-    def suited(cls, task: str) -> dict[str, Any]:
+    def suited(cls, quantities: bool) -> dict[str, Any]:
         """Options that suit a task better than their defaults; :func:`equifuse.build_model` takes them where not given.
 
         Args:
-            task: its name.
+            quantities: whether it predicts quantities, as regression does.
         """
         return {}
 

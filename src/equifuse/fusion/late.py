@@ -69,9 +69,9 @@ class LateFusion(DecisionFusion):
             self.offset = OutputOffset(outputs)
 
     @classmethod
-    def suited(cls, task: str) -> dict[str, Any]:
+    def suited(cls, quantities: bool) -> dict[str, Any]:
         """Evidence is added up where quantities are predicted."""
-        return {"combine": "committee"} if task == "regression" else {}
+        return {"combine": "committee"} if quantities else {}
 
     def fuse(self, rows: FlatInputs) -> FusionOutput:
         """Predict from rows ``(R, l_m)`` and average to ``(R, K)``."""

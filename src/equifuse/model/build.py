@@ -137,7 +137,7 @@ def build_model(
             made = content_encoder(name, shape, content, chosen[name], options, tuple(given), described)
         encoders[name], dims[name] = made
     backbones = _pretrained(encoders, options)
-    module = make_fusion(fusion, dims, **_for_task(fusion, fusion_options, task, n_outputs))
+    module = make_fusion(fusion, dims, **_for_task(fusion, fusion_options, kind.predicts_quantities, n_outputs))
     if module.tasks is not None and task not in module.tasks:
         raise InputError(f"fusion {fusion!r} is for {', '.join(module.tasks)}, the task is {task}")
     head = _head(kind, module, n_outputs, head_dropout)
@@ -219,14 +219,14 @@ def _restored(steps: Sequence[Preparation | Mapping[str, Any]]) -> list[Preparat
     return fitted or restore_steps([step for step in steps if not isinstance(step, Preparation)])
 
 
-def _for_task(fusion: str, options: Mapping[str, Any] | None, task: str, n_outputs: int) -> dict[str, Any]:
+def _for_task(fusion: str, options: Mapping[str, Any] | None, quantities: bool, n_outputs: int) -> dict[str, Any]:
     """A fusion's options, with those that suit the task, and the number of outputs where it or its backend decides."""
-    given = {**FUSIONS.get(fusion).suited(task), **(options or {})}
+    given = {**FUSIONS.get(fusion).suited(quantities), **(options or {})}
     known, backend = options_of(fusion), given.get("backend")
     if "outputs" in known:
         given.setdefault("outputs", n_outputs)
     if "backend" in known and isinstance(backend, str):
-        given["backend_options"] = _for_task(backend, given.get("backend_options"), task, n_outputs)
+        given["backend_options"] = _for_task(backend, given.get("backend_options"), quantities, n_outputs)
     return given
 
 

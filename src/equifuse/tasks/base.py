@@ -68,6 +68,7 @@ class Task(ABC):
         output_name: what the raw outputs of an exported model are called.
         values: what of a sample's output can be explained, the default first: ``"probability"``, ``"log_probability"``,
             ``"logit"``, or ``"output"`` in the target's own units; empty where no output stands alone.
+        predicts_quantities: whether outputs are quantities, in the targets' own units.
         predicts_largest: whether the largest output is the one predicted, and explained where none is named.
         time_to_event: whether targets are times and events, of which there are survival curves.
         conformal: kind of conformal prediction: ``"sets"`` of classes, ``"intervals"`` about values, or None.
@@ -94,6 +95,7 @@ class Task(ABC):
     embeds: ClassVar[bool] = False
     output_name: ClassVar[str] = "prediction"
     values: ClassVar[tuple[str, ...]] = ()
+    predicts_quantities: ClassVar[bool] = False
     predicts_largest: ClassVar[bool] = False
     time_to_event: ClassVar[bool] = False
     conformal: ClassVar[Literal["sets", "intervals"] | None] = None

@@ -152,6 +152,7 @@ class Regression(Task):
     """
 
     name: ClassVar[str] = "regression"
+    predicts_quantities: ClassVar[bool] = True
     targets: ClassVar[Targets] = Quantities()
     measures: tuple[Metric, ...] = (
         Metric("mae", mae, higher_is_better=False, description="Mean absolute error."),
