@@ -214,7 +214,7 @@ class Regression(Task):
     ) -> tuple[Floats, Floats]:
         """The targets' deviations, 1 of one that is constant, and their means; both look past outliers.
 
-        See :func:`equifuse.encoders.preparation.outliers.usual_range`.
+        See ``equifuse.encoders.preparation.outliers.usual_range``.
         """
         low, high = usual_range(target)
         with np.errstate(invalid="ignore"):  # where there are no ends there is no middle, and no need of it

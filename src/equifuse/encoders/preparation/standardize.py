@@ -65,7 +65,7 @@ class Standardize(Preparation):
     def begin(self, sample: Sample) -> None:
         """Start anew with the columns of a sample of the training part, which says what their outliers are.
 
-        Mean and deviation look past outliers (:func:`~.outliers.usual_range`), which would squeeze all other values to
+        Mean and deviation look past outliers (``usual_range``), which would squeeze all other values to
         nothing.
         """
         low, high = (torch.from_numpy(end) for end in usual_range(sample.x.cpu().numpy()))
