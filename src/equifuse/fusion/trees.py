@@ -181,11 +181,11 @@ class Boosting(Trees):
         leaves: int = 1,
         depth: int = 1,
     ) -> None:
-        super().__init__(dims, outputs, "boosting", trees, reading, roots, nodes, leaves, depth)
+        super().__init__(dims, outputs, self.name, trees, reading, roots, nodes, leaves, depth)
 
 
 @register
-class LightGBM(Trees):
+class LightGBM(Boosting):
     """Gradient boosting by LightGBM on all modalities' columns: ``trees`` with ``kind="lightgbm"`` under a name.
 
     Quicker than ``boosting``, since each tree sees a share of the columns, and these in fewer steps. LightGBM grows the
@@ -217,16 +217,3 @@ class LightGBM(Trees):
 
     name: ClassVar[str] = "lightgbm"
     trained_by: ClassVar[str | None] = "lightgbm"
-
-    def __init__(
-        self,
-        dims: Mapping[str, int],
-        outputs: int = 2,
-        trees: int | None = None,
-        reading: str = "sum",
-        roots: int = 1,
-        nodes: int = 1,
-        leaves: int = 1,
-        depth: int = 1,
-    ) -> None:
-        super().__init__(dims, outputs, "lightgbm", trees, reading, roots, nodes, leaves, depth)

@@ -94,11 +94,7 @@ class Seeds(Kind):
 
     def check(self, config: TrainConfig) -> None:
         """Refuse what is nearly or wholly the same with every seed."""
-        if config.fits_at_once:
-            raise InputError(
-                f"fusion {config.fusion!r} is fitted at once, and another seed changes little or nothing; use "
-                "ensemble_by folds"
-            )
+        _refuse_fitted(config, "and another seed changes little or nothing")
 
 
 class Snapshots(Kind):
@@ -108,11 +104,7 @@ class Snapshots(Kind):
 
     def check(self, config: TrainConfig) -> None:
         """Refuse what has no learning rate, or one of its own."""
-        if config.fits_at_once:
-            raise InputError(
-                f"fusion {config.fusion!r} is fitted at once, without a learning rate that could fall; use ensemble_by "
-                "folds"
-            )
+        _refuse_fitted(config, "without a learning rate that could fall")
         check_cycles(config, self.cycles(config))
 
     def cycles(self, config: TrainConfig) -> int:
@@ -122,6 +114,11 @@ class Snapshots(Kind):
     def seed(self, config: TrainConfig) -> int:
         """That of a single model."""
         return config.seed
+
+
+def _refuse_fitted(config: TrainConfig, why: str) -> None:
+    if config.fits_at_once:
+        raise InputError(f"fusion {config.fusion!r} is fitted at once, {why}; use ensemble_by folds")
 
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (Folds(), Seeds(), Snapshots())}
