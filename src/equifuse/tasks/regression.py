@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equifuse.encoders.preparation.outliers import usual_range
+from equifuse.encoders.preparation.standardize import moments, replace_outliers
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.tasks.base import Columns, Task, average, needed, output_names
 from equifuse.tasks.linear import LinearFit, ridge
@@ -216,12 +217,10 @@ class Regression(Task):
 
         See ``equifuse.encoders.preparation.outliers.usual_range``.
         """
-        low, high = usual_range(target)
-        with np.errstate(invalid="ignore"):  # where there are no ends there is no middle, and no need of it
-            values = np.where((target < low) | (target > high), (low + high) / 2, target.astype(np.float64))
-        mean = np.average(values, axis=0, weights=weight)
-        deviation = np.sqrt(np.average(np.square(values - mean), axis=0, weights=weight))
-        return np.where(deviation > 1e-7 * np.abs(mean), deviation, 1.0), mean
+        ends = (torch.from_numpy(end) for end in usual_range(target))
+        values = replace_outliers(torch.from_numpy(target.astype(np.float64)), *ends)
+        mean, deviation = moments(values, None if weight is None else torch.from_numpy(weight))
+        return deviation.numpy(), mean.numpy()
 
     @classmethod
     def linear_fits(

@@ -127,11 +127,8 @@ class Standardize(Preparation):
         self._seen = None
 
     def _within(self, x: Tensor) -> Tensor:
-        """Values with the middle of what is usual in the place of outliers."""
-        if self._usual is None:
-            return x
-        low, high = (end.to(x) for end in self._usual)
-        return torch.where((x < low) | (x > high), (low + high) / 2, x)
+        """Values without their outliers, see :func:`replace_outliers`."""
+        return x if self._usual is None else replace_outliers(x, *self._usual)
 
     def _leave(self) -> None:
         if self._left is not None:
@@ -145,6 +142,12 @@ class Standardize(Preparation):
         varies = scale > 0
         x = (x - self.mean.to(x)) / torch.where(varies, scale, 1.0) * varies
         return x if self.clip is None else x.clamp(-self.clip, self.clip)
+
+
+def replace_outliers(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Values ``(n, l)`` with the middle of what is usual, ``low`` to ``high`` ``(l,)``, in the place of others."""
+    low, high = low.to(x), high.to(x)
+    return torch.where((x < low) | (x > high), (low + high) / 2, x)
 
 
 def moments(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
