@@ -197,7 +197,7 @@ class _Auto(Check):
 
 
 def auto(check: Check) -> Check:
-    """The same, or ``"auto"``: a rule chooses by the data (:mod:`equifuse.training.rules`)."""
+    """The same, or ``"auto"``: a rule chooses, mostly by the data (:mod:`equifuse.training.rules`)."""
     return _Auto(check.must, check.accepts, str, check.range, check.many, inner=check)
 
 

@@ -39,15 +39,15 @@ def config(table, source=None, **options):
 
 
 def test_each_fold_chooses_on_its_own_validation_part(table, tmp_path):
-    asked = config(table, cv=2, epochs=1, choose={"lr": [1e-6, 0.05], "fusion": "concat"})
+    asked = config(table, cv=2, epochs=1, choose={"lr": [1e-6, 0.01], "fusion": "concat"})
     assert [(each.lr, each.fusion, each.choose) for each in asked.candidates()] == [
         (1e-6, "concat", {}),
-        (0.05, "concat", {}),
+        (0.01, "concat", {}),
     ]
     found = cross_validate(asked, tmp_path / "cv", progress=False)
-    assert [each["lr"] for each in found.chosen] == [0.05, 0.05]
+    assert [each["lr"] for each in found.chosen] == [0.01, 0.01]
     runs = [load_run(tmp_path / f"cv/folds/{number}") for number in (1, 2)]
-    assert [run.config.lr for run in runs] == [0.05, 0.05]
+    assert [run.config.lr for run in runs] == [0.01, 0.01]
     worse = train(replace(asked, fold=0, choose={}, lr=1e-6), tmp_path / "worse", progress=False)
     value = runs[0].task.monitor
     assert worse.metrics.val[value] > read_metrics(runs[0].path)["val"][value]

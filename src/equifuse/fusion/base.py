@@ -131,6 +131,8 @@ class Fusion(nn.Module, Configurable, ABC):
         loss_weights: default weight of each loss in ``FusionOutput.losses``.
         target_loss_weights: default weight of each loss that :meth:`target_losses` returns.
         decides: True if ``fused`` is already a prediction, so that no head follows it.
+        additive: True if ``fused`` is a sum of functions of single modalities, so that what one says never depends on
+            another; a head with a hidden layer makes up for that.
         takes_steps: whether modalities may be sequences of lengths of their own.
         tasks: names of the tasks that the fusion is made for; None for all.
 
@@ -142,6 +144,7 @@ class Fusion(nn.Module, Configurable, ABC):
     out_dim: int
     # True if ``fused`` is already a prediction, so that no head follows: a fusion of decisions.
     decides: bool = False
+    additive: bool = False
     # Extra of this library, and its package, that training needs; what was trained does without.
     trained_by: ClassVar[str | None] = None
     # Whether a modality may be a sequence (B, T_m, l_m) with a mask (B, T_m), each of its own length.

@@ -55,6 +55,7 @@ class ChannelExchange(ProjectedFusion):
     """
 
     name: ClassVar[str] = "channel_exchange"
+    additive = True
 
     def __init__(
         self,

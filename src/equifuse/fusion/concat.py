@@ -32,6 +32,7 @@ class Concat(Fusion):
     """
 
     name: ClassVar[str] = "concat"
+    additive = True
 
     def __init__(self, dims: Mapping[str, int], dim: int | None = None) -> None:
         super().__init__(dims)

@@ -116,6 +116,7 @@ class MixtureOfExperts(_Experts):
     """
 
     name: ClassVar[str] = "moe"
+    additive = True
 
     def fuse(self, rows: FlatInputs) -> FusionOutput:
         """The mean ``(R, dim)`` of the mixture."""

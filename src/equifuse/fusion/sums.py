@@ -30,6 +30,7 @@ class Sum(ProjectedFusion):
     """
 
     name: ClassVar[str] = "sum"
+    additive = True
 
     def fuse(self, rows: FlatInputs) -> FusionOutput:
         """Add rows ``(R, l_m)`` up to ``(R, dim)``."""
@@ -53,6 +54,7 @@ class Mean(ProjectedFusion):
     """
 
     name: ClassVar[str] = "mean"
+    additive = True
 
     def fuse(self, rows: FlatInputs) -> FusionOutput:
         """Average rows ``(R, l_m)`` to ``(R, dim)``."""
@@ -76,6 +78,7 @@ class WeightedSum(ProjectedFusion):
     """
 
     name: ClassVar[str] = "weighted_sum"
+    additive = True
 
     def __init__(self, dims: Mapping[str, int], dim: int = 128) -> None:
         super().__init__(dims, dim)

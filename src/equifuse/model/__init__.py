@@ -2,7 +2,7 @@
 
 from equifuse.model.build import build_model
 from equifuse.model.ensemble import Ensemble
-from equifuse.model.heads import InputHead, LinearHead
+from equifuse.model.heads import InputHead, LinearHead, MLPHead
 from equifuse.model.module import FusionModel, ModelOutput, Piece
 from equifuse.model.skip import SkipConnection
 from equifuse.model.store import load
@@ -13,6 +13,7 @@ __all__ = [
     "FusionModel",
     "InputHead",
     "LinearHead",
+    "MLPHead",
     "ModelOutput",
     "Piece",
     "SkipConnection",

@@ -27,10 +27,11 @@ from equifuse.errors import InputError, UnknownNameError
 from equifuse.fusion import FittedFusion, Fusion, make_fusion
 from equifuse.fusion import fusion_options as options_of
 from equifuse.model.contents import content_encoder
-from equifuse.model.heads import LinearHead
+from equifuse.model.heads import LinearHead, MLPHead
 from equifuse.model.module import FusionModel
 from equifuse.model.skip import SkipConnection
 from equifuse.model.unimodal import UnimodalHeads
+from equifuse.options import AUTO, settled
 from equifuse.registry import FUSIONS, TASKS
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 
 # The encoder of sequences for methods that train none.
 _AVERAGE = "average"
+# Rate in hidden layers, unless the options say otherwise.
+_DROPOUT = 0.3
+# Width of the hidden layer of a head after a fusion that adds up.
+_HEAD_HIDDEN = 128
 _OPTIONS = ("hidden", "dropout", "input_dropout", "lora_rank", "gradient_checkpointing")
 # Of them, those of pretrained models that are trained.
 _TUNING = {"lora_rank": (LORA,), "gradient_checkpointing": (LORA, FINETUNED)}
@@ -55,6 +60,7 @@ def build_model(
     sequences: Collection[str] = (),
     classes: tuple[str, ...] | None = None,
     head_dropout: float = 0.0,
+    head_hidden: int | str = 0,
     clip: float | None = 5.0,
     prepare: Mapping[str, Sequence[Preparation | Mapping[str, Any]]] | None = None,
     unimodal_heads: bool = False,
@@ -90,6 +96,8 @@ def build_model(
         sequences: modalities whose samples are padded sequences.
         classes: names of the outputs.
         head_dropout: dropout rate before the head, in [0, 1); default 0.
+        head_hidden: width of the head's hidden layer, with the encoders' ``dropout``; default 0, an affine map alone.
+            "auto" is 128 after an :attr:`additive <equifuse.Fusion>` fusion, else 0.
         clip: bound on standardised inputs, or None; default 5.
         prepare: modality name -> fitted steps, see :func:`equifuse.encoders.fit_steps`, instead of standardising.
         unimodal_heads: whether each modality also predicts alone from its encoder's output, which is added to what the
@@ -140,7 +148,8 @@ def build_model(
     module = make_fusion(fusion, dims, **_for_task(fusion, fusion_options, kind.predicts_quantities, n_outputs))
     if module.tasks is not None and task not in module.tasks:
         raise InputError(f"fusion {fusion!r} is for {', '.join(module.tasks)}, the task is {task}")
-    head = _head(kind, module, n_outputs, head_dropout)
+    inner = settled(_HEAD_HIDDEN * module.additive if head_hidden == AUTO else head_hidden)
+    head = _head(kind, module, n_outputs, head_dropout, inner, options.get("dropout", _DROPOUT))
     alone = {name: width for name, width in dims.items() if looks_at(encoders[name]) is None}
     speaks = unimodal_heads and alone and not module.decides and not kind.own_model
     unimodal = UnimodalHeads(alone, n_outputs) if speaks else None
@@ -155,8 +164,8 @@ def build_model(
         "head_dropout": head_dropout,
         "clip": clip,
     }
-    parts = {"unimodal_heads": unimodal, "skip": around}
-    model.recipe |= {name: True for name, part in parts.items() if part is not None}
+    parts = {"unimodal_heads": unimodal is not None, "skip": around is not None, "head_hidden": inner}
+    model.recipe |= {name: value for name, value in parts.items() if value}
     if backbones:
         model.recipe["pretrained"] = backbones
     if prepared:
@@ -183,8 +192,10 @@ def _check_outputs(task: str, n_outputs: int, classes: tuple[str, ...] | None) -
         raise InputError(f"classes names {len(classes)} outputs, n_outputs is {n_outputs}")
 
 
-def _head(kind: type[Task], fusion: Fusion, n_outputs: int, dropout: float) -> nn.Module:
-    """The task's own head, an affine map, or nothing after a fusion whose outputs are predictions."""
+def _head(
+    kind: type[Task], fusion: Fusion, n_outputs: int, dropout: float, hidden: int, hidden_dropout: float
+) -> nn.Module:
+    """The task's own head, one with a hidden layer or without, or nothing after a fusion that predicts."""
     if fusion.decides and kind.own_model:
         raise InputError(
             f"fusion {fusion.name!r} decides by what each modality says alone; {kind.name} needs one that fuses"
@@ -195,9 +206,11 @@ def _head(kind: type[Task], fusion: Fusion, n_outputs: int, dropout: float) -> n
         )
     if fusion.decides:
         return nn.Identity()
-    return (
-        kind.own_head(fusion.out_dim, n_outputs) if kind.own_model else LinearHead(fusion.out_dim, n_outputs, dropout)
-    )
+    if kind.own_model:
+        return kind.own_head(fusion.out_dim, n_outputs)
+    if hidden:
+        return MLPHead(fusion.out_dim, n_outputs, hidden, dropout, hidden_dropout)
+    return LinearHead(fusion.out_dim, n_outputs, dropout)
 
 
 def _widths(options: Mapping[str, Any]) -> tuple[int, ...]:
@@ -253,7 +266,7 @@ def _encoder(
         if len(shape) != 2:
             raise InputError(f"encoder {kind!r} needs sequences (T, l); modality {name!r} has shape {shape}")
         front, width = _front(steps, shape[1:], clip)
-        body = SequenceEncoder(width, hidden[-1], kind, dropout=options.get("dropout", 0.3))
+        body = SequenceEncoder(width, hidden[-1], kind, dropout=options.get("dropout", _DROPOUT))
         return Preprocessed(*front, body), hidden[-1]
     if kind == _AVERAGE:
         front, width = _front(steps, shape[1:], clip)

@@ -58,3 +58,44 @@ class LinearHead(nn.Module):
         """``(B, in_dim) -> (B, K)``."""
         out: Tensor = self.linear(self.dropout(self.norm(fused)))
         return out
+
+
+class MLPHead(LinearHead):
+    """A head with a hidden layer: what a modality says may depend on what the others say.
+
+    With an affine map alone, a fusion that puts the encoders' outputs side by side adds up what each modality says, and
+    no training teaches it that two of them decide together.
+
+    >>> ef.model.MLPHead(64, outputs=3)(torch.randn(8, 64)).shape
+    torch.Size([8, 3])
+
+    Args:
+        in_dim: width of the fused representation.
+        outputs: number of outputs ``K``.
+        hidden: width of the hidden layer, ≥ 1; default 128.
+        dropout: rate of the fused representation in [0, 1); default 0.
+        hidden_dropout: rate of the hidden layer in [0, 1); default 0.3.
+
+    Raises:
+        InputError: a value is out of range.
+
+    Formula: ``W relu(U LayerNorm(h) + c) + b``.
+    """
+
+    kind: ClassVar[str] = "mlp"
+
+    def __init__(
+        self, in_dim: int, outputs: int, hidden: int = 128, dropout: float = 0.0, hidden_dropout: float = 0.3
+    ) -> None:
+        super().__init__(in_dim, outputs, dropout)
+        if hidden < 1:
+            raise InputError(f"head_hidden must be at least 1, got {hidden}")
+        if not 0 <= hidden_dropout < 1:
+            raise InputError(f"hidden_dropout must be in [0, 1), got {hidden_dropout}")
+        self.hidden = nn.Sequential(nn.Linear(in_dim, hidden), nn.ReLU(), nn.Dropout(hidden_dropout))
+        self.linear = OutputMap(hidden, outputs)
+
+    def forward(self, fused: Tensor) -> Tensor:
+        """``(B, in_dim) -> (B, K)``."""
+        out: Tensor = self.linear(self.hidden(self.dropout(self.norm(fused))))
+        return out

@@ -48,7 +48,7 @@ _NOT_CHOSEN = (
     "monitor",
 )
 # What is about a head, or what leads to it.
-_OF_HEADS = ("skip", "head_dropout")
+_OF_HEADS = ("skip", "head_dropout", "head_hidden")
 # Trainings of a fold.
 _MOST_CANDIDATES = 100
 
@@ -128,7 +128,7 @@ class TrainConfig(TrainingOptions):
     dropout: float = option(
         0.3,
         number(least=0, below=1),
-        help="Dropout of the encoders' hidden layers.",
+        help="Dropout of the hidden layers of the encoders and of the head.",
         group="Model",
         descent=True,
     )
@@ -159,6 +159,14 @@ class TrainConfig(TrainingOptions):
         0.0,
         number(least=0, below=1),
         help="Dropout before the head.",
+        group="Model",
+        descent=True,
+    )
+    head_hidden: int | str = option(
+        "auto",
+        auto(whole(0)),
+        help="Width of the hidden layer between the fused representation and the outputs; 0 for an affine map alone. "
+        "auto: 128 after a fusion that adds up what the modalities say, such as concat and gmf, else 0.",
         group="Model",
         descent=True,
     )
@@ -506,7 +514,7 @@ def unused_by(fusion: str) -> tuple[str, list[str]]:
 
     >>> from equifuse.runs.config import unused_by
     >>> unused_by("late")
-    ('decides without a head', ['skip', 'head_dropout'])
+    ('decides without a head', ['skip', 'head_dropout', 'head_hidden'])
 
     Raises:
         UnknownNameError: an unknown fusion.

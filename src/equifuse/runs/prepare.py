@@ -223,6 +223,7 @@ def model_for(
             sequences=[m for m in train.inputs if m in train.lengths],
             classes=classes,
             head_dropout=config.head_dropout,
+            head_hidden=config.head_hidden,
             prepare=steps,
             unimodal_heads=config.unimodal != "none",
             skip=config.skip,

@@ -39,6 +39,7 @@ class FoldedGMF(Fusion):
         self.backend = backend
         self.out_dim = backend.out_dim if backend else sum(recombined_dims(self.dims).values())
         self.loss_weights = dict(backend.loss_weights) if backend else {}
+        self.additive = backend is None or backend.additive
         if backend:
             self.decides, self.tasks = backend.decides, backend.tasks
 

@@ -110,6 +110,7 @@ class GMF(Fusion):
             **(self.backend.loss_weights if self.backend else {}),
             "reconstruction": reconstruction_weight,
         }
+        self.additive = self.backend is None or self.backend.additive
         if self.backend:
             self.decides, self.tasks = self.backend.decides, self.backend.tasks
             self.target_loss_weights = dict(self.backend.target_loss_weights)
