@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from claim import Claim, Result, compare, contrasts, overall, score_table
+from claim import Claim, Result, Study, compare, contrasts, overall, score_table
 
 METHODS = [
     "deq",
@@ -15,9 +13,9 @@ METHODS = [
 ]
 
 
-def run(data: Path, out: Path, seeds: int) -> Result:
+def run(study: Study) -> Result:
     """Train the full method and its ablations."""
-    summary = compare(data, out, seeds, METHODS)
+    summary = compare(study, METHODS)
     verdicts, table = contrasts(
         summary, [("deq", method["label"]) for method in METHODS[1:] if isinstance(method, dict)]
     )

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
+from claim import RECIPE, Study
+
 from equifuse.files import write_text
 from equifuse.report.machine import processor
 
@@ -27,9 +29,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/claims"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", nargs="*", choices=NAMES, default=NAMES)
+    parser.add_argument("--recipe", action="store_true", help=RECIPE)
     options = parser.parse_args()
+    study = Study(options.data, options.out, options.seeds, options.recipe)
     for name in options.only:
-        print(import_module(name).CLAIM.report(options.data, options.out, options.seeds), flush=True)
+        print(import_module(name).CLAIM.report(study), flush=True)
     found = [options.out / f"{name}.md" for name in NAMES]
     texts = [re.sub("^#", "##", path.read_text(encoding="utf-8"), flags=re.M) for path in found if path.is_file()]
     head = f"# The papers' claims, tried\n\n{datetime.now(UTC).date()}, {processor()}.\n\n"

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from claim import Claim, Result, TextTable, compare, contrasts, overall, score_table
+from claim import Claim, Result, Study, TextTable, compare, contrasts, overall, score_table
 
 # Attention from one modality to another has a single key here and would be an affine map: no cross-attention.
 OTHERS = ["self_attention", "bottleneck", "perceiver"]
 
 
-def run(data: Path, out: Path, seeds: int) -> Result:
+def run(study: Study) -> Result:
     """Train GMF and three attention-based fusions behind the same encoders."""
-    summary = compare(data, out, seeds, ["gmf", *OTHERS])
+    summary = compare(study, ["gmf", *OTHERS])
     verdicts, table = contrasts(summary, [("gmf", other) for other in OTHERS])
     costs, base = summary["costs"], summary["costs"]["gmf"]
     rows = [

@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from claim import CONTRASTS, SETTINGS, Claim, Result, TextTable, overall, verdict_of
+from claim import CONTRASTS, Claim, Result, Study, TextTable, overall, verdict_of
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -54,9 +55,9 @@ def only(dataset: MultimodalDataset, modality: str) -> MultimodalDataset:
     return replace(dataset, splits={part: split.without(others) for part, split in dataset.splits.items()})
 
 
-def measure(path: Path, seed: int) -> dict[str, dict[str, float]]:
+def measure(path: Path, seed: int, settings: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Label -> modality -> accuracy of the probe: of encoders trained alone, and with each fusion."""
-    base = {"data": str(path), "seed": seed, **SETTINGS}
+    base = {"data": str(path), "seed": seed, **settings}
     dataset = load_data(TrainConfig.from_dict(base))
     alone = TrainConfig.from_dict({**base, "fusion": "concat"})
     found = {"alone": {m: probe(train_on(only(dataset, m), alone), dataset, m) for m in dataset.modalities}}
@@ -68,16 +69,16 @@ def measure(path: Path, seed: int) -> dict[str, dict[str, float]]:
     return found
 
 
-def run(data: Path, out: Path, seeds: int) -> Result:
+def run(study: Study) -> Result:
     """Probe every encoder after each training."""
     damage: dict[str, dict[str, list[list[float]]]] = {}
     rows = []
-    for path in [path for name in SETS if (path := data / f"{name}.npz").is_file()]:
+    for path in [path for name in SETS if (path := study.data / f"{name}.npz").is_file()]:
         found = []
-        for seed in range(seeds):
-            kept = out / f"{path.stem}-{seed}.json"
+        for seed in range(study.seeds):
+            kept = study.out / f"{path.stem}-{seed}.json"
             if not kept.is_file():
-                write_json(kept, measure(path, seed))
+                write_json(kept, measure(path, seed, study.settings))
             found.append(read_json(kept))
         damage[path.stem] = {
             label: [[100 * (f["alone"][m] - f[label][m]) for m in f["alone"]] for f in found]

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
 
-from claim import Claim, Result, TextTable, compare, contrasts, overall, score_table
+from claim import Claim, Result, Study, TextTable, compare, contrasts, overall, score_table
 
 BACKENDS = ["bottleneck", "perceiver", "deq"]
 
 
-def run(data: Path, out: Path, seeds: int) -> Result:
+def run(study: Study) -> Result:
     """Train each fusion alone and behind GMF."""
     methods = [method for backend in BACKENDS for method in (backend, f"gmf+{backend}")]
-    summary = compare(data, out, seeds, methods)
+    summary = compare(study, methods)
     verdicts, table = contrasts(
         summary, [(f"gmf+{backend}", backend) for backend in BACKENDS], "All modalities present."
     )

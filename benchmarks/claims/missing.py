@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from claim import CONTRASTS, Claim, Result, TextTable, compare, overall, score_table, verdict_of
+from claim import CONTRASTS, Claim, Result, Study, TextTable, compare, overall, score_table, verdict_of
 
 METHODS = ["gmf", "concat", "mean", "gmu", "self_attention", "bottleneck", "deq", "gmf+deq"]
 DROPPED = {"label": "gmf, hidden in training", "fusion": "gmf", "modality_dropout": 0.3}
 
 
-def run(data: Path, out: Path, seeds: int) -> Result:
+def run(study: Study) -> Result:
     """Train every method on complete samples and take one modality away at test."""
-    summary = compare(data, out, seeds, [*METHODS, DROPPED])
+    summary = compare(study, [*METHODS, DROPPED])
     labels = summary["methods"]
     rows = [
         [condition, *(f"{100 * by[label]:.1f}" for label in labels)] for condition, by in summary["conditions"].items()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from claim import Claim, Result, compare, contrasts, overall, score_table
+from claim import Claim, Result, Study, compare, contrasts, overall, score_table
 
 SETS = ("rosmap", "brca_mogonet_testpart", "brca_recurrence_deepkegg", "tcga_brca_pam50")
 METHODS = ["mm_dynamics", "mm_dynamics+concat", "mm_dynamics+deq", "deq", "concat"]
 
 
-def run(data: Path, out: Path, seeds: int) -> Result:
+def run(study: Study) -> Result:
     """Train MM-Dynamics as it is, with the equilibrium behind it, and what either has to beat."""
-    summary = compare(data, out, seeds, METHODS, SETS, protocols=["clean", "loose"])
+    summary = compare(study, METHODS, SETS, protocols=["clean", "loose"])
     verdicts, table = contrasts(
         summary,
         [

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from pathlib import Path
 
-from claim import SETTINGS, Claim, Result, TextTable, compare, contrasts, overall, score_table
+from claim import Claim, Result, Study, TextTable, compare, contrasts, overall, score_table
 
 import equifuse as ef
 from equifuse.data.loaders import batches_of
@@ -19,9 +18,9 @@ EVALUATIONS = (2, 4, 8, 16, 32)
 WATCHED = ("rosmap", "handwritten", "mosi_utterance")
 
 
-def run(data: Path, out: Path, seeds: int) -> Result:
+def run(study: Study) -> Result:
     """Accuracy of both, and how far from a fixed point each is after as many evaluations."""
-    summary = compare(data, out, seeds, ["deq", *TIED])
+    summary = compare(study, ["deq", *TIED])
     verdicts, table = contrasts(summary, [("deq", str(method["label"])) for method in TIED])
     found = summary["convergence"]
     ends = TextTable(
@@ -29,21 +28,22 @@ def run(data: Path, out: Path, seeds: int) -> Result:
         [[m, f"{c['steps']:.1f}", f"{100 * c['converged']:.1f} %", f"{c['residual']:.1e}"] for m, c in found.items()],
         "On test, after training.",
     )
-    residuals = _residuals(data, out / "trained")
+    residuals = _residuals(study)
     settled = found["deq"]["converged"] > max(c["converged"] for m, c in found.items() if m != "deq")
     verdict = f"converges where recursion does not: {'holds' if settled else 'does not hold'}; "
     return Result(verdict + f"more accurate: {overall(verdicts)}", [score_table(summary), table, ends, residuals])
 
 
-def _residuals(data: Path, out: Path) -> TextTable:
+def _residuals(study: Study) -> TextTable:
     """Median relative residuals of one trained model per data set after so many evaluations, applied plainly or not."""
     rows = []
     for name in WATCHED:
-        if not (data / f"{name}.npz").is_file():
+        path, folder = study.data / f"{name}.npz", study.out / "trained" / name
+        if not path.is_file():
             continue
-        config = TrainConfig.from_dict({"data": str(data / f"{name}.npz"), "fusion": "deq", **SETTINGS})
-        train(config, out / name, resume=(out / name / "config.yaml").is_file(), progress=False)
-        opened = load_run(out / name)
+        config = TrainConfig.from_dict({"data": str(path), "fusion": "deq", **study.settings})
+        train(config, folder, resume=(folder / "config.yaml").is_file(), progress=False)
+        opened = load_run(folder)
         batch = next(iter(batches_of(opened.dataset().splits["test"])))
         for label, solver in (("applied again and again", ef.Picard), ("Anderson", ef.Anderson)):
             medians = []

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
 
-from claim import CONTRASTS, SETTINGS, Claim, Result, TextTable, overall, verdict_of
+from claim import CONTRASTS, Claim, Result, Study, TextTable, overall, verdict_of
 from torch import nn
 
 import equifuse as ef
@@ -44,19 +43,19 @@ def measure(config: TrainConfig, width_of: object) -> float:
     return task.evaluate(model, batches_of(dataset.splits["test"])).metrics["accuracy"]
 
 
-def run(data: Path, out: Path, seeds: int) -> Result:
+def run(study: Study) -> Result:
     """Train each arm on each data set."""
     found: dict[str, dict[str, list[float]]] = {}
     for name in SETS:
-        path = data / f"{name}.npz"
+        path = study.data / f"{name}.npz"
         if not path.is_file():
             continue
-        kept = out / f"{name}.json"
+        kept = study.out / f"{name}.json"
         known = read_json(kept) if kept.is_file() else {}
         for label, width_of in ARMS.items():
             values = known.setdefault(label, [])
-            for seed in range(len(values), seeds):
-                config = TrainConfig.from_dict({"data": str(path), "fusion": "gmf", "seed": seed, **SETTINGS})
+            for seed in range(len(values), study.seeds):
+                config = TrainConfig.from_dict({"data": str(path), "fusion": "gmf", "seed": seed, **study.settings})
                 values.append(measure(config, width_of))
                 write_json(kept, known)
         found[name] = known
