@@ -6,7 +6,7 @@ import pytest
 import equifuse as ef
 from equifuse.estimators import stack
 
-QUICK = {"fusion": "sum", "dim": 8, "hidden": (8,), "epochs": 3, "lr": 0.02, "random_state": 0}
+QUICK = {"fusion": "sum", "dim": 8, "hidden": (8,), "epochs": 8, "lr": 0.02, "random_state": 0}
 N = 60
 
 

@@ -20,6 +20,7 @@ from equifuse.model import FusionModel
 from equifuse.runs.config import TrainConfig
 from equifuse.runs.prepare import output_maps
 from equifuse.tasks import Regression
+from equifuse.tasks.targets import in_single_precision
 from equifuse.training.cycles import Snapshot
 from equifuse.training.trainer import TrainingResult
 
@@ -121,6 +122,8 @@ class FusionRegressor(RegressorMixin, FusionEstimator):  # type: ignore[misc]
         lacking = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if len(lacking):
             raise DataError(f"y has no value in {len(lacking)} of {len(y)} rows, the first is {lacking[0]}")
+        if self.dtype == "float32":
+            in_single_precision(values)
         if hasattr(self, "model_") and not anew and values.shape[1] != self._n_targets:
             raise DataError(f"y has {values.shape[1]} targets, the estimator was fitted with {self._n_targets}")
         self._n_targets: int = values.shape[1]

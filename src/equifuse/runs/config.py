@@ -166,7 +166,7 @@ class TrainConfig(TrainingOptions):
         "auto",
         auto(whole(0)),
         help="Width of the hidden layer between the fused representation and the outputs; 0 for an affine map alone. "
-        "auto: 128 after a fusion that adds up what the modalities say, such as concat and gmf, else 0.",
+        "auto: that of the encoders after a fusion that adds up what the modalities say, as concat and gmf do, else 0.",
         group="Model",
         descent=True,
     )

@@ -21,6 +21,8 @@ _MOST_CLASSES = 20
 _FEW = 50
 # A correlation with the target beyond this is the target.
 _SAME = 0.9999
+# Rounding beyond this part of a target's deviation is too much.
+_ROUNDING = 0.01
 # So many classes or targets are named in one line.
 _LISTED = 20
 
@@ -278,6 +280,32 @@ class OptionalClasses(Classes):
         return False
 
 
+def in_single_precision(values: Array, names: Sequence[str] | None = None) -> NDArray[np.float32]:
+    """Numbers ``(n, K)`` as float32, in which models count.
+
+    >>> in_single_precision(np.array([[1e9], [1e9 + 1]]), ["paid_at"])
+    Traceback (most recent call last):
+    ...
+    equifuse.errors.DataError: target 'paid_at' runs from 1000000000 to 1000000001, ...; subtract 1000000000 from it
+
+    Raises:
+        DataError: the rounding is more than a hundredth of a column's deviation.
+    """
+    exact = values.astype(np.float64)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+        rounded = exact.astype(np.float32)
+    finite = np.where(np.isfinite(exact) & np.isfinite(rounded), exact, np.nan)
+    for j, column in enumerate(finite.T):
+        known = column[~np.isnan(column)]
+        if len(known) and np.abs(known - known.astype(np.float32)).max() > _ROUNDING * known.std() > 0:
+            called = f"target {names[j]!r}" if names else f"target {j}"
+            raise DataError(
+                f"{called} runs from {known.min():.12g} to {known.max():.12g}, which single precision does not tell "
+                f"apart; subtract {known.min():.12g} from it"
+            )
+    return rounded
+
+
 class Quantities(Targets):
     """One or several numbers of each sample: float32 ``(n, K)``.
 
@@ -292,15 +320,15 @@ class Quantities(Targets):
         """See :meth:`Targets.encode`; a column is a target."""
         if is_text(values):
             raise DataError(f"target {names[0]} holds text such as {values[0, 0]!r}; task {task!r} needs numbers")
-        return values.astype(np.float32), tuple(names)
+        return in_single_precision(values, names), tuple(names)
 
     def typed(self, target: Array) -> Array:
         """float32 ``(n, K)``."""
         _need_numbers(target)
-        return target.astype(np.float32).reshape(len(target), -1)
+        return in_single_precision(target.reshape(len(target), -1))
 
     def check(self, parts: Mapping[str, Array], classes: tuple[str, ...] | None, task: str) -> None:
-        """Finite numbers in two axes."""
+        """Finite numbers in two axes, which are not all the same in the training part."""
         for part, target in parts.items():
             values = target.astype(np.float64)
             if target.ndim != 2 or not np.isfinite(values).all():
@@ -308,11 +336,14 @@ class Quantities(Targets):
             self.check_values(values, part, task)
 
     def check_values(self, values: NDArray[np.float64], part: str, task: str) -> None:
-        """Refuse finite numbers ``(n, K)`` that are no such targets; by default nothing is.
+        """Refuse finite numbers ``(n, K)`` that are no such targets; by default those that are constant in training.
 
         Raises:
             DataError: naming the part.
         """
+        if part == "train" and len(values) > 1 and (values == values[0]).all():
+            said = ", ".join(f"{value:g}" for value in values[0])
+            raise DataError(f"the target is {said} in all of 'train'; there is nothing to predict")
 
     def n_outputs(self, target: Array) -> int:
         """The number of targets."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -13,6 +14,9 @@ from equifuse.encoders.preparation.outliers import usual_range
 from equifuse.encoders.sequence import valid_steps
 from equifuse.errors import InputError
 from equifuse.registry import PREPARATIONS
+
+# Beyond these not all whole numbers are told apart by float32, and so near they have less than a few dozen values.
+_WHOLE, _ROUNDED = 2.0**24, 4e-6
 
 
 @PREPARATIONS.register
@@ -58,9 +62,7 @@ class Standardize(Preparation):
         """Mean and deviation of each column, and of the cells that are not empty; see :class:`Preparation`."""
         self.begin(sample)
         mean, deviation = _moments(self._within(sample.x), sample.weight)
-        self.mean.copy_(mean)
-        self.scale.copy_(_or(0.0, deviation, mean))
-        self._leave()
+        self._set(mean, deviation)
 
     def begin(self, sample: Sample) -> None:
         """Start anew with the columns of a sample of the training part, which says what their outliers are.
@@ -121,16 +123,23 @@ class Standardize(Preparation):
         if self._seen is None:
             return
         count, mean, deviations = self._seen
-        self.mean.copy_(mean)
-        self.scale.copy_(_or(0.0, (deviations / count).sqrt(), mean))
-        self._leave()
+        self._set(mean, (deviations / count).sqrt())
         self._seen = None
 
     def _within(self, x: Tensor) -> Tensor:
         """Values without their outliers, see :func:`replace_outliers`."""
         return x if self._usual is None else replace_outliers(x, *self._usual)
 
-    def _leave(self) -> None:
+    def _set(self, mean: Tensor, deviation: Tensor) -> None:
+        rounded = (deviation < _ROUNDED * mean.abs()) & (mean.abs() > _WHOLE)
+        if bool(rounded.any()):
+            warnings.warn(
+                f"{int(rounded.sum())} features are numbers such as {float(mean[rounded][0]):.12g} that hardly differ "
+                "in single precision; subtract an offset from them",
+                stacklevel=3,
+            )
+        self.mean.copy_(mean)
+        self.scale.copy_(_or(0.0, deviation, mean))
         if self._left is not None:
             left = self._left.to(self.mean.device)
             self.mean.masked_fill_(left, 0.0)
