@@ -27,6 +27,8 @@ def test_a_model_has_the_head_that_was_asked_for():
     assert built(head_hidden=7).head.linear.in_features == 7
     late = ef.build_model(SHAPES, "classification", 3, fusion="late", head_hidden=7)
     assert isinstance(late.head, torch.nn.Identity)  # it decides by what each modality says
+    alone = ef.build_model({"a": 5}, "classification", 3, fusion="concat", head_hidden="auto")
+    assert type(alone.head) is ef.model.LinearHead  # there is nothing that it adds up
 
 
 def test_the_hidden_layer_is_the_formula():

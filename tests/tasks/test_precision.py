@@ -27,7 +27,7 @@ def test_a_target_is_refused_where_rounding_spoils_it(offset):
 
 
 def test_a_constant_target_is_refused():
-    with pytest.raises(ef.DataError, match="3.5 in all of 'train'; there is nothing to predict"):
+    with pytest.raises(ef.DataError, match="one value only in 'train', 3.5; there is nothing to predict"):
         Regression.targets.check({"train": np.full((40, 1), 3.5)}, ("age",), "regression")
 
 

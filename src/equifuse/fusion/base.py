@@ -132,7 +132,7 @@ class Fusion(nn.Module, Configurable, ABC):
         target_loss_weights: default weight of each loss that :meth:`target_losses` returns.
         decides: True if ``fused`` is already a prediction, so that no head follows it.
         additive: True if ``fused`` is a sum of functions of single modalities, so that what one says never depends on
-            another; a head with a hidden layer makes up for that.
+            another; with several modalities a head with a hidden layer makes up for that.
         takes_steps: whether modalities may be sequences of lengths of their own.
         tasks: names of the tasks that the fusion is made for; None for all.
 

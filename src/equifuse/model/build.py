@@ -95,7 +95,7 @@ def build_model(
         classes: names of the outputs.
         head_dropout: dropout rate before the head, in [0, 1); default 0.
         head_hidden: width of the head's hidden layer, with the encoders' ``dropout``; default 0, an affine map alone.
-            "auto" is that of the encoders after a fusion that is ``additive``, else 0.
+            "auto" is that of the encoders after an ``additive`` fusion of several modalities, else 0.
         clip: bound on standardised inputs, or None; default 5.
         prepare: modality name -> fitted steps, see :func:`equifuse.encoders.fit_steps`, instead of standardising.
         unimodal_heads: whether each modality also predicts alone from its encoder's output, which is added to what the
@@ -146,7 +146,8 @@ def build_model(
     module = make_fusion(fusion, dims, **_for_task(fusion, fusion_options, kind.predicts_quantities, n_outputs))
     if module.tasks is not None and task not in module.tasks:
         raise InputError(f"fusion {fusion!r} is for {', '.join(module.tasks)}, the task is {task}")
-    inner = settled(module.additive * _widths(options)[-1] if head_hidden == AUTO else head_hidden)
+    adds = module.additive and len(dims) > 1
+    inner = settled(adds * _widths(options)[-1] if head_hidden == AUTO else head_hidden)
     head = _head(kind, module, n_outputs, head_dropout, inner, options.get("dropout", _DROPOUT))
     alone = {name: width for name, width in dims.items() if looks_at(encoders[name]) is None}
     speaks = unimodal_heads and alone and not module.decides and not kind.own_model

@@ -343,7 +343,7 @@ class Quantities(Targets):
         """
         if part == "train" and len(values) > 1 and (values == values[0]).all():
             said = ", ".join(f"{value:g}" for value in values[0])
-            raise DataError(f"the target is {said} in all of 'train'; there is nothing to predict")
+            raise DataError(f"the target has one value only in 'train', {said}; there is nothing to predict")
 
     def n_outputs(self, target: Array) -> int:
         """The number of targets."""
