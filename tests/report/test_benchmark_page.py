@@ -8,7 +8,7 @@ from equifuse.benchmark import BenchmarkConfig, run_benchmark
 from equifuse.benchmark.summary import RankTable, Score, SetSummary, Summary
 from equifuse.report.benchmark import score_table
 from equifuse.report.leaderboard import as_good_as_best, benchmark_verdict, rank_cards
-from equifuse.report.page import Section, TextTable, render_markdown, render_page
+from equifuse.report.page import Card, Section, TextTable, render_markdown, render_page
 from equifuse.report.tables import Strong
 from tests.benchmark.conftest import SETTINGS
 
@@ -91,6 +91,12 @@ def test_text_is_escaped_and_strong_cells_are_bold():
     assert "<script>alert" not in page
     assert "<strong>1 &amp; 2</strong>" in page
     assert "| **1 & 2** |" in render_markdown("t", [section])
+
+
+def test_markdown_leaves_out_what_is_nothing_but_figures():
+    pictures = Section("Scores", cards=[Card("digits")])
+    both = Section("Costs", cards=[Card("time"), Card("size", ["1 MB"])])
+    assert render_markdown("t", [pictures, both]) == "# t\n\n## Costs\n\n### size\n\n1 MB\n"
 
 
 def summary_of(scores, **options):

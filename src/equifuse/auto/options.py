@@ -53,7 +53,7 @@ class Preset:
 
 
 _FEW = ("linear", "late", "deq", "trees", "gmu")
-_MANY = (*_FEW, "gmf+deq", "concat", "lightgbm", "gmf")
+_MANY = (*_FEW, "stacking", "gmf+deq", "concat", "lightgbm", "gmf")
 PRESETS = {
     "fast": Preset(1, 40, 6, _FEW, 0),
     "good": Preset(5, 60, 8, _MANY, 30, 3),

@@ -59,6 +59,7 @@ _NETWORK = {"batch_size": "auto", "lr": 2e-3, "weight_decay": 0.1, "input_dropou
 _METHODS: dict[str, dict[str, Any]] = {
     "linear": {"fusion": "linear"},
     "trees": {"fusion": "trees"},
+    "stacking": {"fusion": "stacking"},
     "boosting": {"fusion": "boosting"},
     "lightgbm": {"fusion": "lightgbm"},
     **{name: {**_NETWORK, "fusion": name} for name in ("late", "deq", "gmu", "concat", "gmf", "bottleneck")},
@@ -66,6 +67,8 @@ _METHODS: dict[str, dict[str, Any]] = {
     "wide deq": {**_NETWORK, "fusion": "deq", "hidden": [256]},
     "light late": {**_NETWORK, "fusion": "late", "weight_decay": 1e-3, "input_dropout": 0.0},
 }
+# Methods that are for several modalities.
+_OF_SEVERAL = ("late", "gmu", "gmf", "stacking")
 # What is tried where the package is not installed that trains a method.
 INSTEAD = {"lightgbm": "boosting"}
 # What is drawn for a further setting of a method.
@@ -107,7 +110,7 @@ def portfolio_of(preset: Preset, task: str, modalities: int, without: Collection
     names = [INSTEAD.get(name, "") if name in without else name for name in preset.methods]
     for name in dict.fromkeys(name for name in names if name):
         settings = dict(_METHODS[name])
-        if not _is_for(settings["fusion"], task) or (modalities == 1 and settings["fusion"] in ("late", "gmu", "gmf")):
+        if not _is_for(settings["fusion"], task) or (modalities == 1 and settings["fusion"] in _OF_SEVERAL):
             continue
         if not fits_at_once(settings["fusion"]):
             settings |= {"epochs": preset.epochs, "patience": preset.patience}

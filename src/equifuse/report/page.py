@@ -171,14 +171,15 @@ def _part(name: str) -> str:
 def render_markdown(
     title: str, sections: Iterable[Section], *, verdict: Sequence[str] = (), lead: Sequence[str] = ()
 ) -> str:
-    """The same as Markdown, without the figures."""
+    """The same as Markdown, without the figures, and without what is nothing but figures."""
     parts = [f"# {title}", *verdict, *lead]
     for section in sections:
-        parts += [f"## {section.title}", *section.text]
+        said = [*section.text]
         for card in section.cards:
-            parts += [f"### {card.title}", *card.text, *_tables(card.tables)]
-        parts += _tables(section.tables)
-        parts += [f"```\n{code}\n```" for code in section.code]
+            beside = [*card.text, *_tables(card.tables)]
+            said += [f"### {card.title}", *beside] if beside else []
+        said += [*_tables(section.tables), *(f"```\n{code}\n```" for code in section.code)]
+        parts += [f"## {section.title}", *said] if said else []
     return "\n\n".join(parts) + "\n"
 
 
