@@ -15,7 +15,7 @@ from equifuse.encoders.sequence import valid_steps
 from equifuse.errors import InputError
 from equifuse.registry import PREPARATIONS
 
-# Beyond these not all whole numbers are told apart by float32, and so near they have less than a few dozen values.
+# Beyond this size float32 lacks whole numbers; a deviation below this part of the mean is a few dozen of its steps.
 _WHOLE, _ROUNDED = 2.0**24, 4e-6
 
 
