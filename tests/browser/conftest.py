@@ -27,7 +27,7 @@ def hostile_run(browser, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     dataset = MultimodalDataset("set", splits, "classification", (HOSTILE, "$x$"))
     write_npz(folder / "set.npz", dataset)
-    options = {"fusion": "concat", "hidden": [8], "epochs": 2}
+    options = {"fusion": "concat", "hidden": [8], "head_hidden": 0, "epochs": 2}
     train(TrainConfig.from_dict({"data": str(folder / "set.npz"), **options}), folder / "run", progress=False)
     return folder / "run"
 

@@ -46,7 +46,7 @@ def run(capsys, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_train_evaluate_predict(run, tmp_path):
-    code, out, _ = run("train", "--data", "digits", *QUICK)
+    code, out, _ = run("train", "--data", "digits", *QUICK, "--head-hidden", "0")
     folder = tmp_path / "runs/digits-concat-seed0"
     assert code == 0
     assert "f1_macro" in out

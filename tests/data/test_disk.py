@@ -105,7 +105,7 @@ def test_no_more_than_a_pool_is_read_ahead(stored):
 
 
 def test_a_run_on_disk_is_trained_evaluated_and_resumed(stored):
-    config = {"fusion": "gmf", "hidden": [8], "epochs": 3, "batch_size": 32}
+    config = {"fusion": "gmf", "hidden": [8], "head_hidden": 0, "epochs": 3, "batch_size": 32}
     results = {}
     for name in ("set.npz", "set.hdf5", "set.parquet"):
         source = SOURCE if name.endswith("parquet") else {}

@@ -67,7 +67,8 @@ def runs(tmp_path_factory):
     index = {"train_idx": np.arange(200), "val_idx": np.arange(200, 240), "test_idx": np.arange(240, 360)}
     np.savez(folder / "set.npz", modalities=list("abc"), task="classification", y=y, **arrays, **index)
     for fusion in ("gmf", "concat"):
-        config = TrainConfig(data=str(folder / "set.npz"), fusion=fusion, hidden=(8,), epochs=15, modality_dropout=0.2)
+        quick = {"hidden": (8,), "head_hidden": 0, "epochs": 15}
+        config = TrainConfig(data=str(folder / "set.npz"), fusion=fusion, modality_dropout=0.2, **quick)
         train(config, folder / fusion, progress=False)
     return folder
 

@@ -69,13 +69,9 @@ def test_markers_are_ranked_and_find_the_feature_that_decides():
 @pytest.fixture(scope="module")
 def run(small_set, tmp_path_factory):
     folder = tmp_path_factory.mktemp("embed") / "run"
-    train(
-        TrainConfig(
-            small_set.as_posix(), fusion="gmf", hidden=(8,), epochs=3, lr=0.01, modality_dropout=0.0, unimodal="none"
-        ),
-        folder,
-        progress=False,
-    )
+    quick = {"hidden": (8,), "head_hidden": 0, "epochs": 3, "lr": 0.01}
+    config = TrainConfig(small_set.as_posix(), fusion="gmf", modality_dropout=0.0, unimodal="none", **quick)
+    train(config, folder, progress=False)
     return folder
 
 
