@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from equifuse import datasets
 from equifuse.benchmark import BenchmarkConfig, run_benchmark
-from equifuse.benchmark.statistics import mean_interval
 from equifuse.datasets import MultimodalDataset, Split
 from equifuse.files import write_text
-from equifuse.report.tables import TextTable
+from equifuse.report.tables import NONE, TextTable
 
 ROWS = 800
 FUSIONS = ("deq", "gmf", "gmf+deq", "concat", "mean", "gmu", "late", "linear", "trees", "lightgbm")
@@ -77,18 +76,14 @@ def main() -> None:
     write_text(options.out / "together.md", text + "\n".join(table.markdown() for table in tables))
 
 
-def _table(name: str, scores: dict[str, dict[str, dict[str, float]]]) -> TextTable:
+def _table(name: str, scores: dict[str, dict[str, float]]) -> TextTable:
     """Fusions in rows, heads in columns."""
     rows = []
     for fusion in FUSIONS:
         cells = []
         for head in (SHIPPED, AFFINE):
             found = scores.get(f"{fusion}, {head}")
-            if found is None:
-                cells.append("–")
-                continue
-            mean, half = mean_interval(list(found["values"].values()))
-            cells.append(f"{100 * mean:.1f} ± {100 * half:.1f}")
+            cells.append(NONE if found is None else f"{100 * found['mean']:.1f} ± {100 * found['interval']:.1f}")
         rows.append([fusion, *cells])
     return TextTable([name, SHIPPED, AFFINE], rows)
 

@@ -294,10 +294,10 @@ def in_single_precision(values: Array, names: Sequence[str] | None = None) -> ND
     exact = values.astype(np.float64)
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
         rounded = exact.astype(np.float32)
-    finite = np.where(np.isfinite(exact) & np.isfinite(rounded), exact, np.nan)
-    for j, column in enumerate(finite.T):
-        known = column[~np.isnan(column)]
-        if len(known) and np.abs(known - known.astype(np.float32)).max() > _ROUNDING * known.std() > 0:
+    finite = np.isfinite(exact) & np.isfinite(rounded)
+    for j, has in enumerate(finite.T):
+        known = exact[has, j]
+        if len(known) and np.abs(known - rounded[has, j]).max() > _ROUNDING * known.std() > 0:
             called = f"target {names[j]!r}" if names else f"target {j}"
             raise DataError(
                 f"{called} runs from {known.min():.12g} to {known.max():.12g}, which single precision does not tell "
