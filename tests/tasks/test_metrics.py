@@ -1,5 +1,6 @@
 """Metrics: undefined ones are None with a reason, and anybody can add one."""
 
+import inspect
 import math
 import re
 from pathlib import Path
@@ -209,6 +210,11 @@ def test_mistakes_in_metrics_name_them(registered):
         metric("broken")(abs)
     with pytest.raises(ef.InputError, match="no spaces"):
         Metric("two words", abs)
+
+
+def test_python_tells_what_a_metric_is_made_of():
+    assert list(inspect.signature(Metric).parameters)[:3] == ["name", "fn", "higher_is_better"]
+    assert inspect.getsource(Metric).startswith(("@dataclass", "class Metric"))
 
 
 class Counts(Task):

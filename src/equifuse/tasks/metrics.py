@@ -117,16 +117,13 @@ class Metric:
             raise InputError(f"the name of a metric has no spaces and does not begin with 'val_', got {self.name!r}")
         if self.format not in ("number", "percent"):
             raise InputError(f"format of metric {self.name!r} must be 'number' or 'percent', got {self.format!r}")
+        # A metric is where its function is. Not a property: Python would take the class for a wrapper too.
+        object.__setattr__(self, "__wrapped__", self.fn)
 
     @property
     def mode(self) -> Literal["min", "max"]:
         """Which way it is better, as early stopping calls it."""
         return "max" if self.higher_is_better else "min"
-
-    @property
-    def __wrapped__(self) -> Function:
-        """The function; where it is defined is where the metric is."""
-        return self.fn
 
     def fits(self, task: str) -> bool:
         """Whether it is for a task of that name."""
