@@ -34,8 +34,8 @@ def bootstrap_intervals(
         >>> from equifuse.tasks import make_task
         >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0]]).repeat(50, 1)
         >>> target = torch.tensor([0, 1]).repeat(50)
-        >>> bootstrap_intervals(make_task("classification"), logits, target)["accuracy"]
-        (1.0, 1.0)
+        >>> bootstrap_intervals(make_task("classification"), logits, target, only=["accuracy"])
+        {'accuracy': (1.0, 1.0)}
 
     Args:
         task: whose metrics.

@@ -231,9 +231,9 @@ def order_of(
     >>> x = np.array([[3.0, 1.0], [1.0, 7.0], [2.0, 5.0]])
     >>> y, there = np.array([1, 0, 1]), np.ones(3, np.bool_)
     >>> order_of({"a": x}, {"a": there}, y).tolist()
-    [1, 0, 2]
-    >>> order_of({"a": -2 * x[::-1, ::-1]}, {"a": there}, y[::-1]).tolist()
     [1, 2, 0]
+    >>> order_of({"a": -2 * x[::-1, ::-1]}, {"a": there}, y[::-1]).tolist()
+    [1, 0, 2]
 
     Args:
         inputs: modality -> ``(n, d)``.

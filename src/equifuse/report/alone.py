@@ -15,7 +15,7 @@ def alone_text(metrics: RunMetrics, headline: str) -> str:
     >>> print(alone_text(run, "mae"))
     <BLANKLINE>
     | said by its own head alone, on test | mae |
-    | --- | --- |
+    | --- | ---: |
     | a | 0.75 |
     <BLANKLINE>
 

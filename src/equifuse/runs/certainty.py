@@ -24,6 +24,7 @@ LOW, HIGH, SET, SURVIVAL = "_low", "_high", "in_set_", "survival_"
 class Certainty:
     """Columns beside the predictions of a run, calibrated once on its validation part, survival on its training part.
 
+    >>> from equifuse.runs import TrainConfig, load_run, train
     >>> from equifuse.runs.certainty import Certainty
     >>> folder = train(TrainConfig("digits", fusion="concat", epochs=1), "run", progress=False).path
     >>> beside = Certainty(load_run(folder))

@@ -15,6 +15,8 @@ from equifuse.runs.folder import PathLike, load_run
 def explain_run(run: PathLike, samples: int = 2000) -> Explanation:
     """Contributions of the modalities on the run's test part, by :func:`equifuse.explain.explain`.
 
+    >>> from equifuse.runs import TrainConfig, train
+    >>> from equifuse.runs.explain import explain_run
     >>> run = train(TrainConfig("digits", fusion="concat", epochs=1), "run", progress=False).path
     >>> explain_run(run, 50).modalities[0]
     'pixels'
@@ -38,6 +40,8 @@ def explain_run(run: PathLike, samples: int = 2000) -> Explanation:
 def flow_of_run(run: PathLike, samples: int = 2000) -> InformationFlow:
     """Bits about the target at every stage of a run's model, on samples that it was not trained on.
 
+    >>> from equifuse.runs import TrainConfig, train
+    >>> from equifuse.runs.explain import flow_of_run
     >>> run = train(TrainConfig("digits", fusion="gmf", epochs=1), "run", progress=False).path
     >>> flow = flow_of_run(run, 60)
     >>> flow.n, flow.stages[-1].name

@@ -25,6 +25,7 @@ Some = TypeVar("Some", bound=TrainingOptions)
 class Snapshot:
     """What a cycle of a training leaves (Huang et al. 2017).
 
+    >>> from equifuse.training import Trainer
     >>> data = ef.datasets.load("digits")
     >>> model = ef.build_model(data.shapes, data.task, data.n_outputs, fusion="concat", classes=data.classes)
     >>> [each.epochs for each in Trainer(epochs=2, cycles=2).fit(model, data).snapshots]
@@ -111,6 +112,7 @@ def in_cycles(options: Some, cycles: int) -> Some:
 def left_by(result: TrainingResult, model: FusionModel) -> list[Snapshot]:
     """What a training leaves: a snapshot of each cycle, and without cycles the model as it is.
 
+    >>> from equifuse.training import Trainer
     >>> from equifuse.training.cycles import left_by
     >>> data = ef.datasets.load("digits")
     >>> model = ef.build_model(data.shapes, data.task, data.n_outputs, fusion="concat", classes=data.classes)

@@ -56,8 +56,7 @@ def make_optimizer(
     Example:
         >>> from torch import nn
         >>> from equifuse.training.optimization import make_optimizer
-        >>> from equifuse.options import settled
-    from equifuse.training.options import TrainingOptions
+        >>> from equifuse.training.options import TrainingOptions
         >>> options = TrainingOptions(optimizer="sgd", optimizer_options={"momentum": 0.9}, lr=0.1)
         >>> sgd = make_optimizer(nn.Linear(3, 2), options)
         >>> [(group["lr"], group["momentum"], group["weight_decay"]) for group in sgd.param_groups]

@@ -177,7 +177,7 @@ def still_to_hide(wanted: float, lacking: float) -> float:
     """How often to hide a modality from the samples that have it, so that a share of all lacks it.
 
     >>> from equifuse.training.rules import still_to_hide
-    >>> still_to_hide(0.6, 0.2), still_to_hide(0.1, 0.2)
+    >>> still_to_hide(0.75, 0.5), still_to_hide(0.1, 0.2)
     (0.5, 0.0)
 
     Args:

@@ -21,9 +21,9 @@ def usual_range(x: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float6
 
     >>> import numpy as np
     >>> from equifuse.encoders.preparation.outliers import usual_range
-    >>> low, high = usual_range(np.array([[-1.0], [0.0], [1.0], [2.0], [1e6]]))
+    >>> low, high = usual_range(np.array([-1.0, 0.0, 1.0] * 5 + [1e6])[:, None])
     >>> low.tolist(), high.tolist()
-    ([-19.0], [21.0])
+    ([-10.0], [10.0])
 
     Args:
         x: ``(n, l)``, NaN where a cell is empty.

@@ -142,10 +142,10 @@ class Laplacian(_Best):
 
     >>> from equifuse.encoders.preparation import Sample
     >>> step = Laplacian(1)
-    >>> rows = torch.tensor([[0.0, 1.0], [0.1, -1.0], [9.0, 1.0], [9.1, -1.0], [18.0, 1.0], [18.1, -1.0]]).repeat(3, 1)
-    >>> step.learn(Sample(rows))
+    >>> chance, group = torch.rand(40), torch.tensor([0.0, 1.0]).repeat(20)
+    >>> step.learn(Sample(torch.stack([chance, group], dim=1)))
     >>> step.columns.tolist()
-    [0]
+    [1]
 
     The graph joins each standardised row to its 5 nearest, with heat-kernel weights; of at most 2000 rows.
 
