@@ -19,7 +19,7 @@ from equifuse.data.contents import Content
 from equifuse.data.dataset import Array
 from equifuse.data.loaders import batches_of
 from equifuse.encoders import Preparation, Standardize
-from equifuse.encoders.preparation import Sample, complete_steps, fit_steps, parse_steps
+from equifuse.encoders.preparation import Sample, complete_steps, fit_steps, parse_steps, unasked_steps
 from equifuse.encoders.sequence import POOLINGS, valid_steps
 from equifuse.errors import DataError, InputError, UnknownNameError
 from equifuse.fusion import FittedFusion
@@ -270,10 +270,11 @@ def prepared_steps(
             if m in config.prepare:
                 raise InputError(f"modality {m!r} is {contents[m].kind}, which no step prepares; leave {m}=... out")
             continue
-        asked = parse_steps(text) if (text := config.prepare.get(m, config.prepare.get(EVERY))) else []
+        text = config.prepare.get(m, config.prepare.get(EVERY))
         try:
             by_step = encoder_of(config.encoder, m) in POOLINGS and train.inputs[m].ndim == 3
             sample = _sample(train, m, task, features.get(m, ()), columns.get(m, ()), by_step)
+            asked = parse_steps(text) if text else unasked_steps(sample)
             steps = complete_steps(asked, sample.kinds, config.feature_missing)
             sample = fit_steps(steps[:-1], sample)
         except (InputError, DataError) as error:

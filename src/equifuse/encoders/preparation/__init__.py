@@ -16,13 +16,15 @@ from equifuse.encoders.preparation.pipeline import (
     raw_moments,
     restore_steps,
     steps_of,
+    unasked_steps,
 )
 from equifuse.encoders.preparation.selection import Correlation, KBest, Laplacian, PrincipalComponents, Variance
 from equifuse.encoders.preparation.standardize import Standardize
-from equifuse.encoders.preparation.transforms import CenteredLogRatio, Log1p, Quantile
+from equifuse.encoders.preparation.transforms import Asinh, CenteredLogRatio, Log1p, Quantile
 
 __all__ = [
     "LEARNT",
+    "Asinh",
     "Batch",
     "CenteredLogRatio",
     "Combat",
@@ -52,4 +54,5 @@ __all__ = [
     "raw_moments",
     "restore_steps",
     "steps_of",
+    "unasked_steps",
 ]

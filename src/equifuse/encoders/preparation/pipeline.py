@@ -13,6 +13,7 @@ from equifuse.encoders.preparation.batches import ByBatch
 from equifuse.encoders.preparation.categories import Embed, OneHot
 from equifuse.encoders.preparation.gaps import Missing
 from equifuse.encoders.preparation.standardize import Standardize, moments
+from equifuse.encoders.preparation.transforms import Asinh
 from equifuse.errors import DataError, InputError
 from equifuse.registry import PREPARATIONS
 
@@ -99,6 +100,21 @@ def complete_steps(
     if not isinstance(found[-1], Standardize):
         found.append(_step("standardise"))
     return found
+
+
+def unasked_steps(sample: Sample) -> list[Preparation]:
+    """The steps of a modality for which none are asked for: ``asinh``, if a feature is skewed.
+
+    >>> from equifuse.encoders.preparation import Sample, unasked_steps
+    >>> [step.spec for step in unasked_steps(Sample(torch.randn(100, 3).mul(2).exp()))]
+    ['asinh']
+
+    Args:
+        sample: the training rows of the modality.
+    """
+    step = Asinh()
+    step.learn(sample)
+    return [step] if bool(step.numbers.any()) else []
 
 
 def fit_steps(steps: Iterable[Preparation], sample: Sample) -> Sample:
