@@ -295,7 +295,7 @@ def test_a_model_that_fills_no_gaps_says_so():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("steps", ["quantile,impute:knn:3", "impute:indicator,clr"])
+@pytest.mark.parametrize("steps", ["quantile,impute:knn:3", "impute:indicator,clr", "asinh:0.1"])
 def test_steps_are_exported_to_onnx(steps, tmp_path):
     pytest.importorskip("onnxruntime", reason="needs equifuse[onnx]")
     from equifuse.export import export_model

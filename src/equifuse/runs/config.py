@@ -267,7 +267,8 @@ class TrainConfig(TrainingOptions):
         dict,
         checks.pipelines(),
         help="Preparation of features, fitted on train and stored in the model: mrna=log1p,variance:2000,pca:64, or "
-        "steps alone for all other modalities; impute:median and standardise go without saying.",
+        "steps alone for all other modalities; impute:median and standardise go without saying, and asinh of skewed "
+        "features where no steps are given.",
         group="Preparation",
     )
     row_missing: float | None = option(

@@ -337,7 +337,7 @@ def record_of(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
 
 def _steps(encoder: nn.Module) -> list[str]:
     """The steps of a modality's preparation, with the number of columns that they leave."""
-    return [f"{step.spec} -> {step.width}" for step in steps_of(encoder)]
+    return [step.summary for step in steps_of(encoder)]
 
 
 def _gaps(dataset: MultimodalDataset, m: str) -> float:

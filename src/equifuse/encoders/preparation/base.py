@@ -172,6 +172,11 @@ class Preparation(nn.Module, ABC):
             self.keep(**{name: torch.zeros([int(n) for n in shape], dtype=_DTYPES[kind])})
         return self
 
+    @property
+    def summary(self) -> str:
+        """How it was written, and the number of columns that it leaves."""
+        return f"{self.spec} -> {self.width}"
+
     def extra_repr(self) -> str:
         """How it was written."""
         return self.spec

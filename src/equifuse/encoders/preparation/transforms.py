@@ -121,6 +121,11 @@ class Asinh(OfNumbers):
         """``(…, l) -> (…, l)``."""
         return self._only_numbers(((x - self.end.to(x)) / self.size.to(x)).asinh(), x)
 
+    @property
+    def summary(self) -> str:
+        """How it was written, of how many features, and the number of columns; see :class:`Preparation`."""
+        return f"{self.spec} of {int(self.numbers.sum())} -> {self.width}"
+
 
 @PREPARATIONS.register
 class CenteredLogRatio(OfNumbers):
