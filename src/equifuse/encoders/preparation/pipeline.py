@@ -112,6 +112,8 @@ def unasked_steps(sample: Sample) -> list[Preparation]:
     Args:
         sample: the training rows of the modality.
     """
+    if not len(sample.x):
+        return []
     step = Asinh()
     step.learn(sample)
     return [step] if bool(step.numbers.any()) else []
