@@ -4,6 +4,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -206,6 +207,21 @@ def test_command_line(two_sets, tmp_path, capsys):
         error = capsys.readouterr().err.strip()
         assert message in error
         assert "\n" not in error
+
+
+def test_a_new_store_can_be_opened_by_two_at_once(tmp_path):
+    finished = tmp_path / "finished.sqlite"
+    Store(finished)
+    with sqlite3.connect(finished) as database:
+        schema = [sql for (sql,) in database.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
+    path = tmp_path / "new.sqlite"
+    with sqlite3.connect(path, isolation_level=None) as other, ThreadPoolExecutor(1) as pool:
+        for statement in (*schema, "BEGIN IMMEDIATE", "INSERT INTO meta VALUES ('format', '1')"):
+            other.execute(statement)
+        opened = pool.submit(Store, path)  # waits for the other to finish
+        time.sleep(0.5)
+        other.execute("COMMIT")
+        assert opened.result().rows() == {}
 
 
 def test_a_damaged_store_is_one_clear_line(tmp_path):

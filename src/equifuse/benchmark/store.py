@@ -73,10 +73,10 @@ class Store:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._open() as database:
-            found = dict(database.execute("SELECT name, value FROM meta")).get("format")
-            if found is None:
-                database.execute("INSERT INTO meta VALUES ('format', ?)", (str(_FORMAT),))
-            elif found != str(_FORMAT):
+            # One statement: another process may open a new store at the same time.
+            database.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?)", (str(_FORMAT),))
+            (found,) = database.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
+            if found != str(_FORMAT):
                 raise DataError(f"{path} has store format {found}, this version reads {_FORMAT}")
 
     @contextmanager
