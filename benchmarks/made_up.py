@@ -65,9 +65,10 @@ def measure(
     config = BenchmarkConfig.from_dict({"data": files, "methods": methods, "seeds": options.seeds})
     store = options.out / "trainings"
     summary = run_benchmark(config, store, resume=(store / "store.sqlite").is_file())
-    tables = [_table(name, scores, fusions, variants) for name, scores in summary["scores"]["clean"].items()]
-    text = f"{options.seeds} seeds; accuracy on 160 test samples in %, mean ± half of Student's 95 % interval.\n\n"
-    write_text(options.out / f"{page}.md", text + "\n".join(table.markdown() for table in tables))
+    text = f"{options.seeds} seeds; accuracy on 160 test samples in %, mean ± half of Student's 95 % interval.\n"
+    for name, scores in summary["scores"]["clean"].items():
+        text += f"\n## {name}\n\n{_table(name, scores, fusions, variants).markdown()}"
+    write_text(options.out / f"{page}.md", text)
 
 
 def _table(
