@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equifuse import datasets
-from equifuse.benchmark import BenchmarkConfig, run_benchmark
+from equifuse.benchmark import BenchmarkConfig, Method, run_benchmark
 from equifuse.datasets import MultimodalDataset, Split
 from equifuse.files import write_text
 from equifuse.report.tables import NONE, TextTable
@@ -57,8 +57,7 @@ def measure(
         files.append(str(options.out / f"{name}.npz"))
     methods = []
     for label in fusions:
-        fusion, _, backend = label.partition("+")
-        asked = {"fusion": fusion, **({"backend": backend} if backend else {})}
+        asked = Method.of(label).options
         methods += [
             {"label": f"{label}, {variant}", **asked, **more} for variant, (of, more) in variants.items() if label in of
         ]

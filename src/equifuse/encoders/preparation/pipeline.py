@@ -112,11 +112,8 @@ def unasked_steps(sample: Sample) -> list[Preparation]:
     Args:
         sample: the training rows of the modality.
     """
-    if not len(sample.x):
-        return []
     step = Asinh()
-    step.learn(sample)
-    return [step] if bool(step.numbers.any()) else []
+    return [step] if len(sample.x) and step.finds(sample) else []
 
 
 def fit_steps(steps: Iterable[Preparation], sample: Sample) -> Sample:

@@ -153,10 +153,13 @@ class Standardize(Preparation):
         return x if self.clip is None else x.clamp(-self.clip, self.clip)
 
 
-def replace_outliers(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Values ``(n, l)`` with the middle of what is usual, ``low`` to ``high`` ``(l,)``, in the place of others."""
+def replace_outliers(x: Tensor, low: Tensor, high: Tensor, *, by: float | None = None) -> Tensor:
+    """Values ``(n, l)`` with ``by`` in the place of those that are not usual, not within ``low`` to ``high`` ``(l,)``.
+
+    Without ``by`` it is the middle of the two.
+    """
     low, high = low.to(x), high.to(x)
-    return torch.where((x < low) | (x > high), (low + high) / 2, x)
+    return torch.where((x < low) | (x > high), (low + high) / 2 if by is None else by, x)
 
 
 def moments(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:

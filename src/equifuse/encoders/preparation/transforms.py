@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from equifuse.encoders.preparation.base import Preparation, Sample
 from equifuse.encoders.preparation.outliers import usual_range
-from equifuse.encoders.preparation.standardize import moments
+from equifuse.encoders.preparation.standardize import moments, replace_outliers
 from equifuse.errors import InputError, UnknownNameError
 from equifuse.registry import PREPARATIONS
 
@@ -103,14 +104,24 @@ class Asinh(OfNumbers):
 
     def learn(self, sample: Sample) -> None:
         """Which features are skewed, their ends and sizes; see :class:`Preparation`."""
+        skewed, end, size = (torch.cat(found) for found in zip(*self._by_columns(sample), strict=True))
+        self.keep(numbers=skewed, end=end, size=size)
+
+    def finds(self, sample: Sample) -> bool:
+        """Whether any feature is skewed; looks no further than the first columns that have one."""
+        return any(bool(skewed.any()) for skewed, _, _ in self._by_columns(sample))
+
+    def _by_columns(self, sample: Sample) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Which columns are skewed, their ends and sizes; of some columns at a time."""
         rows = torch.linspace(0, len(sample.x) - 1, min(len(sample.x), _ROWS), dtype=torch.float64).long()
-        parts = [self._learnt(part) for part in torch.split(sample.x[rows], _COLUMNS, dim=1)]
-        skewed, end, size = (torch.cat(found) for found in zip(*parts, strict=True))
-        self.keep(numbers=sample.mask("number") & skewed, end=end, size=size)
+        columns = torch.split(sample.x[rows], _COLUMNS, dim=1)
+        for x, numbers in zip(columns, torch.split(sample.mask("number"), _COLUMNS), strict=True):
+            skewed, end, size = self._learnt(x)
+            yield numbers & skewed, end, size
 
     def _learnt(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        low, high = (torch.from_numpy(end) for end in usual_range(x.cpu().numpy()))
-        x = torch.where((x < low) | (x > high), torch.nan, x)
+        ends = (torch.from_numpy(end) for end in usual_range(x.cpu().numpy()))
+        x = replace_outliers(x, *ends, by=torch.nan)
         skew = skewness(x)
         skewed = skew.abs() > self.skew
         end, size = torch.zeros_like(skew), torch.ones_like(skew)
